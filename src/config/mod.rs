@@ -1,0 +1,1 @@
+//! Settings: built-in `default.toml`, a file, the environment and flags, in that order.

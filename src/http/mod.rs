@@ -1,0 +1,2 @@
+//! HTTP both ways: the client that sends webhooks and says what happened, whom it may dial, and the
+//! server for health and metrics.

@@ -1,0 +1,33 @@
+//! Posthaste is a Postgres-native outbox relay.
+//!
+//! # One event's journey
+//!
+//! An application inserts a row into `posthaste.outbox` in its own transaction. When that commits,
+//! the bell ([`relay::wake`]) wakes a sleeping relay. The relay **routes** ([`relay::route`]): it
+//! reads what was committed since it last looked and inserts one delivery for each endpoint that is
+//! owed the event, already **claimed** for itself as far as the endpoint's window has room. Retries
+//! and overflow are claimed later, when due ([`relay::claim`]). A lane per endpoint **sends**
+//! ([`relay::deliver`], [`http::client`]), which gives an outcome; the rules and the schedule
+//! **judge** it ([`model::verdict`]); and results are **recorded** in batches ([`relay::record`]).
+//!
+//! # The vocabulary
+//!
+//! | noun | meaning |
+//! |---|---|
+//! | Event | a fact the application wrote to the outbox; never changed |
+//! | Endpoint | a place that is owed events: URL, subscriptions, secrets, policy |
+//! | Subscription | an event-type pattern of an endpoint: `*`, `order.*`, `order.paid` |
+//! | Delivery | one event owed to one endpoint; the unit of claiming and retry |
+//! | Claim | the right of one relay to make the next attempt, fenced by a token |
+//! | Attempt | one HTTP request: history, never changed |
+//! | Outcome | what happened on the wire: observed |
+//! | Rule | an operator's row: when an outcome looks like this, do that |
+//! | Verdict | what we do about an outcome: chosen |
+//! | Health | how an endpoint has been doing: flowing, paused, probing, disabled |
+//! | Relay | one running process; several may serve one database |
+//! | Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
+
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod model;

@@ -1,0 +1,69 @@
+//! A place that is owed events, as the relay needs it to make a request. Read from
+//! `posthaste.endpoints` and `posthaste.endpoint_secrets` by the store; checked once there.
+
+use std::time::Duration;
+
+/// `posthaste.endpoints.id`.
+pub type EndpointId = i64;
+
+/// An endpoint's settings. `None` means the relay's default.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    /// Changes with every change of the endpoint or its secrets: a cached copy of another revision
+    /// must not be used.
+    pub revision: i64,
+    pub url: String,
+    pub body_format: BodyFormat,
+    /// The endpoint's own headers, sent after ours; they can replace none of ours.
+    pub headers: Vec<(String, String)>,
+    /// `whsec_…` and `whsk_…` texts that have not expired; every one signs.
+    pub secrets: Vec<Secret>,
+    /// In total, for one attempt.
+    pub timeout: Option<Duration>,
+    /// At least 1.
+    pub max_attempts: Option<u32>,
+    /// Fixed delays between attempts, in place of the formula.
+    pub schedule: Option<Vec<Duration>>,
+    /// At least 1.
+    pub max_concurrency: Option<u32>,
+    /// Attempts a second; greater than 0.
+    pub rate_limit: Option<f64>,
+}
+
+/// How the body is made from the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BodyFormat {
+    /// `{"type","timestamp","data"}`, as Standard Webhooks has it.
+    #[default]
+    Standard,
+    /// `{"event","payload"}`.
+    EventPayload,
+    /// The payload as inserted.
+    Raw,
+    /// `CloudEvents` 1.0 in structured mode.
+    CloudEvents,
+}
+
+/// The text of a signing secret. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself, for the signer alone.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,193 @@
+//! What happened on the wire: observed facts only. Made by [`http::client`](crate::http::client),
+//! read by [`verdict`](super::verdict), stored with the attempt. What to do about it is not said here.
+
+use std::time::Duration;
+
+/// What happened to one HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver sent a final response head. Its body may have been cut short.
+    Answered(Answer),
+    /// A deadline passed before a response head arrived.
+    TimedOut { phase: Phase },
+    /// No response head could be had.
+    Unreachable { cause: Cause, detail: String },
+    /// We would not send.
+    Refused { why: Refusal, detail: String },
+    /// A relay died, or lost its claim, while it may have been sending.
+    Interrupted,
+}
+
+/// A receiver's response, as far as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case, in the order they came; bytes that are not UTF-8 are read as Latin-1.
+    pub headers: Vec<(String, String)>,
+    /// The first bytes of the body, at most the kept bound.
+    pub body: Vec<u8>,
+    /// Whether the body had more than was kept, was cut off, or did not end in time.
+    pub body_truncated: bool,
+}
+
+/// The part of a request that a deadline ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    Resolve,
+    Connect,
+    Tls,
+    /// From the first byte written to the end of the response head.
+    Headers,
+}
+
+/// Why no response could be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The name did not resolve to any address.
+    Dns,
+    /// The peer refused the TCP connection.
+    ConnectionRefused,
+    /// The connection was reset.
+    Reset,
+    /// The connection was closed before a whole response head arrived.
+    Closed,
+    /// No route to the network or host.
+    NoRoute,
+    TlsExpired,
+    TlsWrongName,
+    TlsUnknownIssuer,
+    /// Any other TLS failure; the detail says which.
+    TlsOther,
+    /// What came back is not HTTP, or not HTTP we accept (too many headers, too long a head).
+    Protocol,
+    /// The egress proxy refused or failed the tunnel.
+    Proxy,
+    /// Any other IO error.
+    Io,
+}
+
+/// Why we would not send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The host resolves to an address that must not be dialled.
+    ForbiddenAddress,
+    /// The URL is plain HTTP and its host is not opened for it.
+    NotHttps,
+    /// The URL, a header or a secret of the endpoint cannot be used.
+    BadEndpoint,
+}
+
+/// How long the parts of a request took. `None`: the part did not take place (a kept-alive
+/// connection neither resolves nor connects).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Phases {
+    pub resolve: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub tls: Option<Duration>,
+    /// From the first byte written to the end of the response head.
+    pub headers: Option<Duration>,
+    pub body: Option<Duration>,
+}
+
+impl Outcome {
+    /// The word stored in `attempts.outcome`, matched by `rules.outcome`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Refused { .. } => "refused",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The word stored in `attempts.cause`: what kind of time-out, failure or refusal it was.
+    #[must_use]
+    pub fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::Answered(_) | Self::Interrupted => None,
+            Self::TimedOut { phase } => Some(phase.as_str()),
+            Self::Unreachable { cause, .. } => Some(cause.as_str()),
+            Self::Refused { why, .. } => Some(why.as_str()),
+        }
+    }
+
+    /// What the operator reads beside the cause.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { detail, .. } | Self::Refused { detail, .. } => Some(detail),
+            Self::Answered(_) | Self::TimedOut { .. } | Self::Interrupted => None,
+        }
+    }
+
+    /// The receiver's response, if there was one.
+    #[must_use]
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answered(answer) => Some(answer),
+            Self::TimedOut { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Interrupted => None,
+        }
+    }
+}
+
+impl Answer {
+    /// Whether the status says that the receiver has taken the event (2xx).
+    #[must_use]
+    pub fn accepted(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The first header of this name (given in lower case).
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Phase {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Headers => "headers",
+        }
+    }
+}
+
+impl Cause {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::ConnectionRefused => "connection_refused",
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::NoRoute => "no_route",
+            Self::TlsExpired => "tls_expired",
+            Self::TlsWrongName => "tls_wrong_name",
+            Self::TlsUnknownIssuer => "tls_unknown_issuer",
+            Self::TlsOther => "tls",
+            Self::Protocol => "protocol",
+            Self::Proxy => "proxy",
+            Self::Io => "io",
+        }
+    }
+}
+
+impl Refusal {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ForbiddenAddress => "forbidden_address",
+            Self::NotHttps => "not_https",
+            Self::BadEndpoint => "bad_endpoint",
+        }
+    }
+}
