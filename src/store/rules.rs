@@ -1,7 +1,7 @@
 //! The operator's rules.
 
 use super::{Store, StoreError};
-use crate::model::rules::{Action, Condition, Rule, RuleSet};
+use crate::model::rules::{Rule, RuleRow, RuleSet};
 
 const RULES: &str = include_str!("../../sql/queries/rules.sql");
 
@@ -19,24 +19,19 @@ pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
             .get::<_, Option<i32>>("status_from")
             .zip(row.get::<_, Option<i32>>("status_to"))
             .and_then(|(from, to)| Some(u16::try_from(from).ok()?..=u16::try_from(to).ok()?));
-        let name: String = row.get("name");
-        let rule = Action::parse(row.get("action")).and_then(|action| {
-            Rule::new(
-                row.get("id"),
-                name.clone(),
-                row.get("priority"),
-                Condition {
-                    host: row.get("host"),
-                    status,
-                    outcome: row.get("outcome"),
-                    cause: row.get("cause"),
-                    body: row.get("body_pattern"),
-                    event_type: row.get("event_type"),
-                },
-                action,
-            )
+        let rule = Rule::new(RuleRow {
+            id: row.get("id"),
+            name: row.get("name"),
+            priority: row.get("priority"),
+            host: row.get("host"),
+            status,
+            outcome: row.get("outcome"),
+            cause: row.get("cause"),
+            body: row.get("body_pattern"),
+            event_type: row.get("event_type"),
+            action: row.get("action"),
         });
-        rule.inspect_err(|error| tracing::error!(rule = name, %error, "this rule is not asked")).ok()
+        rule.inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked")).ok()
     });
     Ok(RuleSet::new(rules.collect()))
 }
