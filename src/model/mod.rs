@@ -4,7 +4,11 @@
 //! neither a sleep nor a mock.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod endpoint;
+// What is owed, and to whom.
 pub mod delivery;
+pub mod endpoint;
+pub mod subscription;
+
+// What happened, and what follows for the delivery.
 pub mod outcome;
 pub mod verdict;
