@@ -9,6 +9,9 @@ pub mod delivery;
 pub mod endpoint;
 pub mod subscription;
 
+// What is sent.
+pub mod body;
+
 // What happened, and what follows for the delivery.
 pub mod outcome;
 pub mod verdict;
