@@ -11,6 +11,7 @@ pub mod subscription;
 
 // What is sent.
 pub mod body;
+pub mod signature;
 
 // What happened, and what follows for the delivery.
 pub mod outcome;
