@@ -9,6 +9,9 @@ pub mod delivery;
 pub mod endpoint;
 pub mod subscription;
 
+// How much of it may be in flight.
+pub mod window;
+
 // What is sent.
 pub mod body;
 pub mod signature;
