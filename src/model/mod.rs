@@ -19,4 +19,5 @@ pub mod signature;
 // What happened, and what follows for the delivery.
 pub mod outcome;
 pub mod rules;
+pub mod schedule;
 pub mod verdict;
