@@ -21,3 +21,6 @@ pub mod outcome;
 pub mod rules;
 pub mod schedule;
 pub mod verdict;
+
+// What follows for the endpoint.
+pub mod health;
