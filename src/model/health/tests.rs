@@ -115,6 +115,15 @@ fn failed_probes_double_the_pause_up_to_the_longest() {
 }
 
 #[test]
+fn a_failed_probe_pauses_again_even_if_more_failures_are_borne_now() {
+    let mut story = Story::paused();
+    story.policy.failures_to_pause = 100;
+    story.wait_out_the_pause();
+    story.send(Sign::Failing);
+    assert_eq!(story.wait_out_the_pause(), 60 * SECOND);
+}
+
+#[test]
 fn jitter_takes_up_to_a_tenth_off_a_pause() {
     let mut story = Story::paused();
     story.wait(30 * SECOND);

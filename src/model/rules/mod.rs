@@ -257,7 +257,6 @@ impl HostPattern {
             Self::Under(suffix) => host
                 .len()
                 .checked_sub(suffix.len())
-                .filter(|&start| start > 0)
                 .and_then(|start| host.get(start..))
                 .is_some_and(|end| end.eq_ignore_ascii_case(suffix)),
         }
