@@ -19,7 +19,9 @@ pub struct Verdict {
 pub enum Decision {
     Delivered,
     /// Try again this long after the attempt is recorded.
-    Retry { after: Duration },
+    Retry {
+        after: Duration,
+    },
     Dead,
 }
 
