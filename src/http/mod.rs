@@ -1,2 +1,5 @@
 //! HTTP both ways: the client that sends webhooks and says what happened, whom it may dial, and the
 //! server for health and metrics.
+
+pub mod admin;
+pub mod server;
