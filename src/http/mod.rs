@@ -1,12 +1,9 @@
 //! HTTP both ways: the client that sends webhooks and says what happened, whom it may dial, and the
 //! server for health and metrics.
 
-<<<<<<< HEAD
 pub mod addresses;
+pub mod admin;
 pub mod client;
 pub mod resolve;
-pub mod target;
-=======
-pub mod admin;
 pub mod server;
->>>>>>> wt-d
+pub mod target;
