@@ -29,5 +29,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod http;
 pub mod model;

@@ -1,0 +1,6 @@
+//! `posthaste demo`.
+
+pub mod binaries;
+pub mod postgres;
+pub mod user;
+pub mod watchdog;
