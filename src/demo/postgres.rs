@@ -149,6 +149,12 @@ impl Cluster {
         &self.binaries
     }
 
+    /// The private directory, for files that are to go with the cluster.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// What the server has logged since it was made.
     ///
     /// # Errors

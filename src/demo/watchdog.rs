@@ -82,6 +82,20 @@ impl Drop for Watchdog {
     }
 }
 
+/// Sends a signal by its name (`TERM`, `STOP`): the shell knows how, everywhere.
+///
+/// # Errors
+/// If there is no such process, or it is not ours.
+pub fn signal(pid: u32, name: &str) -> std::io::Result<()> {
+    let mut kill = Command::new("sh");
+    kill.args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid.to_string()]);
+    let output = kill.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(std::io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use posthaste::demo::watchdog::Watchdog;
+use posthaste::demo::watchdog::{self, Watchdog};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -170,11 +170,7 @@ impl Relay {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let sent = std::process::Command::new("sh")
-            .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &self.pid.to_string()])
-            .status()
-            .expect("run the shell's kill");
-        assert!(sent.success(), "no process {} to send {name} to", self.pid);
+        watchdog::signal(self.pid, name).expect("the relay is there to take a signal");
     }
 }
 
