@@ -1,1 +1,262 @@
-//! Settings: built-in `default.toml`, a file, the environment and flags, in that order.
+//! Settings: built-in `default.toml` < `posthaste.toml` < `DATABASE_URL` < `POSTHASTE_*` < flags.
+//!
+//! `default.toml` is the reference manual and the list of keys: a key that does not stand there does not
+//! exist, and one that stands there and is not read fails a test. [`load`] is the only place where the
+//! process's environment is read; everything past it is handed typed values that are within bounds.
+
+mod check;
+mod error;
+mod layer;
+mod settings;
+mod units;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use figment::{Figment, error::Kind};
+use serde::de::DeserializeOwned;
+
+use layer::{CONFIG_FILE_VARIABLE, Known, Layer};
+
+pub use error::{ConfigError, Problem};
+pub use settings::{
+    AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
+    LogFormat, LogSettings, RelaySettings, RetrySettings, UpkeepSettings, Wake,
+};
+pub use units::{Hidden, Opening, ProxyUrl};
+
+/// The reference: every setting, its default and its reason.
+pub const DEFAULTS: &str = include_str!("default.toml");
+/// Read from the working directory if it is there and no other file is named.
+const CUSTOMARY_FILE: &str = "posthaste.toml";
+/// A settings file or secret that is larger is something else, mounted by mistake.
+const FILE_BOUND: u64 = 1 << 20;
+
+/// Where settings are looked for besides the built-in defaults. The default is nowhere, for tests.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config`. Must exist. Otherwise `POSTHASTE_CONFIG`, otherwise the customary file.
+    pub config_file: Option<PathBuf>,
+    /// Where `posthaste.toml` is looked for. `None`: nowhere.
+    pub directory: Option<PathBuf>,
+    /// Names and values of variables; the later of two with one name counts.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Keys, with their section, and values as text.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The working directory and environment of this process, and what its command line said.
+    #[must_use]
+    pub fn of_process(config_file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+        Self {
+            config_file,
+            directory: Some(PathBuf::new()),
+            environment: env::vars_os().collect(),
+            flags,
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&OsString> {
+        let found = self.environment.iter().rfind(|(variable, _)| variable == name);
+        found.map(|(_, value)| value).filter(|value| !value.is_empty())
+    }
+}
+
+/// Reads, types and checks the settings.
+///
+/// # Errors
+///
+/// Everything that is wrong with them: unknown keys, values that do not fit or are out of bounds, files
+/// that cannot be read, no database.
+pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let layers = layers(sources, &mut problems);
+    let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
+    let place =
+        |key: &str| layers.iter().rev().find_map(|layer| layer.place(key)).map(str::to_owned);
+
+    let typed = typed(&figment, &place, &mut problems);
+    let Some(mut config) = typed else { return Err(ConfigError { problems }) };
+    read_secrets(&mut config, &place, &mut problems);
+    fill_in(&mut config, sources);
+    problems.extend(check::check(&config).into_iter().map(|violation| Problem {
+        place: place(violation.key).or_else(|| place(violation.with?)),
+        key: Some(violation.key.to_owned()),
+        what: violation.what,
+    }));
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
+}
+
+fn layers(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Layer> {
+    let known = Known::new(DEFAULTS);
+    let mut layers = vec![known.layer()];
+    if let Some((path, text)) = settings_file(sources, problems) {
+        layers.push(Layer::file(&path, &text, &known, problems));
+    }
+    layers.push(Layer::database_url(&sources.environment, &known, problems));
+    layers.push(Layer::environment(&sources.environment, &known, problems));
+    layers.push(Layer::flags(&sources.flags, &known, problems));
+    layers
+}
+
+/// The file's name and text: one that is named must be there, the customary one may be missing.
+fn settings_file(sources: &Sources, problems: &mut Vec<Problem>) -> Option<(PathBuf, String)> {
+    let named =
+        sources.config_file.clone().map(|path| (path, "--config")).or_else(|| {
+            Some((sources.variable(CONFIG_FILE_VARIABLE)?.into(), CONFIG_FILE_VARIABLE))
+        });
+    let (path, place) = match named {
+        Some((path, place)) => (path, place.to_owned()),
+        None => {
+            let path = sources.directory.as_ref()?.join(CUSTOMARY_FILE);
+            if !path.exists() {
+                return None;
+            }
+            let place = path.display().to_string();
+            (path, place)
+        }
+    };
+    match read_file(&path) {
+        Ok(text) => Some((path, text)),
+        Err(what) => {
+            problems.push(Problem { place: Some(place), key: None, what });
+            None
+        }
+    }
+}
+
+/// Every section in its type, or `None` if one has a problem.
+fn typed(
+    figment: &Figment,
+    place: &impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> Option<Config> {
+    let mut sections = Sections { figment, place, problems };
+    // all are read before any is asked for, so that a problem in each is reported
+    let database = sections.read("database");
+    let http = sections.read("http");
+    let relay = sections.read("relay");
+    let delivery = sections.read("delivery");
+    let retry = sections.read("retry");
+    let health = sections.read("health");
+    let addresses = sections.read("addresses");
+    let upkeep = sections.read("upkeep");
+    let log = sections.read("log");
+    Some(Config {
+        database: database?,
+        http: http?,
+        relay: relay?,
+        delivery: delivery?,
+        retry: retry?,
+        health: health?,
+        addresses: addresses?,
+        upkeep: upkeep?,
+        log: log?,
+    })
+}
+
+struct Sections<'a, P> {
+    figment: &'a Figment,
+    place: &'a P,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl<P: Fn(&str) -> Option<String>> Sections<'_, P> {
+    fn read<T: DeserializeOwned>(&mut self, section: &str) -> Option<T> {
+        let error = match self.figment.focus(section).extract() {
+            Ok(read) => return Some(read),
+            Err(error) => error,
+        };
+        // an entry of a list has its number as a second part; the place is that of the list
+        let name = match &error.kind {
+            Kind::MissingField(name) => Some(&**name),
+            _ => error.path.first().map(String::as_str),
+        };
+        let key = name.map_or_else(|| section.to_owned(), |name| format!("{section}.{name}"));
+        self.problems.push(Problem {
+            place: (self.place)(&key),
+            key: Some(key),
+            what: error::misfit(&error.kind),
+        });
+        None
+    }
+}
+
+/// Puts what the secrets' files hold in their place.
+fn read_secrets(
+    config: &mut Config,
+    place: &impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) {
+    let database = &mut config.database;
+    if database.url_file.is_none() && database.url.expose().trim().is_empty() {
+        problems.push(Problem {
+            place: None,
+            key: Some("database.url".to_owned()),
+            what:
+                "not set; set DATABASE_URL, or POSTHASTE_DATABASE__URL, or url under [database] in \
+                   posthaste.toml, or name a file that holds it in database.url_file"
+                    .to_owned(),
+        });
+    }
+    let mut secret = |key: &str, path: Option<&PathBuf>| {
+        let refused = |what| {
+            problems.push(Problem { place: place(key), key: Some(key.to_owned()), what });
+        };
+        let text = read_file(path?).and_then(|text| {
+            let text = text.trim_end_matches(['\r', '\n']);
+            if text.is_empty() { Err("the file is empty".to_owned()) } else { Ok(text.to_owned()) }
+        });
+        text.map(Hidden::new).map_err(refused).ok()
+    };
+    if let Some(url) = secret("database.url_file", database.url_file.as_ref()) {
+        database.url = url;
+    }
+    database.password = secret("database.password_file", database.password_file.as_ref());
+}
+
+/// Puts what depends on the host or the build in the place of an empty text.
+fn fill_in(config: &mut Config, sources: &Sources) {
+    if config.relay.name.is_empty() {
+        config.relay.name = host_name(sources);
+    }
+    if config.delivery.user_agent.is_empty() {
+        config.delivery.user_agent = concat!("posthaste/", env!("CARGO_PKG_VERSION")).to_owned();
+    }
+}
+
+fn host_name(sources: &Sources) -> String {
+    let told = sources.variable("HOSTNAME").and_then(|name| name.to_str()).map(str::to_owned);
+    // shells do not export HOSTNAME; the kernel's or the system's own note is the same name
+    let noted = || {
+        ["/proc/sys/kernel/hostname", "/etc/hostname"]
+            .iter()
+            .find_map(|path| read_file(Path::new(path)).ok())
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+    };
+    told.or_else(noted).unwrap_or_else(|| "relay".to_owned())
+}
+
+/// The text of a file of bounded size. The error never holds any of it.
+fn read_file(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let file = fs::File::open(path).map_err(|error| format!("cannot open {shown}: {error}"))?;
+    let mut text = String::new();
+    file.take(FILE_BOUND + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if text.len() as u64 > FILE_BOUND {
+        return Err(format!("{shown} is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

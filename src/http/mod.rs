@@ -1,2 +1,7 @@
 //! HTTP both ways: the client that sends webhooks and says what happened, whom it may dial, and the
 //! server for health and metrics.
+
+pub mod addresses;
+pub mod client;
+pub mod resolve;
+pub mod target;

@@ -4,7 +4,23 @@
 //! neither a sleep nor a mock.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod endpoint;
+// What is owed, and to whom.
 pub mod delivery;
+pub mod endpoint;
+pub mod subscription;
+
+// How much of it may be in flight.
+pub mod window;
+
+// What is sent.
+pub mod body;
+pub mod signature;
+
+// What happened, and what follows for the delivery.
 pub mod outcome;
+pub mod rules;
+pub mod schedule;
 pub mod verdict;
+
+// What follows for the endpoint.
+pub mod health;

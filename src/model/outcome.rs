@@ -90,6 +90,9 @@ pub struct Phases {
 }
 
 impl Outcome {
+    /// Every word that [`kind`](Self::kind) may say.
+    pub const KINDS: [&str; 5] = ["answered", "timed_out", "unreachable", "refused", "interrupted"];
+
     /// The word stored in `attempts.outcome`, matched by `rules.outcome`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -135,6 +138,19 @@ impl Outcome {
     }
 }
 
+/// What an operator reads: `answered 503`, `timed out (connect)`, `unreachable (dns)`.
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answered(answer) => write!(f, "answered {}", answer.status),
+            Self::TimedOut { phase } => write!(f, "timed out ({})", phase.as_str()),
+            Self::Unreachable { cause, .. } => write!(f, "unreachable ({})", cause.as_str()),
+            Self::Refused { why, .. } => write!(f, "refused ({})", why.as_str()),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
 impl Answer {
     /// Whether the status says that the receiver has taken the event (2xx).
     #[must_use]
@@ -150,6 +166,8 @@ impl Answer {
 }
 
 impl Phase {
+    pub const ALL: [Self; 4] = [Self::Resolve, Self::Connect, Self::Tls, Self::Headers];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -162,6 +180,21 @@ impl Phase {
 }
 
 impl Cause {
+    pub const ALL: [Self; 12] = [
+        Self::Dns,
+        Self::ConnectionRefused,
+        Self::Reset,
+        Self::Closed,
+        Self::NoRoute,
+        Self::TlsExpired,
+        Self::TlsWrongName,
+        Self::TlsUnknownIssuer,
+        Self::TlsOther,
+        Self::Protocol,
+        Self::Proxy,
+        Self::Io,
+    ];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -182,6 +215,8 @@ impl Cause {
 }
 
 impl Refusal {
+    pub const ALL: [Self; 3] = [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

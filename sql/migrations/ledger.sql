@@ -1,0 +1,14 @@
+create schema if not exists posthaste;
+comment on schema posthaste is
+  'Posthaste, an outbox relay: insert into posthaste.outbox in your own transaction, and the webhook arrives.';
+create table if not exists posthaste.migrations (
+  version    integer     primary key,
+  name       text        not null,
+  checksum   text        not null,
+  applied_at timestamptz not null default now()
+);
+comment on table posthaste.migrations is 'Which migrations of this schema have been applied.';
+comment on column posthaste.migrations.version is 'Number of the migration; they are applied in order.';
+comment on column posthaste.migrations.name is 'Its name.';
+comment on column posthaste.migrations.checksum is 'SHA-256 of its text.';
+comment on column posthaste.migrations.applied_at is 'When it was applied.';

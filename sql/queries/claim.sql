@@ -1,0 +1,48 @@
+-- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
+-- Index: deliveries_due, one descent per endpoint; outbox by primary key, one partition per row.
+-- Locks: the rows it claims, by endpoint and due time; rows that others hold are skipped.
+-- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
+--
+-- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
+with clock as materialized (
+  select coalesce($3::timestamptz, clock_timestamp()) as now
+),
+room as materialized (
+  select r.endpoint_id, r.room
+  from unnest($4::bigint[], $5::int[]) r(endpoint_id, room)
+  join posthaste.endpoints e on e.id = r.endpoint_id and e.enabled
+),
+picked as materialized (
+  select d.event_id, d.endpoint_id
+  from room r
+  cross join clock
+  cross join lateral (
+    select d.event_id, d.endpoint_id
+    from posthaste.deliveries d
+    where d.endpoint_id = r.endpoint_id
+      and d.claimed_by is null
+      and d.next_attempt_at <= clock.now
+    order by d.next_attempt_at, d.event_id
+    limit r.room
+    for update skip locked
+  ) d
+),
+claimed as (
+  update posthaste.deliveries d
+     set claimed_by = $1::int, claim_token = $2::bigint
+    from picked p
+   where d.event_id = p.event_id and d.endpoint_id = p.endpoint_id
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count
+)
+select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
+       e.revision, o.event_type, o.payload, o.headers,
+       case when o.id is null then 'the event is no longer in the outbox'
+            when o.expires_at <= clock.now then 'expired'
+            when o.endpoint_id is null
+             and not posthaste.route_keys(e.tenant, e.subscriptions)
+                  && posthaste.route_keys_of_event(o.tenant, o.event_type) then 'no longer subscribed'
+       end as cancelled
+from claimed c
+cross join clock
+join posthaste.endpoints e on e.id = c.endpoint_id
+left join posthaste.outbox o on o.id = c.event_id and o.created_at = c.event_created_at

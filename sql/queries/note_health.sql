@@ -1,0 +1,32 @@
+-- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by store::health::note_health.
+-- Index: endpoint_health_pkey. Locks: the endpoints' health rows, by id.
+-- The counts fade with e^(-age/1 h), so the last hour's rate needs no scan of attempts.
+--
+-- $1 now (null: the database's clock)  $2… one array per column of a note
+with clock as materialized (
+  select coalesce($1::timestamptz, clock_timestamp()) as now
+)
+insert into posthaste.endpoint_health as h
+  (endpoint_id, recent_successes, recent_failures, recent_duration_ms, state, consecutive_failures,
+   failing_since, pauses, paused_until, last_success_at, last_failure_at, updated_at)
+select n.endpoint_id, n.successes, n.failures, n.duration_ms, n.state, n.consecutive_failures,
+       n.failing_since, n.pauses, n.paused_until,
+       case when n.successes > 0 then clock.now end, case when n.failures > 0 then clock.now end, clock.now
+from unnest($2::bigint[], $3::float8[], $4::float8[], $5::float8[], $6::text[], $7::int[],
+            $8::timestamptz[], $9::int[], $10::timestamptz[])
+     n(endpoint_id, successes, failures, duration_ms, state, consecutive_failures, failing_since, pauses, paused_until)
+cross join clock
+where exists (select from posthaste.endpoints e where e.id = n.endpoint_id)
+order by n.endpoint_id
+on conflict (endpoint_id) do update set
+  recent_successes = h.recent_successes * exp(-least(greatest(extract(epoch from excluded.updated_at - h.updated_at), 0), 360000) / 3600) + excluded.recent_successes,
+  recent_failures = h.recent_failures * exp(-least(greatest(extract(epoch from excluded.updated_at - h.updated_at), 0), 360000) / 3600) + excluded.recent_failures,
+  recent_duration_ms = h.recent_duration_ms * exp(-least(greatest(extract(epoch from excluded.updated_at - h.updated_at), 0), 360000) / 3600) + excluded.recent_duration_ms,
+  state = excluded.state,
+  consecutive_failures = excluded.consecutive_failures,
+  failing_since = excluded.failing_since,
+  pauses = excluded.pauses,
+  paused_until = excluded.paused_until,
+  last_success_at = coalesce(excluded.last_success_at, h.last_success_at),
+  last_failure_at = coalesce(excluded.last_failure_at, h.last_failure_at),
+  updated_at = excluded.updated_at

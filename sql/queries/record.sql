@@ -1,0 +1,53 @@
+-- record: appends attempts and ends, reschedules or cancels their deliveries. Called by store::attempts::record.
+-- Index: deliveries_pkey, one descent per row.
+-- Locks: the deliveries recorded, which nobody else touches: the claim is the caller's.
+-- A row whose claim is no longer the caller's is neither changed nor logged; it is missing from the answer.
+--
+-- $1 relay  $2 now (null: the database's clock)  $3… one array per column of a result
+with clock as materialized (
+  select coalesce($2::timestamptz, clock_timestamp()) as now
+),
+result as materialized (
+  select r.*
+  from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::int[], $8::float8[],
+              $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[], $15::bool[],
+              $16::float4[], $17::float4[], $18::float4[], $19::float4[], $20::float4[], $21::float4[],
+              $22::text[], $23::text[], $24::float8[])
+       r(event_id, endpoint_id, claim_token, event_created_at, number, began_ms_ago,
+         outcome, cause, detail, status, response_headers, response_body, body_truncated,
+         duration_ms, resolve_ms, connect_ms, tls_ms, headers_ms, body_ms,
+         verdict, reason, retry_after_ms)
+),
+ended as (
+  delete from posthaste.deliveries d
+   using result r
+   where d.event_id = r.event_id and d.endpoint_id = r.endpoint_id
+     and d.claimed_by = $1::int and d.claim_token = r.claim_token
+     and r.retry_after_ms is null
+  returning r.*
+),
+rescheduled as (
+  update posthaste.deliveries d
+     set attempt_count = r.number, claimed_by = null, claim_token = null,
+         next_attempt_at = clock.now + r.retry_after_ms * interval '1 ms'
+    from result r cross join clock
+   where d.event_id = r.event_id and d.endpoint_id = r.endpoint_id
+     and d.claimed_by = $1::int and d.claim_token = r.claim_token
+     and r.retry_after_ms is not null
+  returning r.*
+),
+held as (
+  select * from ended union all select * from rescheduled
+),
+logged as (
+  insert into posthaste.attempts
+    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, outcome, cause, detail,
+     status, response_headers, response_body, body_truncated, duration_ms, resolve_ms, connect_ms,
+     tls_ms, headers_ms, body_ms, verdict, reason, next_attempt_at)
+  select event_id, endpoint_id, event_created_at, clock.now - began_ms_ago * interval '1 ms', number,
+         $1::int, outcome, cause, detail, status, response_headers::json, response_body,
+         body_truncated, duration_ms, resolve_ms, connect_ms, tls_ms, headers_ms, body_ms, verdict,
+         reason, clock.now + retry_after_ms * interval '1 ms'
+  from held cross join clock
+)
+select event_id, endpoint_id from held

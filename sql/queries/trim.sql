@@ -1,0 +1,16 @@
+-- trim: shortens the routing ledger and forgets old idempotency keys. Called by store::upkeep::trim.
+-- Index: routing_pkey, idempotency_by_age. Locks: the rows deleted, at most 10,000 of each a call.
+--
+-- $1 seconds that the outbox is kept
+with old_routing as (
+  delete from posthaste.routing
+   where number = any(array(
+     select number from posthaste.routing
+      where number < (select max(number) from posthaste.routing) - 1000
+      order by number limit 10000))
+)
+delete from posthaste.idempotency
+ where (tenant, key) in (
+   select tenant, key from posthaste.idempotency
+    where created_at < clock_timestamp() - $1::float8 * interval '1 second'
+    order by created_at limit 10000)

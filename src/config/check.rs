@@ -1,0 +1,249 @@
+//! The bounds of the settings, and what they ask of one another. Runs after every value has its type; finds
+//! everything that is wrong, not only the first.
+
+use std::{ops::RangeInclusive, path::Path, time::Duration};
+
+use hyper::header::HeaderValue;
+use jiff::SignedDuration;
+use tracing_subscriber::EnvFilter;
+
+use super::settings::Config;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// No time in the settings means anything beyond ten years; it also keeps sums of them in range.
+const TEN_YEARS: Duration = Duration::from_secs(3653 * 24 * 3600);
+const KIB: usize = 1 << 10;
+const GIB: usize = 1 << 30;
+
+/// A setting that is out of bounds.
+#[derive(Debug)]
+pub(super) struct Violation {
+    pub(super) key: &'static str,
+    /// The other setting it disagrees with: it may be the one that was written down.
+    pub(super) with: Option<&'static str>,
+    /// What would be right.
+    pub(super) what: String,
+}
+
+/// Everything that is out of bounds.
+pub(super) fn check(config: &Config) -> Vec<Violation> {
+    let mut found = Found(Vec::new());
+    check_database(config, &mut found);
+    check_relay(config, &mut found);
+    check_delivery(config, &mut found);
+    check_retry(config, &mut found);
+    check_health_and_upkeep(config, &mut found);
+    if let Err(wrong) = EnvFilter::builder().parse(&config.log.level) {
+        let what = format!(
+            "{:?} is not a level or filter ({wrong}); write \"info\" or \"info,posthaste::relay=debug\"",
+            config.log.level
+        );
+        found.push("log.level", what);
+    }
+    found.0
+}
+
+fn check_database(config: &Config, found: &mut Found) {
+    let database = &config.database;
+    let url = database.url.expose();
+    let looks_right = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+        || (!url.contains("://") && url.contains('='));
+    // the text is not repeated: it may hold a password
+    found.unless(
+        looks_right || url.is_empty(),
+        if database.url_file.is_some() { "database.url_file" } else { "database.url" },
+        "not a Postgres URL; write postgres://user:password@host:port/database",
+    );
+    found.count("database.pool_size", database.pool_size, 1..=100);
+    found.time(
+        "database.connect_timeout",
+        database.connect_timeout,
+        100 * MILLISECOND..=5 * MINUTE,
+    );
+    found.time("database.statement_timeout", database.statement_timeout, SECOND..=HOUR);
+    found.file("database.ca_file", database.ca_file.as_deref());
+}
+
+fn check_relay(config: &Config, found: &mut Found) {
+    let relay = &config.relay;
+    found.unless(
+        relay.name.chars().count() <= 100 && !relay.name.chars().any(char::is_control),
+        "relay.name",
+        "write at most 100 characters on one line",
+    );
+    found.count("relay.max_in_flight", relay.max_in_flight, 1..=65_536);
+    found.size("relay.max_in_flight_bytes", relay.max_in_flight_bytes, KIB..=64 * GIB);
+    found.count("relay.batch", relay.batch, 1..=10_000);
+    found.time("relay.poll_interval", relay.poll_interval, 10 * MILLISECOND..=HOUR);
+    found.time("relay.heartbeat", relay.heartbeat, 100 * MILLISECOND..=MINUTE);
+    found.time("relay.lease", relay.lease, SECOND..=10 * MINUTE);
+    // with fewer, one heartbeat that comes late ends a healthy relay's claims
+    found.at_least(
+        relay.lease >= relay.heartbeat * 3,
+        "relay.lease",
+        "three times ",
+        "relay.heartbeat",
+    );
+    found.time("relay.grace", relay.grace, Duration::ZERO..=HOUR);
+    found.time("relay.record_interval", relay.record_interval, Duration::ZERO..=SECOND);
+    found.count("relay.workers", relay.workers(), 0..=1024);
+}
+
+fn check_delivery(config: &Config, found: &mut Found) {
+    let delivery = &config.delivery;
+    for (key, time) in [
+        ("delivery.timeout", delivery.timeout),
+        ("delivery.resolve_timeout", delivery.resolve_timeout),
+        ("delivery.connect_timeout", delivery.connect_timeout),
+        ("delivery.tls_timeout", delivery.tls_timeout),
+        ("delivery.body_time", delivery.body_time),
+    ] {
+        found.time(key, time, 10 * MILLISECOND..=10 * MINUTE);
+    }
+    found.time("delivery.idle_timeout", delivery.idle_timeout, Duration::ZERO..=HOUR);
+    // a kept body is a column of a row for every attempt
+    found.size("delivery.body_kept", delivery.body_kept, 0..=KIB * KIB);
+    found.count("delivery.max_concurrency", delivery.max_concurrency as usize, 1..=65_536);
+    found.count("delivery.window_start", delivery.window_start as usize, 1..=65_536);
+    found.at_least(
+        delivery.max_concurrency >= delivery.window_start,
+        "delivery.max_concurrency",
+        "",
+        "delivery.window_start",
+    );
+    found.unless(
+        HeaderValue::from_str(&delivery.user_agent).is_ok(),
+        "delivery.user_agent",
+        "cannot stand in a header; write printable ASCII",
+    );
+    found.unless(
+        !delivery.cloudevents_source.is_empty()
+            && !delivery.cloudevents_source.contains(|c: char| c.is_whitespace() || c.is_control()),
+        "delivery.cloudevents_source",
+        "write a URI reference, such as \"posthaste\" or \"https://example.com/shop\"",
+    );
+    found.file("delivery.ca_file", delivery.ca_file.as_deref());
+}
+
+fn check_retry(config: &Config, found: &mut Found) {
+    let retry = &config.retry;
+    found.count("retry.exponent", retry.exponent as usize, 0..=10);
+    found.time("retry.jitter_min", retry.jitter_min, Duration::ZERO..=DAY);
+    found.time("retry.jitter_max", retry.jitter_max, Duration::ZERO..=DAY);
+    found.at_least(
+        retry.jitter_max >= retry.jitter_min,
+        "retry.jitter_max",
+        "",
+        "retry.jitter_min",
+    );
+    found.time("retry.cap", retry.cap, SECOND..=365 * DAY);
+    // with less, every retry waits equally long
+    found.at_least(retry.cap >= retry.jitter_max, "retry.cap", "", "retry.jitter_max");
+    found.count("retry.max_attempts", retry.max_attempts as usize, 1..=1000);
+    if let Some(age) = retry.max_age {
+        found.time("retry.max_age", age, SECOND..=TEN_YEARS);
+    }
+    found.time("retry.retry_after_cap", retry.retry_after_cap, Duration::ZERO..=365 * DAY);
+}
+
+fn check_health_and_upkeep(config: &Config, found: &mut Found) {
+    let health = &config.health;
+    found.count("health.failures_to_pause", health.failures_to_pause as usize, 1..=1_000_000);
+    found.time("health.first_pause", health.first_pause, SECOND..=DAY);
+    found.time("health.longest_pause", health.longest_pause, SECOND..=30 * DAY);
+    found.at_least(
+        health.longest_pause >= health.first_pause,
+        "health.longest_pause",
+        "",
+        "health.first_pause",
+    );
+    if let Some(after) = health.disable_after {
+        found.time("health.disable_after", after, MINUTE..=TEN_YEARS);
+    }
+    let upkeep = &config.upkeep;
+    found.time("upkeep.interval", upkeep.interval, SECOND..=HOUR);
+    found.count("upkeep.partitions_ahead", upkeep.partitions_ahead as usize, 1..=60);
+    // partitions are days, so nothing shorter can be dropped
+    found.time("upkeep.outbox_retention", upkeep.outbox_retention, DAY..=TEN_YEARS);
+    found.time("upkeep.attempts_retention", upkeep.attempts_retention, DAY..=TEN_YEARS);
+}
+
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn push(&mut self, key: &'static str, what: String) {
+        self.0.push(Violation { key, with: None, what });
+    }
+
+    fn at_least(&mut self, is: bool, key: &'static str, times: &str, with: &'static str) {
+        if !is {
+            let what = format!("must be at least {times}{with}");
+            self.0.push(Violation { key, with: Some(with), what });
+        }
+    }
+
+    fn unless(&mut self, right: bool, key: &'static str, what: &str) {
+        if !right {
+            self.push(key, what.to_owned());
+        }
+    }
+
+    fn count(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
+        let (least, most) = bounds.into_inner();
+        if !(least..=most).contains(&value) {
+            self.push(key, format!("{value} is out of bounds; write {least} to {most}"));
+        }
+    }
+
+    fn size(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
+        let (least, most) = bounds.into_inner();
+        if !(least..=most).contains(&value) {
+            let what = format!(
+                "{value} bytes are out of bounds; write {} to {}",
+                in_bytes(least),
+                in_bytes(most)
+            );
+            self.push(key, what);
+        }
+    }
+
+    fn time(&mut self, key: &'static str, value: Duration, bounds: RangeInclusive<Duration>) {
+        if !bounds.contains(&value) {
+            let (least, most) = bounds.into_inner();
+            let what = format!(
+                "\"{}\" is out of bounds; write \"{}\" to \"{}\"",
+                in_words(value),
+                in_words(least),
+                in_words(most)
+            );
+            self.push(key, what);
+        }
+    }
+
+    fn file(&mut self, key: &'static str, path: Option<&Path>) {
+        if let Some(path) = path.filter(|path| !path.is_file()) {
+            self.push(key, format!("there is no file {}", path.display()));
+        }
+    }
+}
+
+fn in_words(time: Duration) -> String {
+    let days = time.as_secs() / DAY.as_secs();
+    if days > 0 && DAY * u32::try_from(days).unwrap_or(u32::MAX) == time {
+        return format!("{days}d");
+    }
+    SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))
+}
+
+fn in_bytes(size: usize) -> String {
+    for (factor, unit) in [(GIB, "GiB"), (KIB * KIB, "MiB"), (KIB, "KiB")] {
+        if size >= factor && size.is_multiple_of(factor) {
+            return format!("{}{unit}", size / factor);
+        }
+    }
+    format!("{size}B")
+}

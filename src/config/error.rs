@@ -1,0 +1,102 @@
+//! What is wrong with the settings, said so that an operator can mend it: where it stands (file and line,
+//! or variable), which key, what is wrong, and what would be right. Never shows a secret.
+
+use std::fmt;
+
+use figment::error::{Actual, Kind};
+
+/// The settings cannot be used. Lists what was found wrong, not only the first; bounds are looked at once
+/// every value has its type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `posthaste.toml:3`, `POSTHASTE_RELAY__BATCH`, `--set relay.batch`. `None`: not set anywhere.
+    pub place: Option<String>,
+    /// As in `default.toml`, with its section: `relay.batch`. `None`: not about one key.
+    pub key: Option<String>,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problems[..] {
+            [problem] => write!(f, "settings: {problem}"),
+            problems => {
+                write!(f, "settings: {} things are wrong", problems.len())?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [&self.place, &self.key].into_iter().flatten() {
+            write!(f, "{part}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// What was wrong with a value that did not fit its setting's type.
+pub(super) fn misfit(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            format!("{} does not fit; write {}", shown(actual), expectation(expected))
+        }
+        Kind::UnknownVariant(actual, expected) => {
+            let choices: Vec<_> = expected.iter().map(|choice| format!("{choice:?}")).collect();
+            format!("{actual:?} does not fit; write {}", choices.join(" or "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn shown(actual: &Actual) -> String {
+    match actual {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Str(text) => format!("{text:?}"),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a section".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// serde's name of a type, in an operator's words.
+fn expectation(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "a string" => "text in quotes",
+        "a sequence" => "a list such as [\"10.0.0.0/8\"]",
+        other => other,
+    }
+}
+
+/// The known key that was most likely meant, if one is near.
+pub(super) fn nearest<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// More than a typing error or two, and a suggestion is a guess.
+    const NEAR: usize = 3;
+    let plain = |key: &str| key.replace(['.', '_', '-'], "");
+    let last = |key: &str| key.rsplit('.').next().map(plain);
+    known
+        .into_iter()
+        .map(|candidate| {
+            // the right name in the wrong section is as near as one wrong letter
+            let same_name = usize::from(last(candidate) != last(key)) * NEAR + 1;
+            (strsim::osa_distance(&plain(candidate), &plain(key)).min(same_name), candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= NEAR && distance * 2 <= candidate.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

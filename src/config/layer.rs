@@ -1,0 +1,319 @@
+//! One source of settings: the built-in defaults, a file, the environment or the flags. Knows for each key
+//! where it was written, and reports keys that are none. The values' types are left to
+//! [`settings`](super::settings).
+
+use std::{collections::BTreeMap, ffi::OsString, path::Path};
+
+use figment::{
+    Metadata, Profile, Provider,
+    providers::{Format, Toml},
+    value::{Dict, Map, Num, Value},
+};
+use toml_edit::{ImDocument, TableLike};
+
+use super::error::{Problem, nearest};
+
+const PREFIX: &str = "POSTHASTE_";
+/// Names a configuration file; not a setting itself.
+pub(super) const CONFIG_FILE_VARIABLE: &str = "POSTHASTE_CONFIG";
+/// The customary name, set by many platforms.
+const DATABASE_URL: &str = "DATABASE_URL";
+
+/// Settings from one source, laid over those from the sources before it.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    name: &'static str,
+    values: Dict,
+    /// For each key, sections included, where it is written.
+    places: BTreeMap<String, String>,
+}
+
+/// A setting given as text, in a variable or a flag.
+struct Assignment {
+    key: String,
+    text: String,
+    place: String,
+}
+
+/// What keys there are, and what kind of value each has: the defaults.
+#[derive(Debug)]
+pub(super) struct Known(Dict);
+
+impl Known {
+    /// # Panics
+    ///
+    /// If the built-in defaults are not TOML, which a test rules out.
+    pub(super) fn new(defaults: &str) -> Self {
+        Self(Toml::from_str(defaults).expect("the built-in defaults are TOML, as a test shows"))
+    }
+
+    pub(super) fn layer(&self) -> Layer {
+        Layer { name: "defaults", values: self.0.clone(), places: BTreeMap::new() }
+    }
+
+    /// Every key with its section.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (section, values) in &self.0 {
+            keys.extend(
+                values.as_dict().into_iter().flatten().map(|(k, _)| format!("{section}.{k}")),
+            );
+        }
+        keys
+    }
+
+    fn kind(&self, key: &str) -> Option<&Value> {
+        let (section, key) = key.split_once('.')?;
+        self.0.get(section)?.as_dict()?.get(key)
+    }
+
+    fn unknown(&self, key: String, place: Option<String>) -> Problem {
+        let keys = self.keys();
+        let what = match nearest(&key, keys.iter().map(String::as_str)) {
+            Some(near) => format!("no such setting; did you mean {near}?"),
+            None => "no such setting".to_owned(),
+        };
+        Problem { place, key: Some(key), what }
+    }
+
+    fn unknown_section(&self, key: String, place: Option<String>) -> Problem {
+        let what = match nearest(&key, self.0.keys().map(String::as_str)) {
+            Some(near) => format!("no such section; did you mean [{near}]?"),
+            None => {
+                let sections: Vec<_> = self.0.keys().map(|name| format!("[{name}]")).collect();
+                format!("no such section; there are {}", sections.join(" "))
+            }
+        };
+        Problem { place, key: Some(key), what }
+    }
+}
+
+impl Layer {
+    /// What stands in a TOML file. Keys that are none are left out and reported.
+    pub(super) fn file(
+        path: &Path,
+        text: &str,
+        known: &Known,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let shown = path.display().to_string();
+        let mut layer = Self { name: "file", values: Dict::new(), places: BTreeMap::new() };
+        let document = match ImDocument::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                // the error's own display quotes the line, which may hold a password
+                let line = error.span().map_or(1, |span| line_of(text, span.start));
+                let what = format!("not TOML: {}", error.message());
+                problems.push(Problem { place: Some(format!("{shown}:{line}")), key: None, what });
+                return layer;
+            }
+        };
+        note_lines(document.as_table(), "", &mut |key, offset| {
+            layer.places.insert(key, format!("{shown}:{}", line_of(text, offset)));
+        });
+        match Toml::from_str::<Dict>(text) {
+            Ok(values) => layer.values = values,
+            Err(error) => {
+                let what = format!("not TOML: {}", error.message());
+                problems.push(Problem { place: Some(shown), key: None, what });
+            }
+        }
+        layer.drop_unknown(known, problems);
+        layer.settle_url(problems);
+        layer
+    }
+
+    /// `DATABASE_URL`, below our own variables.
+    pub(super) fn database_url(
+        environment: &[(OsString, OsString)],
+        known: &Known,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let given = environment
+            .iter()
+            .filter(|(name, value)| name == DATABASE_URL && !value.is_empty())
+            .map(|(_, value)| ("database.url".to_owned(), DATABASE_URL.to_owned(), value.clone()));
+        Self::texts("database url", given, known, problems)
+    }
+
+    /// `POSTHASTE_SECTION__KEY`. What orchestrators put under the same prefix is passed over.
+    pub(super) fn environment(
+        environment: &[(OsString, OsString)],
+        known: &Known,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let given = environment.iter().filter_map(|(name, value)| {
+            let name = name.to_str()?;
+            let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", ".");
+            let ours = name != CONFIG_FILE_VARIABLE && !is_service_link(name);
+            ours.then(|| (key, name.to_owned(), value.clone()))
+        });
+        Self::texts("environment", given, known, problems)
+    }
+
+    /// `--set section.key=value`.
+    pub(super) fn flags(
+        flags: &[(String, String)],
+        known: &Known,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let given =
+            flags.iter().map(|(key, text)| (key.clone(), format!("--set {key}"), text.into()));
+        Self::texts("flags", given, known, problems)
+    }
+
+    /// Where this layer gives a value to the key, if it does.
+    pub(super) fn place(&self, key: &str) -> Option<&str> {
+        self.places.get(key).map(String::as_str)
+    }
+
+    /// Settings given as text take the kind of value that their default has. Each item is a key, the
+    /// place where it is written, and the text.
+    fn texts(
+        name: &'static str,
+        given: impl Iterator<Item = (String, String, OsString)>,
+        known: &Known,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let mut layer = Self { name, values: Dict::new(), places: BTreeMap::new() };
+        for (key, place, text) in given {
+            let Some(kind) = known.kind(&key) else {
+                problems.push(known.unknown(key, Some(place)));
+                continue;
+            };
+            match text.into_string() {
+                Ok(text) => layer.set(&Assignment { key, text, place }, kind),
+                Err(_) => problems.push(Problem {
+                    place: Some(place),
+                    key: Some(key),
+                    what: "the value is not UTF-8".to_owned(),
+                }),
+            }
+        }
+        layer.settle_url(problems);
+        layer
+    }
+
+    fn set(&mut self, assignment: &Assignment, kind: &Value) {
+        let (section, key) =
+            assignment.key.split_once('.').expect("a known key has a section, or it has no kind");
+        let section = self.values.entry(section.to_owned()).or_insert_with(|| Dict::new().into());
+        if let Value::Dict(_, keys) = section {
+            keys.insert(key.to_owned(), typed(&assignment.text, kind));
+        }
+        self.places.insert(assignment.key.clone(), assignment.place.clone());
+    }
+
+    fn drop_unknown(&mut self, known: &Known, problems: &mut Vec<Problem>) {
+        let places = &self.places;
+        let place = |key: &str| places.get(key).cloned();
+        self.values.retain(|section, value| {
+            let Some(there) = known.0.get(section).and_then(Value::as_dict) else {
+                problems.push(match value {
+                    Value::Dict(..) => known.unknown_section(section.clone(), place(section)),
+                    _ => known.unknown(section.clone(), place(section)),
+                });
+                return false;
+            };
+            let Value::Dict(_, keys) = value else {
+                let what = format!("is a section; write [{section}] and its settings below it");
+                problems.push(Problem { place: place(section), key: Some(section.clone()), what });
+                return false;
+            };
+            keys.retain(|key, _| {
+                let full = format!("{section}.{key}");
+                let is_known = there.contains_key(key);
+                if !is_known {
+                    let place = place(&full);
+                    problems.push(known.unknown(full, place));
+                }
+                is_known
+            });
+            true
+        });
+    }
+
+    /// A layer that names the URL or its file overrules both of the layers below it.
+    fn settle_url(&mut self, problems: &mut Vec<Problem>) {
+        let Some(Value::Dict(_, keys)) = self.values.get_mut("database") else { return };
+        let given =
+            |key: &str| keys.get(key).and_then(Value::as_str).is_some_and(|s| !s.is_empty());
+        let overruled = match (given("url"), given("url_file")) {
+            (true, false) => "url_file",
+            (false, true) => "url",
+            (false, false) => return,
+            (true, true) => {
+                let key = "database.url_file".to_owned();
+                let what = "database.url is given beside it; give one of the two".to_owned();
+                problems.push(Problem {
+                    place: self.places.get(&key).cloned(),
+                    key: Some(key),
+                    what,
+                });
+                return;
+            }
+        };
+        keys.insert(overruled.to_owned(), "".into());
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+/// The text as a value of the same kind. What does not fit stays text, and the setting's type objects.
+fn typed(text: &str, kind: &Value) -> Value {
+    match kind {
+        Value::Num(..) => match text.trim().parse::<i64>() {
+            Ok(number) => Value::from(Num::I64(number)),
+            Err(_) => Value::from(text),
+        },
+        Value::Array(..) if text.trim_start().starts_with('[') => {
+            Toml::from_str::<Dict>(&format!("list = {text}"))
+                .ok()
+                .and_then(|mut values| values.remove("list"))
+                .unwrap_or_else(|| Value::from(text))
+        }
+        Value::Array(..) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::from(items.map(Value::from).collect::<Vec<_>>())
+        }
+        _ => Value::from(text),
+    }
+}
+
+/// Whether Kubernetes set this variable, as it does for every Service in the namespace: one that is named
+/// `posthaste` would otherwise keep the relay from starting.
+fn is_service_link(name: &str) -> bool {
+    let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
+    !name.contains("__")
+        && (name.ends_with("_SERVICE_HOST")
+            || name.split_once("_SERVICE_PORT").is_some_and(|(_, rest)| is_port(rest))
+            || name.ends_with("_PORT")
+            || name
+                .split_once("_PORT_")
+                .is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit())))
+}
+
+/// Tells every key of the table, with its section, and where it begins.
+fn note_lines(table: &dyn TableLike, prefix: &str, note: &mut impl FnMut(String, usize)) {
+    for (name, item) in table.iter() {
+        let full = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+        if let Some(nested) = item.as_table_like() {
+            note_lines(nested, &full, note);
+        }
+        if let Some(span) = table.get_key_value(name).and_then(|(key, _)| key.span()) {
+            note(full, span.start);
+        }
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}

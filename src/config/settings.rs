@@ -1,0 +1,234 @@
+//! The settings as types: one struct per section of `default.toml`, where each one's reason, default and
+//! what happens when it is too small or too large is told. What depends on bounds or on one another is
+//! checked in [`check`](super::check).
+
+use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+
+use serde::Deserialize;
+
+use super::units::{Hidden, Opening, ProxyUrl, serde_as};
+
+/// All settings of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub database: DatabaseSettings,
+    pub http: HttpSettings,
+    pub relay: RelaySettings,
+    pub delivery: DeliverySettings,
+    pub retry: RetrySettings,
+    pub health: HealthSettings,
+    pub addresses: AddressSettings,
+    pub upkeep: UpkeepSettings,
+    pub log: LogSettings,
+}
+
+/// `[database]`: where the outbox is and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// Never empty once loaded; what `url_file` holds has been read into it.
+    pub url: Hidden,
+    #[serde(deserialize_with = "serde_as::path")]
+    pub(super) url_file: Option<PathBuf>,
+    #[serde(deserialize_with = "serde_as::path")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Replaces the URL's password. Read from `password_file`.
+    #[serde(skip)]
+    pub password: Option<Hidden>,
+    /// Pooled connections, besides the relay's own session. 1 to 100.
+    pub pool_size: usize,
+    /// Per host.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub connect_timeout: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub statement_timeout: Duration,
+    /// Root certificates in PEM to trust besides the system's.
+    #[serde(deserialize_with = "serde_as::path")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[http]`: the relay's own listener.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSettings {
+    /// `None`: serve nothing.
+    #[serde(deserialize_with = "serde_as::listen")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[relay]`: the running loop.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelaySettings {
+    /// Never empty once loaded: the host's name unless given.
+    pub name: String,
+    /// Requests in flight over all endpoints.
+    pub max_in_flight: usize,
+    /// Payload bytes of claimed deliveries.
+    #[serde(deserialize_with = "serde_as::bytes")]
+    pub max_in_flight_bytes: usize,
+    /// Rows per statement.
+    pub batch: usize,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub poll_interval: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub heartbeat: Duration,
+    /// At least three heartbeats.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub lease: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub grace: Duration,
+    pub wake: Wake,
+    /// Longest wait before results are written; may be zero.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub record_interval: Duration,
+    workers: usize,
+}
+
+impl RelaySettings {
+    /// Threads of the runtime: as set, or one per core this process may use. At least 1.
+    #[must_use]
+    pub fn worker_threads(&self) -> usize {
+        match self.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.workers
+    }
+}
+
+/// How an idle relay learns of new events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wake {
+    /// LISTEN for the bell, with a slow poll behind it.
+    Listen,
+    /// Look every `poll_interval`.
+    Poll,
+}
+
+/// `[delivery]`: one attempt, and how many at once to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeliverySettings {
+    /// In total, to the end of the response's head, unless the endpoint has its own.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub timeout: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub resolve_timeout: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub connect_timeout: Duration,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub tls_timeout: Duration,
+    /// Bytes of a response's body that are stored; may be zero.
+    #[serde(deserialize_with = "serde_as::bytes")]
+    pub body_kept: usize,
+    /// How long a response's body is read.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub body_time: Duration,
+    /// Requests in flight to an endpoint of which nothing is known. 1 to `max_concurrency`.
+    pub window_start: u32,
+    /// Per endpoint, unless it has its own.
+    pub max_concurrency: u32,
+    /// Never empty once loaded, and fit for a header.
+    pub user_agent: String,
+    /// Root certificates in PEM to trust besides the system's.
+    #[serde(deserialize_with = "serde_as::path")]
+    pub ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "serde_as::proxy")]
+    pub proxy: Option<ProxyUrl>,
+    /// How long an idle connection is kept.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub idle_timeout: Duration,
+    /// The `source` attribute of `CloudEvents`.
+    pub cloudevents_source: String,
+}
+
+/// `[retry]`: when the next attempt comes, and when there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrySettings {
+    /// The n-th retry comes after `n^exponent` seconds and the jitter.
+    pub exponent: u32,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub jitter_min: Duration,
+    /// At least `jitter_min`.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub jitter_max: Duration,
+    /// No delay is longer; at least `jitter_max`.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub cap: Duration,
+    /// The first attempt included; at least 1.
+    pub max_attempts: u32,
+    /// Age of the event after which its delivery is given up.
+    #[serde(deserialize_with = "serde_as::duration_or_off")]
+    pub max_age: Option<Duration>,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub retry_after_cap: Duration,
+}
+
+/// `[health]`: when an endpoint is paused, probed and disabled.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthSettings {
+    /// Consecutive failures; at least 1.
+    pub failures_to_pause: u32,
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub first_pause: Duration,
+    /// At least `first_pause`.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub longest_pause: Duration,
+    /// `None`: never.
+    #[serde(deserialize_with = "serde_as::duration_or_off")]
+    pub disable_after: Option<Duration>,
+}
+
+/// `[addresses]`: whom we may dial besides the public internet over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressSettings {
+    #[serde(deserialize_with = "serde_as::openings")]
+    pub allow: Vec<Opening>,
+    #[serde(deserialize_with = "serde_as::openings")]
+    pub allow_http: Vec<Opening>,
+}
+
+/// `[upkeep]`: partitions and what is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpkeepSettings {
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub interval: Duration,
+    /// In days; at least 1.
+    pub partitions_ahead: u32,
+    /// At least a day.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub outbox_retention: Duration,
+    /// At least a day.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub attempts_retention: Duration,
+}
+
+/// `[log]`: what is logged, and how it looks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
+    /// A level or a filter in the syntax of `tracing`'s `EnvFilter`; parses once loaded.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// What a line of the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text if standard error is a terminal, JSON if not.
+    Auto,
+    /// One object per line.
+    Json,
+    Text,
+}

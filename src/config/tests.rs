@@ -1,0 +1,428 @@
+use std::fs;
+
+use super::*;
+
+const URL: &str = "postgres://app:hunter2@db.internal/shop";
+
+/// The settings that follow from a file's text, variables and flags.
+#[derive(Default)]
+struct Given<'a> {
+    file: Option<&'a str>,
+    environment: &'a [(&'a str, &'a str)],
+    flags: &'a [(&'a str, &'a str)],
+}
+
+impl Given<'_> {
+    fn load(&self) -> Result<Config, ConfigError> {
+        self.load_in(tempfile::tempdir().unwrap().path())
+    }
+
+    /// The error's text, as it is when the file stands in the working directory.
+    fn error(&self) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let error = self.load_in(directory.path()).unwrap_err().to_string();
+        error.replace(&format!("{}/", directory.path().display()), "")
+    }
+
+    fn load_in(&self, directory: &Path) -> Result<Config, ConfigError> {
+        if let Some(text) = self.file {
+            fs::write(directory.join("posthaste.toml"), text).unwrap();
+        }
+        load(&Sources {
+            config_file: None,
+            directory: Some(directory.to_owned()),
+            environment: owned(self.environment),
+            flags: owned(self.flags),
+        })
+    }
+}
+
+fn owned<T: From<String>>(pairs: &[(&str, &str)]) -> Vec<(T, T)> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned().into(), (*v).to_owned().into())).collect()
+}
+
+fn environment_error(name: &str, value: &str) -> String {
+    Given { environment: &[("DATABASE_URL", URL), (name, value)], ..Given::default() }.error()
+}
+
+fn with_file(text: &str) -> Given<'_> {
+    Given { file: Some(text), environment: &[("DATABASE_URL", URL)], ..Given::default() }
+}
+
+#[test]
+fn the_defaults_need_nothing_but_a_database() {
+    let config =
+        Given { environment: &[("DATABASE_URL", URL)], ..Given::default() }.load().unwrap();
+    assert_eq!(config.database.url.expose(), URL);
+    assert_eq!(config.http.listen, Some("127.0.0.1:7878".parse().unwrap()));
+    assert_eq!(config.relay.batch, 500);
+    assert_eq!(config.relay.wake, Wake::Listen);
+    assert!(config.relay.worker_threads() >= 1);
+    assert_eq!(config.delivery.user_agent, concat!("posthaste/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(config.retry.max_age, None);
+    assert_eq!(config.health.disable_after, Some(std::time::Duration::from_secs(5 * 86400)));
+    assert!(!config.relay.name.is_empty());
+}
+
+#[test]
+fn without_a_database_the_error_says_how_to_name_one() {
+    insta::assert_snapshot!(Given::default().error(), @"settings: database.url: not set; set DATABASE_URL, or POSTHASTE_DATABASE__URL, or url under [database] in posthaste.toml, or name a file that holds it in database.url_file");
+}
+
+#[test]
+fn every_default_is_read_and_none_is_missing() {
+    let known = Known::new(DEFAULTS);
+    for key in known.keys() {
+        // a key that is not read, or that the types do without, could be taken away unnoticed
+        let (section, name) = key.split_once('.').unwrap();
+        let mut here = "";
+        let without: String = DEFAULTS
+            .lines()
+            .filter(|line| {
+                if line.starts_with('[') {
+                    here = line.trim_matches(['[', ']']);
+                }
+                !(here == section && line.starts_with(&format!("{name} =")))
+            })
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
+        let figment = Figment::new().merge(Known::new(&without).layer());
+        let mut problems = Vec::new();
+        assert!(typed(&figment, &|_| None, &mut problems).is_none(), "{key} is required");
+        assert!(problems[0].key.as_deref() == Some(&*key), "{key}: {problems:?}");
+    }
+    let figment = Figment::new().merge(known.layer());
+    let mut problems = Vec::new();
+    assert!(typed(&figment, &|_| None, &mut problems).is_some(), "{problems:?}");
+}
+
+#[test]
+fn every_default_has_its_reason_above_it() {
+    let mut above = "";
+    let mut settings = 0;
+    for line in DEFAULTS.lines() {
+        if line.starts_with(|c: char| c.is_ascii_lowercase()) {
+            settings += 1;
+            assert!(above.starts_with("# "), "no reason above: {line}");
+        }
+        above = line;
+    }
+    assert_eq!(settings, Known::new(DEFAULTS).keys().len());
+}
+
+#[test]
+fn every_setting_can_come_from_the_environment() {
+    for key in Known::new(DEFAULTS).keys() {
+        let name = format!("POSTHASTE_{}", key.replace('.', "__").to_uppercase());
+        // no setting takes this, so each must object, and say where it stands
+        let error = environment_error(&name, "\u{1}no\u{7f} such value\n");
+        let texts = [
+            "name",
+            "level",
+            "url_file",
+            "password_file",
+            "ca_file",
+            "user_agent",
+            "source",
+            "url",
+        ];
+        let is_text = texts.iter().any(|text| key.ends_with(text));
+        assert!(error.starts_with(&format!("settings: {name}: {key}: ")), "{error}");
+        assert!(is_text || error.contains("write"), "{error}");
+    }
+}
+
+#[test]
+fn later_sources_go_over_earlier_ones() {
+    let file = "[relay]\nbatch = 1\npoll_interval = \"2s\"\nheartbeat = \"1s\"\n[database]\nurl = \"postgres://file\"";
+    let given = Given {
+        file: Some(file),
+        environment: &[
+            ("DATABASE_URL", "postgres://plain"),
+            ("POSTHASTE_RELAY__BATCH", "2"),
+            ("POSTHASTE_RELAY__POLL_INTERVAL", "3s"),
+        ],
+        flags: &[("relay.batch", "3")],
+    };
+    let config = given.load().unwrap();
+    assert_eq!(config.database.url.expose(), "postgres://plain");
+    assert_eq!(config.relay.batch, 3);
+    assert_eq!(config.relay.poll_interval.as_secs(), 3);
+    assert_eq!(config.relay.heartbeat.as_secs(), 1);
+    let ours =
+        [("DATABASE_URL", "postgres://plain"), ("POSTHASTE_DATABASE__URL", "postgres://ours")];
+    let config = Given { environment: &ours, ..Given::default() }.load().unwrap();
+    assert_eq!(config.database.url.expose(), "postgres://ours");
+}
+
+#[test]
+fn text_becomes_what_the_setting_is() {
+    let config = Given {
+        environment: &[
+            ("DATABASE_URL", URL),
+            ("POSTHASTE_RELAY__NAME", "42"),
+            ("POSTHASTE_ADDRESSES__ALLOW", "10.0.0.0/8, hooks.internal"),
+            ("POSTHASTE_ADDRESSES__ALLOW_HTTP", "[\"127.0.0.1\"]"),
+            ("POSTHASTE_HTTP__LISTEN", "off"),
+            ("POSTHASTE_HEALTH__DISABLE_AFTER", "off"),
+            ("POSTHASTE_DELIVERY__PROXY", "http://p:3128"),
+            ("POSTHASTE_LOG__FORMAT", "json"),
+        ],
+        ..Given::default()
+    }
+    .load()
+    .unwrap();
+    assert_eq!(config.relay.name, "42");
+    assert_eq!(config.addresses.allow.len(), 2);
+    assert_eq!(config.addresses.allow[1], Opening::Host("hooks.internal".to_owned()));
+    assert_eq!(config.addresses.allow_http, ["127.0.0.1".parse().unwrap()]);
+    assert_eq!(config.http.listen, None);
+    assert_eq!(config.health.disable_after, None);
+    assert_eq!(config.delivery.proxy.unwrap().url().port(), Some(3128));
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_its_line_and_the_nearest_key() {
+    let cases = [
+        (
+            "[relay]\n\nbacth = 1",
+            "settings: posthaste.toml:3: relay.bacth: no such setting; did you mean relay.batch?",
+        ),
+        (
+            "[relay]\ntimeout = \"1s\"",
+            "settings: posthaste.toml:2: relay.timeout: no such setting; did you mean delivery.timeout?",
+        ),
+        (
+            "relay.bacth = 1",
+            "settings: posthaste.toml:1: relay.bacth: no such setting; did you mean relay.batch?",
+        ),
+        (
+            "relay = { batch = 1, bacth = 2 }",
+            "settings: posthaste.toml:1: relay.bacth: no such setting; did you mean relay.batch?",
+        ),
+        ("[relay]\nquux = 1", "settings: posthaste.toml:2: relay.quux: no such setting"),
+        (
+            "# first\nbatch = 1",
+            "settings: posthaste.toml:2: batch: no such setting; did you mean relay.batch?",
+        ),
+        (
+            "[relays]\nexponent = 1",
+            "settings: posthaste.toml:1: relays: no such section; did you mean [relay]?",
+        ),
+        (
+            "relay = 5",
+            "settings: posthaste.toml:1: relay: is a section; write [relay] and its settings below it",
+        ),
+    ];
+    for (file, error) in cases {
+        assert_eq!(with_file(file).error(), error);
+    }
+}
+
+#[test]
+fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
+    let cases = [
+        (
+            "[relay]\nbatch = \"many\"",
+            r#"settings: posthaste.toml:2: relay.batch: "many" does not fit; write a whole number, 0 or more"#,
+        ),
+        (
+            "[relay]\nbatch = -1",
+            "settings: posthaste.toml:2: relay.batch: -1 does not fit; write a whole number, 0 or more",
+        ),
+        (
+            "[relay]\nbatch = 0",
+            "settings: posthaste.toml:2: relay.batch: 0 is out of bounds; write 1 to 10000",
+        ),
+        (
+            "[relay]\nheartbeat = 2",
+            "settings: posthaste.toml:2: relay.heartbeat: 2 does not fit; write text in quotes",
+        ),
+        (
+            "[relay]\nheartbeat = \"2\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: "2" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
+        ),
+        (
+            "[relay]\nheartbeat = \"50ms\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: "50ms" is out of bounds; write "100ms" to "1m""#,
+        ),
+        (
+            "[relay]\nheartbeat = \"9s\"",
+            "settings: posthaste.toml:2: relay.lease: must be at least three times relay.heartbeat",
+        ),
+        (
+            "[relay]\nwake = \"sleep\"",
+            r#"settings: posthaste.toml:2: relay.wake: "sleep" does not fit; write "listen" or "poll""#,
+        ),
+        (
+            "[delivery]\nbody_kept = \"2MiB\"",
+            "settings: posthaste.toml:2: delivery.body_kept: 2097152 bytes are out of bounds; write 0B to 1MiB",
+        ),
+        (
+            "[delivery]\nca_file = \"/no/such.pem\"",
+            "settings: posthaste.toml:2: delivery.ca_file: there is no file /no/such.pem",
+        ),
+        (
+            "[retry]\njitter_max = \"1s\"",
+            "settings: posthaste.toml:2: retry.jitter_max: must be at least retry.jitter_min",
+        ),
+        (
+            "[addresses]\nallow = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
+            r#"settings: posthaste.toml:2: addresses.allow: "10.0.0.0/33" is not a network, address or host name; write "10.0.0.0/8", "fd00::/8" or "hooks.internal""#,
+        ),
+        (
+            "[http]\nlisten = \"7878\"",
+            r#"settings: posthaste.toml:2: http.listen: "7878" is not an address and port; write "127.0.0.1:7878", "0.0.0.0:7878", "[::]:7878" or "off""#,
+        ),
+        ("[log]\nlevel = \"info,=,\"", ""),
+        (
+            "[upkeep]\noutbox_retention = \"1h\"",
+            r#"settings: posthaste.toml:2: upkeep.outbox_retention: "1h" is out of bounds; write "1d" to "3653d""#,
+        ),
+    ];
+    for (file, error) in cases {
+        let found = with_file(file).error();
+        if error.is_empty() {
+            assert!(found.contains("posthaste.toml:2: log.level: "), "{found}");
+        } else {
+            assert_eq!(found, error);
+        }
+    }
+}
+
+#[test]
+fn a_variable_is_named_in_its_error() {
+    assert_eq!(
+        environment_error("POSTHASTE_RELAY__BATCH", "many"),
+        r#"settings: POSTHASTE_RELAY__BATCH: relay.batch: "many" does not fit; write a whole number, 0 or more"#
+    );
+    assert_eq!(
+        environment_error("POSTHASTE_DATABASE_URL", URL),
+        "settings: POSTHASTE_DATABASE_URL: database_url: no such setting; did you mean database.url?"
+    );
+    let flags =
+        Given { environment: &[("DATABASE_URL", URL)], flags: &[("relay.bacth", "1")], file: None };
+    assert_eq!(
+        flags.error(),
+        "settings: --set relay.bacth: relay.bacth: no such setting; did you mean relay.batch?"
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let error = with_file("[relay]\nbacth = 1\nbatch = \"x\"\n[log]\nformat = \"xml\"").error();
+    assert_eq!(
+        error,
+        "settings: 3 things are wrong\
+         \n  posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?\
+         \n  posthaste.toml:3: relay.batch: \"x\" does not fit; write a whole number, 0 or more\
+         \n  posthaste.toml:5: log.format: \"xml\" does not fit; write \"auto\" or \"json\" or \"text\""
+    );
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_named_with_its_line_and_never_quoted() {
+    let error = with_file("[database]\nurl = \"postgres://app:hunter2@db\nx = 1").error();
+    assert!(error.starts_with("settings: posthaste.toml:2: not TOML: "), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn no_error_and_no_debug_output_holds_a_secret() {
+    for url in ["hunter2", "mysql://a:hunter2@db"] {
+        let error = Given { environment: &[("DATABASE_URL", url)], ..Given::default() }.error();
+        assert!(
+            error.starts_with("settings: DATABASE_URL: database.url: not a Postgres URL"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let error = environment_error("POSTHASTE_DELIVERY__PROXY", "socks5://me:hunter2@p");
+    assert!(!error.contains("hunter2"), "{error}");
+    let config =
+        Given { environment: &[("DATABASE_URL", URL)], ..Given::default() }.load().unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_secret_may_come_from_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (url, password) = (path("url", &format!("{URL}\n")), path("password", " hunter 3 \r\n"));
+    let environment = [
+        ("DATABASE_URL", "postgres://plain"),
+        ("POSTHASTE_DATABASE__URL_FILE", &*url),
+        ("POSTHASTE_DATABASE__PASSWORD_FILE", &*password),
+    ];
+    let config = Given { environment: &environment, ..Given::default() }.load().unwrap();
+    assert_eq!(config.database.url.expose(), URL, "the file is given later in the order");
+    assert_eq!(config.database.password.unwrap().expose(), " hunter 3 ");
+
+    let file = format!("[database]\nurl_file = {url:?}");
+    let plain = Given {
+        file: Some(&file),
+        environment: &[("DATABASE_URL", "postgres://plain")],
+        ..Given::default()
+    };
+    assert_eq!(plain.load().unwrap().database.url.expose(), "postgres://plain");
+
+    let both = Given { file: Some(&format!("{file}\nurl = \"postgres://x\"")), ..Given::default() };
+    assert_eq!(
+        both.error(),
+        "settings: posthaste.toml:2: database.url_file: database.url is given beside it; give one of the two"
+    );
+
+    for (name, what) in [
+        (path("empty", "\n"), "the file is empty"),
+        ("/no/such".to_owned(), "cannot open /no/such"),
+    ] {
+        let error = environment_error("POSTHASTE_DATABASE__URL_FILE", &name);
+        assert!(
+            error.starts_with("settings: POSTHASTE_DATABASE__URL_FILE: database.url_file: "),
+            "{error}"
+        );
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let by_flag = Sources { config_file: Some("/no/such.toml".into()), ..Sources::default() };
+    let error = load(&by_flag).unwrap_err().to_string();
+    assert!(error.contains("--config: cannot open /no/such.toml: "), "{error}");
+    let by_variable = Sources {
+        environment: vec![("POSTHASTE_CONFIG".into(), "/no/such.toml".into())],
+        ..Sources::default()
+    };
+    let error = load(&by_variable).unwrap_err().to_string();
+    assert!(error.contains("POSTHASTE_CONFIG: cannot open /no/such.toml: "), "{error}");
+}
+
+#[test]
+fn what_kubernetes_puts_beside_our_variables_does_no_harm() {
+    let service_links = [
+        ("POSTHASTE_SERVICE_HOST", "10.0.0.1"),
+        ("POSTHASTE_SERVICE_PORT", "7878"),
+        ("POSTHASTE_SERVICE_PORT_HTTP", "7878"),
+        ("POSTHASTE_PORT", "tcp://10.0.0.1:7878"),
+        ("POSTHASTE_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
+        ("POSTHASTE_PORT_7878_TCP_ADDR", "10.0.0.1"),
+        ("POSTHASTE_METRICS_SERVICE_HOST", "10.0.0.1"),
+        ("DATABASE_URL", URL),
+    ];
+    Given { environment: &service_links, ..Given::default() }.load().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStringExt;
+    let environment = vec![("DATABASE_URL".into(), OsString::from_vec(vec![0xff]))];
+    let error = load(&Sources { environment, ..Sources::default() }).unwrap_err().to_string();
+    assert!(error.contains("DATABASE_URL: database.url: the value is not UTF-8"), "{error}");
+}

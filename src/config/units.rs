@@ -1,0 +1,304 @@
+//! How a setting's text becomes a value: durations, sizes, "off", and addresses. Each says in its error
+//! what would be right; where the text came from is added by [`load`](super::load).
+
+use std::{
+    fmt::{self, Display},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use jiff::{Span, SpanRelativeTo};
+use serde::{Deserialize, Deserializer, de};
+use url::Url;
+
+/// What an operator writes for "none of it". An empty text says the same.
+const OFF: &str = "off";
+
+/// A text that must not be shown: a URL with a password, a password.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself, for whoever opens the connection and nobody else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(…)")
+    }
+}
+
+/// The URL of an HTTP proxy. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(Url);
+
+impl ProxyUrl {
+    /// `http://host:port`, perhaps with user and password.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProxyUrl({})", self.0.host_str().unwrap_or_default())
+    }
+}
+
+impl FromStr for ProxyUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // the text may hold a password, so no error repeats it
+        let url = Url::parse(text).map_err(|error| {
+            format!("not a URL ({error}); write http://host:port, or \"off\" for no proxy")
+        })?;
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if url.scheme() == "http" && url.has_host() && bare {
+            Ok(Self(url))
+        } else {
+            Err("not the URL of an HTTP proxy; write http://host:port".to_owned())
+        }
+    }
+}
+
+/// An entry of `addresses.allow` or `addresses.allow_http`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening {
+    /// A network; a single address is the network of its own.
+    Net(IpNet),
+    /// A host name in lower case, exactly as in an endpoint's URL.
+    Host(String),
+}
+
+impl FromStr for Opening {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net.trunc()));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(address.into()));
+        }
+        let named =
+            text.strip_suffix('.').unwrap_or(text).split('.').all(|label| {
+                (1..=63).contains(&label.len()) && label.chars().all(is_host_character)
+            });
+        // "10.0.0.0/33" and "10.0.0" are mistaken networks, not names
+        let numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+        if named && !numeric && text.len() <= 253 {
+            return Ok(Self::Host(text.trim_end_matches('.').to_ascii_lowercase()));
+        }
+        Err(format!(
+            "{text:?} is not a network, address or host name; write \"10.0.0.0/8\", \"fd00::/8\" or \"hooks.internal\""
+        ))
+    }
+}
+
+fn is_host_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+/// A duration such as `"500ms"`, `"1h 30m"` or `"30d"`; a day is 24 hours.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is not a duration; write a number with a unit, such as \"500ms\", \"2s\" or \"30d\""
+        )
+    };
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(signed).map_err(|_| format!("{text:?} is negative"))
+}
+
+/// A size such as `"4096B"`, `"16KiB"` or `"1MB"`.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let factor: Option<u64> = match unit.trim() {
+        "B" => Some(1),
+        "kB" | "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    digits.parse().ok().zip(factor).and_then(|(n, factor): (u64, u64)| n.checked_mul(factor)).ok_or_else(
+        || {
+            format!(
+                "{text:?} is not a size; write a whole number with a unit, such as \"4096B\", \"16KiB\" or \"64MiB\""
+            )
+        },
+    )
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an address and port; write \"127.0.0.1:7878\", \"0.0.0.0:7878\", \"[::]:7878\" or \"off\""
+        )
+    })
+}
+
+/// `None` for an empty text or "off".
+fn unless_off<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    match text.trim() {
+        "" | OFF => Ok(None),
+        text => parse(text).map(Some),
+    }
+}
+
+pub(super) mod serde_as {
+    //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
+
+    use super::{
+        Deserialize, Deserializer, Display, Duration, FromStr, Opening, PathBuf, ProxyUrl,
+        SocketAddr, de, parse_duration, parse_listen, parse_size, unless_off,
+    };
+
+    pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Duration, D::Error> {
+        parsed(&String::deserialize(d)?, parse_duration)
+    }
+
+    pub(in crate::config) fn duration_or_off<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        parsed(&String::deserialize(d)?, |text| {
+            unless_off(text, parse_duration).map_err(|wrong| format!("{wrong}, or \"off\""))
+        })
+    }
+
+    pub(in crate::config) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
+        parsed(&String::deserialize(d)?, |text| {
+            usize::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is out of reach"))
+        })
+    }
+
+    pub(in crate::config) fn listen<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        parsed(&String::deserialize(d)?, |text| unless_off(text, parse_listen))
+    }
+
+    pub(in crate::config) fn proxy<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<ProxyUrl>, D::Error> {
+        parsed(&String::deserialize(d)?, |text| unless_off(text, ProxyUrl::from_str))
+    }
+
+    /// Empty: none. A file named "off" is a file.
+    pub(in crate::config) fn path<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    pub(in crate::config) fn openings<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Vec<Opening>, D::Error> {
+        Vec::<String>::deserialize(d)?
+            .iter()
+            .map(|entry| parsed(entry, |text| text.trim().parse()))
+            .collect()
+    }
+
+    fn parsed<T, W: Display, E: de::Error>(
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, W>,
+    ) -> Result<T, E> {
+        parse(text).map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_a_number_with_a_unit() {
+        for (text, seconds) in
+            [("500ms", 0.5), ("2s", 2.0), ("0s", 0.0), ("1h 30m", 5400.0), ("30d", 2_592_000.0)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for text in ["", "2", "5 parsecs", "2 months", "1e3s", "NaN", "99999999999999999999s"] {
+            let wrong = parse_duration(text).unwrap_err();
+            assert!(wrong.contains("is not a duration"), "{text}: {wrong}");
+        }
+        assert!(parse_duration("-2s").unwrap_err().contains("negative"));
+        assert!(parse_duration("2s ago").unwrap_err().contains("negative"));
+    }
+
+    #[test]
+    fn a_size_is_a_whole_number_with_a_unit() {
+        for (text, bytes) in
+            [("0B", 0), ("4096B", 4096), ("16KiB", 16384), ("64 MiB", 67_108_864), ("1kB", 1000)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "4096", "KiB", "-1B", "1.5MiB", "1mib", "99999999999GiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_opening_is_a_network_an_address_or_a_name() {
+        let net = |text: &str| Opening::Net(text.parse().unwrap());
+        for (text, opening) in [
+            ("10.0.0.0/8", net("10.0.0.0/8")),
+            ("10.1.2.3/8", net("10.0.0.0/8")),
+            ("127.0.0.1", net("127.0.0.1/32")),
+            ("fd00::/8", net("fd00::/8")),
+            ("::1", net("::1/128")),
+            ("Hooks.Internal.", Opening::Host("hooks.internal".to_owned())),
+            ("my_service", Opening::Host("my_service".to_owned())),
+        ] {
+            assert_eq!(text.parse(), Ok(opening), "{text}");
+        }
+        for text in
+            ["", "10.0.0.0/33", "10.0.0", "*.internal", "http://a", "a:80", "a b", "..", "[::1]"]
+        {
+            assert!(text.parse::<Opening>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_with_a_password_is_shown_without_it() {
+        let proxy: ProxyUrl = "http://me:hunter2@proxy.internal:3128".parse().unwrap();
+        assert_eq!(proxy.url().password(), Some("hunter2"));
+        assert!(!format!("{proxy:?}").contains("hunter2"));
+        for text in
+            ["socks5://hunter2@p:1", "http://hunter2@p/path", "hunter2", "https://hunter2@p"]
+        {
+            let wrong = text.parse::<ProxyUrl>().unwrap_err();
+            assert!(!wrong.contains("hunter2"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_shown() {
+        assert!(!format!("{:?}", Hidden::new("hunter2".to_owned())).contains("hunter2"));
+    }
+}

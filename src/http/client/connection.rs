@@ -1,0 +1,363 @@
+//! One open connection and the exchanges on it. Owned by one worker at a time: there is no pool, no
+//! lock and no task besides the caller's; hyper's connection future is polled along with the exchange,
+//! and between exchanges nothing runs.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::Either;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::header::{HOST, HeaderMap};
+use hyper::{Request, Response, Version};
+use hyper_rustls::MaybeHttpsStream;
+use hyper_util::rt::TokioIo;
+
+use super::alarm::Alarm;
+use super::failure;
+use super::tasks::{Inbox, Tasks};
+use super::wire::{Allowance, Wire};
+use crate::clock::Clock;
+use crate::http::target::Target;
+use crate::model::outcome::{Answer, Cause, Outcome, Phase, Phases};
+
+/// What hyper talks through.
+pub(super) type Stream = MaybeHttpsStream<TokioIo<Wire>>;
+
+type Post = Request<Full<Bytes>>;
+
+/// An open connection to one origin, kept between requests in the caller's slot.
+pub struct Connection {
+    target: Target,
+    http: Http,
+    allowance: Allowance,
+    alarm: Alarm,
+    opened: Instant,
+    used: Instant,
+}
+
+/// How much is read, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) head_bytes: usize,
+    pub(super) head_count: usize,
+    pub(super) body_kept: usize,
+    pub(super) body_time: Duration,
+    pub(super) idle_kept: Duration,
+    pub(super) connection_life: Duration,
+}
+
+/// What an exchange came to.
+pub(super) enum Sent {
+    /// The connection may serve another request if it is reusable.
+    Finished { outcome: Outcome, reusable: bool },
+    /// The connection was closed before a byte of the request was written: sending it elsewhere is
+    /// not a second attempt.
+    Unsent(Box<Post>),
+}
+
+/// A body that is longer than what is kept is read on for this much, since a new connection costs
+/// more than that; then the connection is dropped.
+const DRAINED: usize = 64 * 1024;
+
+/// What hyper may have read of the body, or HTTP/2 of its own frames, besides the bytes that are
+/// being counted. Far above what an honest peer sends, far below what hurts.
+const READ_AHEAD: usize = 256 * 1024;
+
+/// How much of a body an HTTP/2 peer may send before we have read it.
+const HTTP2_WINDOW: u32 = 64 * 1024;
+
+/// What httparse is given room for without allocating; another count costs an allocation a response.
+const HYPER_HEAD_COUNT: usize = 100;
+
+/// hyper wants no less.
+const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
+
+impl Connection {
+    /// Speaks whichever HTTP the two sides agreed on.
+    pub(super) async fn handshake(
+        stream: Stream,
+        allowance: Allowance,
+        target: &Target,
+        deadline: Instant,
+        limits: &Limits,
+    ) -> hyper::Result<Self> {
+        let http = if is_http2(&stream) {
+            Http::two(stream, limits).await?
+        } else {
+            Http::one(stream, limits).await?
+        };
+        let now = Clock.instant();
+        Ok(Self {
+            target: target.clone(),
+            http,
+            allowance,
+            alarm: Alarm::at(deadline),
+            opened: now,
+            used: now,
+        })
+    }
+
+    /// Whether this connection goes where `target` is and is not stale. An old connection is not
+    /// kept for ever, because the name may point elsewhere by now; an idle one may have been
+    /// forgotten by something on the way without a word.
+    pub(super) fn serves(&self, target: &Target, now: Instant, limits: &Limits) -> bool {
+        self.target.same_origin(target)
+            && now.saturating_duration_since(self.opened) < limits.connection_life
+            && now.saturating_duration_since(self.used) < limits.idle_kept
+    }
+
+    /// Looks whether the peer has closed it in the meantime, which only polling tells.
+    pub(super) async fn is_open(&mut self) -> bool {
+        self.allowance.grant(READ_AHEAD);
+        poll_fn(|cx| {
+            self.http.poll(cx);
+            Poll::Ready(self.http.is_ready())
+        })
+        .await
+    }
+
+    /// Sends one request and reads the answer.
+    pub(super) async fn exchange(
+        &mut self,
+        target: &Target,
+        mut request: Post,
+        deadline: Instant,
+        limits: &Limits,
+        phases: &mut Phases,
+    ) -> Sent {
+        self.http.address(&mut request, target);
+        self.allowance.grant(limits.head_bytes.saturating_add(READ_AHEAD));
+        self.alarm.set(deadline);
+        let started = Clock.instant();
+        let response = self.http.send(request);
+        let head = self.drive(pin!(response)).await;
+        phases.headers = Some(Clock.since(started));
+        let outcome = match head {
+            Ok(Ok(response)) => return self.answer(response, deadline, limits, phases).await,
+            Ok(Err(mut error)) => match error.take_message() {
+                Some(request) => return Sent::Unsent(Box::new(request)),
+                None => failure::of(error.error(), Phase::Headers),
+            },
+            Err(Stopped::Late) => Outcome::TimedOut { phase: Phase::Headers },
+            Err(Stopped::Closed) => {
+                failure::unreachable(Cause::Closed, "the connection was closed before an answer")
+            }
+        };
+        Sent::Finished { outcome, reusable: false }
+    }
+
+    /// The head is here, so the request is answered whatever becomes of the body.
+    async fn answer(
+        &mut self,
+        response: Response<Incoming>,
+        deadline: Instant,
+        limits: &Limits,
+        phases: &mut Phases,
+    ) -> Sent {
+        let (head, body) = response.into_parts();
+        let mut read = ReadBody::default();
+        if !body.is_end_stream() {
+            let started = Clock.instant();
+            self.allowance.grant(limits.body_kept.saturating_add(DRAINED + READ_AHEAD));
+            self.alarm.set(deadline.min(started + limits.body_time));
+            read.complete = self.read_body(body, limits.body_kept, &mut read).await;
+            phases.body = Some(Clock.since(started));
+        } else {
+            read.complete = true;
+        }
+        let answer = Answer {
+            status: head.status.as_u16(),
+            headers: headers(&head.headers),
+            body_truncated: read.dropped > 0 || !read.complete,
+            body: read.kept,
+        };
+        self.used = Clock.instant();
+        let reusable = read.complete && self.is_open().await;
+        Sent::Finished { outcome: Outcome::Answered(answer), reusable }
+    }
+
+    /// Whether the body was read to its end.
+    async fn read_body(&mut self, mut body: Incoming, keep: usize, read: &mut ReadBody) -> bool {
+        while !body.is_end_stream() {
+            let frame = match self.drive(pin!(body.frame())).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return true,
+                Ok(Some(Err(_))) | Err(_) => return false,
+            };
+            let Ok(bytes) = frame.into_data() else { continue };
+            let room = keep - read.kept.len();
+            read.kept.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            read.dropped += bytes.len().saturating_sub(room);
+            if read.dropped > DRAINED {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Polls a part of the exchange and what moves its bytes, until it is done, the connection ends
+    /// without it, or the alarm rings.
+    async fn drive<F: Future>(&mut self, mut part: Pin<&mut F>) -> Result<F::Output, Stopped> {
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = part.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.http.poll(cx);
+            if let Poll::Ready(done) = part.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if self.http.has_ended() {
+                return Poll::Ready(Err(Stopped::Closed));
+            }
+            self.alarm.poll(cx).map(|()| Err(Stopped::Late))
+        })
+        .await
+    }
+}
+
+#[derive(Default)]
+struct ReadBody {
+    kept: Vec<u8>,
+    dropped: usize,
+    complete: bool,
+}
+
+enum Stopped {
+    Late,
+    Closed,
+}
+
+/// A protocol's sending half, and the future that moves its bytes; `None` once that has ended.
+enum Http {
+    One {
+        sender: http1::SendRequest<Full<Bytes>>,
+        driver: Option<Pin<Box<http1::Connection<Stream, Full<Bytes>>>>>,
+    },
+    Two {
+        sender: http2::SendRequest<Full<Bytes>>,
+        driver: Option<Pin<Box<http2::Connection<Stream, Full<Bytes>, Inbox>>>>,
+        tasks: Tasks,
+    },
+}
+
+impl Http {
+    async fn one(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
+        let mut builder = http1::Builder::new();
+        builder
+            .max_buf_size(limits.head_bytes.max(HYPER_HEAD_BYTES_MIN))
+            // A 2xx with a header that is no header is still a 2xx.
+            .ignore_invalid_headers_in_responses(true);
+        if limits.head_count != HYPER_HEAD_COUNT {
+            builder.max_headers(limits.head_count);
+        }
+        let (sender, driver) = builder.handshake(stream).await?;
+        Ok(Self::One { sender, driver: Some(Box::pin(driver)) })
+    }
+
+    async fn two(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
+        let inbox = Inbox::default();
+        let (sender, driver) = http2::Builder::new(inbox.clone())
+            .initial_stream_window_size(HTTP2_WINDOW)
+            .initial_connection_window_size(HTTP2_WINDOW)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .handshake(stream)
+            .await?;
+        Ok(Self::Two { sender, driver: Some(Box::pin(driver)), tasks: Tasks::new(inbox) })
+    }
+
+    /// HTTP/1.1 has the path in its first line and the host in a header; HTTP/2 has both in the URI.
+    fn address(&self, request: &mut Post, target: &Target) {
+        match self {
+            Self::One { .. } => {
+                *request.version_mut() = Version::HTTP_11;
+                *request.uri_mut() = target.origin_form().clone();
+                request.headers_mut().insert(HOST, target.host_header().clone());
+            }
+            Self::Two { .. } => {
+                *request.version_mut() = Version::HTTP_2;
+                *request.uri_mut() = target.absolute().clone();
+                request.headers_mut().remove(HOST);
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        request: Post,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Post>>> + use<> {
+        match self {
+            Self::One { sender, .. } => Either::Left(sender.try_send_request(request)),
+            Self::Two { sender, .. } => Either::Right(sender.try_send_request(request)),
+        }
+    }
+
+    /// Moves bytes as far as they go. An error needs no look here: whatever waits for the connection
+    /// is told of it.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::One { driver, .. } => poll_once(driver, cx),
+            Self::Two { driver, tasks, .. } => {
+                poll_once(driver, cx);
+                tasks.poll(cx);
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::One { sender, driver } => driver.is_some() && sender.is_ready(),
+            Self::Two { sender, driver, .. } => driver.is_some() && sender.is_ready(),
+        }
+    }
+
+    /// An HTTP/2 connection that takes no more requests may still finish the one under way.
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::One { driver, .. } => driver.is_none(),
+            Self::Two { driver, tasks, .. } => driver.is_none() && tasks.are_done(),
+        }
+    }
+}
+
+fn poll_once<D: Future<Output = hyper::Result<()>>>(
+    driver: &mut Option<Pin<Box<D>>>,
+    cx: &mut Context<'_>,
+) {
+    if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+        *driver = None;
+    }
+}
+
+fn is_http2(stream: &Stream) -> bool {
+    match stream {
+        MaybeHttpsStream::Http(_) => false,
+        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+    }
+}
+
+fn headers(map: &HeaderMap) -> Vec<(String, String)> {
+    map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes()))).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = match self.http {
+            Http::One { .. } => "HTTP/1.1",
+            Http::Two { .. } => "HTTP/2",
+        };
+        f.debug_struct("Connection").field("to", &self.target).field("speaks", &version).finish()
+    }
+}

@@ -1,0 +1,330 @@
+use proptest::prelude::*;
+
+use super::super::outcome::{Answer, Cause, Phase, Refusal};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// An endpoint with a hand on its clock, and no jitter.
+struct Story {
+    health: Health,
+    now: Timestamp,
+    policy: HealthPolicy,
+}
+
+impl Story {
+    fn new() -> Self {
+        let now = "2024-05-01T12:00:00Z".parse().unwrap();
+        Self { health: Health::default(), now, policy: HealthPolicy::default() }
+    }
+
+    /// An endpoint that has just been paused for the first time.
+    fn paused() -> Self {
+        let mut story = Self::new();
+        for _ in 1..10 {
+            assert_eq!(story.send(Sign::Failing), None);
+        }
+        let until = story.now + 30 * SECOND;
+        assert_eq!(story.send(Sign::Failing), Some(Transition::Paused { until }));
+        story
+    }
+
+    fn begin(&mut self) -> Ticket {
+        self.health.begin(self.now).expect("the endpoint may be sent something")
+    }
+
+    fn end(&mut self, ticket: Ticket, sign: Sign) -> Option<Transition> {
+        self.health.after(ticket, sign, self.now, &self.policy, 0.0)
+    }
+
+    fn send(&mut self, sign: Sign) -> Option<Transition> {
+        let ticket = self.begin();
+        self.end(ticket, sign)
+    }
+
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+
+    /// Waits for the end of the pause and says how long it took.
+    fn wait_out_the_pause(&mut self) -> Duration {
+        let State::Paused { until } = self.health.state else { panic!("{:?}", self.health) };
+        let rest = Duration::try_from(until.duration_since(self.now)).unwrap();
+        self.wait(rest);
+        rest
+    }
+}
+
+fn answered(status: u16) -> Outcome {
+    Outcome::Answered(Answer { status, ..Answer::default() })
+}
+
+fn sign(outcome: &Outcome) -> Sign {
+    Sign::of(outcome, Decision::Dead)
+}
+
+#[test]
+fn ten_failures_in_a_row_pause_it_and_nothing_is_sent_meanwhile() {
+    let mut story = Story::paused();
+    let until = Some(story.now + 30 * SECOND);
+    assert_eq!(story.health.may_send(story.now), Allowance::No { until });
+    assert_eq!(story.health.begin(story.now), None);
+    story.wait(29 * SECOND);
+    assert_eq!(story.health.may_send(story.now), Allowance::No { until });
+    story.wait(SECOND);
+    assert_eq!(story.health.may_send(story.now), Allowance::OneProbe);
+}
+
+#[test]
+fn a_success_in_between_begins_the_count_anew() {
+    let mut story = Story::new();
+    for _ in 0..9 {
+        assert_eq!(story.send(Sign::Failing), None);
+    }
+    assert_eq!(story.send(Sign::Accepting), None, "it was never paused, so this is no news");
+    assert_eq!(story.health, Health::default());
+    assert_eq!(story.send(Sign::Failing), None);
+}
+
+#[test]
+fn one_probe_goes_out_after_a_pause_and_its_success_reopens() {
+    let mut story = Story::paused();
+    story.wait(30 * SECOND);
+    let probe = story.begin();
+    story.wait(DAY);
+    assert_eq!(story.health.may_send(story.now), Allowance::No { until: None });
+    assert_eq!(story.health.begin(story.now), None);
+    assert_eq!(story.end(probe, Sign::Accepting), Some(Transition::Recovered));
+    assert_eq!(story.health.may_send(story.now), Allowance::Freely);
+    assert_eq!(story.health.failing_since, None);
+    assert_eq!(story.send(Sign::Failing), None, "ten again");
+}
+
+#[test]
+fn failed_probes_double_the_pause_up_to_the_longest() {
+    let mut story = Story::paused();
+    story.policy.disable_after = None;
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        pauses.push(story.wait_out_the_pause().as_secs());
+        story.send(Sign::Failing);
+    }
+    assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+}
+
+#[test]
+fn a_failed_probe_pauses_again_even_if_more_failures_are_borne_now() {
+    let mut story = Story::paused();
+    story.policy.failures_to_pause = 100;
+    story.wait_out_the_pause();
+    story.send(Sign::Failing);
+    assert_eq!(story.wait_out_the_pause(), 60 * SECOND);
+}
+
+#[test]
+fn jitter_takes_up_to_a_tenth_off_a_pause() {
+    let mut story = Story::paused();
+    story.wait(30 * SECOND);
+    let probe = story.begin();
+    story.health.after(probe, Sign::Failing, story.now, &story.policy, 1.0);
+    assert_eq!(story.wait_out_the_pause(), 54 * SECOND);
+}
+
+#[test]
+fn requests_in_flight_when_it_was_paused_neither_lengthen_the_pause_nor_pass_for_the_probe() {
+    let mut story = Story::new();
+    let stragglers: Vec<_> = (0..20).map(|_| story.begin()).collect();
+    for &ticket in &stragglers[..10] {
+        story.end(ticket, Sign::Failing);
+    }
+    let paused = story.health.clone();
+    for &ticket in &stragglers[10..13] {
+        assert_eq!(story.end(ticket, Sign::Failing), None);
+    }
+    assert_eq!(story.health, paused);
+
+    story.wait(30 * SECOND);
+    let probe = story.begin();
+    for (&ticket, sign) in stragglers[13..].iter().zip([Sign::Failing, Sign::Alive, Sign::Nothing])
+    {
+        assert_eq!(story.end(ticket, sign), None);
+    }
+    assert_eq!(story.health.state, State::Probing);
+    assert_eq!(story.end(probe, Sign::Accepting), Some(Transition::Recovered));
+    for &ticket in &stragglers[16..] {
+        assert_eq!(story.end(ticket, Sign::Failing), None);
+    }
+    assert_eq!(story.health.consecutive_failures, 0, "they tell of the time before");
+}
+
+#[test]
+fn a_late_success_reopens_during_the_pause_and_the_probe() {
+    for probing in [false, true] {
+        let mut story = Story::new();
+        let late = story.begin();
+        for _ in 0..10 {
+            story.send(Sign::Failing);
+        }
+        let probe = probing.then(|| {
+            story.wait(30 * SECOND);
+            story.begin()
+        });
+        assert_eq!(story.end(late, Sign::Accepting), Some(Transition::Recovered));
+        assert_eq!(story.health.may_send(story.now), Allowance::Freely);
+        if let Some(probe) = probe {
+            assert_eq!(story.end(probe, Sign::Failing), None);
+            assert_eq!(story.health.state, State::Flowing);
+        }
+    }
+}
+
+#[test]
+fn a_probe_that_only_shows_life_reopens_on_trial() {
+    let mut story = Story::paused();
+    story.wait_out_the_pause();
+    assert_eq!(story.send(Sign::Alive), Some(Transition::OnTrial));
+    assert_eq!(story.health.may_send(story.now), Allowance::Freely);
+    assert_eq!(story.send(Sign::Alive), None);
+    let until = story.now + 60 * SECOND;
+    assert_eq!(story.send(Sign::Failing), Some(Transition::Paused { until }));
+    story.wait_out_the_pause();
+    story.send(Sign::Alive);
+    assert_eq!(story.send(Sign::Accepting), Some(Transition::Recovered));
+    assert_eq!(story.health.consecutive_failures, 0);
+}
+
+#[test]
+fn a_probe_that_told_nothing_is_made_again_after_a_first_pause() {
+    let mut story = Story::paused();
+    story.wait_out_the_pause();
+    story.send(Sign::Failing);
+    story.wait_out_the_pause();
+    story.send(Sign::Nothing);
+    assert_eq!(story.wait_out_the_pause(), 30 * SECOND);
+    assert_eq!((story.health.pauses, story.health.consecutive_failures), (2, 11));
+    assert_eq!(story.health.may_send(story.now), Allowance::OneProbe);
+}
+
+#[test]
+fn failing_without_a_break_for_days_disables_it() {
+    let mut story = Story::paused();
+    story.wait(DAY * 5 - SECOND);
+    assert!(matches!(story.send(Sign::Failing), Some(Transition::Paused { .. })));
+    story.wait(DAY);
+    let reason = "failed without a break for 5 days, 12 times in a row".to_owned();
+    assert_eq!(story.send(Sign::Failing), Some(Transition::Disabled { reason }));
+    assert_eq!(story.health.begin(story.now), None, "nothing is sent until it is disabled");
+}
+
+#[test]
+fn two_failures_days_apart_disable_nothing() {
+    let mut story = Story::new();
+    story.send(Sign::Failing);
+    assert_eq!(story.wait(DAY * 9).send(Sign::Failing), None);
+    assert_eq!(story.health.state, State::Flowing);
+}
+
+#[test]
+fn a_probe_left_behind_by_a_dead_relay_is_made_again() {
+    let mut story = Story::new();
+    story.health = Health::restore(State::Probing, 12, Some(story.now), 3);
+    assert_eq!(story.health.may_send(story.now), Allowance::OneProbe);
+    story.send(Sign::Failing);
+    assert_eq!(story.wait_out_the_pause(), 240 * SECOND);
+}
+
+#[test]
+fn what_counts_as_failing() {
+    let mut failing: Vec<_> =
+        [301, 307, 408, 410, 429, 500, 502, 503, 504, 530].map(answered).into();
+    failing.extend(Phase::ALL.map(|phase| Outcome::TimedOut { phase }));
+    failing.extend(Cause::ALL.map(|cause| Outcome::Unreachable { cause, detail: String::new() }));
+    for outcome in failing {
+        assert_eq!(sign(&outcome), Sign::Failing, "{outcome}");
+    }
+    for status in [400, 401, 403, 404, 409, 413, 422, 499] {
+        assert_eq!(sign(&answered(status)), Sign::Alive, "{status}");
+    }
+    for why in Refusal::ALL {
+        assert_eq!(sign(&Outcome::Refused { why, detail: String::new() }), Sign::Nothing);
+    }
+    assert_eq!(sign(&Outcome::Interrupted), Sign::Nothing);
+    assert_eq!(Sign::of(&answered(200), Decision::Delivered), Sign::Accepting);
+    assert_eq!(Sign::of(&answered(500), Decision::Delivered), Sign::Accepting, "by a rule");
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Begin,
+    /// One of the requests in flight, counted round.
+    End(usize, Sign, f64),
+    Wait(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let sign = prop_oneof![
+        6 => Just(Sign::Failing),
+        1 => Just(Sign::Accepting),
+        1 => Just(Sign::Alive),
+        1 => Just(Sign::Nothing),
+    ];
+    prop_oneof![
+        3 => Just(Op::Begin),
+        3 => (any::<usize>(), sign, prop::num::f64::ANY).prop_map(|(n, s, d)| Op::End(n, s, d)),
+        1 => (0..100_u64).prop_map(Op::Wait),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_it_probes_alone_pauses_within_bounds_and_reopens(
+        ops in prop::collection::vec(op(), 0..400), failures_to_pause in 0..4_u32,
+    ) {
+        let mut story = Story::new();
+        story.policy.failures_to_pause = failures_to_pause;
+        let mut in_flight = Vec::new();
+        let mut probe = None;
+        for op in ops {
+            let before = story.health.clone();
+            match op {
+                Op::Begin => {
+                    let ticket = story.health.begin(story.now);
+                    match before.state {
+                        State::Flowing => prop_assert!(ticket.is_some()),
+                        State::Paused { until } => prop_assert_eq!(ticket.is_some(), story.now >= until),
+                        State::Probing => prop_assert_eq!(ticket, None, "never two probes at once"),
+                    }
+                    if before.state != State::Flowing {
+                        probe = ticket.or(probe);
+                    }
+                    in_flight.extend(ticket);
+                }
+                Op::End(_, _, _) if in_flight.is_empty() => {}
+                Op::End(nth, sign, draw) => {
+                    let ticket = in_flight.swap_remove(nth % in_flight.len());
+                    let news = story.health.after(ticket, sign, story.now, &story.policy, draw);
+                    if sign == Sign::Accepting {
+                        prop_assert_eq!(story.health.may_send(story.now), Allowance::Freely);
+                        prop_assert_eq!(story.health.consecutive_failures, 0);
+                        prop_assert_eq!(news == Some(Transition::Recovered), before.pauses > 0);
+                    } else if before.state != State::Flowing && Some(ticket) != probe {
+                        prop_assert_eq!(&before, &story.health, "stragglers change nothing");
+                    }
+                    if let (State::Paused { until }, true) = (story.health.state, news.is_some()) {
+                        prop_assert!(until <= story.now + story.policy.longest_pause);
+                        prop_assert!(until >= story.now + 27 * SECOND);
+                    }
+                }
+                Op::Wait(seconds) => { story.wait(SECOND * u32::try_from(seconds).unwrap()); }
+            }
+        }
+        for ticket in in_flight {
+            story.end(ticket, Sign::Nothing);
+        }
+        let longest = story.policy.longest_pause;
+        story.wait(longest);
+        prop_assert!(story.health.begin(story.now).is_some(), "never stuck");
+    }
+}

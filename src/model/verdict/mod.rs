@@ -1,0 +1,170 @@
+//! Decides what follows from an outcome: the one place where "retry" is decided.
+//!
+//! Runs after the client gave an [`Outcome`] and before the store records; knows nothing of HTTP,
+//! Postgres or the clock. What follows for the endpoint's flow is [`health`](super::health)'s.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::outcome::{Answer, Outcome};
+use super::rules::{Action, RuleSet};
+use super::schedule::{Schedule, retry_after};
+
+/// What we do about an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    /// What else follows for the endpoint.
+    pub effect: Option<Effect>,
+    /// Why, in words an operator reads in `attempts.reason`.
+    pub reason: Option<String>,
+}
+
+/// What becomes of the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Delivered,
+    /// Try again this long after the attempt is recorded.
+    Retry {
+        after: Duration,
+    },
+    Dead,
+}
+
+/// What a rule does to the endpoint besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Disable it: keep its configuration, hold what is pending.
+    Disable,
+    /// Delete it: what is pending is cancelled.
+    Delete,
+}
+
+/// What outcomes are judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy<'a> {
+    pub rules: &'a RuleSet,
+    /// The endpoint's, see [`Schedule::for_endpoint`].
+    pub schedule: &'a Schedule,
+    /// The longest that a receiver's `Retry-After` is followed.
+    pub retry_after_cap: Duration,
+}
+
+/// The attempt that had the outcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// Counted from 1, over the whole life of the delivery.
+    pub number: u32,
+    /// Time since the event was due: created, or `deliver_at` if that was later.
+    pub age: Duration,
+    /// Of the endpoint's URL.
+    pub host: &'a str,
+    pub event_type: &'a str,
+}
+
+/// What follows from the outcome of an attempt.
+///
+/// 2xx is delivered; then the first rule that matches decides; else it is tried again until attempts
+/// or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
+///
+/// An interrupted request is made again at once: the receiver did nothing wrong, and no rule is about
+/// it. It may have arrived, so it still counts as an attempt, which also stops an event that kills
+/// its relay each time.
+#[must_use]
+pub fn judge(
+    outcome: &Outcome,
+    policy: &Policy<'_>,
+    attempt: &Attempt<'_>,
+    now: Timestamp,
+    draw: f64,
+) -> Verdict {
+    if outcome.answer().is_some_and(Answer::accepted) {
+        return Verdict { decision: Decision::Delivered, effect: None, reason: None };
+    }
+    if *outcome == Outcome::Interrupted {
+        return policy.out_of_attempts(attempt).unwrap_or_else(|| {
+            retry(Duration::ZERO, Some("interrupted, so it may arrive twice".to_owned()))
+        });
+    }
+    let Some(rule) = policy.rules.first_match(attempt.host, attempt.event_type, outcome) else {
+        return policy.retry(outcome, attempt, now, draw, None);
+    };
+    let reason = format!("rule '{}': {outcome}", rule.name);
+    match rule.action {
+        Action::Retry => policy.retry(outcome, attempt, now, draw, Some(reason)),
+        Action::Dead => dead(reason),
+        Action::DisableEndpoint => Verdict { effect: Some(Effect::Disable), ..dead(reason) },
+        Action::DeleteEndpoint => Verdict { effect: Some(Effect::Delete), ..dead(reason) },
+        Action::Delivered => {
+            Verdict { decision: Decision::Delivered, effect: None, reason: Some(reason) }
+        }
+    }
+}
+
+impl Policy<'_> {
+    /// Tries again, if attempts and age allow it.
+    fn retry(
+        &self,
+        outcome: &Outcome,
+        attempt: &Attempt<'_>,
+        now: Timestamp,
+        draw: f64,
+        reason: Option<String>,
+    ) -> Verdict {
+        if let Some(dead) = self.out_of_attempts(attempt) {
+            return dead;
+        }
+        let planned = self.schedule.delay(attempt.number, draw);
+        let asked = asked_to_wait(outcome, now).unwrap_or_default().min(self.retry_after_cap);
+        let after = planned.max(asked);
+        if let Some(max_age) = self.schedule.max_age
+            && attempt.age.saturating_add(after) > max_age
+        {
+            let limit = in_words(max_age);
+            return dead(if attempt.age > max_age {
+                format!("older than {limit}")
+            } else {
+                format!("would be older than {limit} at the next attempt")
+            });
+        }
+        let asked_for_more =
+            || (asked > planned).then(|| format!("asked to wait for {}", in_words(asked)));
+        retry(after, reason.or_else(asked_for_more))
+    }
+
+    fn out_of_attempts(&self, attempt: &Attempt<'_>) -> Option<Verdict> {
+        (attempt.number >= self.schedule.attempts()).then(|| {
+            let s = if attempt.number == 1 { "" } else { "s" };
+            dead(format!("gave up after {} attempt{s}", attempt.number))
+        })
+    }
+}
+
+/// Only 429 and 503 promise that waiting helps; on a redirect the header means something else.
+fn asked_to_wait(outcome: &Outcome, now: Timestamp) -> Option<Duration> {
+    let answer = outcome.answer().filter(|answer| matches!(answer.status, 429 | 503))?;
+    retry_after(answer.header("retry-after")?, now)
+}
+
+fn retry(after: Duration, reason: Option<String>) -> Verdict {
+    Verdict { decision: Decision::Retry { after }, effect: None, reason }
+}
+
+fn dead(reason: String) -> Verdict {
+    Verdict { decision: Decision::Dead, effect: None, reason: Some(reason) }
+}
+
+/// A duration in the largest unit that says it in a whole number: `3 days`, `36 hours`, `90 seconds`.
+/// Parts of a second are left out.
+pub(super) fn in_words(duration: Duration) -> String {
+    const UNITS: [(u64, &str); 3] = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let seconds = duration.as_secs();
+    let fits = |(size, _): &(u64, &str)| seconds >= *size && seconds.is_multiple_of(*size);
+    let (size, unit) = UNITS.into_iter().find(fits).unwrap_or((1, "second"));
+    let count = seconds / size;
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests;

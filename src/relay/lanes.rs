@@ -1,0 +1,349 @@
+//! A lane per endpoint: what is claimed for it and not yet recorded, how much it may take, and the
+//! workers that send. A slow, dead or hostile endpoint fills its own lane and no other.
+//!
+//! The rounds put deliveries in; workers take them out, each with a connection of its own; the
+//! recorder says when they are written down and their room is free again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::Shared;
+use super::deliver::Plan;
+use super::pace::Pace;
+use super::record::Finished;
+use crate::http::client::Connection;
+use crate::model::delivery::Delivery;
+use crate::model::endpoint::EndpointId;
+use crate::model::health::{Allowance, Health, Transition};
+use crate::model::outcome::Outcome;
+use crate::model::window::Window;
+
+/// A lane may hold this many times its window in claims, so that workers need not wait for the next
+/// statement. More would make more duplicates after a crash, and no more speed.
+const CLAIMS_PER_WINDOW: usize = 8;
+
+/// All lanes of this relay.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    map: Mutex<HashMap<EndpointId, Arc<Lane>>>,
+}
+
+/// One endpoint's lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) id: EndpointId,
+    inner: Mutex<Inner>,
+    /// A permit for each parked worker that is called back.
+    calls: Semaphore,
+}
+
+#[derive(Debug)]
+struct Inner {
+    plan: Arc<Plan>,
+    queue: VecDeque<Delivery>,
+    window: Window,
+    health: Health,
+    pace: Option<Pace>,
+    /// Queued, in flight, or not yet recorded.
+    claimed: usize,
+    in_flight: usize,
+    workers: usize,
+    /// Workers that are parked and not called.
+    parked: usize,
+    tally: Tally,
+    closed: bool,
+}
+
+/// What has come of an endpoint's attempts since it was last noted.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) successes: u32,
+    pub(super) failures: u32,
+    pub(super) duration_ms: f64,
+}
+
+/// What a worker is to do.
+enum Next {
+    Send(Box<Delivery>, Arc<Plan>),
+    /// Nothing to do, or not allowed to: wait to be called.
+    Park,
+    /// The endpoint's rate allows the next one only then.
+    Pace(Duration),
+}
+
+impl Lanes {
+    pub(super) fn get(&self, id: EndpointId) -> Option<Arc<Lane>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// The lane with this plan, made if there is none; a lane that exists takes the plan over.
+    pub(super) fn open(&self, plan: Plan, health: Health, start: u32) -> Arc<Lane> {
+        let id = plan.endpoint.id;
+        let max = plan.max_concurrency;
+        let pace = plan.endpoint.rate_limit.map(Pace::new);
+        let mut lanes = self.lock();
+        if let Some(lane) = lanes.get(&id) {
+            let mut inner = lane.lock();
+            inner.window.set_max(max);
+            inner.pace = pace;
+            inner.closed = false;
+            inner.health = health;
+            inner.plan = Arc::new(plan);
+            drop(inner);
+            return Arc::clone(lane);
+        }
+        let lane = Arc::new(Lane {
+            id,
+            inner: Mutex::new(Inner {
+                plan: Arc::new(plan),
+                queue: VecDeque::new(),
+                window: Window::new(start, max),
+                health,
+                pace,
+                claimed: 0,
+                in_flight: 0,
+                workers: 0,
+                parked: 0,
+                tally: Tally::default(),
+                closed: false,
+            }),
+            calls: Semaphore::new(0),
+        });
+        lanes.insert(id, Arc::clone(&lane));
+        lane
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Lane>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Forgets lanes that hold nothing and have nothing to say. Called now and then, so that
+    /// endpoints that are long gone take no memory.
+    pub(super) fn forget_idle(&self) {
+        self.lock().retain(|_, lane| {
+            let inner = lane.lock();
+            inner.claimed > 0 || inner.workers > 0 || inner.health != Health::default()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Lane>>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    /// How many more deliveries may be claimed for it.
+    pub(super) fn room(&self, now: Timestamp, limit: usize) -> usize {
+        let inner = self.lock();
+        if inner.closed {
+            return 0;
+        }
+        let most = match inner.health.may_send(now) {
+            Allowance::Freely => {
+                let most = limit.min(width(&inner.window)) * CLAIMS_PER_WINDOW;
+                inner.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
+            }
+            Allowance::OneProbe => 1,
+            Allowance::No { .. } => 0,
+        };
+        most.saturating_sub(inner.claimed)
+    }
+
+    /// When a paused endpoint may be probed.
+    pub(super) fn probe_at(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.lock().health.may_send(now) {
+            Allowance::No { until } => Some(until),
+            Allowance::Freely | Allowance::OneProbe => None,
+        }
+    }
+
+    /// Whether the settings were read at this revision and no secret has expired since.
+    pub(super) fn is_current(&self, revision: i64, now: Timestamp) -> bool {
+        let inner = self.lock();
+        inner.plan.endpoint.revision == revision && inner.plan.secrets_until.is_none_or(|until| now < until)
+    }
+
+    /// Hands it a claimed delivery.
+    pub(super) fn push(self: &Arc<Self>, shared: &Arc<Shared>, delivery: Delivery) {
+        let mut inner = self.lock();
+        inner.claimed += 1;
+        inner.queue.push_back(delivery);
+        self.staff(&mut inner, shared);
+    }
+
+    /// Calls or hires as many workers as there is work and room for.
+    fn staff(self: &Arc<Self>, inner: &mut Inner, shared: &Arc<Shared>) {
+        let wanted = inner.queue.len() + inner.in_flight;
+        let allowed = width(&inner.window).min(shared.budget.share()).min(wanted);
+        while inner.workers - inner.parked < allowed {
+            if inner.parked > 0 {
+                inner.parked -= 1;
+                self.calls.add_permits(1);
+            } else {
+                inner.workers += 1;
+                shared.workers.spawn(work(Arc::clone(self), Arc::clone(shared)));
+            }
+        }
+    }
+
+    /// Staffs again after something outside the lane has changed.
+    pub(super) fn resume(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() {
+            self.staff(&mut inner, shared);
+        }
+    }
+
+    fn next(&self, shared: &Shared) -> Next {
+        let mut inner = self.lock();
+        let busy = inner.in_flight >= width(&inner.window).min(shared.budget.share());
+        if inner.queue.is_empty() || busy || !shared.may_send() {
+            inner.parked += 1;
+            return Next::Park;
+        }
+        if let Some(wait) = inner.pace.as_mut().and_then(|pace| pace.wait(shared.clock.instant())) {
+            return Next::Pace(wait);
+        }
+        let Some(delivery) = inner.queue.pop_front() else { return Next::Park };
+        inner.in_flight += 1;
+        inner.health.probe_started(shared.clock.now());
+        Next::Send(Box::new(delivery), Arc::clone(&inner.plan))
+    }
+
+    /// A worker that was not called for long goes home. `false`: it was called just now.
+    fn retire(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.parked == 0 {
+            return false;
+        }
+        inner.parked -= 1;
+        inner.workers -= 1;
+        true
+    }
+
+    /// Takes in what came of an attempt. Returns what changes for the endpoint.
+    fn finished(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        outcome: &Outcome,
+        took: Duration,
+    ) -> Option<Transition> {
+        let mut inner = self.lock();
+        inner.in_flight -= 1;
+        inner.window.after(outcome);
+        let transition =
+            inner.health.after(outcome, shared.clock.now(), &shared.health_policy, shared.draw());
+        let delivered = outcome.answer().is_some_and(crate::model::outcome::Answer::accepted);
+        inner.tally.successes += u32::from(delivered);
+        inner.tally.failures += u32::from(!delivered);
+        inner.tally.duration_ms += took.as_secs_f64() * 1000.0;
+        self.staff(&mut inner, shared);
+        transition
+    }
+
+    /// Frees the room of deliveries that are recorded or released.
+    pub(super) fn settled(&self, count: usize) {
+        let mut inner = self.lock();
+        inner.claimed = inner.claimed.saturating_sub(count);
+    }
+
+    /// Takes out what is queued and not begun, to be released.
+    pub(super) fn drain(&self) -> Vec<Delivery> {
+        self.lock().queue.drain(..).collect()
+    }
+
+    /// Takes nothing more: the endpoint is disabled or deleted.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// What has come of it since last asked, if anything has, and how it stands.
+    pub(super) fn take_tally(&self) -> Option<(Tally, Health)> {
+        let mut inner = self.lock();
+        let tally = std::mem::take(&mut inner.tally);
+        (tally.successes + tally.failures > 0).then(|| (tally, inner.health.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn width(window: &Window) -> usize {
+    usize::try_from(window.size()).unwrap_or(usize::MAX)
+}
+
+/// One worker: takes deliveries of its lane and sends them over one connection, one at a time.
+async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
+    let mut connection: Option<Connection> = None;
+    loop {
+        match lane.next(&shared) {
+            Next::Send(delivery, plan) => {
+                let permit = shared.budget.take().await;
+                let attempt = super::deliver::deliver(&shared, &plan, &delivery, &mut connection).await;
+                drop(permit);
+                let transition = attempt
+                    .outcome
+                    .as_ref()
+                    .and_then(|outcome| lane.finished(&shared, outcome, attempt.took));
+                let finished = Finished::attempt(attempt, &delivery, &lane, shared.clock.instant());
+                shared.report(finished).await;
+                if let Some(transition) = transition {
+                    super::health::follow(&shared, &lane, transition).await;
+                }
+            }
+            Next::Park => {
+                let called = tokio::time::timeout(shared.config.delivery.idle_timeout, lane.calls.acquire());
+                match called.await {
+                    Ok(Ok(call)) => call.forget(),
+                    Ok(Err(_)) => return,
+                    Err(_) if lane.retire() => return,
+                    Err(_) => {}
+                }
+            }
+            Next::Pace(wait) => tokio::time::sleep(wait).await,
+        }
+        if shared.workers_end.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// The bound on requests in flight over all lanes, and how much of it one lane may take.
+#[derive(Debug)]
+pub(super) struct Budget {
+    most: usize,
+    free: Semaphore,
+}
+
+/// A lane may take a quarter of what is free (dynamic thresholds, Choudhury and Hahne 1998): one
+/// lane alone gets a fifth of all, many hanging lanes never get everything.
+const SHARE: usize = 4;
+
+impl Budget {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, free: Semaphore::new(most.max(1)) }
+    }
+
+    /// How many requests one lane may have in flight now; at least one.
+    pub(super) fn share(&self) -> usize {
+        (self.free.available_permits() / SHARE).max(1)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.most.saturating_sub(self.free.available_permits())
+    }
+
+    async fn take(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.free.acquire().await.ok()
+    }
+}
+
+/// When a lane's oldest claim was taken cannot matter: claims live as long as the relay's lease.
+pub(super) fn later(now: Instant, by: Duration) -> Instant {
+    now.checked_add(by).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
+}

@@ -1,0 +1,123 @@
+//! Recording: attempts are appended, and deliveries ended or rescheduled, in one statement a batch.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{RelayId, Store, StoreError};
+use crate::model::delivery::EventId;
+use crate::model::endpoint::EndpointId;
+use crate::model::outcome::{Answer, Outcome, Phases};
+use crate::model::verdict::{Decision, Verdict};
+
+const RECORD: &str = include_str!("../../sql/queries/record.sql");
+
+/// One attempt that was made, or a delivery that ended without one, to be recorded.
+#[derive(Debug)]
+pub struct Attempt {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub claim_token: i64,
+    pub event_created_at: Timestamp,
+    /// 1 for the first; 0 for an end without an attempt.
+    pub number: u32,
+    /// How long before now it began.
+    pub began_ago: Duration,
+    pub took: Duration,
+    pub phases: Phases,
+    /// `None`: ended without an attempt.
+    pub outcome: Option<Outcome>,
+    pub verdict: Verdict,
+}
+
+/// Records them. Returns the deliveries whose claim was still the caller's; what is missing there
+/// had been taken from it, and is neither changed nor logged.
+///
+/// # Errors
+/// When the statement fails; then nothing has been recorded.
+pub async fn record(
+    store: &Store,
+    relay: RelayId,
+    attempts: &[Attempt],
+) -> Result<HashSet<(EventId, EndpointId)>, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
+    let answer = |attempt: &'_ Attempt| attempt.outcome.as_ref().and_then(Outcome::answer).cloned();
+    let answers: Vec<Option<Answer>> = attempts.iter().map(answer).collect();
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &relay,
+                &store.now,
+                &column(attempts, |a| a.event_id),
+                &column(attempts, |a| a.endpoint_id),
+                &column(attempts, |a| a.claim_token),
+                &column(attempts, |a| a.event_created_at),
+                &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
+                &column(attempts, |a| a.began_ago.as_secs_f64() * 1000.0),
+                &column(attempts, |a| a.outcome.as_ref().map_or("none", Outcome::kind)),
+                &column(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause)),
+                &column(attempts, |a| {
+                    a.outcome.as_ref().and_then(Outcome::detail).map(without_nul)
+                }),
+                &column(&answers, |a| a.as_ref().map(|a| i32::from(a.status))),
+                &column(&answers, |a| a.as_ref().map(headers_json)),
+                &column(&answers, |a| a.as_ref().map(body_text)),
+                &column(&answers, |a| a.as_ref().is_some_and(|a| a.body_truncated)),
+                &column(attempts, |a| millis(a.took)),
+                &column(attempts, |a| a.phases.resolve.map(millis)),
+                &column(attempts, |a| a.phases.connect.map(millis)),
+                &column(attempts, |a| a.phases.tls.map(millis)),
+                &column(attempts, |a| a.phases.headers.map(millis)),
+                &column(attempts, |a| a.phases.body.map(millis)),
+                &column(attempts, |a| a.verdict.decision.as_str()),
+                &column(attempts, |a| a.verdict.reason.as_deref().map(without_nul)),
+                &column(attempts, |a| match a.verdict.decision {
+                    Decision::Retry { after } => Some(after.as_secs_f64() * 1000.0),
+                    Decision::Delivered | Decision::Dead | Decision::Cancelled => None,
+                }),
+            ],
+        )
+        .await
+        .map_err(StoreError::query("record attempts"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn column<'a, S, T>(rows: &'a [S], of: impl Fn(&'a S) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a duration in milliseconds needs no more than 24 bits of precision")]
+fn millis(duration: Duration) -> f32 {
+    (duration.as_secs_f64() * 1000.0) as f32
+}
+
+/// Postgres's text has no NUL.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}
+
+fn body_text(answer: &Answer) -> String {
+    without_nul(&String::from_utf8_lossy(&answer.body))
+}
+
+/// `{"name": "value"}`; a header that came more than once has its values joined, as HTTP reads it.
+fn headers_json(answer: &Answer) -> String {
+    let mut object = serde_json::Map::with_capacity(answer.headers.len());
+    for (name, value) in &answer.headers {
+        // json accepts \u0000, but what reads it as jsonb or text later does not.
+        let value = without_nul(value);
+        match object.get_mut(name) {
+            Some(serde_json::Value::String(all)) => {
+                all.push_str(", ");
+                all.push_str(&value);
+            }
+            _ => {
+                object.insert(name.clone(), value.into());
+            }
+        }
+    }
+    serde_json::Value::Object(object).to_string()
+}

@@ -1,0 +1,134 @@
+//! The session that hears the bell. While a relay is awake it holds the bell's lock, so nobody
+//! rings; when it goes to sleep it lets go, and learns which transactions may still have skipped
+//! the bell. See `sql/migrations/0002_triggers_and_partitions.sql` for the other side.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_util::task::TaskTracker;
+
+use super::{Database, StoreError};
+
+const LISTEN: &str = "listen posthaste";
+/// Waits behind the inserters that hold it shared; while somebody waits, new tries fail.
+const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
+const ARM: &str = "select pg_advisory_unlock_all()";
+/// Every transaction that skipped the bell has a number below this: it had one before it tried.
+const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+
+/// A session that listens.
+#[derive(Debug)]
+pub struct Bell {
+    client: Arc<Client>,
+    database: Database,
+    tasks: TaskTracker,
+    silencing: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
+}
+
+impl Bell {
+    /// Opens the session and listens. `rung` is notified by every bell, and when the session ends.
+    ///
+    /// # Errors
+    /// When the session cannot be opened.
+    pub async fn listen(
+        database: &Database,
+        tasks: &TaskTracker,
+        rung: Arc<Notify>,
+    ) -> Result<Self, StoreError> {
+        let (client, driver) = {
+            let rung = Arc::clone(&rung);
+            database.session(move || rung.notify_one()).await?
+        };
+        tasks.spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::warn!(%error, "the bell's session ended");
+            }
+            rung.notify_one();
+        });
+        client
+            .batch_execute(super::connect::SESSION)
+            .await
+            .map_err(StoreError::query("prepare the bell's session"))?;
+        client.batch_execute(LISTEN).await.map_err(StoreError::query("listen for the bell"))?;
+        Ok(Self { client: Arc::new(client), database: database.clone(), tasks: tasks.clone(), silencing: None })
+    }
+
+    /// Whether the session has ended and another one is needed.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// We are awake: nobody need ring. Takes the lock in the background.
+    pub fn silence(&mut self) {
+        if self.silencing.is_none() {
+            let client = Arc::clone(&self.client);
+            self.silencing = Some(self.tasks.spawn(async move { client.batch_execute(SILENCE).await }));
+        }
+    }
+
+    /// We are about to sleep: whoever inserts from now on rings. Returns the number below which
+    /// transactions may have skipped the bell; look until all of them have ended.
+    ///
+    /// # Errors
+    /// When the session is gone; then so is the lock.
+    pub async fn arm(&mut self) -> Result<i64, StoreError> {
+        if let Some(silencing) = self.silencing.take() {
+            if !silencing.is_finished() {
+                // An inserter's transaction stays open and we still wait behind it. If the lock is
+                // had in this very moment, the cancellation finds nothing to break off.
+                self.database.cancel(&self.client.cancel_token()).await?;
+            }
+            match silencing.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
+                Ok(Err(source)) => {
+                    return Err(StoreError::Query { doing: "take the bell's lock", source });
+                }
+                Err(_) => return Err(StoreError::SessionEnded),
+            }
+            self.batch(ARM).await?;
+        }
+        let row = match self.client.query_one(SKIPPERS, &[]).await {
+            // A cancellation that came late hits the next statement; it is only asked again.
+            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+                self.client.query_one(SKIPPERS, &[]).await
+            }
+            other => other,
+        };
+        row.map(|row| row.get(0)).map_err(StoreError::query("ask which transactions are open"))
+    }
+
+    async fn batch(&self, sql: &str) -> Result<(), StoreError> {
+        match self.client.batch_execute(sql).await {
+            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+                self.client.batch_execute(sql).await
+            }
+            other => other,
+        }
+        .map_err(StoreError::query("let go of the bell's lock"))
+    }
+
+    /// Asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.client.batch_execute("").await.map_err(StoreError::query("check the bell's session"))
+    }
+}
+
+/// Turns the bell on or off in the schema: `wake = "poll"` does without.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn install(store: &super::Store, on: bool) -> Result<(), StoreError> {
+    let client = store.router().await?;
+    client
+        .execute(include_str!("../../sql/queries/install_bell.sql"), &[&on])
+        .await
+        .map_err(StoreError::query("turn the bell on or off"))?;
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! What is owed: claiming it when due, giving claims back, and knowing when to look.
+
+use std::time::Duration;
+
+use super::routing::{Claimed, delivery};
+use super::{RelayId, Store, StoreError};
+use crate::model::delivery::EventId;
+use crate::model::endpoint::EndpointId;
+
+const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
+const RELEASE: &str = include_str!("../../sql/queries/release.sql");
+const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
+
+/// Claims what is due for these endpoints, at most the room of each.
+///
+/// # Errors
+/// When the statement fails; then nothing has been claimed.
+pub async fn claim(
+    store: &Store,
+    relay: RelayId,
+    token: i64,
+    endpoints: &[EndpointId],
+    rooms: &[i32],
+) -> Result<Vec<Claimed>, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
+    let rows = client
+        .query(&statement, &[&relay, &token, &store.now, &endpoints, &rooms])
+        .await
+        .map_err(StoreError::query("claim due deliveries"))?;
+    Ok(rows
+        .iter()
+        .map(|row| Claimed {
+            delivery: delivery(row, token, u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0)),
+            cancelled: row.get("cancelled"),
+        })
+        .collect())
+}
+
+/// Names one claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub event_id: EventId,
+    pub endpoint_id: EndpointId,
+    pub token: i64,
+}
+
+/// Gives claims back without spending an attempt. Returns how many were still held.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<u64, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(RELEASE).await.map_err(StoreError::query("release claims"))?;
+    let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
+    let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
+    let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();
+    client
+        .execute(&statement, &[&relay, &events, &endpoints, &tokens])
+        .await
+        .map_err(StoreError::query("release claims"))
+}
+
+/// For every endpoint that is owed something unclaimed: how long until the first of it is due.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn agenda(store: &Store) -> Result<Vec<(EndpointId, Duration)>, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
+    let rows = client
+        .query(&statement, &[&store.now])
+        .await
+        .map_err(StoreError::query("look what is due"))?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let due_in: f64 = row.get("due_in_ms");
+            (row.get("endpoint_id"), Duration::try_from_secs_f64(due_in / 1000.0).unwrap_or(Duration::MAX))
+        })
+        .collect())
+}

@@ -1,0 +1,100 @@
+//! Endpoints as the relay needs them: settings, secrets, health.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::routing::texts;
+use super::{Store, StoreError};
+use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, Secret};
+use crate::model::health::{Health, State};
+
+const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
+const STRIKE: &str = include_str!("../../sql/queries/strike.sql");
+
+/// An endpoint with what the database knows of its health.
+#[derive(Debug)]
+pub struct Known {
+    pub endpoint: Endpoint,
+    pub health: Health,
+    /// Its secrets are to be read again after this: one of them expires.
+    pub secrets_until: Option<Timestamp>,
+}
+
+/// Reads these endpoints; those that are gone are missing from the answer.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Known>, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(ENDPOINTS).await.map_err(StoreError::query("read endpoints"))?;
+    let rows = client
+        .query(&statement, &[&ids, &store.now])
+        .await
+        .map_err(StoreError::query("read endpoints"))?;
+    Ok(rows.iter().map(known).collect())
+}
+
+fn known(row: &Row) -> Known {
+    Known {
+        endpoint: Endpoint {
+            id: row.get("id"),
+            revision: row.get("revision"),
+            url: row.get("url"),
+            body_format: match row.get("body_format") {
+                "event_payload" => BodyFormat::EventPayload,
+                "raw" => BodyFormat::Raw,
+                "cloudevents" => BodyFormat::CloudEvents,
+                _ => BodyFormat::Standard,
+            },
+            headers: texts(&row.get("headers")),
+            secrets: row.get::<_, Vec<String>>("secrets").into_iter().map(Secret::new).collect(),
+            timeout: row.get::<_, Option<f64>>("timeout_ms").map(from_millis),
+            max_attempts: positive(row.get("max_attempts")),
+            schedule: row
+                .get::<_, Option<Vec<f64>>>("schedule_ms")
+                .map(|delays| delays.into_iter().map(from_millis).collect()),
+            max_concurrency: positive(row.get("max_concurrency")),
+            rate_limit: row.get("rate_limit"),
+        },
+        health: Health {
+            state: match row.get::<_, Option<Timestamp>>("paused_until") {
+                Some(until) => State::Paused { until },
+                None => State::Flowing,
+            },
+            consecutive_failures: positive(row.get("consecutive_failures")).unwrap_or(0),
+            failing_since: row.get("failing_since"),
+            pauses: positive(row.get("pauses")).unwrap_or(0),
+        },
+        secrets_until: row.get("secrets_until"),
+    }
+}
+
+fn positive(number: Option<i32>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
+}
+
+fn from_millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1000.0).unwrap_or(Duration::ZERO)
+}
+
+/// Disables (and holds what is pending) or deletes (and cancels it) an endpoint, as a rule says.
+/// Returns whether that changed anything.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn strike(
+    store: &Store,
+    endpoint: EndpointId,
+    delete: bool,
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(STRIKE).await.map_err(StoreError::query("disable or delete an endpoint"))?;
+    let row = client
+        .query_one(&statement, &[&endpoint, &delete, &reason])
+        .await
+        .map_err(StoreError::query("disable or delete an endpoint"))?;
+    Ok(row.get(0))
+}

@@ -1,0 +1,77 @@
+//! What can go wrong between us and the database. Told apart by SQLSTATE and variant, never by text.
+
+use tokio_postgres::error::SqlState;
+
+/// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("database.url is not a Postgres URL: {0}")]
+    Url(String),
+    #[error("read the certificate authorities in {path}")]
+    Authorities { path: String, source: std::io::Error },
+    #[error("build the connection pool")]
+    Build(#[source] deadpool_postgres::BuildError),
+    #[error("connect to the database at {address}")]
+    Connect { address: String, source: tokio_postgres::Error },
+    #[error("connect to the database at {address}: no answer within {seconds} s")]
+    ConnectTimeout { address: String, seconds: u64 },
+    #[error("get a database connection")]
+    Pool(#[source] deadpool_postgres::PoolError),
+    #[error("{doing}")]
+    Query { doing: &'static str, source: tokio_postgres::Error },
+    #[error("the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste")]
+    SchemaNewer { found: i32, known: i32 },
+    #[error("the schema is at migration {found} of {known}; run `posthaste migrate`")]
+    SchemaOlder { found: i32, known: i32 },
+    #[error("the database has no posthaste schema; run `posthaste migrate`")]
+    SchemaMissing,
+    #[error("migration {version} ({name}) was changed after it had been applied")]
+    MigrationChanged { version: i32, name: String },
+    #[error("apply migration {version} ({name})")]
+    Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
+    #[error("the session with the database ended")]
+    SessionEnded,
+}
+
+impl StoreError {
+    /// Names what was being done, for `map_err`.
+    pub(super) fn query(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| Self::Query { doing, source }
+    }
+
+    /// The server's error code, if the server answered.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        match self {
+            Self::Query { source, .. }
+            | Self::Connect { source, .. }
+            | Self::Migration { source, .. } => source.code(),
+            Self::Pool(
+                deadpool_postgres::PoolError::Backend(source)
+                | deadpool_postgres::PoolError::PostCreateHook(
+                    deadpool_postgres::HookError::Backend(source),
+                ),
+            ) => source.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again later can help: the database is away, starting, failing over or busy.
+    /// Everything else (wrong password, no such database, a bug in a statement) needs a person.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::ConnectTimeout { .. } | Self::SessionEnded => true,
+            Self::Connect { .. } | Self::Query { .. } | Self::Pool(_) => {
+                self.sqlstate().is_none_or(|code| {
+                    // Class 08 connection, 40 rollback, 53 resources, 57 operator, 58 system;
+                    // 25006 read only (a standby that is about to be promoted), 55P03 lock.
+                    matches!(&code.code()[..2], "08" | "40" | "53" | "57" | "58")
+                        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                        || *code == SqlState::LOCK_NOT_AVAILABLE
+                })
+            }
+            _ => false,
+        }
+    }
+}

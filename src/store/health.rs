@@ -1,0 +1,67 @@
+//! How endpoints have been doing, written down: at most about once a second per endpoint.
+
+use super::{Store, StoreError};
+use crate::model::endpoint::EndpointId;
+use crate::model::health::{Health, State};
+
+const NOTE_HEALTH: &str = include_str!("../../sql/queries/note_health.sql");
+
+/// What came of an endpoint's attempts since the last note, and how it stands now.
+#[derive(Debug)]
+pub struct Note {
+    pub endpoint_id: EndpointId,
+    pub successes: u32,
+    pub failures: u32,
+    /// Of all of them together, in milliseconds.
+    pub duration_ms: f64,
+    pub health: Health,
+}
+
+/// Adds these to what is known. Endpoints that are gone are passed over.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(NOTE_HEALTH).await.map_err(StoreError::query("note endpoints' health"))?;
+    let column = |of: &dyn Fn(&Note) -> f64| -> Vec<f64> { notes.iter().map(of).collect() };
+    let endpoints: Vec<i64> = notes.iter().map(|note| note.endpoint_id).collect();
+    let failing: Vec<_> = notes.iter().map(|note| note.health.failing_since).collect();
+    let until: Vec<_> = notes
+        .iter()
+        .map(|note| match note.health.state {
+            State::Flowing => None,
+            State::Paused { until } | State::Probing { until } => Some(until),
+        })
+        .collect();
+    let states: Vec<&str> = notes
+        .iter()
+        .map(|note| match note.health.state {
+            State::Flowing => "flowing",
+            State::Paused { .. } => "paused",
+            State::Probing { .. } => "probing",
+        })
+        .collect();
+    let integers = |of: &dyn Fn(&Note) -> u32| -> Vec<i32> {
+        notes.iter().map(|note| i32::try_from(of(note)).unwrap_or(i32::MAX)).collect()
+    };
+    client
+        .execute(
+            &statement,
+            &[
+                &store.now,
+                &endpoints,
+                &column(&|note| f64::from(note.successes)),
+                &column(&|note| f64::from(note.failures)),
+                &column(&|note| note.duration_ms),
+                &states,
+                &integers(&|note| note.health.consecutive_failures),
+                &failing,
+                &integers(&|note| note.health.pauses),
+                &until,
+            ],
+        )
+        .await
+        .map_err(StoreError::query("note endpoints' health"))?;
+    Ok(())
+}

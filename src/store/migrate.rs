@@ -1,0 +1,194 @@
+//! The schema's versions: embedded, numbered, checksummed, applied in order under an advisory lock.
+//! Forward only. A relay refuses a schema that is newer than it knows.
+
+use ring::digest::{SHA256, digest};
+use tokio_postgres::Client;
+
+use super::{Database, StoreError};
+
+/// One step of the schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    pub version: i32,
+    pub name: &'static str,
+    pub sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($version:literal $name:literal),* $(,)?) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            sql: include_str!(concat!("../../sql/migrations/", $name, ".sql")),
+        }),*]
+    };
+}
+
+/// All migrations, in order. Those that have been released are never edited.
+pub const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_tables",
+    2 "0002_triggers_and_partitions",
+    3 "0003_views",
+    4 "0004_functions",
+    5 "0005_rules",
+    6 "0006_roles",
+];
+
+/// Where the applied versions are written down.
+const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
+
+/// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
+const LOCK: &str = "select pg_advisory_lock(1886352244, 3)";
+
+/// A lock that an application holds for long makes the migration fail, and changes nothing.
+const TIMEOUTS: &str = "set lock_timeout = '2s'; set statement_timeout = '5min';";
+
+/// Applies what is missing, each migration in a transaction of its own. Returns what it applied.
+///
+/// # Errors
+/// When the database cannot be reached, is newer than this binary, or a statement fails: the
+/// migrations before the failing one stay applied.
+pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreError> {
+    let (mut client, driver) = database.session(|| {}).await?;
+    let work = async move {
+        client
+            .batch_execute(&format!("{TIMEOUTS} set timezone = 'UTC';"))
+            .await
+            .map_err(StoreError::query("prepare the migration session"))?;
+        client.batch_execute("set lock_timeout = 0").await.map_err(StoreError::query("prepare the migration session"))?;
+        client.batch_execute(LOCK).await.map_err(StoreError::query("wait for the migration lock"))?;
+        client.batch_execute(TIMEOUTS).await.map_err(StoreError::query("prepare the migration session"))?;
+        client.batch_execute(LEDGER).await.map_err(StoreError::query("create the migration ledger"))?;
+        let applied = applied(&client).await?;
+        verify(&applied)?;
+        let mut done = Vec::new();
+        for migration in &MIGRATIONS[applied.len()..] {
+            apply(&mut client, migration).await?;
+            done.push(migration);
+        }
+        Ok(done)
+    };
+    tokio::select! {
+        result = work => result,
+        ended = driver => Err(ended.err().map_or(StoreError::SessionEnded, |source| StoreError::Query { doing: "migrate", source })),
+    }
+}
+
+/// Refuses a database whose schema is missing, older or newer than this binary's.
+///
+/// # Errors
+/// As said, or when the database cannot be reached.
+pub async fn check(database: &Database) -> Result<(), StoreError> {
+    let (client, driver) = database.session(|| {}).await?;
+    let work = async move {
+        let exists: bool = client
+            .query_one("select to_regclass('posthaste.migrations') is not null", &[])
+            .await
+            .map_err(StoreError::query("look for the schema"))?
+            .get(0);
+        if !exists {
+            return Err(StoreError::SchemaMissing);
+        }
+        let applied = applied(&client).await?;
+        verify(&applied)?;
+        if applied.len() < MIGRATIONS.len() {
+            return Err(StoreError::SchemaOlder { found: newest(&applied), known: newest_known() });
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = work => result,
+        _ = driver => Err(StoreError::SessionEnded),
+    }
+}
+
+/// All migrations as one script, for those who apply SQL with a tool of their own. It does what
+/// [`run`] does, the ledger included.
+#[must_use]
+pub fn print() -> String {
+    let mut script = format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
+    for migration in MIGRATIONS {
+        script.push_str(&format!(
+            "\n-- {name}\nbegin;\n{sql}\ninsert into posthaste.migrations (version, name, checksum) values ({version}, '{name}', '{checksum}');\ncommit;\n",
+            name = migration.name,
+            sql = migration.sql,
+            version = migration.version,
+            checksum = migration.checksum(),
+        ));
+    }
+    script
+}
+
+impl Migration {
+    /// SHA-256 of the text, in hex.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        digest(&SHA256, self.sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+struct Applied {
+    version: i32,
+    name: String,
+    checksum: String,
+}
+
+async fn applied(client: &Client) -> Result<Vec<Applied>, StoreError> {
+    let rows = client
+        .query("select version, name, checksum from posthaste.migrations order by version", &[])
+        .await
+        .map_err(StoreError::query("read the migration ledger"))?;
+    Ok(rows
+        .iter()
+        .map(|row| Applied { version: row.get(0), name: row.get(1), checksum: row.get(2) })
+        .collect())
+}
+
+fn verify(applied: &[Applied]) -> Result<(), StoreError> {
+    if newest(applied) > newest_known() {
+        return Err(StoreError::SchemaNewer { found: newest(applied), known: newest_known() });
+    }
+    match applied.iter().zip(MIGRATIONS).find(|(found, known)| {
+        found.version != known.version || found.checksum != known.checksum()
+    }) {
+        Some((found, _)) => {
+            Err(StoreError::MigrationChanged { version: found.version, name: found.name.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+fn newest(applied: &[Applied]) -> i32 {
+    applied.last().map_or(0, |migration| migration.version)
+}
+
+fn newest_known() -> i32 {
+    MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+async fn apply(client: &mut Client, migration: &Migration) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Migration { version: migration.version, name: migration.name, source };
+    let transaction = client.transaction().await.map_err(failed)?;
+    transaction.batch_execute(migration.sql).await.map_err(failed)?;
+    transaction
+        .execute(
+            "insert into posthaste.migrations (version, name, checksum) values ($1, $2, $3)",
+            &[&migration.version, &migration.name, &migration.checksum()],
+        )
+        .await
+        .map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_a_gap_and_named_by_their_number() {
+        for (place, migration) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(usize::try_from(migration.version), Ok(place + 1));
+            assert!(migration.name.starts_with(&format!("{:04}_", migration.version)));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Everything that touches the database. All SQL runs here, and nothing else uses `tokio_postgres`.
+//!
+//! One file of functions per table or concern; each function runs one statement of `sql/queries`,
+//! named like itself. Nothing here holds a transaction or a connection longer than its statement;
+//! the two sessions that must be kept, for the bell and the lease, are types of their own.
+
+pub mod attempts;
+pub mod bell;
+mod connect;
+pub mod deliveries;
+pub mod endpoints;
+mod error;
+pub mod health;
+pub mod migrate;
+pub mod relays;
+pub mod routing;
+pub mod rules;
+pub mod upkeep;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
+use jiff::Timestamp;
+
+pub use connect::Database;
+pub use error::StoreError;
+
+use connect::Tls;
+
+/// `posthaste.relays.id`.
+pub type RelayId = i32;
+
+/// Two small pools on one database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Database,
+    /// For statements on the queue, whose plans are pinned.
+    queue: Pool,
+    /// For routing, which joins what it has just read and may hash it.
+    router: Pool,
+    /// What Postgres takes for the present; `None`: its own clock. Tests hand one in.
+    now: Option<Timestamp>,
+}
+
+/// How a session plans. Statistics of a queue table are stale by nature: with autovacuum's view of
+/// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
+/// and ran at a third of the rate. So the plan that is right at every size is pinned.
+const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
+     set enable_mergejoin = off; set plan_cache_mode = force_generic_plan; set jit = off;";
+const ROUTER_PLANS: &str = "set enable_seqscan = off; set plan_cache_mode = force_generic_plan; \
+     set jit = off;";
+
+/// Routing is one statement at a time; a second connection serves whoever reads beside it.
+const ROUTER_CONNECTIONS: usize = 2;
+
+impl Store {
+    /// Opens the pools; connections are made when first needed.
+    ///
+    /// `connections` bounds the queue's pool, `statement_timeout` every statement.
+    ///
+    /// # Errors
+    /// When the pool cannot be built.
+    pub fn open(
+        database: Database,
+        connections: usize,
+        statement_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
+        let queue = pool(&database, connections.max(1), format!("{QUEUE_PLANS}{settings}"))?;
+        let router = pool(&database, ROUTER_CONNECTIONS, format!("{ROUTER_PLANS}{settings}"))?;
+        Ok(Self { database, queue, router, now: None })
+    }
+
+    /// The same store with the present standing still at `now`.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> Self {
+        Self { now: Some(now), ..self.clone() }
+    }
+
+    /// Where it connects to.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    async fn queue(&self) -> Result<deadpool_postgres::Client, StoreError> {
+        self.queue.get().await.map_err(StoreError::Pool)
+    }
+
+    async fn router(&self) -> Result<deadpool_postgres::Client, StoreError> {
+        self.router.get().await.map_err(StoreError::Pool)
+    }
+}
+
+/// A connection that cannot be had in this time is reported, not waited for.
+const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
+
+fn pool(database: &Database, size: usize, settings: String) -> Result<Pool, StoreError> {
+    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = match database.tls() {
+        Tls::Off => Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config),
+        Tls::On(tls) => Manager::from_config(database.config().clone(), tls.clone(), config),
+    };
+    let settings = std::sync::Arc::new(format!("{}{settings}", connect::SESSION));
+    Pool::builder(manager)
+        .max_size(size)
+        .wait_timeout(Some(WAIT_FOR_CONNECTION))
+        .create_timeout(Some(database.connect_timeout()))
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .post_create(Hook::async_fn(move |client, _| {
+            let settings = std::sync::Arc::clone(&settings);
+            Box::pin(async move {
+                client.batch_execute(&settings).await.map_err(HookError::Backend)
+            })
+        }))
+        .build()
+        .map_err(StoreError::Build)
+}

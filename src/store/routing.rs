@@ -1,0 +1,172 @@
+//! Routing: from events to the deliveries they owe. One statement does it all.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
+
+use super::{RelayId, Store, StoreError};
+use crate::model::delivery::Delivery;
+use crate::model::endpoint::EndpointId;
+
+const ROUTE: &str = include_str!("../../sql/queries/route.sql");
+const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
+
+/// An event's row may say it was created this much before its transaction was first seen: the
+/// outbox refuses more than an hour, and clocks have been set back by less than a day.
+const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
+/// What one relay may claim while routing.
+#[derive(Debug)]
+pub struct Room<'a> {
+    pub endpoints: &'a [EndpointId],
+    /// How many deliveries of each of `endpoints`.
+    pub rooms: &'a [i32],
+    /// How many of any other endpoint.
+    pub of_others: i32,
+    /// Payload bytes in all.
+    pub bytes: i64,
+}
+
+/// What one step of routing did.
+#[derive(Debug)]
+pub struct Routed {
+    pub events: u32,
+    pub deliveries: u32,
+    /// Events that nobody is owed.
+    pub unmatched: u32,
+    /// Whether the step was full, so that there may be more.
+    pub more: bool,
+    /// Every transaction below this has ended and what it wrote is routed.
+    pub xmin: i64,
+    /// Claimed for the caller, in the order of their events.
+    pub claimed: Vec<Claimed>,
+    /// Endpoints that are owed something due which was not claimed.
+    pub waiting: Vec<EndpointId>,
+    /// To be handed to the next step.
+    pub floor: Timestamp,
+}
+
+/// A claimed delivery, and whether it is to be sent at all.
+#[derive(Debug)]
+pub struct Claimed {
+    pub delivery: Delivery,
+    /// Why it is to be cancelled instead of sent.
+    pub cancelled: Option<String>,
+}
+
+/// Where the ledger stands, as far as routing needs to know beforehand.
+///
+/// # Errors
+/// When the database fails, or the ledger belongs to another cluster or database.
+pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
+    let client = store.router().await?;
+    let statement = client.prepare_cached(CURSOR).await.map_err(StoreError::query("read the routing cursor"))?;
+    let row = client
+        .query_one(&statement, &[])
+        .await
+        .map_err(StoreError::query("read the routing cursor"))?;
+    Ok(row.get("floor_at"))
+}
+
+/// Routes the next `most` events at most. `None`: another relay is routing just now.
+///
+/// # Errors
+/// When the statement fails; then nothing has been routed.
+pub async fn route(
+    store: &Store,
+    relay: RelayId,
+    token: i64,
+    most: u32,
+    floor: Timestamp,
+    room: &Room<'_>,
+) -> Result<Option<Routed>, StoreError> {
+    let client = store.router().await?;
+    let statement = client.prepare_cached(ROUTE).await.map_err(StoreError::query("route events"))?;
+    let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
+    // The rows are all here, and so the statement has committed, before one of them is sent.
+    let rows = client
+        .query(
+            &statement,
+            &[
+                &relay,
+                &token,
+                &i64::from(most),
+                &store.now,
+                &oldest,
+                &room.endpoints,
+                &room.rooms,
+                &room.of_others,
+                &room.bytes,
+            ],
+        )
+        .await
+        .map_err(StoreError::query("route events"))?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let count = |name| u32::try_from(first.get::<_, i32>(name)).unwrap_or(0);
+    let mut routed = Routed {
+        events: count("events"),
+        deliveries: count("deliveries"),
+        unmatched: count("unmatched"),
+        more: first.get("more"),
+        xmin: first.get("xmin"),
+        waiting: first.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
+        floor: first.get("floor_at"),
+        claimed: Vec::new(),
+    };
+    if first.get::<_, Option<i64>>("event_id").is_some() {
+        routed.claimed = rows
+            .iter()
+            .map(|row| Claimed {
+                delivery: delivery(row, token, 0),
+                cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
+            })
+            .collect();
+    }
+    Ok(Some(routed))
+}
+
+/// Reads the columns that routing and claiming have in common.
+pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Delivery {
+    Delivery {
+        event_id: row.get("event_id"),
+        endpoint_id: row.get("endpoint_id"),
+        claim_token,
+        attempt_count,
+        endpoint_revision: row.get("revision"),
+        event_type: row.get::<_, Option<String>>("event_type").unwrap_or_default(),
+        event_created_at: row.get("created_at"),
+        payload: row.get::<_, Option<Payload>>("payload").map(|payload| payload.0).unwrap_or_default(),
+        headers: row
+            .get::<_, Option<serde_json::Value>>("headers")
+            .map(|headers| texts(&headers))
+            .unwrap_or_default(),
+        expires_at: None,
+    }
+}
+
+/// The pairs of a JSON object of texts.
+pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// `json` in binary form is the text itself.
+struct Payload(Bytes);
+
+impl<'a> FromSql<'a> for Payload {
+    fn from_sql(
+        _: &Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(Bytes::copy_from_slice(raw)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
+}

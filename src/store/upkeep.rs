@@ -1,0 +1,53 @@
+//! Partitions made ahead and dropped, ledgers trimmed.
+
+use std::time::Duration;
+
+use super::{Store, StoreError};
+
+const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");
+const DROP_PARTITIONS: &str = include_str!("../../sql/queries/drop_partitions.sql");
+const TRIM: &str = include_str!("../../sql/queries/trim.sql");
+
+/// Makes the partitions that are missing up to so many days ahead; returns how many were.
+///
+/// # Errors
+/// When the statement fails; also when somebody held a lock for longer than 100 ms.
+pub async fn make_partitions(store: &Store, days_ahead: u32) -> Result<i32, StoreError> {
+    let client = store.router().await?;
+    let row = client
+        .query_one(MAKE_PARTITIONS, &[&i32::try_from(days_ahead).unwrap_or(i32::MAX)])
+        .await
+        .map_err(StoreError::query("make partitions"))?;
+    Ok(row.get(0))
+}
+
+/// Drops the days that are past their retention and not needed; returns their names.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn drop_partitions(
+    store: &Store,
+    outbox: Duration,
+    attempts: Duration,
+) -> Result<Vec<String>, StoreError> {
+    let client = store.router().await?;
+    let row = client
+        .query_one(DROP_PARTITIONS, &[&outbox.as_secs_f64(), &attempts.as_secs_f64()])
+        .await
+        .map_err(StoreError::query("drop old partitions"))?;
+    Ok(row.get(0))
+}
+
+/// Trims the routing ledger and forgets idempotency keys of events that are past their retention.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn trim(store: &Store, outbox: Duration) -> Result<(), StoreError> {
+    let client = store.queue().await?;
+    let statement = client.prepare_cached(TRIM).await.map_err(StoreError::query("trim the ledgers"))?;
+    client
+        .execute(&statement, &[&outbox.as_secs_f64()])
+        .await
+        .map_err(StoreError::query("trim the ledgers"))?;
+    Ok(())
+}
