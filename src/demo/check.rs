@@ -57,7 +57,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account], inconsistencies: usiz
             down.iter().all(|account| waits(ledger, account)),
             format!("{waiting} deliveries wait for the endpoint that is down; none was dropped"),
         ),
-        finding(forged == 0, format!("every signature was right ({forged} were not)")),
+        finding(forged == 0, format!("{forged} requests had a signature that was not right")),
         finding(
             inconsistencies == 0,
             format!("posthaste.check_consistency() finds {inconsistencies} things wrong"),

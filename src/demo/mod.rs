@@ -20,8 +20,6 @@ pub mod watchdog;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
@@ -121,8 +119,6 @@ pub enum DemoError {
     Relay(#[from] relay::RelayError),
     #[error("ask the database")]
     Database(#[from] tokio_postgres::Error),
-    #[error("draw a signing secret")]
-    Random,
     #[error("the demo broke {0} of its promises")]
     Broken(usize),
     #[error("interrupted")]
@@ -153,10 +149,8 @@ async fn show(options: DemoOptions) -> Result<Report, DemoError> {
     stage.strike().await?;
 
     let took = Clock.since(began);
-    screen.note(&format!(
-        "\n   All of this took {:.0} s and left nothing behind.",
-        took.as_secs_f64()
-    ));
+    screen.blank();
+    screen.note(&format!("All of this took {:.0} s and left nothing behind.", took.as_secs_f64()));
     let broken = findings.iter().filter(|finding| !finding.kept).count();
     if broken > 0 {
         return Err(DemoError::Broken(broken));
@@ -196,17 +190,21 @@ impl Stage {
         driver.spawn(async move { drop(connection.await) });
         client.batch_execute(shop::ORDERS).await?;
 
-        let secret = format!("whsec_{}", STANDARD.encode(random()?));
         let moods: Vec<(&str, Mood)> =
             SUBSCRIBERS.iter().filter_map(|s| Some((s.path, s.mood?))).collect();
-        let receiver = Receiver::start(&moods, &secret).await?;
+        let receiver = Receiver::start(&moods).await?;
         screen.step("Four endpoints; each says what it wants to hear of.");
         let endpoints = ENDPOINTS
             .replace("<receiver>", &receiver.url())
             .replace("<nobody>", &receiver.url_of_nobody()?);
         screen.sql(&endpoints);
         client.batch_execute(&endpoints).await?;
-        client.batch_execute(&SECRETS.replace("<secret>", &secret)).await?;
+        for row in client.query(SECRETS, &[]).await? {
+            let (url, secret): (&str, &str) = (row.get("url"), row.get("secret"));
+            if let Some(subscriber) = SUBSCRIBERS.iter().find(|s| url.ends_with(s.path)) {
+                receiver.trust(subscriber.path, secret)?;
+            }
+        }
 
         screen.step("The relay: one process, `posthaste run`, with DATABASE_URL set.");
         let relay = Some(RelayProcess::start(&cluster.url(), cluster.directory()).await?);
@@ -224,7 +222,7 @@ impl Stage {
         screen.sql(shop::PLACE_ORDER);
         screen.sql(shop::WRITE_EVENT);
         screen.sql("commit;  -- or rollback");
-        screen.note("");
+        screen.blank();
         let mut progress = Progress::new(SUBSCRIBERS.iter().map(|s| s.label.to_owned()));
         let mut shop = Shop::open(&self.cluster.url(), CLIENTS, OPEN_FOR);
 
@@ -287,17 +285,17 @@ impl Stage {
 
     /// Step five: what one can ask.
     async fn explain(&self, screen: &mut Screen) -> Result<(), DemoError> {
-        screen.step("SQL tells how every endpoint is doing,");
+        screen.step("SQL is where one looks. How is every endpoint doing?");
         self.ask(screen, ENDPOINT_STATUS).await?;
-        screen.step("what became of an event that had a hard time,");
+        screen.step("What became of an event that had a hard time?");
         self.ask(screen, JOURNEY).await?;
-        screen.step("and why something has not arrived yet.");
+        screen.step("Why has something not arrived yet?");
         self.ask(screen, WAITING).await
     }
 
     async fn ask(&self, screen: &Screen, statement: &str) -> Result<(), DemoError> {
         screen.sql(statement);
-        screen.note("");
+        screen.blank();
         screen.table(&self.client.simple_query(statement).await?);
         Ok(())
     }
@@ -348,12 +346,4 @@ impl Stage {
 
 fn pending_at(pending: &[(String, i64)], subscriber: &Subscriber) -> i64 {
     pending.iter().find(|(url, _)| url.ends_with(subscriber.path)).map_or(0, |&(_, count)| count)
-}
-
-/// The length that Standard Webhooks recommends at least.
-fn random() -> Result<[u8; 24], DemoError> {
-    use ring::rand::{SecureRandom as _, SystemRandom};
-    let mut drawn = [0; 24];
-    SystemRandom::new().fill(&mut drawn).map_err(|_unspecified| DemoError::Random)?;
-    Ok(drawn)
 }

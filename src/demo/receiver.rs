@@ -62,12 +62,13 @@ pub struct Receiver {
 
 #[derive(Debug)]
 struct Shared {
-    key: hmac::Key,
     endpoints: BTreeMap<String, (Mood, Mutex<State>)>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// None: nothing is genuine yet.
+    key: Option<hmac::Key>,
     inbox: Inbox,
     failures_in_a_row: u32,
     failures_of: HashMap<String, u32>,
@@ -95,14 +96,11 @@ struct Order {
 }
 
 impl Receiver {
-    /// Listens; one endpoint a path (such as `/billing`), all signed with one secret.
+    /// Listens; one endpoint a path (such as `/billing`).
     ///
     /// # Errors
-    /// If no port can be bound, or the secret is not a Standard Webhooks one.
-    pub async fn start(moods: &[(&str, Mood)], secret: &str) -> Result<Self, ReceiverError> {
-        let encoded = secret.strip_prefix("whsec_").ok_or(ReceiverError::Secret)?;
-        let key = STANDARD.decode(encoded).map_err(|_not_base64| ReceiverError::Secret)?;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    /// If no port can be bound.
+    pub async fn start(moods: &[(&str, Mood)]) -> Result<Self, ReceiverError> {
         let any = (Ipv4Addr::LOCALHOST, 0);
         let listener = TcpListener::bind(any).await.map_err(ReceiverError::Listen)?;
         let address = listener.local_addr().map_err(ReceiverError::Listen)?;
@@ -111,10 +109,24 @@ impl Receiver {
         nobody.bind(any.into()).map_err(ReceiverError::Listen)?;
         let endpoints =
             moods.iter().map(|&(path, mood)| (path.to_owned(), (mood, Mutex::default()))).collect();
-        let shared = Arc::new(Shared { key, endpoints });
+        let shared = Arc::new(Shared { endpoints });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address, nobody, shared, _accepting: accepting })
+    }
+
+    /// Tells an endpoint its secret; until then it accepts nothing. A path that is not served needs
+    /// none.
+    ///
+    /// # Errors
+    /// If the secret is not a symmetric one of Standard Webhooks.
+    pub fn trust(&self, path: &str, secret: &str) -> Result<(), ReceiverError> {
+        let encoded = secret.strip_prefix("whsec_").ok_or(ReceiverError::Secret)?;
+        let key = STANDARD.decode(encoded).map_err(|_not_base64| ReceiverError::Secret)?;
+        if let Some((_, state)) = self.shared.endpoints.get(path) {
+            locked(state).key = Some(hmac::Key::new(hmac::HMAC_SHA256, &key));
+        }
+        Ok(())
     }
 
     /// `http://127.0.0.1:PORT`
@@ -215,7 +227,8 @@ async fn answer(
     let Ok(body) = body.map(Collected::to_bytes) else {
         return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE));
     };
-    let Some(id) = genuine(&shared.key, &headers, &body) else {
+    let key = locked(state).key.clone();
+    let Some(id) = key.and_then(|key| genuine(&key, &headers, &body)) else {
         locked(state).inbox.forged += 1;
         return Ok(respond(StatusCode::UNAUTHORIZED));
     };
@@ -284,7 +297,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_endpoint_keeps_what_is_rightly_signed_and_nothing_else() {
-        let receiver = Receiver::start(&[("/good", Mood::Good)], SECRET).await.unwrap();
+        let receiver = Receiver::start(&[("/good", Mood::Good)]).await.unwrap();
+        assert_eq!(post(&receiver, "/good", "msg_0", SECRET).await, Some(401));
+        receiver.trust("/good", SECRET).unwrap();
         assert_eq!(post(&receiver, "/good", "msg_1", SECRET).await, Some(200));
         assert_eq!(post(&receiver, "/good", "msg_1", SECRET).await, Some(200));
         let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -293,12 +308,13 @@ mod tests {
         let inbox = receiver.inbox("/good");
         assert_eq!(inbox.accepted, HashMap::from([("msg_1".to_owned(), 2)]));
         assert_eq!(inbox.orders, HashSet::from([("order.paid".to_owned(), 7)]));
-        assert_eq!((inbox.duplicates(), inbox.forged), (1, 1));
+        assert_eq!((inbox.duplicates(), inbox.forged), (1, 2));
     }
 
     #[tokio::test]
     async fn a_flaky_endpoint_takes_every_event_with_its_third_attempt_at_the_latest() {
-        let receiver = Receiver::start(&[("/flaky", Mood::Flaky)], SECRET).await.unwrap();
+        let receiver = Receiver::start(&[("/flaky", Mood::Flaky)]).await.unwrap();
+        receiver.trust("/flaky", SECRET).unwrap();
         let mut answers = Vec::new();
         for _ in 0..3 {
             answers.push(post(&receiver, "/flaky", "msg_1", SECRET).await);
@@ -310,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_refuses_connections() {
-        let receiver = Receiver::start(&[], SECRET).await.unwrap();
+        let receiver = Receiver::start(&[]).await.unwrap();
         let url = receiver.url_of_nobody().unwrap();
         let refused = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);

@@ -59,9 +59,9 @@ impl Screen {
 
     /// The rows that a statement gave.
     pub(super) fn table(&self, messages: &[SimpleQueryMessage]) {
-        let rows = cells(messages);
-        let Some(width) = rows.first().map(Vec::len) else { return };
-        let widths: Vec<usize> = (0..width)
+        let rows = without_empty_columns(cells(messages));
+        let Some(columns) = rows.first().map(Vec::len) else { return };
+        let widths: Vec<usize> = (0..columns)
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
         for (number, row) in rows.iter().enumerate() {
@@ -72,6 +72,11 @@ impl Screen {
             let line = if number == 0 { self.paint(BOLD, line) } else { line.to_owned() };
             print(&format!("     {line}\n"));
         }
+    }
+
+    #[expect(clippy::unused_self, reason = "who prints goes through the screen")]
+    pub(super) fn blank(&self) {
+        print("\n");
     }
 
     pub(super) fn note(&self, text: &str) {
@@ -154,6 +159,18 @@ fn cells(messages: &[SimpleQueryMessage]) -> Vec<Vec<String>> {
     rows
 }
 
+/// A column in which no row says anything only makes the others narrower.
+fn without_empty_columns(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let says: Vec<bool> =
+        (0..columns).map(|column| rows.iter().skip(1).any(|row| !row[column].is_empty())).collect();
+    for row in &mut rows {
+        let mut column = says.iter();
+        row.retain(|_| *column.next().unwrap_or(&false));
+    }
+    rows
+}
+
 fn shortened(text: &str) -> String {
     let one_line = text.replace('\n', " ");
     if one_line.chars().count() <= CELL_MAX {
@@ -178,5 +195,13 @@ mod tests {
         assert_eq!(cut.chars().count(), CELL_MAX);
         assert!(cut.ends_with('…'));
         assert_eq!(shortened("two\nlines"), "two lines");
+    }
+
+    #[test]
+    fn a_column_without_a_word_is_left_out() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = vec![row(["a", "b", "c"]), row(["1", "", ""]), row(["", "", "3"])];
+        let left = without_empty_columns(rows);
+        assert_eq!(left, [["a", "c"], ["1", ""], ["", "3"]]);
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use posthaste::demo::postgres::{Cluster, ClusterOptions};
+use posthaste::store::Database;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
 
-use super::until;
+use super::{PATIENCE, until};
 
 /// Never dropped, as statics are: the cluster's watchdog ends it with the test process.
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
@@ -117,4 +118,7 @@ async fn start() -> Cluster {
 }
 
 /// Brings a database to this version's schema.
-pub async fn migrate(_url: &str) {}
+pub async fn migrate(url: &str) {
+    let database = Database::parse(url, None, PATIENCE).expect("the URL is ours");
+    posthaste::store::migrate::run(&database).await.expect("migrate");
+}

@@ -1,4 +1,4 @@
 -- endpoint_status: how every endpoint is doing
-select url, health, pending, round(success_rate::numeric, 2) as success_rate
+select url, description, health, reason, pending, success_rate, mean_duration_ms
 from posthaste.endpoint_status
 order by endpoint_id;

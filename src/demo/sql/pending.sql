@@ -1,4 +1,5 @@
 -- pending: how many deliveries each endpoint is still owed
-select endpoint.url, coalesce(backlog.pending, 0)::bigint as pending
+select endpoint.url, count(delivery.event_id) as pending
 from posthaste.endpoints as endpoint
-left join posthaste.backlog as backlog on backlog.endpoint_id = endpoint.id;
+left join posthaste.deliveries as delivery on delivery.endpoint_id = endpoint.id
+group by endpoint.url;

@@ -1,3 +1,4 @@
--- secrets: one key for all of them, so that the demo's receiver can check every signature
-insert into posthaste.endpoint_secrets (endpoint_id, secret)
-select id, '<secret>' from posthaste.endpoints;
+-- secrets: what the owner of each endpoint is told, to check signatures with
+select endpoint.url, secret.secret
+from posthaste.endpoints as endpoint
+join posthaste.endpoint_secrets as secret on secret.endpoint_id = endpoint.id;
