@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file that does not fit is two ideas. Tests beside it (`tests.rs`) are not counted.
+/// A file that does not fit is two ideas. Tests beside it (`tests.rs`) belong to it and are not
+/// counted.
 const LINES_MAX: usize = 500;
 
 /// What each part may use of ours, besides itself. A part is the longest name that fits; what is not
@@ -145,9 +146,10 @@ fn a_query_is_named_in_its_first_line_and_used() {
 #[test]
 fn a_file_says_what_it_is_for_and_stays_short() {
     let mut complaints = Vec::new();
-    for source in files("src", "rs").iter().chain(&files("tests", "rs")) {
+    let sources = files("src", "rs").into_iter().chain(files("tests", "rs"));
+    for source in sources.filter(|source| !source.path.ends_with("/tests.rs")) {
         let lines = source.text.lines().count();
-        if lines > LINES_MAX && !source.path.ends_with("tests.rs") {
+        if lines > LINES_MAX {
             complaints.push(format!("{}: {lines} lines are more than {LINES_MAX}", source.path));
         }
         if !source.text.starts_with("//! ") {
