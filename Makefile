@@ -1,0 +1,21 @@
+# What one does with this repository. PostgreSQL's server programs are installed if they are missing;
+# every command starts a private server of its own and leaves nothing behind.
+
+.PHONY: help demo test lint
+
+help: ## Shows this.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
+	@scripts/install-postgres
+	cargo run --release --quiet -- demo
+
+test: ## Runs every test, against a real PostgreSQL.
+	@scripts/install-postgres
+	cargo test
+
+lint: ## Checks formatting, clippy, and licences if cargo-deny is installed.
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences and sources are not checked"; fi

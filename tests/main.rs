@@ -1,0 +1,16 @@
+//! The promises, against a real PostgreSQL, a scripted receiver and the real binary.
+//!
+//! One binary, so that all of it links once and shares one private cluster. A module per promise;
+//! [`support`] is what they stand on.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why"
+)]
+
+mod support;
+
+mod command_line;
+mod harness;
+mod tidy;

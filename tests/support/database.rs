@@ -1,0 +1,124 @@
+//! A database for one test: a copy of a migrated template, on one private cluster for the whole run.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use posthaste::demo::postgres::{Cluster, ClusterOptions};
+use posthaste::store::Database;
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row};
+
+use super::{PATIENCE, until};
+
+/// Never dropped, as statics are: the cluster's watchdog ends it with the test process.
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+static DATABASES: AtomicU64 = AtomicU64::new(1);
+const TEMPLATE: &str = "posthaste_template";
+
+/// A migrated, empty database, dropped with this value.
+#[derive(Debug)]
+pub struct TestDatabase {
+    cluster: &'static Cluster,
+    name: String,
+    /// The tasks that drive the clients' connections.
+    connections: Mutex<JoinSet<()>>,
+}
+
+impl TestDatabase {
+    /// A copy of the migrated template.
+    pub async fn new() -> Self {
+        Self::copy_of(Some(TEMPLATE)).await
+    }
+
+    /// A database in which Posthaste was never installed.
+    pub async fn empty() -> Self {
+        Self::copy_of(None).await
+    }
+
+    async fn copy_of(template: Option<&str>) -> Self {
+        let cluster = CLUSTER.get_or_init(start).await;
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        cluster.create_database(&name, template).await.expect("create the test's database");
+        Self { cluster, name, connections: Mutex::default() }
+    }
+
+    /// For the superuser.
+    pub fn url(&self) -> String {
+        self.cluster.url_for(&self.name)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster that other tests use too: not to be stopped.
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// A new connection. It lives as long as both the client and this database.
+    pub async fn client(&self) -> Client {
+        self.client_at(&self.url()).await
+    }
+
+    /// A new connection as another user or with other parameters.
+    pub async fn client_at(&self, url: &str) -> Client {
+        let (client, connection) =
+            tokio_postgres::connect(url, NoTls).await.expect("connect to the test's database");
+        let drive = async move {
+            // A connection that breaks shows as an error of the client's next statement.
+            drop(connection.await);
+        };
+        self.connections.lock().expect("no panic while spawning").spawn(drive);
+        client
+    }
+
+    /// Asks until the statement returns a row: for what a relay will have written.
+    #[track_caller]
+    pub fn row<'a>(
+        &'a self,
+        statement: &'a str,
+        parameters: &'a [&'a (dyn ToSql + Sync)],
+    ) -> impl Future<Output = Row> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let client = self.client().await;
+            let what = format!("a row from {statement:?} (asked at {caller})");
+            until(&what, || async {
+                client.query_opt(statement, parameters).await.expect("ask for a row")
+            })
+            .await
+        }
+    }
+}
+
+impl Drop for TestDatabase {
+    /// Drops the database, so that a long run does not fill the disk.
+    fn drop(&mut self) {
+        let (cluster, name) = (self.cluster, self.name.clone());
+        // The test's runtime cannot wait inside a drop; a thread of its own can.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map(|runtime| runtime.block_on(cluster.drop_database(&name)))
+        });
+        // What is left behind goes with the cluster.
+        drop(dropped.join());
+    }
+}
+
+async fn start() -> Cluster {
+    let settings = vec!["max_connections = 400".to_owned()];
+    let options = ClusterOptions { settings, ..ClusterOptions::default() };
+    let cluster = Cluster::start(options).await.expect("start the tests' cluster");
+    cluster.create_database(TEMPLATE, None).await.expect("create the template");
+    migrate(&cluster.url_for(TEMPLATE)).await;
+    cluster
+}
+
+/// Brings a database to this version's schema.
+pub async fn migrate(url: &str) {
+    let database = Database::parse(url, None, None, PATIENCE).expect("the URL is ours");
+    posthaste::store::migrate::run(&database).await.expect("migrate");
+}

@@ -1,0 +1,60 @@
+//! What every promise needs: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted and
+//! a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does not
+//! come within [`PATIENCE`].
+
+#![expect(dead_code, reason = "a promise uses the part that it needs")]
+#![expect(unused_imports, reason = "the same for the names below")]
+#![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
+
+mod certificates;
+mod database;
+mod receiver;
+mod relay;
+
+use std::time::Duration;
+
+pub use certificates::{Authority, Identity};
+pub use database::TestDatabase;
+pub use receiver::{Gate, Received, Receiver, Reply};
+pub use relay::{Relay, RelayBuilder};
+
+/// How long a wait may last before it counts as failed. Nothing waits this long when all is well; it
+/// is generous because a machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for an event.
+///
+/// # Panics
+/// After [`PATIENCE`], naming what did not come.
+#[track_caller]
+pub fn within<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, event).await {
+            Ok(value) => value,
+            Err(_) => panic!("waited {PATIENCE:?} in vain for {what} (asked at {caller})"),
+        }
+    }
+}
+
+/// Asks again and again until there is an answer: for what no signal can tell, such as a row that
+/// another process writes.
+///
+/// # Panics
+/// After [`PATIENCE`], naming what did not come.
+#[track_caller]
+pub fn until<T, F>(what: &str, mut ask: impl FnMut() -> F) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+{
+    /// Short against a test, long against a query.
+    const ASK_EVERY: Duration = Duration::from_millis(10);
+    within(what, async move {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    })
+}

@@ -1,0 +1,188 @@
+//! The real binary as a child process, so that it can be killed, frozen and stopped as in life.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use posthaste::demo::watchdog::{self, Watchdog};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use super::{TestDatabase, until, within};
+
+/// Opens the loopback for deliveries, over plain HTTP too.
+const LOOPBACK: &str = r#"["127.0.0.0/8", "::1/128", "localhost"]"#;
+
+/// How a relay is to be started.
+#[derive(Debug)]
+pub struct RelayBuilder {
+    database_url: String,
+    settings: Vec<(String, String)>,
+}
+
+/// A running `posthaste run`. Killed when dropped; its log is shown if the test has failed.
+#[derive(Debug)]
+pub struct Relay {
+    process: Child,
+    pid: u32,
+    address: SocketAddr,
+    log: PathBuf,
+    _directory: tempfile::TempDir,
+    /// For when the test process is itself killed.
+    watchdog: Watchdog,
+}
+
+impl RelayBuilder {
+    /// Another setting, by its key in `posthaste.toml`: `set("relay.grace", "2s")`.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        let variable = format!("POSTHASTE_{}", key.to_uppercase().replace('.', "__"));
+        self.settings.push((variable, value.to_owned()));
+        self
+    }
+
+    /// Starts the relay and waits until it says that it is ready.
+    pub async fn start(self) -> Relay {
+        let mut relay = self.spawn();
+        relay.ready().await;
+        relay
+    }
+
+    /// Starts it without waiting: for a relay that is not expected to become ready.
+    pub fn spawn(self) -> Relay {
+        let address = free_address();
+        let directory = tempfile::tempdir().expect("make a directory for the log");
+        let log = directory.path().join("relay.log");
+        let file = File::create(&log).expect("create the log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+        command.arg("run").env_clear().current_dir(directory.path());
+        command.env("DATABASE_URL", &self.database_url);
+        command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
+        command.env("POSTHASTE_ADDRESSES__ALLOW", LOOPBACK);
+        command.env("POSTHASTE_ADDRESSES__ALLOW_HTTP", LOOPBACK);
+        command.envs(self.settings);
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("share the log")).stderr(file);
+        let process = command.kill_on_drop(true).spawn().expect("start posthaste");
+        let pid = process.id().expect("a process just started has a number");
+        let mut watchdog = Watchdog::start("KILL", None).expect("start a watchdog");
+        watchdog.watch(pid).expect("tell the watchdog");
+        Relay { process, pid, address, log, _directory: directory, watchdog }
+    }
+}
+
+impl Relay {
+    /// A relay with the defaults, but that it may dial the loopback.
+    pub async fn start(database: &TestDatabase) -> Self {
+        Self::on(&database.url()).start().await
+    }
+
+    /// A relay on a database given by its URL.
+    pub fn on(database_url: &str) -> RelayBuilder {
+        RelayBuilder { database_url: database_url.to_owned(), settings: Vec::new() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Where it answers for health and metrics.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The status and body of a GET, or nothing if it does not answer.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        let (head, body) = response.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// Waits until `/ready` says 200.
+    ///
+    /// # Panics
+    /// If the process ends first.
+    #[track_caller]
+    pub fn ready(&mut self) -> impl Future<Output = ()> + '_ {
+        within("the relay to be ready", async move {
+            loop {
+                if let Some((200, _)) = self.get("/ready").await {
+                    return;
+                }
+                if let Some(status) = self.process.try_wait().expect("look at the relay") {
+                    panic!("the relay ended before it was ready: {status}");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+    }
+
+    /// Waits until its log holds a text, and returns the line.
+    #[track_caller]
+    pub fn logs<'a>(&'a self, text: &'a str) -> impl Future<Output = String> + 'a {
+        until("a line in the relay's log", move || async move {
+            self.log().lines().find(|line| line.contains(text)).map(str::to_owned)
+        })
+    }
+
+    /// All it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `kill -9`, and waits until it is dead.
+    pub async fn kill(&mut self) {
+        self.signal("KILL");
+        assert_eq!(self.exit().await.signal(), Some(9));
+    }
+
+    /// SIGSTOP: it stands still, and its connections stay open.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// SIGTERM, and waits for the exit.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.exit().await
+    }
+
+    /// Waits until the process ends by itself.
+    #[track_caller]
+    pub fn exit(&mut self) -> impl Future<Output = ExitStatus> + '_ {
+        within("the relay to end", async move {
+            let status = self.process.wait().await.expect("wait for the relay");
+            self.watchdog.forget().expect("tell the watchdog");
+            status
+        })
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        watchdog::signal(self.pid, name).expect("the relay is there to take a signal");
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of relay {} ---\n{}---", self.pid, self.log());
+        }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a free port");
+    listener.local_addr().expect("a bound socket has an address")
+}
