@@ -4,7 +4,7 @@
 //! neither a sleep nor a mock.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod delivery;
 pub mod endpoint;
+pub mod delivery;
 pub mod outcome;
 pub mod verdict;

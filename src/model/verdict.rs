@@ -19,9 +19,7 @@ pub struct Verdict {
 pub enum Decision {
     Delivered,
     /// Try again this long after the attempt is recorded.
-    Retry {
-        after: Duration,
-    },
+    Retry { after: Duration },
     Dead,
 }
 

@@ -1,6 +1,7 @@
-//! Whom we may dial: one rule set for checking an endpoint, testing it and delivering to it. Pure: it
-//! judges addresses that somebody else resolved ([`resolve`](super::resolve)) and dials nothing
-//! ([`client`](super::client) does).
+//! Whom we may dial: one rule set for checking an endpoint, testing it and delivering to it.
+//!
+//! Pure: it judges addresses that somebody else resolved ([`resolve`](super::resolve)) and dials
+//! nothing ([`client`](super::client) does).
 //!
 //! An address is judged by the narrowest special range it lies in, and by every IPv4 address that its
 //! IPv6 spelling may reach (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP): all of them
