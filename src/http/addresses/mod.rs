@@ -18,6 +18,9 @@
 //! `169.254.0.0/16` opens link-local but not the metadata service within it. Named ranges other than
 //! loopback, link-local and metadata can be opened because laboratories do use them.
 //!
+//! What cannot be seen from here: a NAT64 prefix of the network's own within global unicast space, or a
+//! port that a router forwards inward from a public address.
+//!
 //! Whatever is opened, this relay's own listeners and its database are refused: a webhook must not be
 //! able to talk to them.
 

@@ -11,7 +11,10 @@ use crate::model::outcome::Refusal;
 
 /// What a name may resolve to and must not be dialled, with the range it is refused for.
 const FORBIDDEN_ADDRESSES: &[(&str, &[&str])] = &[
-    ("unspecified", &["0.0.0.0", "0.0.0.1", "0.1.2.3", "0.255.255.255", "::", "::2", "::ffff:0.0.0.0"]),
+    (
+        "unspecified",
+        &["0.0.0.0", "0.0.0.1", "0.1.2.3", "0.255.255.255", "::", "::2", "::ffff:0.0.0.0"],
+    ),
     (
         "loopback",
         &[

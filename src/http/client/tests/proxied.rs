@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
-use super::peer::{LONG, Peer, SHORT, read_request, send, settings};
+use super::peer::{LONG, Peer, SHORT, read_request, send, send_in, settings};
+use super::tls::{Authority, GOOD, target};
 use crate::http::client::{Client, ClientSettings, ProxyUrl, ProxyUrlError};
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase, Refusal};
@@ -50,6 +51,22 @@ async fn a_request_goes_through_a_tunnel_to_the_judged_address() {
         [format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{authorization}\r\n\r\n")]
     );
     assert_eq!(receiver.accepted(), 1);
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_tunnel_and_still_proves_the_name() {
+    let authority = Authority::new();
+    let receiver = authority.peer(GOOD).await;
+    let (proxy, asked) = proxy().await;
+    let url = format!("http://{}", proxy.address);
+    let proxied = ClientSettings { proxy: Some(url.parse().unwrap()), ..settings() };
+    let client = authority.client_with(proxied);
+    let (target, mut slot) = (target(&receiver), None);
+    for _ in 0..3 {
+        let exchange = send_in(&client, &mut slot, &target, LONG).await;
+        assert!(exchange.outcome.answer().unwrap().accepted());
+    }
+    assert_eq!(asked.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

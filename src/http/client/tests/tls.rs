@@ -37,8 +37,12 @@ impl Authority {
 
     /// A client that trusts this authority and no other.
     pub(super) fn client(&self) -> Client {
+        self.client_with(settings())
+    }
+
+    pub(super) fn client_with(&self, settings: ClientSettings) -> Client {
         let extra_ca = Some(self.0.pem().into_bytes());
-        Client::new(ClientSettings { extra_ca, ..settings() }).unwrap()
+        Client::new(ClientSettings { extra_ca, ..settings }).unwrap()
     }
 
     /// A server's side of TLS with a certificate from this authority.
@@ -52,7 +56,7 @@ impl Authority {
     }
 
     /// A peer that answers every request over TLS.
-    async fn peer(&self, certified: Certified) -> Peer {
+    pub(super) async fn peer(&self, certified: Certified) -> Peer {
         let acceptor = self.acceptor(certified, &["http/1.1"]);
         Peer::serving(move |stream, _| answering(acceptor.clone(), stream)).await
     }
