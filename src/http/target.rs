@@ -204,3 +204,77 @@ impl fmt::Debug for Target {
         write!(f, "Target({})", self.0.dial)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    #[test]
+    fn path_and_query_are_kept_and_the_fragment_is_dropped() {
+        let target = target("https://example.com/a/%2e%2E/b%20c/;d?e=f&g=%41{}|^#h");
+        assert_eq!(target.origin_form(), "/b%20c/;d?e=f&g=%41{}|^");
+        assert_eq!(target.absolute(), "https://example.com/b%20c/;d?e=f&g=%41{}|^");
+    }
+
+    #[test]
+    fn the_host_header_has_the_port_only_where_it_says_something() {
+        for (url, header, port) in [
+            ("https://example.com/", "example.com", 443),
+            ("https://example.com:443/", "example.com", 443),
+            ("http://example.com:443/", "example.com:443", 443),
+            ("http://EXAMPLE.com", "example.com", 80),
+            ("http://example.com.:81", "example.com.:81", 81),
+            ("http://bücher.example/", "xn--bcher-kva.example", 80),
+            ("https://[2606:4700:0::1]:8443/", "[2606:4700::1]:8443", 8443),
+        ] {
+            let target = target(url);
+            assert_eq!((target.host_header().to_str().unwrap(), target.port()), (header, port));
+        }
+    }
+
+    #[test]
+    fn a_trailing_dot_stays_for_the_resolver_and_goes_for_everybody_else() {
+        let target = target("https://example.com.:8443/");
+        assert_eq!(target.lookup_name(), "example.com.");
+        assert_eq!(target.host(), &Host::Domain("example.com".to_owned()));
+        assert_eq!(target.dial(), "https://example.com:8443/");
+    }
+
+    #[test]
+    fn one_origin_is_scheme_host_and_port() {
+        let one = target("https://example.com/a");
+        assert!(one.same_origin(&target("https://EXAMPLE.com:443/b")));
+        for other in ["http://example.com:443/a", "https://example.com:444/a", "https://a.example"]
+        {
+            assert!(!one.same_origin(&target(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_a_longest_length_after_encoding_too() {
+        let url = |path: &str| Target::parse(&format!("https://a.example/{path}"));
+        assert!(url(&"x".repeat(4000)).is_ok());
+        assert_eq!(url(&"x".repeat(5000)), Err(TargetError::TooLong));
+        assert_eq!(url(&"ü".repeat(1500)), Err(TargetError::TooLong));
+    }
+
+    #[test]
+    fn neither_debug_nor_an_error_shows_what_may_be_secret() {
+        let shown = format!("{:?}", target("https://example.com/hook/s3cret?token=s3cret"));
+        assert_eq!(shown, "Target(https://example.com:443/)");
+        let error = Target::parse("https://user:s3cret@example.com/").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_post_names_its_host_before_anything_else() {
+        let request = target("http://example.com:81/a?b").post(Bytes::from_static(b"{}"));
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(request.uri(), "/a?b");
+        assert_eq!(request.headers().iter().next().unwrap().1, "example.com:81");
+    }
+}

@@ -1,6 +1,7 @@
-//! Whom we may dial: one rule set for checking an endpoint, testing it and delivering to it. Pure: it
-//! judges addresses that somebody else resolved ([`resolve`](super::resolve)) and dials nothing
-//! ([`client`](super::client) does).
+//! Whom we may dial: one rule set for checking an endpoint, testing it and delivering to it.
+//!
+//! Pure: it judges addresses that somebody else resolved ([`resolve`](super::resolve)) and dials
+//! nothing ([`client`](super::client) does).
 //!
 //! An address is judged by the narrowest special range it lies in, and by every IPv4 address that its
 //! IPv6 spelling may reach (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP): all of them
@@ -16,6 +17,9 @@
 //! So `0.0.0.0/0` opens 10.0.0.1 and neither 127.0.0.1 nor the metadata service, and
 //! `169.254.0.0/16` opens link-local but not the metadata service within it. Named ranges other than
 //! loopback, link-local and metadata can be opened because laboratories do use them.
+//!
+//! What cannot be seen from here: a NAT64 prefix of the network's own within global unicast space, or a
+//! port that a router forwards inward from a public address.
 //!
 //! Whatever is opened, this relay's own listeners and its database are refused: a webhook must not be
 //! able to talk to them.

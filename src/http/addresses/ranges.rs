@@ -97,7 +97,7 @@ const fn v6(name: &'static str, tier: Tier, s: [u16; 8], prefix: u8) -> Range {
 
 static V4_PUBLIC: Range = v4("public", Tier::Global, [0; 4], 0);
 static V6_PUBLIC: Range = v6("public", Tier::Global, [0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
-/// Nothing outside 2000::/3 is handed out as global unicast, so what is not listed is refused.
+/// Nothing outside `2000::/3` is handed out as global unicast, so what is not listed is refused.
 static V6_UNASSIGNED: Range = v6("outside global unicast (2000::/3)", Tier::Never, [0; 8], 0);
 
 /// Where clouds answer with credentials. Ranges of their own, before those they lie in: whoever opens
@@ -160,3 +160,9 @@ static V6: [Range; 22] = [
     v6("link-local", Tier::Named, [0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     v6("site-local", Tier::Named, [0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
 ];
+
+/// Both tables, for the tests.
+#[cfg(test)]
+pub(super) fn tables() -> [&'static [Range]; 2] {
+    [&V4, &V6]
+}

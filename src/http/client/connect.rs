@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout_at};
 use tower_service::Service;
 
-use super::connection::{Connection, Limits, Stream};
+use super::connection::{Connection, Limits};
 use super::failure;
+use super::protocol::Stream;
 use super::proxy::{self, ProxyUrl};
 use super::wire::{Allowance, Wire};
 use crate::clock::Clock;
@@ -75,14 +76,14 @@ impl Connector {
         let started = Clock.instant();
         let opened = within(deadline, started + self.tls_time, Phase::Tls, async {
             let stream = self.secure(wire, target).await?;
-            if target.is_https() {
-                phases.tls = Some(Clock.since(started));
-            }
-            Connection::handshake(stream, allowance, target, deadline, limits)
+            Box::pin(Connection::handshake(stream, allowance, target, deadline, limits))
                 .await
                 .map_err(|error| failure::of(&error, Phase::Headers))
         })
         .await;
+        if target.is_https() {
+            phases.tls = Some(Clock.since(started));
+        }
         opened?
     }
 

@@ -5,31 +5,21 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::future::Either;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
+use hyper::Response;
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::header::{HOST, HeaderMap};
-use hyper::{Request, Response, Version};
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
+use hyper::header::HeaderMap;
 
 use super::alarm::Alarm;
 use super::failure;
-use super::tasks::{Inbox, Tasks};
-use super::wire::{Allowance, Wire};
+use super::protocol::{Http, Post, Stream};
+use super::wire::Allowance;
 use crate::clock::Clock;
 use crate::http::target::Target;
 use crate::model::outcome::{Answer, Cause, Outcome, Phase, Phases};
-
-/// What hyper talks through.
-pub(super) type Stream = MaybeHttpsStream<TokioIo<Wire>>;
-
-type Post = Request<Full<Bytes>>;
 
 /// An open connection to one origin, kept between requests in the caller's slot.
 pub struct Connection {
@@ -69,17 +59,8 @@ const DRAINED: usize = 64 * 1024;
 /// being counted. Far above what an honest peer sends, far below what hurts.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// How much of a body an HTTP/2 peer may send before we have read it.
-const HTTP2_WINDOW: u32 = 64 * 1024;
-
-/// What httparse is given room for without allocating; another count costs an allocation a response.
-const HYPER_HEAD_COUNT: usize = 100;
-
-/// hyper wants no less.
-const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
-
 impl Connection {
-    /// Speaks whichever HTTP the two sides agreed on.
+    /// Takes over a stream that is ready for HTTP.
     pub(super) async fn handshake(
         stream: Stream,
         allowance: Allowance,
@@ -87,11 +68,7 @@ impl Connection {
         deadline: Instant,
         limits: &Limits,
     ) -> hyper::Result<Self> {
-        let http = if is_http2(&stream) {
-            Http::two(stream, limits).await?
-        } else {
-            Http::one(stream, limits).await?
-        };
+        let http = Http::handshake(stream, limits).await?;
         let now = Clock.instant();
         Ok(Self {
             target: target.clone(),
@@ -231,114 +208,6 @@ struct ReadBody {
 enum Stopped {
     Late,
     Closed,
-}
-
-/// A protocol's sending half, and the future that moves its bytes; `None` once that has ended.
-enum Http {
-    One {
-        sender: http1::SendRequest<Full<Bytes>>,
-        driver: Option<Pin<Box<http1::Connection<Stream, Full<Bytes>>>>>,
-    },
-    Two {
-        sender: http2::SendRequest<Full<Bytes>>,
-        driver: Option<Pin<Box<http2::Connection<Stream, Full<Bytes>, Inbox>>>>,
-        tasks: Tasks,
-    },
-}
-
-impl Http {
-    async fn one(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
-        let mut builder = http1::Builder::new();
-        builder
-            .max_buf_size(limits.head_bytes.max(HYPER_HEAD_BYTES_MIN))
-            // A 2xx with a header that is no header is still a 2xx.
-            .ignore_invalid_headers_in_responses(true);
-        if limits.head_count != HYPER_HEAD_COUNT {
-            builder.max_headers(limits.head_count);
-        }
-        let (sender, driver) = builder.handshake(stream).await?;
-        Ok(Self::One { sender, driver: Some(Box::pin(driver)) })
-    }
-
-    async fn two(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
-        let inbox = Inbox::default();
-        let (sender, driver) = http2::Builder::new(inbox.clone())
-            .initial_stream_window_size(HTTP2_WINDOW)
-            .initial_connection_window_size(HTTP2_WINDOW)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .handshake(stream)
-            .await?;
-        Ok(Self::Two { sender, driver: Some(Box::pin(driver)), tasks: Tasks::new(inbox) })
-    }
-
-    /// HTTP/1.1 has the path in its first line and the host in a header; HTTP/2 has both in the URI.
-    fn address(&self, request: &mut Post, target: &Target) {
-        match self {
-            Self::One { .. } => {
-                *request.version_mut() = Version::HTTP_11;
-                *request.uri_mut() = target.origin_form().clone();
-                request.headers_mut().insert(HOST, target.host_header().clone());
-            }
-            Self::Two { .. } => {
-                *request.version_mut() = Version::HTTP_2;
-                *request.uri_mut() = target.absolute().clone();
-                request.headers_mut().remove(HOST);
-            }
-        }
-    }
-
-    fn send(
-        &mut self,
-        request: Post,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Post>>> + use<> {
-        match self {
-            Self::One { sender, .. } => Either::Left(sender.try_send_request(request)),
-            Self::Two { sender, .. } => Either::Right(sender.try_send_request(request)),
-        }
-    }
-
-    /// Moves bytes as far as they go. An error needs no look here: whatever waits for the connection
-    /// is told of it.
-    fn poll(&mut self, cx: &mut Context<'_>) {
-        match self {
-            Self::One { driver, .. } => poll_once(driver, cx),
-            Self::Two { driver, tasks, .. } => {
-                poll_once(driver, cx);
-                tasks.poll(cx);
-            }
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        match self {
-            Self::One { sender, driver } => driver.is_some() && sender.is_ready(),
-            Self::Two { sender, driver, .. } => driver.is_some() && sender.is_ready(),
-        }
-    }
-
-    /// An HTTP/2 connection that takes no more requests may still finish the one under way.
-    fn has_ended(&self) -> bool {
-        match self {
-            Self::One { driver, .. } => driver.is_none(),
-            Self::Two { driver, tasks, .. } => driver.is_none() && tasks.are_done(),
-        }
-    }
-}
-
-fn poll_once<D: Future<Output = hyper::Result<()>>>(
-    driver: &mut Option<Pin<Box<D>>>,
-    cx: &mut Context<'_>,
-) {
-    if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
-        *driver = None;
-    }
-}
-
-fn is_http2(stream: &Stream) -> bool {
-    match stream {
-        MaybeHttpsStream::Http(_) => false,
-        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
-    }
 }
 
 fn headers(map: &HeaderMap) -> Vec<(String, String)> {

@@ -140,3 +140,51 @@ fn shortened(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(error: &io::Error) -> Cause {
+        match of(error, Phase::Connect) {
+            Outcome::Unreachable { cause, .. } => cause,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn io_errors_are_told_apart_by_their_kind() {
+        for (kind, expected) in [
+            (ErrorKind::ConnectionRefused, Cause::ConnectionRefused),
+            (ErrorKind::ConnectionReset, Cause::Reset),
+            (ErrorKind::BrokenPipe, Cause::Reset),
+            (ErrorKind::HostUnreachable, Cause::NoRoute),
+            (ErrorKind::NetworkUnreachable, Cause::NoRoute),
+            (ErrorKind::UnexpectedEof, Cause::Closed),
+            (ErrorKind::PermissionDenied, Cause::Io),
+        ] {
+            assert_eq!(cause(&kind.into()), expected);
+        }
+    }
+
+    #[test]
+    fn the_kernels_time_out_is_a_time_out() {
+        let error = io::Error::from(ErrorKind::TimedOut);
+        assert_eq!(of(&error, Phase::Connect), Outcome::TimedOut { phase: Phase::Connect });
+    }
+
+    #[test]
+    fn the_innermost_error_decides_however_deep_it_is_wrapped() {
+        let tls = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(ErrorKind::BrokenPipe, tls));
+        assert_eq!(cause(&wrapped), Cause::TlsUnknownIssuer);
+        assert_eq!(cause(&io::Error::other(AllowanceUsedUp)), Cause::Protocol);
+    }
+
+    #[test]
+    fn a_detail_says_each_thing_once_and_has_an_end() {
+        let wrapped = io::Error::other(io::Error::other("ü".repeat(1000)));
+        let detail = describe(&wrapped);
+        assert_eq!(detail.chars().count(), DETAIL_MAX + 1);
+    }
+}

@@ -1,7 +1,7 @@
-//! Sends one request and says what happened: every way in which it can go wrong is an
-//! [`Outcome`], never an error. Runs between signing and judging; whom it may dial is decided by
-//! [`addresses`](super::addresses), what follows from an outcome by
-//! [`verdict`](crate::model::verdict).
+//! Sends one request and says what happened; every way in which it can go wrong is an [`Outcome`].
+//!
+//! Runs between signing and judging. Whom it may dial is decided by [`addresses`](super::addresses),
+//! what follows from an outcome by [`verdict`](crate::model::verdict).
 //!
 //! The caller owns the connection, in a slot that it hands in with every request. One worker with one
 //! slot has at most one connection, so a window of requests is enforced by the number of workers.
@@ -12,6 +12,7 @@ mod alarm;
 mod connect;
 mod connection;
 mod failure;
+mod protocol;
 mod proxy;
 mod settings;
 mod tasks;

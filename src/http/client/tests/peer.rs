@@ -132,12 +132,6 @@ pub(super) async fn send_in(
     client.send(slot, target, target.post(Bytes::from_static(b"{\"n\":1}")), timeout).await
 }
 
-/// What one request to a peer that replies like this comes to.
-pub(super) async fn outcome_of(reply: impl Into<Vec<u8>>) -> Outcome {
-    let peer = Peer::replying(reply).await;
-    send(&client(), &peer.target(), LONG).await.outcome
-}
-
 pub(super) fn answer(exchange: Exchange) -> Answer {
     match exchange.outcome {
         Outcome::Answered(answer) => answer,
