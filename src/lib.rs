@@ -27,8 +27,15 @@
 //! | Relay | one running process; several may serve one database |
 //! | Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod http;
+pub mod logging;
+pub mod metrics;
 pub mod model;
+pub mod relay;
+pub mod status;
+pub mod stopper;
+pub mod store;

@@ -219,7 +219,7 @@ create table posthaste.endpoint_health (
   recent_duration_ms   double precision not null default 0,
   updated_at           timestamptz not null default now(),
   constraint state_is_flowing_paused_or_probing check (state in ('flowing', 'paused', 'probing')),
-  constraint flowing_iff_not_paused check ((state = 'flowing') = (paused_until is null))
+  constraint paused_iff_paused_until check ((state = 'paused') = (paused_until is not null))
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 comment on table posthaste.endpoint_health is

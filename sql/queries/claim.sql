@@ -36,6 +36,7 @@ claimed as (
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
        e.revision, o.event_type, o.payload, o.headers,
+       greatest(c.event_created_at, o.deliver_at) as due_at,
        case when o.id is null then 'the event is no longer in the outbox'
             when o.expires_at <= clock.now then 'expired'
             when o.endpoint_id is null

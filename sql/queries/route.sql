@@ -6,7 +6,7 @@
 --
 -- $1 relay  $2 claim token  $3 most events  $4 now (null: the database's clock)
 -- $5 no event to be routed is older  $6 endpoints with $7 their room, $8 room of all others
--- $9 room in bytes of payload
+-- $9 room in all  $10 room in bytes of payload
 with router as materialized (
   select pg_try_advisory_xact_lock(1886352244, 2) as held
 ),
@@ -103,7 +103,8 @@ ranked as materialized (
          o.flowing
          and coalesce(o.deliver_at <= clock.now, true)
          and row_number() over (partition by o.owed_to order by o.id) <= coalesce(r.room, $8::int)
-         and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $9::bigint as claimed
+         and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $10::bigint
+         and row_number() over (order by o.id, o.owed_to) <= $9::int as claimed
   from owed o
   cross join clock
   left join unnest($6::bigint[], $7::int[]) r(endpoint_id, room) on r.endpoint_id = o.owed_to
@@ -154,7 +155,7 @@ select coalesce(a.floor_at, last.floor_at) as floor_at,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
        waiting.endpoints as waiting,
        d.id as event_id, d.owed_to as endpoint_id, d.revision, d.event_type, d.created_at, d.payload,
-       d.headers, coalesce(d.expires_at <= clock.now, false) as expired
+       d.headers, greatest(d.created_at, d.deliver_at) as due_at, coalesce(d.expires_at <= clock.now, false) as expired
 from last
 cross join chunk
 cross join clock

@@ -1,5 +1,6 @@
-//! One source of settings: the built-in defaults, a file, the environment or the flags. Knows for each key
-//! where it was written, and reports keys that are none. The values' types are left to
+//! One source of settings: the built-in defaults, a file, the environment or the flags.
+//!
+//! Knows for each key where it was written, and reports keys that are none. The values' types are left to
 //! [`settings`](super::settings).
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
@@ -11,7 +12,7 @@ use figment::{
 };
 use toml_edit::{ImDocument, TableLike};
 
-use super::error::{Problem, nearest};
+use super::{error::Problem, known::Known};
 
 const PREFIX: &str = "POSTHASTE_";
 /// Names a configuration file; not a setting itself.
@@ -35,60 +36,11 @@ struct Assignment {
     place: String,
 }
 
-/// What keys there are, and what kind of value each has: the defaults.
-#[derive(Debug)]
-pub(super) struct Known(Dict);
-
-impl Known {
-    /// # Panics
-    ///
-    /// If the built-in defaults are not TOML, which a test rules out.
-    pub(super) fn new(defaults: &str) -> Self {
-        Self(Toml::from_str(defaults).expect("the built-in defaults are TOML, as a test shows"))
-    }
-
-    pub(super) fn layer(&self) -> Layer {
-        Layer { name: "defaults", values: self.0.clone(), places: BTreeMap::new() }
-    }
-
-    /// Every key with its section.
-    pub(super) fn keys(&self) -> Vec<String> {
-        let mut keys = Vec::new();
-        for (section, values) in &self.0 {
-            keys.extend(
-                values.as_dict().into_iter().flatten().map(|(k, _)| format!("{section}.{k}")),
-            );
-        }
-        keys
-    }
-
-    fn kind(&self, key: &str) -> Option<&Value> {
-        let (section, key) = key.split_once('.')?;
-        self.0.get(section)?.as_dict()?.get(key)
-    }
-
-    fn unknown(&self, key: String, place: Option<String>) -> Problem {
-        let keys = self.keys();
-        let what = match nearest(&key, keys.iter().map(String::as_str)) {
-            Some(near) => format!("no such setting; did you mean {near}?"),
-            None => "no such setting".to_owned(),
-        };
-        Problem { place, key: Some(key), what }
-    }
-
-    fn unknown_section(&self, key: String, place: Option<String>) -> Problem {
-        let what = match nearest(&key, self.0.keys().map(String::as_str)) {
-            Some(near) => format!("no such section; did you mean [{near}]?"),
-            None => {
-                let sections: Vec<_> = self.0.keys().map(|name| format!("[{name}]")).collect();
-                format!("no such section; there are {}", sections.join(" "))
-            }
-        };
-        Problem { place, key: Some(key), what }
-    }
-}
-
 impl Layer {
+    pub(super) fn defaults(known: &Known) -> Self {
+        Self { name: "defaults", values: known.values().clone(), places: BTreeMap::new() }
+    }
+
     /// What stands in a TOML file. Keys that are none are left out and reported.
     pub(super) fn file(
         path: &Path,
@@ -208,7 +160,7 @@ impl Layer {
         let places = &self.places;
         let place = |key: &str| places.get(key).cloned();
         self.values.retain(|section, value| {
-            let Some(there) = known.0.get(section).and_then(Value::as_dict) else {
+            let Some(there) = known.section(section) else {
                 problems.push(match value {
                     Value::Dict(..) => known.unknown_section(section.clone(), place(section)),
                     _ => known.unknown(section.clone(), place(section)),

@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod known;
 mod layer;
 mod settings;
 mod units;
@@ -21,7 +22,8 @@ use std::{
 use figment::{Figment, error::Kind};
 use serde::de::DeserializeOwned;
 
-use layer::{CONFIG_FILE_VARIABLE, Known, Layer};
+use known::Known;
+use layer::{CONFIG_FILE_VARIABLE, Layer};
 
 pub use error::{ConfigError, Problem};
 pub use settings::{
@@ -95,7 +97,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
 
 fn layers(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Layer> {
     let known = Known::new(DEFAULTS);
-    let mut layers = vec![known.layer()];
+    let mut layers = vec![Layer::defaults(&known)];
     if let Some((path, text)) = settings_file(sources, problems) {
         layers.push(Layer::file(&path, &text, &known, problems));
     }

@@ -86,12 +86,12 @@ fn every_default_is_read_and_none_is_missing() {
             })
             .fold(String::new(), |text, line| text + line + "\n");
         assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
-        let figment = Figment::new().merge(Known::new(&without).layer());
+        let figment = Figment::new().merge(Layer::defaults(&Known::new(&without)));
         let mut problems = Vec::new();
         assert!(typed(&figment, &|_| None, &mut problems).is_none(), "{key} is required");
         assert!(problems[0].key.as_deref() == Some(&*key), "{key}: {problems:?}");
     }
-    let figment = Figment::new().merge(known.layer());
+    let figment = Figment::new().merge(Layer::defaults(&known));
     let mut problems = Vec::new();
     assert!(typed(&figment, &|_| None, &mut problems).is_some(), "{problems:?}");
 }

@@ -24,13 +24,13 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use self::check::Account;
-pub use self::check::Finding;
 use self::postgres::{Cluster, ClusterOptions, StopMode};
 use self::receiver::{Mood, Receiver};
 use self::relay::RelayProcess;
 use self::screen::{Progress, Screen, TICK};
 use self::shop::{Ledger, Shop};
 use crate::clock::Clock;
+use crate::stopper::Stopper;
 
 /// How long the shop is open.
 const OPEN_FOR: Duration = Duration::from_secs(10);
@@ -86,26 +86,14 @@ const SUBSCRIBERS: [Subscriber; 4] = [
 ];
 
 /// How the demo is to be given.
-#[derive(Debug, Clone)]
-pub struct DemoOptions {
-    /// Where PostgreSQL's server programs are; looked for if not given.
-    pub binaries: Option<PathBuf>,
-    /// Colours, if the output is a terminal.
-    pub color: bool,
-}
-
-/// What the demo has shown; returned only if every promise was kept.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Report {
-    /// Events committed by the shop.
-    pub events: usize,
-    /// Orders that it took back.
-    pub rolled_back: usize,
-    /// Webhooks accepted by the endpoints that are up, each counted once.
-    pub delivered: usize,
-    pub findings: Vec<Finding>,
-    /// From the first line to the last.
-    pub took_ms: u64,
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// Where initdb, postgres and pg_ctl are; looked for if not given
+    #[arg(long, value_name = "DIR")]
+    postgres: Option<PathBuf>,
+    /// No colours, even on a terminal
+    #[arg(long)]
+    no_color: bool,
 }
 
 /// Why the demo has failed.
@@ -128,40 +116,28 @@ pub enum DemoError {
 /// Gives the demo, on standard output.
 ///
 /// # Errors
-/// If it cannot be given, if a promise was broken, or on Ctrl-C.
-pub async fn run(options: DemoOptions) -> Result<Report, DemoError> {
+/// If it cannot be given, if a promise was broken, or if a stop was asked for.
+pub async fn run(args: DemoArgs, stopper: Stopper) -> Result<(), DemoError> {
     tokio::select! {
         // Dropping it ends the relay, the server and all that listens.
-        shown = show(options) => shown,
-        _ = tokio::signal::ctrl_c() => Err(DemoError::Interrupted),
+        shown = show(args) => shown,
+        () = stopper.stopping() => Err(DemoError::Interrupted),
     }
 }
 
-async fn show(options: DemoOptions) -> Result<Report, DemoError> {
+async fn show(args: DemoArgs) -> Result<(), DemoError> {
     let began = Clock.instant();
-    let mut screen = Screen::new(options.color);
+    let mut screen = Screen::new(!args.no_color);
     screen.title("Posthaste: insert a row in your transaction, and the webhook arrives.");
-    let mut stage = Stage::set(&mut screen, options).await?;
+    let mut stage = Stage::set(&mut screen, args.postgres).await?;
     let ledger = stage.play(&mut screen).await?;
     stage.explain(&mut screen).await?;
-    let findings = stage.check(&mut screen, &ledger).await?;
-    let delivered = stage.delivered();
+    let broken = stage.check(&mut screen, &ledger).await?;
     stage.strike().await?;
-
-    let took = Clock.since(began);
     screen.blank();
-    screen.note(&format!("All of this took {:.0} s and left nothing behind.", took.as_secs_f64()));
-    let broken = findings.iter().filter(|finding| !finding.kept).count();
-    if broken > 0 {
-        return Err(DemoError::Broken(broken));
-    }
-    Ok(Report {
-        events: ledger.committed.len(),
-        rolled_back: ledger.rolled_back.len(),
-        delivered,
-        findings,
-        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-    })
+    let took = Clock.since(began).as_secs_f64();
+    screen.note(&format!("All of this took {took:.0} s and left nothing behind."));
+    if broken > 0 { Err(DemoError::Broken(broken)) } else { Ok(()) }
 }
 
 /// All that takes part. Fields end in this order: the relay before the database it works on.
@@ -175,10 +151,9 @@ struct Stage {
 
 impl Stage {
     /// Steps one to three: a database, the endpoints, a relay.
-    async fn set(screen: &mut Screen, options: DemoOptions) -> Result<Self, DemoError> {
-        let cluster_options =
-            ClusterOptions { binaries: options.binaries, fsync: true, ..ClusterOptions::default() };
-        let cluster = Cluster::start(cluster_options).await?;
+    async fn set(screen: &mut Screen, binaries: Option<PathBuf>) -> Result<Self, DemoError> {
+        let options = ClusterOptions { binaries, fsync: true, ..ClusterOptions::default() };
+        let cluster = Cluster::start(options).await?;
         screen.step(&format!(
             "A private PostgreSQL on port {}; `posthaste migrate` makes the schema.",
             cluster.port()
@@ -283,7 +258,7 @@ impl Stage {
         Ok(rows.iter().map(|row| (row.get("url"), row.get("pending"))).collect())
     }
 
-    /// Step five: what one can ask.
+    /// Steps five to seven: what one can ask.
     async fn explain(&self, screen: &mut Screen) -> Result<(), DemoError> {
         screen.step("SQL is where one looks. How is every endpoint doing?");
         self.ask(screen, ENDPOINT_STATUS).await?;
@@ -300,8 +275,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Step six: the witnesses are compared.
-    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<Vec<Finding>, DemoError> {
+    /// The last step: the witnesses are compared. Returns how many promises were broken.
+    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<usize, DemoError> {
         screen.step("Was every promise kept? The shop, the endpoints and the database are asked.");
         let rows = self.client.query(ACCOUNTS, &[]).await?;
         let count = |row: &tokio_postgres::Row, column: &str| {
@@ -327,11 +302,7 @@ impl Stage {
         for finding in &findings {
             screen.finding(finding.kept, &finding.promise);
         }
-        Ok(findings)
-    }
-
-    fn delivered(&self) -> usize {
-        SUBSCRIBERS.iter().map(|subscriber| self.receiver.accepted(subscriber.path)).sum()
+        Ok(findings.iter().filter(|finding| !finding.kept).count())
     }
 
     /// Ends everybody in an orderly way, as a deployment would.

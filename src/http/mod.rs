@@ -5,3 +5,5 @@ pub mod addresses;
 pub mod client;
 pub mod resolve;
 pub mod target;
+pub mod admin;
+pub mod server;

@@ -114,7 +114,7 @@ mod tests {
             event_created_at: "2024-02-29T23:59:59.000125Z".parse().unwrap(),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
             headers: Vec::new(),
-            expires_at: None,
+            due_at: Timestamp::UNIX_EPOCH,
         }
     }
 

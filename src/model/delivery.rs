@@ -25,8 +25,9 @@ pub struct Delivery {
     pub payload: Bytes,
     /// The event's extra headers, and `traceparent`.
     pub headers: Vec<(String, String)>,
-    /// After this moment the event is not worth sending.
-    pub expires_at: Option<Timestamp>,
+    /// When it was created or, if that is later, when it was first to be sent: its age counts from
+    /// then.
+    pub due_at: Timestamp,
 }
 
 impl Delivery {
@@ -55,7 +56,7 @@ mod tests {
             event_created_at: event_created_at.parse().unwrap(),
             payload: Bytes::from_static(b"{}"),
             headers: Vec::new(),
-            expires_at: None,
+            due_at: Timestamp::UNIX_EPOCH,
         }
     }
 

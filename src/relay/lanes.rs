@@ -6,25 +6,26 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::deliver::Plan;
+use super::deliver::{Plan, deliver};
 use super::pace::Pace;
 use super::record::Finished;
 use crate::http::client::Connection;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
-use crate::model::health::{Allowance, Health, Transition};
-use crate::model::outcome::Outcome;
+use crate::model::health::{Allowance, Health, Sign, State, Ticket, Transition};
+use crate::model::outcome::{Answer, Outcome};
+use crate::model::verdict::Decision;
 use crate::model::window::Window;
 
 /// A lane may hold this many times its window in claims, so that workers need not wait for the next
 /// statement. More would make more duplicates after a crash, and no more speed.
-const CLAIMS_PER_WINDOW: usize = 8;
+pub(super) const CLAIMS_PER_WINDOW: usize = 8;
 
 /// All lanes of this relay.
 #[derive(Debug, Default)]
@@ -68,7 +69,9 @@ pub(super) struct Tally {
 
 /// What a worker is to do.
 enum Next {
-    Send(Box<Delivery>, Arc<Plan>),
+    Send(Box<Delivery>, Arc<Plan>, Ticket),
+    /// The endpoint has been paused since these were claimed: give them back.
+    Return(Vec<Delivery>),
     /// Nothing to do, or not allowed to: wait to be called.
     Park,
     /// The endpoint's rate allows the next one only then.
@@ -136,6 +139,15 @@ impl Lanes {
 }
 
 impl Lane {
+    /// Its room, if that differs from that of an endpoint nothing is known of.
+    pub(super) fn special_room(&self, now: Timestamp, limit: usize) -> Option<usize> {
+        let ordinary = {
+            let inner = self.lock();
+            inner.claimed == 0 && !inner.closed && inner.pace.is_none() && inner.health.state == State::Flowing
+        };
+        (!ordinary).then(|| self.room(now, limit))
+    }
+
     /// How many more deliveries may be claimed for it.
     pub(super) fn room(&self, now: Timestamp, limit: usize) -> usize {
         let inner = self.lock();
@@ -153,14 +165,6 @@ impl Lane {
         most.saturating_sub(inner.claimed)
     }
 
-    /// When a paused endpoint may be probed.
-    pub(super) fn probe_at(&self, now: Timestamp) -> Option<Timestamp> {
-        match self.lock().health.may_send(now) {
-            Allowance::No { until } => Some(until),
-            Allowance::Freely | Allowance::OneProbe => None,
-        }
-    }
-
     /// Whether the settings were read at this revision and no secret has expired since.
     pub(super) fn is_current(&self, revision: i64, now: Timestamp) -> bool {
         let inner = self.lock();
@@ -173,6 +177,11 @@ impl Lane {
         inner.claimed += 1;
         inner.queue.push_back(delivery);
         self.staff(&mut inner, shared);
+    }
+
+    /// Counts a claim that is not handed over but ended right away.
+    pub(super) fn hold(&self) {
+        self.lock().claimed += 1;
     }
 
     /// Calls or hires as many workers as there is work and room for.
@@ -208,10 +217,13 @@ impl Lane {
         if let Some(wait) = inner.pace.as_mut().and_then(|pace| pace.wait(shared.clock.instant())) {
             return Next::Pace(wait);
         }
-        let Some(delivery) = inner.queue.pop_front() else { return Next::Park };
+        // Paused since it was claimed: given back, not sent.
+        let Some(ticket) = inner.health.begin(shared.clock.now()) else {
+            return Next::Return(inner.queue.drain(..).collect());
+        };
+        let delivery = inner.queue.pop_front().expect("the queue is not empty, seen above");
         inner.in_flight += 1;
-        inner.health.probe_started(shared.clock.now());
-        Next::Send(Box::new(delivery), Arc::clone(&inner.plan))
+        Next::Send(Box::new(delivery), Arc::clone(&inner.plan), ticket)
     }
 
     /// A worker that was not called for long goes home. `false`: it was called just now.
@@ -229,15 +241,18 @@ impl Lane {
     fn finished(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
+        ticket: Ticket,
         outcome: &Outcome,
+        decision: Decision,
         took: Duration,
     ) -> Option<Transition> {
         let mut inner = self.lock();
         inner.in_flight -= 1;
         inner.window.after(outcome);
-        let transition =
-            inner.health.after(outcome, shared.clock.now(), &shared.health_policy, shared.draw());
-        let delivered = outcome.answer().is_some_and(crate::model::outcome::Answer::accepted);
+        let sign = Sign::of(outcome, decision);
+        let now = shared.clock.now();
+        let transition = inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
+        let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
         inner.tally.duration_ms += took.as_secs_f64() * 1000.0;
@@ -261,6 +276,12 @@ impl Lane {
         self.lock().closed = true;
     }
 
+    /// Sends its workers home when they have nothing in flight any more. It cannot be reopened.
+    pub(super) fn dismiss(&self) {
+        self.close();
+        self.calls.close();
+    }
+
     /// What has come of it since last asked, if anything has, and how it stands.
     pub(super) fn take_tally(&self) -> Option<(Tally, Health)> {
         let mut inner = self.lock();
@@ -282,18 +303,19 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
     let mut connection: Option<Connection> = None;
     loop {
         match lane.next(&shared) {
-            Next::Send(delivery, plan) => {
+            Next::Send(delivery, plan, ticket) => {
                 let permit = shared.budget.take().await;
-                let attempt = super::deliver::deliver(&shared, &plan, &delivery, &mut connection).await;
+                let sent = deliver(&shared, &plan, &delivery, &mut connection).await;
                 drop(permit);
-                let transition = attempt
-                    .outcome
-                    .as_ref()
-                    .and_then(|outcome| lane.finished(&shared, outcome, attempt.took));
-                let finished = Finished::attempt(attempt, &delivery, &lane, shared.clock.instant());
-                shared.report(finished).await;
-                if let Some(transition) = transition {
-                    super::health::follow(&shared, &lane, transition).await;
+                let decision = sent.verdict.decision;
+                let transition = lane.finished(&shared, ticket, &sent.outcome, decision, sent.took);
+                let effect = sent.verdict.effect;
+                shared.report(Finished::sent(&lane, &delivery, sent)).await;
+                super::health::follow(&shared, &lane, transition, effect).await;
+            }
+            Next::Return(deliveries) => {
+                for delivery in deliveries {
+                    shared.report(Finished::unsent(&lane, &delivery)).await;
                 }
             }
             Next::Park => {
@@ -306,9 +328,6 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                 }
             }
             Next::Pace(wait) => tokio::time::sleep(wait).await,
-        }
-        if shared.workers_end.is_cancelled() {
-            return;
         }
     }
 }
@@ -341,9 +360,4 @@ impl Budget {
     async fn take(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
         self.free.acquire().await.ok()
     }
-}
-
-/// When a lane's oldest claim was taken cannot matter: claims live as long as the relay's lease.
-pub(super) fn later(now: Instant, by: Duration) -> Instant {
-    now.checked_add(by).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
 }

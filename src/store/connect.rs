@@ -2,6 +2,7 @@
 //! session sets. Pools and sessions are built on it.
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,13 +46,14 @@ pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::
 impl Database {
     /// Reads a `postgres://` URL or `key=value` string as libpq does, `sslmode` (disable, prefer,
     /// require, verify-ca, verify-full) and `sslrootcert` included. `ca_file` adds authorities in
-    /// PEM to the system's.
+    /// PEM to the system's; `password` goes over the URL's.
     ///
     /// # Errors
     /// When the URL or the file cannot be read.
     pub fn parse(
         url: &str,
-        ca_file: Option<&str>,
+        password: Option<&str>,
+        ca_file: Option<&Path>,
         connect_timeout: Duration,
     ) -> Result<Self, StoreError> {
         let (plain, ssl) = split_ssl(url);
@@ -59,6 +61,9 @@ impl Database {
             // The message names the option; it never repeats the password.
             StoreError::Url(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
         })?;
+        if let Some(password) = password {
+            config.password(password);
+        }
         config
             .connect_timeout(connect_timeout)
             .keepalives_idle(Duration::from_secs(10))
@@ -68,7 +73,7 @@ impl Database {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        let roots = ssl.root_cert.as_deref().or(ca_file);
+        let roots = ssl.root_cert.as_deref().map(Path::new).or(ca_file);
         let (mode, check) = match ssl.mode.as_str() {
             "disable" => (SslMode::Disable, Check::Nothing),
             "allow" | "prefer" | "" => (SslMode::Prefer, Check::Nothing),
@@ -237,7 +242,7 @@ enum Check {
     AuthorityAndName,
 }
 
-fn client_config(check: Check, extra_roots: Option<&str>) -> Result<ClientConfig, StoreError> {
+fn client_config(check: Check, extra_roots: Option<&Path>) -> Result<ClientConfig, StoreError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -247,7 +252,7 @@ fn client_config(check: Check, extra_roots: Option<&str>) -> Result<ClientConfig
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(path) = extra_roots {
-        let unreadable = |source| StoreError::Authorities { path: path.to_owned(), source };
+        let unreadable = |source| StoreError::Authorities { path: path.display().to_string(), source };
         for cert in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(std::io::Error::other(e)))? {
             let cert = cert.map_err(|e| unreadable(std::io::Error::other(e)))?;
             roots.add(cert).map_err(|e| unreadable(std::io::Error::other(e)))?;
@@ -342,14 +347,14 @@ mod tests {
 
     #[test]
     fn an_unknown_sslmode_is_refused_with_those_that_exist() {
-        let error = Database::parse("postgres://a/b?sslmode=full", None, Duration::from_secs(1)).unwrap_err();
+        let error = Database::parse("postgres://a/b?sslmode=full", None, None, Duration::from_secs(1)).unwrap_err();
         assert!(error.to_string().contains("verify-full"), "{error}");
     }
 
     #[test]
     fn debug_shows_the_address_and_no_password() {
         let database =
-            Database::parse("postgres://u:hunter2@db:6000/x", None, Duration::from_secs(1)).unwrap();
+            Database::parse("postgres://u:hunter2@db:6000/x", None, None, Duration::from_secs(1)).unwrap();
         assert_eq!(database.address(), "db:6000");
         assert!(!format!("{database:?}").contains("hunter2"));
     }

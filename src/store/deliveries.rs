@@ -61,11 +61,21 @@ pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<
         .map_err(StoreError::query("release claims"))
 }
 
-/// For every endpoint that is owed something unclaimed: how long until the first of it is due.
+/// An enabled endpoint that is owed something unclaimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Owed {
+    pub endpoint_id: EndpointId,
+    /// Of the endpoint as it is now.
+    pub revision: i64,
+    /// How long until the first of it is due.
+    pub due_in: Duration,
+}
+
+/// Every enabled endpoint that is owed something unclaimed.
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn agenda(store: &Store) -> Result<Vec<(EndpointId, Duration)>, StoreError> {
+pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
     let client = store.queue().await?;
     let statement = client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
     let rows = client
@@ -76,7 +86,11 @@ pub async fn agenda(store: &Store) -> Result<Vec<(EndpointId, Duration)>, StoreE
         .iter()
         .map(|row| {
             let due_in: f64 = row.get("due_in_ms");
-            (row.get("endpoint_id"), Duration::try_from_secs_f64(due_in / 1000.0).unwrap_or(Duration::MAX))
+            Owed {
+                endpoint_id: row.get("endpoint_id"),
+                revision: row.get("revision"),
+                due_in: Duration::try_from_secs_f64(due_in / 1000.0).unwrap_or(Duration::MAX),
+            }
         })
         .collect())
 }

@@ -58,15 +58,15 @@ fn known(row: &Row) -> Known {
             max_concurrency: positive(row.get("max_concurrency")),
             rate_limit: row.get("rate_limit"),
         },
-        health: Health {
-            state: match row.get::<_, Option<Timestamp>>("paused_until") {
+        health: Health::restore(
+            match row.get::<_, Option<Timestamp>>("paused_until") {
                 Some(until) => State::Paused { until },
                 None => State::Flowing,
             },
-            consecutive_failures: positive(row.get("consecutive_failures")).unwrap_or(0),
-            failing_since: row.get("failing_since"),
-            pauses: positive(row.get("pauses")).unwrap_or(0),
-        },
+            positive(row.get("consecutive_failures")).unwrap_or(0),
+            row.get("failing_since"),
+            positive(row.get("pauses")).unwrap_or(0),
+        ),
         secrets_until: row.get("secrets_until"),
     }
 }

@@ -30,8 +30,8 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
     let until: Vec<_> = notes
         .iter()
         .map(|note| match note.health.state {
-            State::Flowing => None,
-            State::Paused { until } | State::Probing { until } => Some(until),
+            State::Flowing | State::Probing => None,
+            State::Paused { until } => Some(until),
         })
         .collect();
     let states: Vec<&str> = notes
@@ -39,7 +39,7 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
         .map(|note| match note.health.state {
             State::Flowing => "flowing",
             State::Paused { .. } => "paused",
-            State::Probing { .. } => "probing",
+            State::Probing => "probing",
         })
         .collect();
     let integers = |of: &dyn Fn(&Note) -> u32| -> Vec<i32> {

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::{Database, RelayId, Store, StoreError};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
+const RETAKE: &str = include_str!("../../sql/queries/retake.sql");
 const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const BURY: &str = include_str!("../../sql/queries/bury.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
@@ -38,26 +39,30 @@ impl Lease {
         tasks: &TaskTracker,
         name: &str,
     ) -> Result<Self, StoreError> {
-        let (client, driver) = database.session(|| {}).await?;
-        tasks.spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::warn!(%error, "the lease's session ended");
-            }
-        });
-        client
-            .batch_execute(super::connect::SESSION)
-            .await
-            .map_err(StoreError::query("prepare the lease's session"))?;
-        client
-            .batch_execute("set statement_timeout = '5s'")
-            .await
-            .map_err(StoreError::query("prepare the lease's session"))?;
+        let client = session(database, tasks).await?;
         let relay = client
             .query_one(REGISTER, &[&name, &env!("CARGO_PKG_VERSION")])
             .await
             .map_err(StoreError::query("register this relay"))?
             .get(0);
         Ok(Self { client, relay })
+    }
+
+    /// Takes a lease up again after its session was lost. `None`: somebody took us for dead.
+    ///
+    /// # Errors
+    /// When the session cannot be opened, or the server has not noticed yet that the old one is gone.
+    pub async fn retake(
+        database: &Database,
+        tasks: &TaskTracker,
+        relay: RelayId,
+    ) -> Result<Option<Self>, StoreError> {
+        let client = session(database, tasks).await?;
+        let mine = client
+            .query_opt(RETAKE, &[&relay])
+            .await
+            .map_err(StoreError::query("take this relay's lease again"))?;
+        Ok(mine.map(|_| Self { client, relay }))
     }
 
     #[must_use]
@@ -91,6 +96,20 @@ impl Lease {
             .map_err(StoreError::query("deregister this relay"))?;
         Ok(())
     }
+}
+
+async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, StoreError> {
+    let (client, driver) = database.session(|| {}).await?;
+    tasks.spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::warn!(%error, "the lease's session ended");
+        }
+    });
+    client
+        .batch_execute(&format!("{} set statement_timeout = '5s';", super::connect::SESSION))
+        .await
+        .map_err(StoreError::query("prepare the lease's session"))?;
+    Ok(client)
 }
 
 /// What was found when looking for dead relays.

@@ -24,6 +24,8 @@ pub struct Room<'a> {
     pub rooms: &'a [i32],
     /// How many of any other endpoint.
     pub of_others: i32,
+    /// How many in all.
+    pub in_all: i32,
     /// Payload bytes in all.
     pub bytes: i64,
 }
@@ -97,6 +99,7 @@ pub async fn route(
                 &room.endpoints,
                 &room.rooms,
                 &room.of_others,
+                &room.in_all,
                 &room.bytes,
             ],
         )
@@ -141,7 +144,7 @@ pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Deliv
             .get::<_, Option<serde_json::Value>>("headers")
             .map(|headers| texts(&headers))
             .unwrap_or_default(),
-        expires_at: None,
+        due_at: row.get("due_at"),
     }
 }
 

@@ -30,6 +30,21 @@ pub enum Decision {
         after: Duration,
     },
     Dead,
+    /// Ended without an attempt: nobody wants it any more. Never judged, only found out.
+    Cancelled,
+}
+
+impl Decision {
+    /// The word stored in `attempts.verdict`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retry { .. } => "retry",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// What a rule does to the endpoint besides.

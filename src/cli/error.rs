@@ -1,0 +1,76 @@
+//! What can end a command early, what it means for the exit code, and what may help.
+
+use std::io;
+
+use crate::{
+    config::ConfigError, demo::DemoError, http::server::ServerError, logging::LoggingError,
+    relay::RelayError, store::StoreError,
+};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("listen for signals")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("use the database as set")]
+    Database(#[source] StoreError),
+    #[error("migrate the schema")]
+    Migrate(#[source] StoreError),
+    #[error("check the schema")]
+    Schema(#[source] StoreError),
+    #[error("run the relay")]
+    Relay(#[from] RelayError),
+    #[error("run the demo")]
+    Demo(#[from] DemoError),
+    #[error("write to standard output")]
+    Output(#[source] io::Error),
+}
+
+/// It could not be done, or ended in the middle. Trying again may help.
+const FAILED: u8 = 1;
+/// It was not asked for rightly. Trying again is no use. clap exits with the same.
+const USAGE: u8 = 2;
+
+impl CliError {
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Logging(_) | Self::Database(_) => USAGE,
+            Self::Runtime(_)
+            | Self::Signals(_)
+            | Self::Server(_)
+            | Self::Migrate(_)
+            | Self::Schema(_)
+            | Self::Relay(_)
+            | Self::Demo(_)
+            | Self::Output(_) => FAILED,
+        }
+    }
+
+    /// What the operator may do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Server(ServerError::Bind { source, .. }) => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    Some("another process has that port; choose another in http.listen, or \"off\"")
+                }
+                io::ErrorKind::PermissionDenied => Some("ports below 1024 need a privilege"),
+                io::ErrorKind::AddrNotAvailable => Some("this host does not have that address"),
+                _ => None,
+            },
+            Self::Schema(_) => Some(
+                "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
+            ),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The command line: what was asked for, and one call for each. Errors are gathered here with what they
+//! mean for the exit code; printing them is left to `main`.
+
+mod arguments;
+mod error;
+mod run;
+
+use std::io::{self, Write};
+
+use crate::{
+    config::{self, Config, LogFormat, LogSettings},
+    demo,
+    stopper::Stopper,
+    store::{Database, migrate},
+};
+
+pub use arguments::{Arguments, Command, SettingArguments};
+pub use error::CliError;
+
+/// Something to be done, with the settings it needs.
+#[derive(Debug)]
+pub enum Work {
+    Run { config: Box<Config>, migrate: bool },
+    Migrate { config: Box<Config> },
+    PrintMigrations,
+    Demo(demo::DemoArgs),
+}
+
+impl Work {
+    /// Reads the settings that the command needs: none for those that run without a database of ours.
+    ///
+    /// # Errors
+    ///
+    /// If the settings cannot be used.
+    pub fn prepare(arguments: Arguments) -> Result<Self, CliError> {
+        let settings = arguments.settings;
+        let load = || config::load(&settings.sources()).map(Box::new);
+        Ok(match arguments.command {
+            Command::Run { migrate } => Self::Run { config: load()?, migrate },
+            Command::Migrate { print: false } => Self::Migrate { config: load()? },
+            Command::Migrate { print: true } => Self::PrintMigrations,
+            Command::Demo(arguments) => Self::Demo(arguments),
+        })
+    }
+
+    fn config(&self) -> Option<&Config> {
+        match self {
+            Self::Run { config, .. } | Self::Migrate { config } => Some(config),
+            Self::PrintMigrations | Self::Demo(_) => None,
+        }
+    }
+
+    /// What to log: as set, or only what somebody should see.
+    #[must_use]
+    pub fn log(&self) -> LogSettings {
+        match self.config() {
+            Some(config) => config.log.clone(),
+            None => LogSettings { level: "warn".to_owned(), format: LogFormat::Text },
+        }
+    }
+
+    /// Threads for the runtime. `None`: as many as it thinks right.
+    #[must_use]
+    pub fn worker_threads(&self) -> Option<usize> {
+        self.config().map(|config| config.relay.worker_threads())
+    }
+
+    /// Does it. Ends early, and in order, when a stop is asked for.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be done.
+    pub async fn perform(self, stopper: Stopper) -> Result<(), CliError> {
+        match self {
+            Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
+            Self::Migrate { config } => {
+                let applied = migrate::run(&database(&config)?).await.map_err(CliError::Migrate)?;
+                match &applied[..] {
+                    [] => say("nothing to do: the schema is up to date\n"),
+                    applied => applied.iter().try_for_each(|migration| {
+                        say(&format!("applied {:04} {}\n", migration.version, migration.name))
+                    }),
+                }
+            }
+            Self::PrintMigrations => say(&migrate::print()),
+            Self::Demo(arguments) => Ok(demo::run(arguments, stopper).await?),
+        }
+    }
+}
+
+fn database(config: &Config) -> Result<Database, CliError> {
+    let settings = &config.database;
+    let password = settings.password.as_ref().map(config::Hidden::expose);
+    let ca_file = settings.ca_file.as_deref();
+    Database::parse(settings.url.expose(), password, ca_file, settings.connect_timeout)
+        .map_err(CliError::Database)
+}
+
+/// Writes to standard output. A reader that has gone away, as `head` does, is no failure.
+fn say(text: &str) -> Result<(), CliError> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(()),
+    }
+}

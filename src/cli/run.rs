@@ -1,0 +1,122 @@
+//! `posthaste run`: puts the parts together and takes them apart in order. The listener starts first, so
+//! that a taken port ends the start and probes are answered while the database is waited for; it ends last,
+//! so that "stopping" can be read while requests in flight end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time;
+
+use super::{CliError, database};
+use crate::{
+    clock::Clock,
+    config::Config,
+    http::{admin::Admin, server::Server},
+    metrics::Metrics,
+    relay,
+    status::Status,
+    stopper::Stopper,
+    store::{Database, StoreError, migrate},
+};
+
+/// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// An operator who has mended it should not wait long for us to see it.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Result<(), CliError> {
+    let database = database(config)?;
+    let metrics = Arc::new(Metrics::new());
+    let status = Status::new(Clock, stopper.clone());
+    let server = match config.http.listen {
+        Some(address) => Some(Server::bind(address).await?),
+        None => None,
+    };
+    let admin = Arc::new(Admin { status: status.clone(), metrics: Arc::clone(&metrics) });
+    // asked for when the relay has ended, however it ended
+    let closing = Stopper::new();
+
+    let relaying = async {
+        let ended = relay(config, &database, migrate, &metrics, &status, &stopper).await;
+        closing.stop();
+        ended
+    };
+    let serving = async {
+        if let Some(server) = server {
+            tracing::info!(address = %server.address(), "serving /live, /ready and /metrics");
+            server.serve(admin, &closing).await;
+        }
+    };
+    let (ended, (), ()) = tokio::join!(Box::pin(relaying), serving, metrics.keep(&closing));
+    if ended.is_ok() {
+        tracing::info!("stopped");
+    }
+    ended
+}
+
+async fn relay(
+    config: &Config,
+    database: &Database,
+    migrate: bool,
+    metrics: &Arc<Metrics>,
+    status: &Status,
+    stopper: &Stopper,
+) -> Result<(), CliError> {
+    let waiting = Waiting { status, stopper };
+    if migrate {
+        let applied = waiting.until_reached(async || migrate::run(database).await).await;
+        let Some(applied) = applied.map_err(CliError::Migrate)? else { return Ok(()) };
+        for migration in applied {
+            tracing::info!(
+                version = migration.version,
+                name = migration.name,
+                "migrated the schema"
+            );
+        }
+    }
+    let checked = waiting.until_reached(async || migrate::check(database).await).await;
+    if checked.map_err(CliError::Schema)?.is_none() {
+        return Ok(());
+    }
+    relay::run(config, database.clone(), Arc::clone(metrics), status.clone(), stopper.clone())
+        .await?;
+    Ok(())
+}
+
+/// Waiting for a database that is away, ready to be told to stop.
+struct Waiting<'a> {
+    status: &'a Status,
+    stopper: &'a Stopper,
+}
+
+impl Waiting<'_> {
+    /// Tries until the database can be reached. `None`: a stop was asked for before.
+    async fn until_reached<T>(
+        &self,
+        attempt: impl AsyncFn() -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let tried = tokio::select! {
+                tried = attempt() => tried,
+                // a migration that is broken off here is rolled back with its session
+                () = self.stopper.stopping() => return Ok(None),
+            };
+            let error = match tried {
+                Ok(done) => return Ok(Some(done)),
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            self.status.set_ready(Err("the database cannot be reached".to_owned()));
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                retry_in_ms = wait.as_secs_f64() * 1000.0,
+                "the database cannot be reached"
+            );
+            tokio::select! {
+                () = time::sleep(wait) => {}
+                () = self.stopper.stopping() => return Ok(None),
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What follows for an endpoint: pauses, recoveries, disabling, deleting, and the moving counts
+//! behind `endpoint_status`. Noted about once a second; what a rule or a long failure does to an
+//! endpoint is done at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::lanes::Lane;
+use super::record::Finished;
+use crate::model::endpoint::EndpointId;
+use crate::model::health::Transition;
+use crate::model::verdict::Effect;
+use crate::store::endpoints::strike;
+use crate::store::health::{Note, note_health};
+
+/// The row of an endpoint's health is written at most this often.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Something that has to be done to an endpoint.
+#[derive(Debug)]
+pub(super) struct Strike {
+    endpoint: EndpointId,
+    delete: bool,
+    reason: String,
+}
+
+/// Sees to what follows from an attempt for its endpoint.
+pub(super) async fn follow(
+    shared: &Arc<Shared>,
+    lane: &Arc<Lane>,
+    transition: Option<Transition>,
+    effect: Option<Effect>,
+) {
+    let endpoint = lane.id;
+    match &transition {
+        Some(Transition::Paused { until }) => {
+            shared.metrics.endpoints_paused.increment(1);
+            tracing::warn!(endpoint, %until, "paused: it keeps failing");
+        }
+        Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
+        Some(Transition::OnTrial) => tracing::info!(endpoint, "answers again, but has accepted nothing yet"),
+        Some(Transition::Disabled { .. }) | None => {}
+    }
+    let strike = match (effect, transition) {
+        (Some(Effect::Delete), _) => Some((true, "a rule says so".to_owned())),
+        (Some(Effect::Disable), _) => Some((false, "a rule says so".to_owned())),
+        (None, Some(Transition::Disabled { reason })) => Some((false, reason)),
+        (None, _) => None,
+    };
+    if let Some((delete, reason)) = strike {
+        lane.close();
+        for delivery in lane.drain() {
+            shared.report(Finished::unsent(lane, &delivery)).await;
+        }
+        shared.strikes().push(Strike { endpoint, delete, reason });
+        shared.struck.notify_one();
+    }
+}
+
+/// Writes down how the endpoints do, until told to end, and then a last time.
+pub(super) async fn keep_noting(shared: Arc<Shared>) {
+    loop {
+        let ending = shared.no_more_results.is_cancelled();
+        if let Err(error) = note(&shared).await {
+            shared.complain(&shared.metrics.database_errors.record, &error);
+        }
+        if ending {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(NOTE_INTERVAL) => {}
+            () = shared.struck.notified() => {}
+            () = shared.no_more_results.cancelled() => {}
+        }
+    }
+}
+
+async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
+    loop {
+        let Some(next) = shared.strikes().pop() else { break };
+        let done = strike(&shared.store, next.endpoint, next.delete, &next.reason).await;
+        match done {
+            Ok(true) => {
+                shared.metrics.endpoints_disabled.increment(1);
+                let what = if next.delete { "deleted" } else { "disabled" };
+                tracing::warn!(endpoint = next.endpoint, reason = next.reason, "{what}");
+            }
+            Ok(false) => {}
+            Err(error) => {
+                shared.strikes().push(next);
+                return Err(error);
+            }
+        }
+    }
+    let notes: Vec<Note> = shared
+        .lanes
+        .all()
+        .iter()
+        .filter_map(|lane| {
+            let (tally, health) = lane.take_tally()?;
+            Some(Note {
+                endpoint_id: lane.id,
+                successes: tally.successes,
+                failures: tally.failures,
+                duration_ms: tally.duration_ms,
+                health,
+            })
+        })
+        .collect();
+    if notes.is_empty() { Ok(()) } else { note_health(&shared.store, &notes).await }
+}

@@ -1,0 +1,220 @@
+//! The running relay. One file per station, in the order in which an event meets them: [`wake`],
+//! `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside: `lease`,
+//! `health`, `upkeep`.
+//!
+//! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
+//! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew
+//! under another number.
+
+mod agenda;
+mod deliver;
+mod health;
+mod lanes;
+mod lease;
+mod pace;
+mod record;
+mod rounds;
+mod shared;
+mod upkeep;
+mod wake;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{Config, Wake as Mode};
+use crate::http::addresses::{AddressRules, AllowEntry};
+use crate::http::client::{Client, ClientError, ClientSettings};
+use crate::http::resolve::{Resolver, ResolverError};
+use crate::metrics::Metrics;
+use crate::status::Status;
+use crate::stopper::Stopper;
+use crate::store::relays::Lease;
+use crate::store::{Database, Store, StoreError, bell, rules};
+
+use lease::Ended;
+use shared::{Parts, Shared, most_claims};
+
+/// Why a relay cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("set up the HTTP client")]
+    Client(#[from] ClientError),
+    #[error("set up the resolver")]
+    Resolver(#[from] ResolverError),
+    #[error("read delivery.ca_file {path}")]
+    CaFile { path: String, source: std::io::Error },
+    #[error("addresses.{key}")]
+    Addresses { key: &'static str, source: crate::http::addresses::AllowEntryError },
+}
+
+/// Delivers what the outbox holds until it is stopped.
+///
+/// # Errors
+/// When it cannot start: the settings cannot be used, or the database is not there. Once it runs, it
+/// waits for a database that goes away.
+pub async fn run(
+    config: &Config,
+    database: Database,
+    metrics: Arc<Metrics>,
+    status: Status,
+    stopper: Stopper,
+) -> Result<(), RelayError> {
+    let config = Arc::new(config.clone());
+    let store = Store::open(database, config.database.pool_size, config.database.statement_timeout)?;
+    let client = client(&config, store.database()).await?;
+    bell::install(&store, config.relay.wake == Mode::Listen).await?;
+    let mut first = true;
+    while !stopper.is_stopping() {
+        let sessions = TaskTracker::new();
+        let lease = match Lease::take(store.database(), &sessions, &config.relay.name).await {
+            Ok(lease) => lease,
+            // At the start a person is looking; later nobody is, and the database may come back.
+            Err(error) if first => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin anew yet");
+                status.set_ready(Err("the database is away".to_owned()));
+                tokio::select! {
+                    () = tokio::time::sleep(config.relay.heartbeat) => continue,
+                    () = stopper.stopping() => break,
+                }
+            }
+        };
+        first = false;
+        let rules = rules::rules(&store).await?;
+        let (results, receiver) = mpsc::channel(most_claims(&config) + config.relay.batch);
+        let shared = Arc::new(Shared::new(Parts {
+            config: Arc::clone(&config),
+            store: store.clone(),
+            client: client.clone(),
+            clock: Clock,
+            metrics: Arc::clone(&metrics),
+            status: status.clone(),
+            relay: lease.relay(),
+            rules,
+            results,
+            sessions,
+        }));
+        tenure(&shared, lease, receiver, &stopper).await;
+    }
+    Ok(())
+}
+
+/// One tenure: until the stop, or until the lease is lost.
+async fn tenure(
+    shared: &Arc<Shared>,
+    lease: Lease,
+    results: mpsc::Receiver<record::Finished>,
+    stopper: &Stopper,
+) {
+    tracing::info!(relay = shared.relay, name = shared.config.relay.name, "began");
+    // Each of these ends by itself when told to; the set only lets them use every core.
+    let stations = &shared.stations;
+    let rounds = stations.spawn(rounds::go_round(Arc::clone(shared)));
+    let recorder = stations.spawn(record::record_all(Arc::clone(shared), results));
+    let noting = stations.spawn(health::keep_noting(Arc::clone(shared)));
+    let upkeep = stations.spawn(upkeep::keep_up(Arc::clone(shared)));
+    let keeper = stations.spawn(lease::keep(Arc::clone(shared), lease));
+
+    tokio::select! {
+        () = stopper.stopping() => {}
+        () = shared.over.cancelled() => {}
+    }
+    shared.ending.cancel();
+    shared.status.set_ready(Err("stopping".to_owned()));
+    joined("rounds", rounds.await);
+    release_queued(shared).await;
+    let grace = shared.config.relay.grace;
+    let patience = async {
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {}
+            () = shared.over.cancelled() => {}
+        }
+    };
+    shared.workers.close();
+    tokio::select! {
+        () = shared.workers.wait() => {}
+        () = patience => {
+            // What is still in flight is recorded as interrupted and made again.
+            shared.abort.cancel();
+            shared.workers.wait().await;
+        }
+    }
+    shared.no_more_results.cancel();
+    // The results have as long as the requests had; a database that is away for longer hears of them
+    // by the claims that are then released for us.
+    if tokio::time::timeout(grace, async { joined("record", recorder.await) }).await.is_err() {
+        shared.over.cancel();
+    }
+    joined("health", noting.await);
+    joined("upkeep", upkeep.await);
+    shared.done.cancel();
+    if let Ok(Ended::Lost) = keeper.await {
+        tracing::warn!(relay = shared.relay, "the lease was lost: what it held is made again by others");
+    }
+    stations.close();
+    shared.sessions.close();
+    tracing::info!(relay = shared.relay, "ended");
+}
+
+/// Gives back what is queued and not begun, and sends the workers home.
+async fn release_queued(shared: &Arc<Shared>) {
+    for lane in shared.lanes.all() {
+        lane.dismiss();
+        for delivery in lane.drain() {
+            shared.report(record::Finished::unsent(&lane, &delivery)).await;
+        }
+    }
+}
+
+fn joined<T>(station: &str, result: Result<T, tokio::task::JoinError>) {
+    if let Err(error) = result {
+        tracing::error!(station, %error, "a station ended by a bug");
+    }
+}
+
+/// The HTTP client, with what it may dial.
+async fn client(config: &Config, database: &Database) -> Result<Client, RelayError> {
+    let resolver = Resolver::system()?;
+    let mut own: Vec<std::net::SocketAddr> = config.http.listen.into_iter().collect();
+    for (host, port) in database.hosts() {
+        let addresses = match host.parse() {
+            Ok(address) => vec![address],
+            Err(_) => resolver.lookup(&host).await.unwrap_or_default(),
+        };
+        own.extend(addresses.into_iter().map(|address| std::net::SocketAddr::new(address, port)));
+    }
+    let addresses = &config.addresses;
+    let entries = |key, texts: &[crate::config::Opening]| {
+        texts
+            .iter()
+            .map(|text| text.to_string().parse::<AllowEntry>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| RelayError::Addresses { key, source })
+    };
+    let rules = AddressRules::new(
+        &entries("allow", &addresses.allow)?,
+        &entries("allow_http", &addresses.allow_http)?,
+        own,
+    );
+    let delivery = &config.delivery;
+    let mut settings = ClientSettings::new(rules, resolver);
+    settings.resolve_time = delivery.resolve_timeout;
+    settings.connect_time = delivery.connect_timeout;
+    settings.tls_time = delivery.tls_timeout;
+    settings.body_kept = delivery.body_kept;
+    settings.body_time = delivery.body_time;
+    settings.idle_kept = delivery.idle_timeout;
+    if let Some(path) = &delivery.ca_file {
+        settings.extra_ca = Some(std::fs::read(path).map_err(|source| RelayError::CaFile {
+            path: path.display().to_string(),
+            source,
+        })?);
+    }
+    settings.proxy = delivery.proxy.clone();
+    Ok(Client::new(settings)?)
+}

@@ -1,0 +1,225 @@
+//! Records what came of deliveries, in batches: one statement for some hundred of them. The last
+//! station; what is recorded here frees its lane's room.
+//!
+//! If the database is away the results wait. The queue of results is bounded by the claims that a
+//! relay may hold, so claiming stops by itself while recording stands still.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::deliver::Sent;
+use super::lanes::Lane;
+use crate::model::delivery::Delivery;
+use crate::model::outcome::Outcome;
+use crate::model::verdict::{Decision, Verdict};
+use crate::store::attempts::{Attempt, record};
+use crate::store::deliveries::{Claim, release};
+
+/// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
+const MOST_PER_STATEMENT: usize = 512;
+
+/// A claimed delivery that this relay is done with.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// `None`: the endpoint is gone.
+    lane: Option<Arc<Lane>>,
+    claim: Claim,
+    bytes: usize,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// An attempt was made, or it ended without one.
+    Ended { attempt: Box<Attempt>, began: std::time::Instant },
+    /// Not begun: somebody else may claim it.
+    Unsent,
+}
+
+impl Finished {
+    pub(super) fn sent(lane: &Arc<Lane>, delivery: &Delivery, sent: Sent) -> Self {
+        let attempt = Attempt {
+            event_id: delivery.event_id,
+            endpoint_id: delivery.endpoint_id,
+            claim_token: delivery.claim_token,
+            event_created_at: delivery.event_created_at,
+            number: delivery.attempt_count + 1,
+            began_ago: Duration::ZERO,
+            took: sent.took,
+            phases: sent.phases,
+            outcome: Some(sent.outcome),
+            verdict: sent.verdict,
+        };
+        Self::new(Some(lane), delivery, What::Ended { attempt: Box::new(attempt), began: sent.began })
+    }
+
+    /// Ended without an attempt, for this reason.
+    pub(super) fn cancelled(
+        lane: Option<&Arc<Lane>>,
+        delivery: &Delivery,
+        reason: String,
+        now: std::time::Instant,
+    ) -> Self {
+        let attempt = Attempt {
+            event_id: delivery.event_id,
+            endpoint_id: delivery.endpoint_id,
+            claim_token: delivery.claim_token,
+            event_created_at: delivery.event_created_at,
+            number: 0,
+            began_ago: Duration::ZERO,
+            took: Duration::ZERO,
+            phases: crate::model::outcome::Phases::default(),
+            outcome: None,
+            verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
+        };
+        Self::new(lane, delivery, What::Ended { attempt: Box::new(attempt), began: now })
+    }
+
+    pub(super) fn unsent(lane: &Arc<Lane>, delivery: &Delivery) -> Self {
+        Self::new(Some(lane), delivery, What::Unsent)
+    }
+
+    fn new(lane: Option<&Arc<Lane>>, delivery: &Delivery, what: What) -> Self {
+        Self {
+            lane: lane.cloned(),
+            claim: Claim {
+                event_id: delivery.event_id,
+                endpoint_id: delivery.endpoint_id,
+                token: delivery.claim_token,
+            },
+            bytes: delivery.payload.len(),
+            what,
+        }
+    }
+}
+
+/// Records until it is told that nothing more comes, and all that came is written down.
+pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<Finished>) {
+    let shared = &shared;
+    let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
+    loop {
+        // Both arms may be dropped: receiving takes nothing out until it is done.
+        let received = tokio::select! {
+            received = results.recv_many(&mut batch, MOST_PER_STATEMENT) => received,
+            () = shared.no_more_results.cancelled(), if !results.is_closed() => {
+                results.close();
+                continue;
+            }
+        };
+        if received == 0 {
+            return;
+        }
+        gather(&mut results, &mut batch, shared.config.relay.record_interval).await;
+        write_down(shared, &batch).await;
+        settle(shared, batch.drain(..));
+    }
+}
+
+/// Waits a little for more, so that one statement serves many.
+async fn gather(results: &mut mpsc::Receiver<Finished>, batch: &mut Vec<Finished>, patience: Duration) {
+    let until = Instant::now() + patience;
+    while batch.len() < MOST_PER_STATEMENT {
+        let most = MOST_PER_STATEMENT - batch.len();
+        match tokio::time::timeout_at(until, results.recv_many(batch, most)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Writes a batch down, however long the database is away.
+async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
+    let mut backoff = shared.backoff();
+    loop {
+        // A relay that was taken for dead has lost its claims, and these results with them: each
+        // delivery is made again, under an interrupted attempt that says so.
+        if shared.over.is_cancelled() {
+            shared.metrics.claims_lost.increment(batch.len() as u64);
+            return;
+        }
+        match try_write_down(shared, batch).await {
+            Ok(()) => return,
+            Err(error) => shared.complain(&shared.metrics.database_errors.record, &error),
+        }
+        backoff.wait(&shared.over).await;
+    }
+}
+
+async fn try_write_down(
+    shared: &Arc<Shared>,
+    batch: &[Finished],
+) -> Result<(), crate::store::StoreError> {
+    let now = shared.clock.instant();
+    let mut attempts = Vec::with_capacity(batch.len());
+    let mut unsent = Vec::new();
+    for finished in batch {
+        match &finished.what {
+            What::Ended { attempt, began } => attempts.push(Attempt {
+                began_ago: now.saturating_duration_since(*began),
+                ..attempt.as_ref().clone()
+            }),
+            What::Unsent => unsent.push(finished.claim),
+        }
+    }
+    if !unsent.is_empty() {
+        release(&shared.store, shared.relay, &unsent).await?;
+    }
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let held = record(&shared.store, shared.relay, &attempts).await?;
+    for attempt in &attempts {
+        if held.contains(&(attempt.event_id, attempt.endpoint_id)) {
+            note(shared, attempt);
+        } else {
+            shared.metrics.claims_lost.increment(1);
+            tracing::warn!(
+                event = attempt.event_id,
+                endpoint = attempt.endpoint_id,
+                attempt = attempt.number,
+                "the claim was lost before the attempt was recorded"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Says once, where the story ends, what became of it.
+fn note(shared: &Shared, attempt: &Attempt) {
+    let (event, endpoint, number) = (attempt.event_id, attempt.endpoint_id, attempt.number);
+    let outcome = attempt.outcome.as_ref().map_or("none", Outcome::kind);
+    shared.count(attempt);
+    let reason = attempt.verdict.reason.as_deref().unwrap_or_default();
+    match attempt.verdict.decision {
+        Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
+        Decision::Retry { after } => {
+            shared.agenda().put(endpoint, shared.clock.instant() + after.min(super::agenda::HORIZON));
+            let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
+            let status = attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);
+            tracing::info!(
+                event, endpoint, attempt = number, outcome, cause, status,
+                retry_in_s = after.as_secs(), reason, "not delivered, to be tried again"
+            );
+        }
+        Decision::Dead => tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead"),
+        Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
+    }
+}
+
+/// Frees the room that these took.
+fn settle(shared: &Shared, batch: impl Iterator<Item = Finished>) {
+    let (mut count, mut bytes) = (0, 0);
+    for finished in batch {
+        if let Some(lane) = &finished.lane {
+            lane.settled(1);
+        }
+        count += 1;
+        bytes += finished.bytes;
+    }
+    shared.holdings.give_back(count, bytes);
+    shared.room_freed.notify_one();
+}

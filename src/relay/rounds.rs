@@ -1,0 +1,323 @@
+//! The relay's rounds: look for events and route them, claim what is due, hand it to the lanes, and
+//! rest until there is reason to look again. One task does this, one statement at a time; sending
+//! and recording go on beside it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Shared;
+use super::deliver::Plan;
+use super::lanes::{CLAIMS_PER_WINDOW, Lane};
+use super::record::Finished;
+use super::wake::{Look, Wake};
+use crate::model::endpoint::EndpointId;
+use crate::store::deliveries::{agenda, claim};
+use crate::store::endpoints::endpoints;
+use crate::store::routing::{Claimed, Room, Routed, floor, route};
+use crate::store::StoreError;
+
+/// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
+const DELIVERIES_PER_STEP: u32 = 5_000;
+/// Endpoints that one claim looks at.
+const ENDPOINTS_PER_CLAIM: usize = 500;
+/// A backlog is routed on as soon as the lanes that were fed have room again, but after this at the
+/// latest: a full lane must not hold up the others' events.
+const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
+
+/// What goes on from one round to the next.
+#[derive(Debug)]
+struct Rounds {
+    shared: Arc<Shared>,
+    wake: Wake,
+    /// No event still to be routed is older.
+    floor: Option<Timestamp>,
+    /// Number of the last claim statement; fences its claims.
+    token: i64,
+    /// When to look at the outbox next, besides bell and poll.
+    look_at: Option<Instant>,
+    poll_at: Instant,
+    /// The last step of routing was full, and these lanes were fed by it.
+    backlog: Option<Vec<EndpointId>>,
+    routed_at: Instant,
+    /// Deliveries per event, lately.
+    fan_out: f64,
+}
+
+/// Goes round until the relay stops or its tenure is over.
+pub(super) async fn go_round(shared: Arc<Shared>) {
+    let now = shared.clock.instant();
+    let mut rounds = Rounds {
+        wake: Wake::new(&shared),
+        floor: None,
+        token: 0,
+        look_at: Some(now),
+        poll_at: now,
+        backlog: None,
+        routed_at: now,
+        fan_out: 1.0,
+        shared,
+    };
+    let mut backoff = rounds.shared.backoff();
+    while !rounds.shared.is_ending() {
+        match rounds.round().await {
+            Ok(()) => {
+                rounds.shared.status.progress();
+                rounds.shared.well(true);
+                backoff = rounds.shared.backoff();
+                rounds.rest().await;
+            }
+            Err(error) => {
+                rounds.shared.complain(&rounds.shared.metrics.database_errors.route, &error);
+                rounds.shared.status.progress();
+                backoff.wait(&rounds.shared.ending).await;
+                rounds.look_at = Some(rounds.shared.clock.instant());
+            }
+        }
+    }
+}
+
+impl Rounds {
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let now = self.shared.clock.instant();
+        if self.poll_at <= now {
+            self.poll().await?;
+        }
+        self.claim_due().await?;
+        if self.look_at.is_some_and(|at| at <= now) && self.lanes_are_ready(now) {
+            self.look().await?;
+        }
+        Ok(())
+    }
+
+    /// What is done however quiet it is: mend the bell, ask what is due, look at the outbox.
+    async fn poll(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        if self.wake.mend().await {
+            shared.metrics.wakes.reconnected.increment(1);
+        }
+        let now = shared.clock.instant();
+        let mut changed = Vec::new();
+        for owed in agenda(&shared.store).await? {
+            shared.agenda().put(owed.endpoint_id, now + owed.due_in.min(super::agenda::HORIZON));
+            let lane = shared.lanes.get(owed.endpoint_id);
+            if lane.is_some_and(|lane| !lane.is_current(owed.revision, shared.clock.now())) {
+                changed.push(owed.endpoint_id);
+            }
+        }
+        // Somebody has changed them, perhaps to end a pause.
+        self.open_lanes(&changed).await?;
+        shared.lanes.forget_idle();
+        shared.show();
+        // A tenth of jitter, so that several relays do not poll together.
+        self.poll_at = now + shared.config.relay.poll_interval.mul_f64(0.9 + 0.2 * shared.draw());
+        self.look_at = Some(now);
+        Ok(())
+    }
+
+    /// Claims what is due for endpoints with room.
+    async fn claim_due(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let (now, at) = (shared.clock.now(), shared.clock.instant());
+        let share = shared.budget.share();
+        let mut left = shared.room_for_claims();
+        let (mut ids, mut rooms) = (Vec::new(), Vec::new());
+        for endpoint in shared.agenda().due(at) {
+            if ids.len() == ENDPOINTS_PER_CLAIM || left == 0 {
+                break;
+            }
+            let room = shared.lanes.get(endpoint).map_or(shared.first_room(), |lane| lane.room(now, share)).min(left);
+            if room > 0 {
+                left -= room;
+                ids.push(endpoint);
+                rooms.push(i32::try_from(room).unwrap_or(i32::MAX));
+            }
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.token += 1;
+        let began = shared.clock.instant();
+        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await?;
+        shared.metrics.claim_duration.record(shared.clock.since(began));
+        let mut counts: HashMap<EndpointId, i32> = HashMap::with_capacity(ids.len());
+        for one in &claimed {
+            *counts.entry(one.delivery.endpoint_id).or_default() += 1;
+        }
+        for (endpoint, room) in ids.iter().zip(&rooms) {
+            // Fewer than asked for: nothing more is due, as far as one can see.
+            if counts.get(endpoint).is_none_or(|count| count < room) {
+                shared.agenda().strike(*endpoint);
+            }
+        }
+        self.hand_out(claimed).await
+    }
+
+    /// Looks at the outbox, and routes what is there.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let floor = match self.floor {
+            Some(floor) => floor,
+            None => floor(&shared.store).await?,
+        };
+        self.token += 1;
+        let began = shared.clock.instant();
+        let routed = self.route(floor).await?;
+        self.routed_at = shared.clock.instant();
+        let Some(routed) = routed else {
+            let wait = self.wake.after(Look { events: 0, more: false, xmin: None }).await;
+            self.look_at = wait.map(|wait| self.routed_at + wait);
+            return Ok(());
+        };
+        self.floor = Some(routed.floor);
+        if routed.events > 0 {
+            shared.metrics.route_duration.record(shared.clock.since(began));
+            shared.metrics.events_routed.increment(u64::from(routed.events));
+            shared.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
+            shared.metrics.events_unmatched.increment(u64::from(routed.unmatched));
+            self.fan_out = (self.fan_out + f64::from(routed.deliveries) / f64::from(routed.events)) / 2.0;
+        }
+        let look = Look { events: routed.events, more: routed.more, xmin: Some(routed.xmin) };
+        {
+            let mut agenda = shared.agenda();
+            for endpoint in &routed.waiting {
+                agenda.put(*endpoint, self.routed_at);
+            }
+        }
+        self.backlog = routed.more.then(|| {
+            let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
+            fed.into_iter().collect()
+        });
+        self.hand_out(routed.claimed).await?;
+        let wait = self.wake.after(look).await;
+        self.look_at = wait.map(|wait| shared.clock.instant() + wait);
+        Ok(())
+    }
+
+    async fn route(&self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
+        let shared = &self.shared;
+        let (now, share) = (shared.clock.now(), shared.budget.share());
+        let (mut known, mut rooms) = (Vec::new(), Vec::new());
+        for lane in shared.lanes.all() {
+            if let Some(room) = lane.special_room(now, share) {
+                known.push(lane.id);
+                rooms.push(i32::try_from(room).unwrap_or(i32::MAX));
+            }
+        }
+        let room = Room {
+            endpoints: &known,
+            rooms: &rooms,
+            of_others: i32::try_from(shared.first_room()).unwrap_or(i32::MAX),
+            in_all: i32::try_from(shared.room_for_claims()).unwrap_or(i32::MAX),
+            bytes: i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX),
+        };
+        route(&shared.store, shared.relay, self.token, self.events_per_step(), floor, &room).await
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1 and the batch")]
+    fn events_per_step(&self) -> u32 {
+        let batch = u32::try_from(self.shared.config.relay.batch).unwrap_or(u32::MAX);
+        (f64::from(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, f64::from(batch)) as u32
+    }
+
+    /// While a backlog is routed: whether the lanes that were fed have room for another half step.
+    fn lanes_are_ready(&self, now: Instant) -> bool {
+        let Some(fed) = &self.backlog else { return true };
+        if now.saturating_duration_since(self.routed_at) >= FULL_LANES_WAIT {
+            return true;
+        }
+        let shared = &self.shared;
+        let (at, share) = (shared.clock.now(), shared.budget.share());
+        let room: usize = fed.iter().filter_map(|id| shared.lanes.get(*id)).map(|lane| lane.room(at, share)).sum();
+        room.min(shared.room_for_claims()) * 2 >= self.shared.config.relay.batch
+    }
+
+    /// Gives claimed deliveries to their lanes, opening those that are not there or out of date.
+    async fn hand_out(&mut self, claimed: Vec<Claimed>) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
+        shared.holdings.take(claimed.len(), claimed.iter().map(|one| one.delivery.payload.len()).sum());
+        let now = shared.clock.now();
+        let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
+        let mut stale = HashSet::new();
+        for Claimed { delivery, .. } in &claimed {
+            let lane = lanes.entry(delivery.endpoint_id).or_insert_with(|| shared.lanes.get(delivery.endpoint_id));
+            if lane.as_ref().is_none_or(|lane| !lane.is_current(delivery.endpoint_revision, now)) {
+                stale.insert(delivery.endpoint_id);
+            }
+        }
+        if !stale.is_empty() {
+            let stale: Vec<_> = stale.into_iter().collect();
+            // Ours until they are in a lane: an error here must not leave them claimed for ever.
+            while let Err(error) = self.open_lanes(&stale).await {
+                shared.complain(&shared.metrics.database_errors.claim, &error);
+                if shared.over.is_cancelled() {
+                    return Err(error);
+                }
+                shared.backoff().wait(&shared.over).await;
+            }
+            for id in stale {
+                lanes.insert(id, shared.lanes.get(id));
+            }
+        }
+        for Claimed { delivery, cancelled } in claimed {
+            let lane = lanes.get(&delivery.endpoint_id).cloned().flatten();
+            let gone = lane.is_none().then(|| "endpoint deleted".to_owned());
+            match (lane, cancelled.or(gone)) {
+                (Some(lane), None) => lane.push(&shared, delivery),
+                (lane, reason) => {
+                    if let Some(lane) = &lane {
+                        lane.hold();
+                    }
+                    let reason = reason.unwrap_or_default();
+                    let now = shared.clock.instant();
+                    shared.report(Finished::cancelled(lane.as_ref(), &delivery, reason, now)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_lanes(&self, ids: &[EndpointId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        for known in endpoints(&shared.store, ids).await? {
+            let plan = Plan::new(shared, known.endpoint, known.secrets_until);
+            let lane = shared.lanes.open(plan, known.health, shared.config.delivery.window_start);
+            lane.resume(shared);
+        }
+        Ok(())
+    }
+
+    /// Rests until there is reason for another round.
+    async fn rest(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let now = shared.clock.instant();
+        let mut until = self.poll_at;
+        if let Some(at) = self.look_at {
+            let at = if self.lanes_are_ready(now) { at } else { at.max(self.routed_at + FULL_LANES_WAIT) };
+            until = until.min(at);
+        }
+        if let Some(at) = shared.agenda().next_after(now) {
+            until = until.min(at);
+        }
+        // Every arm may be dropped: they only wait.
+        tokio::select! {
+            () = self.wake.rung() => {
+                self.wake.heard();
+                shared.metrics.wakes.bell.increment(1);
+                self.look_at = Some(now);
+            }
+            () = shared.room_freed.notified() => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+            () = shared.ending.cancelled() => {}
+        }
+    }
+}

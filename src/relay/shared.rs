@@ -1,0 +1,324 @@
+//! What the stations of one tenure share: where results go, how much is held, what has ended.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use metrics::Counter;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::agenda::Agenda;
+use super::health::Strike;
+use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
+use super::record::Finished;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::client::Client;
+use crate::metrics::Metrics;
+use crate::model::health::HealthPolicy;
+use crate::model::rules::RuleSet;
+use crate::model::schedule::{Delays, Schedule};
+use crate::model::verdict::Decision;
+use crate::status::Status;
+use crate::store::attempts::Attempt;
+use crate::store::{RelayId, Store, StoreError};
+
+/// Claims held at once for each request that may be in flight. Enough that workers do not wait for
+/// statements; what is held beyond is memory, and possible duplicates after a crash.
+const CLAIMS_PER_REQUEST: usize = 4;
+
+/// How many claims a relay holds at most.
+pub(super) fn most_claims(config: &Config) -> usize {
+    config.relay.max_in_flight * CLAIMS_PER_REQUEST
+}
+
+/// See the module. Made for one tenure, dropped with it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) store: Store,
+    pub(super) client: Client,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) status: Status,
+    pub(super) relay: RelayId,
+    pub(super) schedule: Schedule,
+    pub(super) health_policy: HealthPolicy,
+    pub(super) lanes: Lanes,
+    pub(super) budget: Budget,
+    pub(super) holdings: Holdings,
+    /// Room for claims has become free.
+    pub(super) room_freed: Notify,
+    /// An endpoint is to be disabled or deleted.
+    pub(super) struck: Notify,
+    pub(super) workers: TaskTracker,
+    pub(super) stations: TaskTracker,
+    pub(super) sessions: TaskTracker,
+    /// Claim nothing more.
+    pub(super) ending: CancellationToken,
+    /// The grace is over: end what is in flight.
+    pub(super) abort: CancellationToken,
+    /// Every worker has gone: record what is there.
+    pub(super) no_more_results: CancellationToken,
+    /// All is recorded: give the lease back.
+    pub(super) done: CancellationToken,
+    /// The lease is lost, or it is no use waiting for the database any longer.
+    pub(super) over: CancellationToken,
+    results: mpsc::Sender<Finished>,
+    rules: RwLock<Arc<RuleSet>>,
+    agenda: Mutex<Agenda>,
+    strikes: Mutex<Vec<Strike>>,
+    /// Milliseconds after `began` at which the lease was last renewed.
+    renewed: AtomicU64,
+    began: Instant,
+    last_complaint: Mutex<Option<Instant>>,
+}
+
+/// What a tenure is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) config: Arc<Config>,
+    pub(super) store: Store,
+    pub(super) client: Client,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) status: Status,
+    pub(super) relay: RelayId,
+    pub(super) rules: RuleSet,
+    pub(super) results: mpsc::Sender<Finished>,
+    pub(super) sessions: TaskTracker,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        let config = parts.config;
+        let (retry, health) = (&config.retry, &config.health);
+        let schedule = Schedule {
+            delays: Delays::Formula {
+                exponent: retry.exponent,
+                jitter_min: retry.jitter_min,
+                jitter_max: retry.jitter_max,
+                cap: retry.cap,
+            },
+            max_attempts: Some(retry.max_attempts),
+            max_age: retry.max_age,
+        };
+        let health_policy = HealthPolicy {
+            failures_to_pause: health.failures_to_pause,
+            first_pause: health.first_pause,
+            longest_pause: health.longest_pause,
+            disable_after: health.disable_after,
+            ..HealthPolicy::default()
+        };
+        Self {
+            schedule,
+            health_policy,
+            lanes: Lanes::default(),
+            budget: Budget::new(config.relay.max_in_flight),
+            holdings: Holdings::default(),
+            room_freed: Notify::new(),
+            struck: Notify::new(),
+            workers: TaskTracker::new(),
+            stations: TaskTracker::new(),
+            sessions: parts.sessions,
+            ending: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            no_more_results: CancellationToken::new(),
+            done: CancellationToken::new(),
+            over: CancellationToken::new(),
+            results: parts.results,
+            rules: RwLock::new(Arc::new(parts.rules)),
+            agenda: Mutex::default(),
+            strikes: Mutex::default(),
+            renewed: AtomicU64::new(0),
+            began: parts.clock.instant(),
+            last_complaint: Mutex::new(None),
+            config,
+            store: parts.store,
+            client: parts.client,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            status: parts.status,
+            relay: parts.relay,
+        }
+    }
+
+    /// Hands a finished delivery to the recorder. Never waits for long: there is a place for every
+    /// claim that may be held.
+    pub(super) async fn report(&self, finished: Finished) {
+        if self.results.send(finished).await.is_err() {
+            tracing::error!("a result came after the recorder had ended; its claim will be released");
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_cancelled() || self.over.is_cancelled()
+    }
+
+    /// How many more deliveries may be claimed in all.
+    pub(super) fn room_for_claims(&self) -> usize {
+        let count = most_claims(&self.config).saturating_sub(self.holdings.count());
+        let bytes = self.room_for_bytes();
+        // Payloads are as large as they have been lately, one hopes; one at least always goes.
+        let by_bytes = bytes / self.holdings.mean_bytes().max(1);
+        if self.holdings.count() == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
+    }
+
+    /// How many more bytes of payload may be held.
+    pub(super) fn room_for_bytes(&self) -> usize {
+        self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes())
+    }
+
+    /// The room of an endpoint that has no lane yet.
+    pub(super) fn first_room(&self) -> usize {
+        usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX) * CLAIMS_PER_WINDOW
+    }
+
+    /// Whether the lease is fresh enough to send under: well before anybody takes us for dead.
+    pub(super) fn may_send(&self) -> bool {
+        let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
+        self.clock.since(self.began).saturating_sub(renewed) < self.config.relay.lease.mul_f64(2.0 / 3.0)
+    }
+
+    /// The lease was renewed by a statement that began then.
+    pub(super) fn renewed(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.began);
+        self.renewed.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn rules(&self) -> Arc<RuleSet> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_rules(&self, rules: RuleSet) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn strikes(&self) -> MutexGuard<'_, Vec<Strike>> {
+        self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number from 0 to 1, by chance.
+    #[expect(clippy::unused_self, reason = "chance comes from here alone, as the time does from the clock")]
+    pub(super) fn draw(&self) -> f64 {
+        fastrand::f64()
+    }
+
+    /// Counts a recorded attempt.
+    pub(super) fn count(&self, attempt: &Attempt) {
+        let metrics = &self.metrics;
+        if let Some(outcome) = &attempt.outcome {
+            metrics.attempts(outcome).increment(1);
+            metrics.attempt_duration.record(attempt.took);
+        }
+        match attempt.verdict.decision {
+            Decision::Delivered => &metrics.deliveries.delivered,
+            Decision::Retry { .. } => &metrics.deliveries.retry,
+            Decision::Dead => &metrics.deliveries.dead,
+            Decision::Cancelled => &metrics.deliveries.cancelled,
+        }
+        .increment(1);
+    }
+
+    /// Shows the gauges as they are.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    pub(super) fn show(&self) {
+        self.metrics.in_flight.set(self.budget.in_flight() as f64);
+        self.metrics.claimed.set(self.holdings.count() as f64);
+        self.metrics.in_flight_bytes.set(self.holdings.bytes() as f64);
+        let waiting = self.results.max_capacity() - self.results.capacity();
+        self.metrics.results_waiting.set(waiting as f64);
+    }
+
+    /// Says, at most once a second, that the database fails us; and that we are not ready.
+    pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
+        errors.increment(1);
+        self.well(false);
+        let now = self.clock.instant();
+        let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
+            *last = Some(now);
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(error, "the database failed us; trying again");
+        }
+    }
+
+    pub(super) fn well(&self, well: bool) {
+        let ready = if well { Ok(()) } else { Err("the database is away".to_owned()) };
+        if !self.is_ending() {
+            self.status.set_ready(ready);
+        }
+    }
+
+    pub(super) fn backoff(&self) -> Backoff {
+        Backoff { next: FIRST_BACKOFF }
+    }
+}
+
+/// A database that is away fails every statement of every station.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+/// Long enough not to hammer a database that is starting, short enough to be there when it has.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+/// Waits between tries, twice as long each time, with jitter.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    /// Waits, unless it is told that there is no more time.
+    pub(super) async fn wait(&mut self, enough: &CancellationToken) {
+        let wait = self.next.mul_f64(0.5 + fastrand::f64());
+        self.next = (self.next * 2).min(LONGEST_BACKOFF);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = enough.cancelled() => {}
+        }
+    }
+}
+
+/// What this relay has claimed and not recorded.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Of the payloads of one claim statement after the other.
+    mean_bytes: AtomicUsize,
+}
+
+impl Holdings {
+    pub(super) fn take(&self, count: usize, bytes: usize) {
+        self.count.fetch_add(count, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mean = bytes / count.max(1);
+        // Quick to believe in larger ones, slow in smaller ones.
+        let before = self.mean_bytes.load(Ordering::Relaxed);
+        let after = if mean > before { mean } else { before - (before - mean) / 4 };
+        self.mean_bytes.store(after, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, count: usize, bytes: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn mean_bytes(&self) -> usize {
+        self.mean_bytes.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,34 @@
+//! Upkeep: days made ahead and dropped after their retention, ledgers trimmed. Every relay does it
+//! now and then; each statement finds nothing to do where another one was first.
+
+use std::sync::Arc;
+
+use super::Shared;
+use crate::store::StoreError;
+use crate::store::upkeep::{drop_partitions, make_partitions, trim};
+
+/// Keeps up until the end.
+pub(super) async fn keep_up(shared: Arc<Shared>) {
+    while !shared.is_ending() {
+        if let Err(error) = once(&shared).await {
+            shared.complain(&shared.metrics.database_errors.upkeep, &error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(shared.config.upkeep.interval) => {}
+            () = shared.ending.cancelled() => {}
+        }
+    }
+}
+
+async fn once(shared: &Shared) -> Result<(), StoreError> {
+    let upkeep = &shared.config.upkeep;
+    let made = make_partitions(&shared.store, upkeep.partitions_ahead).await?;
+    if made > 0 {
+        tracing::info!(made, "made partitions");
+    }
+    let dropped = drop_partitions(&shared.store, upkeep.outbox_retention, upkeep.attempts_retention).await?;
+    if !dropped.is_empty() {
+        tracing::info!(?dropped, "dropped partitions past their retention");
+    }
+    trim(&shared.store, upkeep.outbox_retention).await
+}

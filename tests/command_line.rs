@@ -1,0 +1,134 @@
+//! What `posthaste` says and how it exits, seen from outside: as a shell, a container or a probe sees it.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// Nobody listens on port 1.
+const NO_DATABASE: &str = "postgres://app:hunter2@127.0.0.1:1/shop";
+
+fn posthaste(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn ended(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = posthaste(arguments, environment).output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn settings_that_cannot_be_used_exit_with_2_and_are_said_once() {
+    let (code, said) = ended(&["run"], &[]);
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with("posthaste: settings: database.url: not set; "), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+
+    let variable = ("POSTHASTE_RELAY__BACTH", "1");
+    let (code, said) = ended(&["run"], &[("DATABASE_URL", NO_DATABASE), variable]);
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        said,
+        "posthaste: settings: POSTHASTE_RELAY__BACTH: relay.bacth: no such setting; did you mean relay.batch?\n"
+    );
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in
+        [&["run", "--no-such-flag"][..], &["no-such-command"], &[], &["run", "--set", "x"]]
+    {
+        assert_eq!(ended(arguments, &[]).0, Some(2), "{arguments:?}");
+    }
+    assert_eq!(ended(&["--version"], &[]).0, Some(0));
+}
+
+#[test]
+fn a_taken_port_ends_the_start_and_the_setting_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let setting = format!("http.listen={address}");
+    let (code, said) = ended(&["run", "--set", &setting], &[("DATABASE_URL", NO_DATABASE)]);
+    assert_eq!(code, Some(1));
+    assert!(said.starts_with(&format!("posthaste: listen on {address} (http.listen): ")), "{said}");
+    assert!(said.contains("\nhint: another process has that port"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
+    let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE)]);
+    let address = relay.line_with("address")["address"].as_str().unwrap().to_owned();
+    let away = relay.line_with("error");
+    assert_eq!(away["message"], "the database cannot be reached");
+    assert!(!away.to_string().contains("hunter2"), "{away}");
+    assert!(get(&address, "/live").starts_with("HTTP/1.1 200 "), "a restart would not help");
+    let ready = get(&address, "/ready");
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.contains("the database cannot be reached"), "{ready}");
+    assert!(get(&address, "/metrics").contains("\nposthaste_build_info{version="));
+
+    relay.signal("-TERM");
+    assert_eq!(relay.child.wait().unwrap().code(), Some(0));
+}
+
+struct Relay {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Relay {
+    fn start(environment: &[(&str, &str)]) -> Self {
+        let listen = "http.listen=127.0.0.1:0";
+        let mut child = posthaste(&["run", "--set", listen], environment).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// The next line of the log that has this field; each line must be an object.
+    fn line_with(&mut self, field: &str) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "the log ended without {field}");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line.get(field).is_some() {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // it has ended, or the test has failed and must not leave it behind
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
