@@ -30,7 +30,7 @@ pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
     LogFormat, LogSettings, RelaySettings, RetrySettings, UpkeepSettings, Wake,
 };
-pub use units::{Hidden, Opening, ProxyUrl};
+pub use units::Hidden;
 
 /// The reference: every setting, its default and its reason.
 pub const DEFAULTS: &str = include_str!("default.toml");

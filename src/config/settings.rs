@@ -6,7 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use serde::Deserialize;
 
-use super::units::{Hidden, Opening, ProxyUrl, serde_as};
+use super::units::{Hidden, serde_as};
+use crate::http::{addresses::AllowEntry, client::ProxyUrl};
 
 /// All settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -192,9 +193,9 @@ pub struct HealthSettings {
 #[serde(deny_unknown_fields)]
 pub struct AddressSettings {
     #[serde(deserialize_with = "serde_as::openings")]
-    pub allow: Vec<Opening>,
+    pub allow: Vec<AllowEntry>,
     #[serde(deserialize_with = "serde_as::openings")]
-    pub allow_http: Vec<Opening>,
+    pub allow_http: Vec<AllowEntry>,
 }
 
 /// `[upkeep]`: partitions and what is kept.

@@ -3,16 +3,16 @@
 
 use std::{
     fmt::{self, Display},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de};
-use url::Url;
+
+use crate::http::{addresses::AllowEntry, client::ProxyUrl};
 
 /// What an operator writes for "none of it". An empty text says the same.
 const OFF: &str = "off";
@@ -39,79 +39,6 @@ impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Hidden(…)")
     }
-}
-
-/// The URL of an HTTP proxy. It may hold a password, so it is not shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyUrl(Url);
-
-impl ProxyUrl {
-    /// `http://host:port`, perhaps with user and password.
-    #[must_use]
-    pub fn url(&self) -> &Url {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ProxyUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ProxyUrl({})", self.0.host_str().unwrap_or_default())
-    }
-}
-
-impl FromStr for ProxyUrl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // the text may hold a password, so no error repeats it
-        let url = Url::parse(text).map_err(|error| {
-            format!("not a URL ({error}); write http://host:port, or \"off\" for no proxy")
-        })?;
-        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        if url.scheme() == "http" && url.has_host() && bare {
-            Ok(Self(url))
-        } else {
-            Err("not the URL of an HTTP proxy; write http://host:port".to_owned())
-        }
-    }
-}
-
-/// An entry of `addresses.allow` or `addresses.allow_http`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opening {
-    /// A network; a single address is the network of its own.
-    Net(IpNet),
-    /// A host name in lower case, exactly as in an endpoint's URL.
-    Host(String),
-}
-
-impl FromStr for Opening {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(net) = text.parse::<IpNet>() {
-            return Ok(Self::Net(net.trunc()));
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::Net(address.into()));
-        }
-        let named =
-            text.strip_suffix('.').unwrap_or(text).split('.').all(|label| {
-                (1..=63).contains(&label.len()) && label.chars().all(is_host_character)
-            });
-        // "10.0.0.0/33" and "10.0.0" are mistaken networks, not names
-        let numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
-        if named && !numeric && text.len() <= 253 {
-            return Ok(Self::Host(text.trim_end_matches('.').to_ascii_lowercase()));
-        }
-        Err(format!(
-            "{text:?} is not a network, address or host name; write \"10.0.0.0/8\", \"fd00::/8\" or \"hooks.internal\""
-        ))
-    }
-}
-
-fn is_host_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '-' || c == '_'
 }
 
 /// A duration such as `"500ms"`, `"1h 30m"` or `"30d"`; a day is 24 hours.
@@ -172,8 +99,8 @@ pub(super) mod serde_as {
     //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
 
     use super::{
-        Deserialize, Deserializer, Display, Duration, FromStr, Opening, PathBuf, ProxyUrl,
-        SocketAddr, de, parse_duration, parse_listen, parse_size, unless_off,
+        AllowEntry, Deserialize, Deserializer, Display, Duration, PathBuf, ProxyUrl, SocketAddr,
+        de, parse_duration, parse_listen, parse_size, unless_off,
     };
 
     pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
@@ -205,7 +132,13 @@ pub(super) mod serde_as {
     pub(in crate::config) fn proxy<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<ProxyUrl>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| unless_off(text, ProxyUrl::from_str))
+        parsed(&String::deserialize(d)?, |text| {
+            unless_off(text, |text| {
+                text.parse::<ProxyUrl>().map_err(|error| {
+                    format!("{error}; write http://host:port, or \"off\" for no proxy")
+                })
+            })
+        })
     }
 
     /// Empty: none. A file named "off" is a file.
@@ -217,7 +150,7 @@ pub(super) mod serde_as {
 
     pub(in crate::config) fn openings<'de, D: Deserializer<'de>>(
         d: D,
-    ) -> Result<Vec<Opening>, D::Error> {
+    ) -> Result<Vec<AllowEntry>, D::Error> {
         Vec::<String>::deserialize(d)?
             .iter()
             .map(|entry| parsed(entry, |text| text.trim().parse()))
@@ -265,22 +198,22 @@ mod tests {
 
     #[test]
     fn an_opening_is_a_network_an_address_or_a_name() {
-        let net = |text: &str| Opening::Net(text.parse().unwrap());
+        let net = |text: &str| AllowEntry::Net(text.parse().unwrap());
         for (text, opening) in [
             ("10.0.0.0/8", net("10.0.0.0/8")),
             ("10.1.2.3/8", net("10.0.0.0/8")),
             ("127.0.0.1", net("127.0.0.1/32")),
             ("fd00::/8", net("fd00::/8")),
             ("::1", net("::1/128")),
-            ("Hooks.Internal.", Opening::Host("hooks.internal".to_owned())),
-            ("my_service", Opening::Host("my_service".to_owned())),
+            ("Hooks.Internal.", AllowEntry::Host("hooks.internal".to_owned())),
+            ("my_service", AllowEntry::Host("my_service".to_owned())),
         ] {
             assert_eq!(text.parse(), Ok(opening), "{text}");
         }
         for text in
             ["", "10.0.0.0/33", "10.0.0", "*.internal", "http://a", "a:80", "a b", "..", "[::1]"]
         {
-            assert!(text.parse::<Opening>().is_err(), "{text}");
+            assert!(text.parse::<AllowEntry>().is_err(), "{text}");
         }
     }
 

@@ -88,7 +88,7 @@ const SUBSCRIBERS: [Subscriber; 4] = [
 /// How the demo is to be given.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
-    /// Where initdb, postgres and pg_ctl are; looked for if not given
+    /// Where PostgreSQL's server programs are; looked for if not given
     #[arg(long, value_name = "DIR")]
     postgres: Option<PathBuf>,
     /// No colours, even on a terminal

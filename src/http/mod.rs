@@ -2,8 +2,8 @@
 //! server for health and metrics.
 
 pub mod addresses;
+pub mod admin;
 pub mod client;
 pub mod resolve;
-pub mod target;
-pub mod admin;
 pub mod server;
+pub mod target;

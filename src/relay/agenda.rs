@@ -43,7 +43,10 @@ impl Agenda {
 
     /// The first moment after now.
     pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
-        self.by_time.range((now + Duration::from_nanos(1), EndpointId::MIN)..).next().map(|(at, _)| *at)
+        self.by_time
+            .range((now + Duration::from_nanos(1), EndpointId::MIN)..)
+            .next()
+            .map(|(at, _)| *at)
     }
 }
 

@@ -12,13 +12,13 @@ use jiff::Timestamp;
 use super::Shared;
 use crate::http::client::{Connection, Exchange};
 use crate::http::target::Target;
+use crate::model::body;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::Endpoint;
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::schedule::Schedule;
 use crate::model::signature::Signer;
 use crate::model::verdict::{self, Policy, Verdict};
-use crate::model::body;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -90,7 +90,13 @@ pub(super) async fn deliver(
         event_type: &delivery.event_type,
     };
     let verdict = verdict::judge(&exchange.outcome, &policy, &attempt, now, shared.draw());
-    Sent { began, took: shared.clock.since(began), phases: exchange.phases, outcome: exchange.outcome, verdict }
+    Sent {
+        began,
+        took: shared.clock.since(began),
+        phases: exchange.phases,
+        outcome: exchange.outcome,
+        verdict,
+    }
 }
 
 fn request(
@@ -99,10 +105,15 @@ fn request(
     sending: &Sending,
     delivery: &Delivery,
 ) -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
-    let body = body::render(plan.endpoint.body_format, delivery, &shared.config.delivery.cloudevents_source);
+    let body = body::render(
+        plan.endpoint.body_format,
+        delivery,
+        &shared.config.delivery.cloudevents_source,
+    );
     let id = delivery.webhook_id();
     let timestamp = shared.clock.now().as_second();
-    let signature = (!sending.signer.is_empty()).then(|| sending.signer.sign(&id, timestamp, &body));
+    let signature =
+        (!sending.signer.is_empty()).then(|| sending.signer.sign(&id, timestamp, &body));
     let mut request = sending.target.post(body);
     let headers = request.headers_mut();
     headers.extend(sending.headers.clone());
@@ -124,8 +135,13 @@ fn header(text: &str) -> HeaderValue {
 /// Adds a header of the event's or endpoint's: never one of ours, never one that is already there,
 /// none that belongs to one hop or could smuggle a request. What cannot be sent is left out.
 fn add(headers: &mut HeaderMap, name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else { return };
-    if !OURS.contains(&name.as_str()) && !name.as_str().starts_with("webhook-") && !headers.contains_key(&name) {
+    let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else {
+        return;
+    };
+    if !OURS.contains(&name.as_str())
+        && !name.as_str().starts_with("webhook-")
+        && !headers.contains_key(&name)
+    {
         headers.insert(name, value);
     }
 }
@@ -133,9 +149,21 @@ fn add(headers: &mut HeaderMap, name: &str, value: &str) {
 /// The same list that `posthaste.are_endpoint_headers` refuses when an endpoint is written; events
 /// are not refused for a header, so it is asked here too.
 const OURS: [&str; 15] = [
-    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection",
-    "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "upgrade", "expect", "user-agent",
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "user-agent",
 ];
 
 fn unfinished(outcome: Outcome) -> Exchange {
@@ -143,7 +171,11 @@ fn unfinished(outcome: Outcome) -> Exchange {
 }
 
 impl Plan {
-    pub(super) fn new(shared: &Shared, endpoint: Endpoint, secrets_until: Option<Timestamp>) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        endpoint: Endpoint,
+        secrets_until: Option<Timestamp>,
+    ) -> Self {
         let delivery = &shared.config.delivery;
         Self {
             sending: Sending::new(&endpoint, &delivery.user_agent),
@@ -161,7 +193,10 @@ impl Sending {
         let target = Target::parse(&endpoint.url).map_err(|error| error.to_string())?;
         let signer = Signer::new(&endpoint.secrets).map_err(|error| error.to_string())?;
         let mut headers = HeaderMap::with_capacity(4 + endpoint.headers.len());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(body::content_type(endpoint.body_format)));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(body::content_type(endpoint.body_format)),
+        );
         if let Ok(agent) = HeaderValue::from_str(user_agent) {
             headers.insert(USER_AGENT, agent);
         }

@@ -39,7 +39,9 @@ pub(super) async fn follow(
             tracing::warn!(endpoint, %until, "paused: it keeps failing");
         }
         Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
-        Some(Transition::OnTrial) => tracing::info!(endpoint, "answers again, but has accepted nothing yet"),
+        Some(Transition::OnTrial) => {
+            tracing::info!(endpoint, "answers again, but has accepted nothing yet")
+        }
         Some(Transition::Disabled { .. }) | None => {}
     }
     let strike = match (effect, transition) {

@@ -143,7 +143,10 @@ impl Lane {
     pub(super) fn special_room(&self, now: Timestamp, limit: usize) -> Option<usize> {
         let ordinary = {
             let inner = self.lock();
-            inner.claimed == 0 && !inner.closed && inner.pace.is_none() && inner.health.state == State::Flowing
+            inner.claimed == 0
+                && !inner.closed
+                && inner.pace.is_none()
+                && inner.health.state == State::Flowing
         };
         (!ordinary).then(|| self.room(now, limit))
     }
@@ -168,7 +171,8 @@ impl Lane {
     /// Whether the settings were read at this revision and no secret has expired since.
     pub(super) fn is_current(&self, revision: i64, now: Timestamp) -> bool {
         let inner = self.lock();
-        inner.plan.endpoint.revision == revision && inner.plan.secrets_until.is_none_or(|until| now < until)
+        inner.plan.endpoint.revision == revision
+            && inner.plan.secrets_until.is_none_or(|until| now < until)
     }
 
     /// Hands it a claimed delivery.
@@ -251,7 +255,8 @@ impl Lane {
         inner.window.after(outcome);
         let sign = Sign::of(outcome, decision);
         let now = shared.clock.now();
-        let transition = inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
+        let transition =
+            inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
         let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
@@ -319,7 +324,8 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                 }
             }
             Next::Park => {
-                let called = tokio::time::timeout(shared.config.delivery.idle_timeout, lane.calls.acquire());
+                let called =
+                    tokio::time::timeout(shared.config.delivery.idle_timeout, lane.calls.acquire());
                 match called.await {
                     Ok(Ok(call)) => call.forget(),
                     Ok(Err(_)) => return,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use crate::store::StoreError;
 use crate::store::relays::{Lease, Renewal, bury};
 use crate::store::rules::rules;
-use crate::store::StoreError;
 
 /// How a tenure ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,9 @@ async fn beat(
     seen_rules: &mut Option<i64>,
 ) -> Result<Renewal, StoreError> {
     let Some(held) = lease else {
-        let Some(again) = Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await? else {
+        let Some(again) =
+            Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?
+        else {
             return Ok(Renewal::Lost);
         };
         *lease = Some(again);
@@ -80,7 +82,11 @@ async fn beat(
         let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
         if buried.relays > 0 {
             shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
-            tracing::warn!(relays = buried.relays, claims = buried.claims, "released what dead relays held");
+            tracing::warn!(
+                relays = buried.relays,
+                claims = buried.claims,
+                "released what dead relays held"
+            );
         }
     }
     Ok(renewal)

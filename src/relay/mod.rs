@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Config, Wake as Mode};
-use crate::http::addresses::{AddressRules, AllowEntry};
+use crate::http::addresses::AddressRules;
 use crate::http::client::{Client, ClientError, ClientSettings};
 use crate::http::resolve::{Resolver, ResolverError};
 use crate::metrics::Metrics;
@@ -48,8 +48,6 @@ pub enum RelayError {
     Resolver(#[from] ResolverError),
     #[error("read delivery.ca_file {path}")]
     CaFile { path: String, source: std::io::Error },
-    #[error("addresses.{key}")]
-    Addresses { key: &'static str, source: crate::http::addresses::AllowEntryError },
 }
 
 /// Delivers what the outbox holds until it is stopped.
@@ -65,7 +63,8 @@ pub async fn run(
     stopper: Stopper,
 ) -> Result<(), RelayError> {
     let config = Arc::new(config.clone());
-    let store = Store::open(database, config.database.pool_size, config.database.statement_timeout)?;
+    let store =
+        Store::open(database, config.database.pool_size, config.database.statement_timeout)?;
     let client = client(&config, store.database()).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
     let mut first = true;
@@ -154,7 +153,10 @@ async fn tenure(
     joined("upkeep", upkeep.await);
     shared.done.cancel();
     if let Ok(Ended::Lost) = keeper.await {
-        tracing::warn!(relay = shared.relay, "the lease was lost: what it held is made again by others");
+        tracing::warn!(
+            relay = shared.relay,
+            "the lease was lost: what it held is made again by others"
+        );
     }
     stations.close();
     shared.sessions.close();
@@ -188,19 +190,7 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
         };
         own.extend(addresses.into_iter().map(|address| std::net::SocketAddr::new(address, port)));
     }
-    let addresses = &config.addresses;
-    let entries = |key, texts: &[crate::config::Opening]| {
-        texts
-            .iter()
-            .map(|text| text.to_string().parse::<AllowEntry>())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| RelayError::Addresses { key, source })
-    };
-    let rules = AddressRules::new(
-        &entries("allow", &addresses.allow)?,
-        &entries("allow_http", &addresses.allow_http)?,
-        own,
-    );
+    let rules = AddressRules::new(&config.addresses.allow, &config.addresses.allow_http, own);
     let delivery = &config.delivery;
     let mut settings = ClientSettings::new(rules, resolver);
     settings.resolve_time = delivery.resolve_timeout;
@@ -210,11 +200,12 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     settings.body_time = delivery.body_time;
     settings.idle_kept = delivery.idle_timeout;
     if let Some(path) = &delivery.ca_file {
-        settings.extra_ca = Some(std::fs::read(path).map_err(|source| RelayError::CaFile {
-            path: path.display().to_string(),
-            source,
-        })?);
+        settings.extra_ca =
+            Some(std::fs::read(path).map_err(|source| RelayError::CaFile {
+                path: path.display().to_string(),
+                source,
+            })?);
     }
-    settings.proxy = delivery.proxy.clone();
+    settings.proxy.clone_from(&delivery.proxy);
     Ok(Client::new(settings)?)
 }

@@ -19,7 +19,8 @@ impl Pace {
 
     /// Takes a token, or says how long to wait for one.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
-        let passed = self.filled_at.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        let passed =
+            self.filled_at.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         self.filled_at = Some(now);
         self.tokens = (self.tokens + passed.as_secs_f64() * self.rate).min(self.rate.max(1.0));
         if self.tokens >= 1.0 {
@@ -30,7 +31,11 @@ impl Pace {
     }
 
     /// How many attempts it allows a second, at least one: no more need be claimed ahead.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what a usize holds")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what a usize holds"
+    )]
     pub(super) fn per_second(&self) -> usize {
         self.rate.clamp(1.0, 1e6) as usize
     }

@@ -54,7 +54,11 @@ impl Finished {
             outcome: Some(sent.outcome),
             verdict: sent.verdict,
         };
-        Self::new(Some(lane), delivery, What::Ended { attempt: Box::new(attempt), began: sent.began })
+        Self::new(
+            Some(lane),
+            delivery,
+            What::Ended { attempt: Box::new(attempt), began: sent.began },
+        )
     }
 
     /// Ended without an attempt, for this reason.
@@ -120,7 +124,11 @@ pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<
 }
 
 /// Waits a little for more, so that one statement serves many.
-async fn gather(results: &mut mpsc::Receiver<Finished>, batch: &mut Vec<Finished>, patience: Duration) {
+async fn gather(
+    results: &mut mpsc::Receiver<Finished>,
+    batch: &mut Vec<Finished>,
+    patience: Duration,
+) {
     let until = Instant::now() + patience;
     while batch.len() < MOST_PER_STATEMENT {
         let most = MOST_PER_STATEMENT - batch.len();
@@ -197,15 +205,27 @@ fn note(shared: &Shared, attempt: &Attempt) {
     match attempt.verdict.decision {
         Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
         Decision::Retry { after } => {
-            shared.agenda().put(endpoint, shared.clock.instant() + after.min(super::agenda::HORIZON));
+            shared
+                .agenda()
+                .put(endpoint, shared.clock.instant() + after.min(super::agenda::HORIZON));
             let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
-            let status = attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);
+            let status =
+                attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);
             tracing::info!(
-                event, endpoint, attempt = number, outcome, cause, status,
-                retry_in_s = after.as_secs(), reason, "not delivered, to be tried again"
+                event,
+                endpoint,
+                attempt = number,
+                outcome,
+                cause,
+                status,
+                retry_in_s = after.as_secs(),
+                reason,
+                "not delivered, to be tried again"
             );
         }
-        Decision::Dead => tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead"),
+        Decision::Dead => {
+            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead")
+        }
         Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }
 }

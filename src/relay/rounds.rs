@@ -10,14 +10,14 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::deliver::Plan;
-use super::lanes::{CLAIMS_PER_WINDOW, Lane};
+use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
 use crate::model::endpoint::EndpointId;
+use crate::store::StoreError;
 use crate::store::deliveries::{agenda, claim};
 use crate::store::endpoints::endpoints;
 use crate::store::routing::{Claimed, Room, Routed, floor, route};
-use crate::store::StoreError;
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: u32 = 5_000;
@@ -26,6 +26,9 @@ const ENDPOINTS_PER_CLAIM: usize = 500;
 /// A backlog is routed on as soon as the lanes that were fed have room again, but after this at the
 /// latest: a full lane must not hold up the others' events.
 const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
+
+/// A round waits for a poll interval and a few statements at most; far beyond that it hangs.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// What goes on from one round to the next.
 #[derive(Debug)]
@@ -61,17 +64,17 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         shared,
     };
     let mut backoff = rounds.shared.backoff();
+    let pulse = rounds.shared.status.pulse("rounds", STUCK_AFTER);
     while !rounds.shared.is_ending() {
+        pulse.beat();
         match rounds.round().await {
             Ok(()) => {
-                rounds.shared.status.progress();
                 rounds.shared.well(true);
                 backoff = rounds.shared.backoff();
                 rounds.rest().await;
             }
             Err(error) => {
                 rounds.shared.complain(&rounds.shared.metrics.database_errors.route, &error);
-                rounds.shared.status.progress();
                 backoff.wait(&rounds.shared.ending).await;
                 rounds.look_at = Some(rounds.shared.clock.instant());
             }
@@ -128,7 +131,11 @@ impl Rounds {
             if ids.len() == ENDPOINTS_PER_CLAIM || left == 0 {
                 break;
             }
-            let room = shared.lanes.get(endpoint).map_or(shared.first_room(), |lane| lane.room(now, share)).min(left);
+            let room = shared
+                .lanes
+                .get(endpoint)
+                .map_or(shared.first_room(), |lane| lane.room(now, share))
+                .min(left);
             if room > 0 {
                 left -= room;
                 ids.push(endpoint);
@@ -177,7 +184,8 @@ impl Rounds {
             shared.metrics.events_routed.increment(u64::from(routed.events));
             shared.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
             shared.metrics.events_unmatched.increment(u64::from(routed.unmatched));
-            self.fan_out = (self.fan_out + f64::from(routed.deliveries) / f64::from(routed.events)) / 2.0;
+            self.fan_out =
+                (self.fan_out + f64::from(routed.deliveries) / f64::from(routed.events)) / 2.0;
         }
         let look = Look { events: routed.events, more: routed.more, xmin: Some(routed.xmin) };
         {
@@ -187,7 +195,8 @@ impl Rounds {
             }
         }
         self.backlog = routed.more.then(|| {
-            let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
+            let fed: HashSet<_> =
+                routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
             fed.into_iter().collect()
         });
         self.hand_out(routed.claimed).await?;
@@ -216,10 +225,15 @@ impl Rounds {
         route(&shared.store, shared.relay, self.token, self.events_per_step(), floor, &room).await
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1 and the batch")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 1 and the batch"
+    )]
     fn events_per_step(&self) -> u32 {
         let batch = u32::try_from(self.shared.config.relay.batch).unwrap_or(u32::MAX);
-        (f64::from(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, f64::from(batch)) as u32
+        (f64::from(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, f64::from(batch))
+            as u32
     }
 
     /// While a backlog is routed: whether the lanes that were fed have room for another half step.
@@ -230,7 +244,11 @@ impl Rounds {
         }
         let shared = &self.shared;
         let (at, share) = (shared.clock.now(), shared.budget.share());
-        let room: usize = fed.iter().filter_map(|id| shared.lanes.get(*id)).map(|lane| lane.room(at, share)).sum();
+        let room: usize = fed
+            .iter()
+            .filter_map(|id| shared.lanes.get(*id))
+            .map(|lane| lane.room(at, share))
+            .sum();
         room.min(shared.room_for_claims()) * 2 >= self.shared.config.relay.batch
     }
 
@@ -241,12 +259,16 @@ impl Rounds {
             return Ok(());
         }
         shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        shared.holdings.take(claimed.len(), claimed.iter().map(|one| one.delivery.payload.len()).sum());
+        shared
+            .holdings
+            .take(claimed.len(), claimed.iter().map(|one| one.delivery.payload.len()).sum());
         let now = shared.clock.now();
         let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
         let mut stale = HashSet::new();
         for Claimed { delivery, .. } in &claimed {
-            let lane = lanes.entry(delivery.endpoint_id).or_insert_with(|| shared.lanes.get(delivery.endpoint_id));
+            let lane = lanes
+                .entry(delivery.endpoint_id)
+                .or_insert_with(|| shared.lanes.get(delivery.endpoint_id));
             if lane.as_ref().is_none_or(|lane| !lane.is_current(delivery.endpoint_revision, now)) {
                 stale.insert(delivery.endpoint_id);
             }
@@ -302,7 +324,11 @@ impl Rounds {
         let now = shared.clock.instant();
         let mut until = self.poll_at;
         if let Some(at) = self.look_at {
-            let at = if self.lanes_are_ready(now) { at } else { at.max(self.routed_at + FULL_LANES_WAIT) };
+            let at = if self.lanes_are_ready(now) {
+                at
+            } else {
+                at.max(self.routed_at + FULL_LANES_WAIT)
+            };
             until = until.min(at);
         }
         if let Some(at) = shared.agenda().next_after(now) {

@@ -149,7 +149,9 @@ impl Shared {
     /// claim that may be held.
     pub(super) async fn report(&self, finished: Finished) {
         if self.results.send(finished).await.is_err() {
-            tracing::error!("a result came after the recorder had ended; its claim will be released");
+            tracing::error!(
+                "a result came after the recorder had ended; its claim will be released"
+            );
         }
     }
 
@@ -179,7 +181,8 @@ impl Shared {
     /// Whether the lease is fresh enough to send under: well before anybody takes us for dead.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
-        self.clock.since(self.began).saturating_sub(renewed) < self.config.relay.lease.mul_f64(2.0 / 3.0)
+        self.clock.since(self.began).saturating_sub(renewed)
+            < self.config.relay.lease.mul_f64(2.0 / 3.0)
     }
 
     /// The lease was renewed by a statement that began then.
@@ -205,7 +208,10 @@ impl Shared {
     }
 
     /// A number from 0 to 1, by chance.
-    #[expect(clippy::unused_self, reason = "chance comes from here alone, as the time does from the clock")]
+    #[expect(
+        clippy::unused_self,
+        reason = "chance comes from here alone, as the time does from the clock"
+    )]
     pub(super) fn draw(&self) -> f64 {
         fastrand::f64()
     }

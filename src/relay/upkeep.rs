@@ -26,7 +26,8 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
     if made > 0 {
         tracing::info!(made, "made partitions");
     }
-    let dropped = drop_partitions(&shared.store, upkeep.outbox_retention, upkeep.attempts_retention).await?;
+    let dropped =
+        drop_partitions(&shared.store, upkeep.outbox_retention, upkeep.attempts_retention).await?;
     if !dropped.is_empty() {
         tracing::info!(?dropped, "dropped partitions past their retention");
     }

@@ -101,7 +101,13 @@ impl Wake {
         }
         self.bell = None;
         self.state = State::Asleep;
-        match Bell::listen(self.shared.store.database(), &self.shared.sessions, Arc::clone(&self.rung)).await {
+        match Bell::listen(
+            self.shared.store.database(),
+            &self.shared.sessions,
+            Arc::clone(&self.rung),
+        )
+        .await
+        {
             Ok(bell) => {
                 self.bell = Some(bell);
                 true
@@ -116,7 +122,8 @@ impl Wake {
     /// A session that silently died is found out by asking it.
     async fn check(&mut self) {
         let now = self.shared.clock.instant();
-        let idle = self.state == State::Asleep && now.saturating_duration_since(self.checked_at) > CHECK_INTERVAL;
+        let idle = self.state == State::Asleep
+            && now.saturating_duration_since(self.checked_at) > CHECK_INTERVAL;
         if let (true, Some(bell)) = (idle, &self.bell) {
             self.checked_at = now;
             if !matches!(tokio::time::timeout(CHECK_TIMEOUT, bell.check()).await, Ok(Ok(()))) {

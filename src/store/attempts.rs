@@ -42,7 +42,8 @@ pub async fn record(
     attempts: &[Attempt],
 ) -> Result<HashSet<(EventId, EndpointId)>, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
+    let statement =
+        client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
     let answer = |attempt: &'_ Attempt| attempt.outcome.as_ref().and_then(Outcome::answer).cloned();
     let answers: Vec<Option<Answer>> = attempts.iter().map(answer).collect();
     let rows = client
@@ -89,7 +90,10 @@ fn column<'a, S, T>(rows: &'a [S], of: impl Fn(&'a S) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a duration in milliseconds needs no more than 24 bits of precision")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a duration in milliseconds needs no more than 24 bits of precision"
+)]
 fn millis(duration: Duration) -> f32 {
     (duration.as_secs_f64() * 1000.0) as f32
 }

@@ -52,7 +52,12 @@ impl Bell {
             .await
             .map_err(StoreError::query("prepare the bell's session"))?;
         client.batch_execute(LISTEN).await.map_err(StoreError::query("listen for the bell"))?;
-        Ok(Self { client: Arc::new(client), database: database.clone(), tasks: tasks.clone(), silencing: None })
+        Ok(Self {
+            client: Arc::new(client),
+            database: database.clone(),
+            tasks: tasks.clone(),
+            silencing: None,
+        })
     }
 
     /// Whether the session has ended and another one is needed.
@@ -65,7 +70,8 @@ impl Bell {
     pub fn silence(&mut self) {
         if self.silencing.is_none() {
             let client = Arc::clone(&self.client);
-            self.silencing = Some(self.tasks.spawn(async move { client.batch_execute(SILENCE).await }));
+            self.silencing =
+                Some(self.tasks.spawn(async move { client.batch_execute(SILENCE).await }));
         }
     }
 
@@ -83,7 +89,8 @@ impl Bell {
             }
             match silencing.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
+                Ok(Err(error))
+                    if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
                 Ok(Err(source)) => {
                     return Err(StoreError::Query { doing: "take the bell's lock", source });
                 }
@@ -93,7 +100,9 @@ impl Bell {
         }
         let row = match self.client.query_one(SKIPPERS, &[]).await {
             // A cancellation that came late hits the next statement; it is only asked again.
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+            Err(error)
+                if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) =>
+            {
                 self.client.query_one(SKIPPERS, &[]).await
             }
             other => other,
@@ -103,7 +112,9 @@ impl Bell {
 
     async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         match self.client.batch_execute(sql).await {
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+            Err(error)
+                if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) =>
+            {
                 self.client.batch_execute(sql).await
             }
             other => other,

@@ -12,7 +12,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -59,7 +61,10 @@ impl Database {
         let (plain, ssl) = split_ssl(url);
         let mut config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
             // The message names the option; it never repeats the password.
-            StoreError::Url(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+            StoreError::Url(
+                std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), ToString::to_string),
+            )
         })?;
         if let Some(password) = password {
             config.password(password);
@@ -78,7 +83,9 @@ impl Database {
             "disable" => (SslMode::Disable, Check::Nothing),
             "allow" | "prefer" | "" => (SslMode::Prefer, Check::Nothing),
             // As in libpq: require checks the authority only where one is given.
-            "require" => (SslMode::Require, if roots.is_some() { Check::Authority } else { Check::Nothing }),
+            "require" => {
+                (SslMode::Require, if roots.is_some() { Check::Authority } else { Check::Nothing })
+            }
             "verify-ca" => (SslMode::Require, Check::Authority),
             "verify-full" => (SslMode::Require, Check::AuthorityAndName),
             other => {
@@ -150,7 +157,10 @@ impl Database {
     }
 
     /// Asks the server to break off what the session is doing.
-    pub(super) async fn cancel(&self, token: &tokio_postgres::CancelToken) -> Result<(), StoreError> {
+    pub(super) async fn cancel(
+        &self,
+        token: &tokio_postgres::CancelToken,
+    ) -> Result<(), StoreError> {
         match &self.tls {
             Tls::Off => token.cancel_query(NoTls).await,
             Tls::On(tls) => token.cancel_query(tls.clone()).await,
@@ -252,14 +262,20 @@ fn client_config(check: Check, extra_roots: Option<&Path>) -> Result<ClientConfi
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(path) = extra_roots {
-        let unreadable = |source| StoreError::Authorities { path: path.display().to_string(), source };
-        for cert in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(std::io::Error::other(e)))? {
+        let unreadable =
+            |source| StoreError::Authorities { path: path.display().to_string(), source };
+        for cert in
+            CertificateDer::pem_file_iter(path).map_err(|e| unreadable(std::io::Error::other(e)))?
+        {
             let cert = cert.map_err(|e| unreadable(std::io::Error::other(e)))?;
             roots.add(cert).map_err(|e| unreadable(std::io::Error::other(e)))?;
         }
     }
     let inner = (check != Check::Nothing && !roots.is_empty())
-        .then(|| WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build())
+        .then(|| {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+        })
         .transpose()
         .map_err(|e| StoreError::Url(format!("no usable certificate authority: {e}")))?;
     if check != Check::Nothing && inner.is_none() {
@@ -347,14 +363,17 @@ mod tests {
 
     #[test]
     fn an_unknown_sslmode_is_refused_with_those_that_exist() {
-        let error = Database::parse("postgres://a/b?sslmode=full", None, None, Duration::from_secs(1)).unwrap_err();
+        let error =
+            Database::parse("postgres://a/b?sslmode=full", None, None, Duration::from_secs(1))
+                .unwrap_err();
         assert!(error.to_string().contains("verify-full"), "{error}");
     }
 
     #[test]
     fn debug_shows_the_address_and_no_password() {
         let database =
-            Database::parse("postgres://u:hunter2@db:6000/x", None, None, Duration::from_secs(1)).unwrap();
+            Database::parse("postgres://u:hunter2@db:6000/x", None, None, Duration::from_secs(1))
+                .unwrap();
         assert_eq!(database.address(), "db:6000");
         assert!(!format!("{database:?}").contains("hunter2"));
     }

@@ -23,7 +23,8 @@ pub async fn claim(
     rooms: &[i32],
 ) -> Result<Vec<Claimed>, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
+    let statement =
+        client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
     let rows = client
         .query(&statement, &[&relay, &token, &store.now, &endpoints, &rooms])
         .await
@@ -31,7 +32,11 @@ pub async fn claim(
     Ok(rows
         .iter()
         .map(|row| Claimed {
-            delivery: delivery(row, token, u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0)),
+            delivery: delivery(
+                row,
+                token,
+                u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0),
+            ),
             cancelled: row.get("cancelled"),
         })
         .collect())
@@ -51,7 +56,8 @@ pub struct Claim {
 /// When the statement fails.
 pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<u64, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(RELEASE).await.map_err(StoreError::query("release claims"))?;
+    let statement =
+        client.prepare_cached(RELEASE).await.map_err(StoreError::query("release claims"))?;
     let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
     let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
     let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();
@@ -77,7 +83,8 @@ pub struct Owed {
 /// When the statement fails.
 pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
+    let statement =
+        client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
     let rows = client
         .query(&statement, &[&store.now])
         .await

@@ -28,7 +28,8 @@ pub struct Known {
 /// When the statement fails.
 pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Known>, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(ENDPOINTS).await.map_err(StoreError::query("read endpoints"))?;
+    let statement =
+        client.prepare_cached(ENDPOINTS).await.map_err(StoreError::query("read endpoints"))?;
     let rows = client
         .query(&statement, &[&ids, &store.now])
         .await
@@ -91,7 +92,10 @@ pub async fn strike(
     reason: &str,
 ) -> Result<bool, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(STRIKE).await.map_err(StoreError::query("disable or delete an endpoint"))?;
+    let statement = client
+        .prepare_cached(STRIKE)
+        .await
+        .map_err(StoreError::query("disable or delete an endpoint"))?;
     let row = client
         .query_one(&statement, &[&endpoint, &delete, &reason])
         .await

@@ -19,7 +19,9 @@ pub enum StoreError {
     Pool(#[source] deadpool_postgres::PoolError),
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
-    #[error("the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste")]
+    #[error(
+        "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
+    )]
     SchemaNewer { found: i32, known: i32 },
     #[error("the schema is at migration {found} of {known}; run `posthaste migrate`")]
     SchemaOlder { found: i32, known: i32 },

@@ -23,7 +23,10 @@ pub struct Note {
 /// When the statement fails.
 pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(NOTE_HEALTH).await.map_err(StoreError::query("note endpoints' health"))?;
+    let statement = client
+        .prepare_cached(NOTE_HEALTH)
+        .await
+        .map_err(StoreError::query("note endpoints' health"))?;
     let column = |of: &dyn Fn(&Note) -> f64| -> Vec<f64> { notes.iter().map(of).collect() };
     let endpoints: Vec<i64> = notes.iter().map(|note| note.endpoint_id).collect();
     let failing: Vec<_> = notes.iter().map(|note| note.health.failing_since).collect();

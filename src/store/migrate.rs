@@ -55,10 +55,22 @@ pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreEr
             .batch_execute(&format!("{TIMEOUTS} set timezone = 'UTC';"))
             .await
             .map_err(StoreError::query("prepare the migration session"))?;
-        client.batch_execute("set lock_timeout = 0").await.map_err(StoreError::query("prepare the migration session"))?;
-        client.batch_execute(LOCK).await.map_err(StoreError::query("wait for the migration lock"))?;
-        client.batch_execute(TIMEOUTS).await.map_err(StoreError::query("prepare the migration session"))?;
-        client.batch_execute(LEDGER).await.map_err(StoreError::query("create the migration ledger"))?;
+        client
+            .batch_execute("set lock_timeout = 0")
+            .await
+            .map_err(StoreError::query("prepare the migration session"))?;
+        client
+            .batch_execute(LOCK)
+            .await
+            .map_err(StoreError::query("wait for the migration lock"))?;
+        client
+            .batch_execute(TIMEOUTS)
+            .await
+            .map_err(StoreError::query("prepare the migration session"))?;
+        client
+            .batch_execute(LEDGER)
+            .await
+            .map_err(StoreError::query("create the migration ledger"))?;
         let applied = applied(&client).await?;
         verify(&applied)?;
         let mut done = Vec::new();
@@ -106,7 +118,8 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
 /// [`run`] does, the ledger included.
 #[must_use]
 pub fn print() -> String {
-    let mut script = format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
+    let mut script =
+        format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
     for migration in MIGRATIONS {
         script.push_str(&format!(
             "\n-- {name}\nbegin;\n{sql}\ninsert into posthaste.migrations (version, name, checksum) values ({version}, '{name}', '{checksum}');\ncommit;\n",
@@ -123,7 +136,11 @@ impl Migration {
     /// SHA-256 of the text, in hex.
     #[must_use]
     pub fn checksum(&self) -> String {
-        digest(&SHA256, self.sql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest(&SHA256, self.sql.as_bytes())
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -148,9 +165,11 @@ fn verify(applied: &[Applied]) -> Result<(), StoreError> {
     if newest(applied) > newest_known() {
         return Err(StoreError::SchemaNewer { found: newest(applied), known: newest_known() });
     }
-    match applied.iter().zip(MIGRATIONS).find(|(found, known)| {
-        found.version != known.version || found.checksum != known.checksum()
-    }) {
+    match applied
+        .iter()
+        .zip(MIGRATIONS)
+        .find(|(found, known)| found.version != known.version || found.checksum != known.checksum())
+    {
         Some((found, _)) => {
             Err(StoreError::MigrationChanged { version: found.version, name: found.name.clone() })
         }
@@ -167,7 +186,8 @@ fn newest_known() -> i32 {
 }
 
 async fn apply(client: &mut Client, migration: &Migration) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Migration { version: migration.version, name: migration.name, source };
+    let failed =
+        |source| StoreError::Migration { version: migration.version, name: migration.name, source };
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(migration.sql).await.map_err(failed)?;
     transaction

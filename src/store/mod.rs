@@ -109,9 +109,9 @@ fn pool(database: &Database, size: usize, settings: String) -> Result<Pool, Stor
         .runtime(deadpool_postgres::Runtime::Tokio1)
         .post_create(Hook::async_fn(move |client, _| {
             let settings = std::sync::Arc::clone(&settings);
-            Box::pin(async move {
-                client.batch_execute(&settings).await.map_err(HookError::Backend)
-            })
+            Box::pin(
+                async move { client.batch_execute(&settings).await.map_err(HookError::Backend) },
+            )
         }))
         .build()
         .map_err(StoreError::Build)

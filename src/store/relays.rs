@@ -127,7 +127,10 @@ pub struct Buried {
 /// When the statement fails.
 pub async fn bury(store: &Store, me: RelayId, lease: Duration) -> Result<Buried, StoreError> {
     let client = store.router().await?;
-    let statement = client.prepare_cached(BURY).await.map_err(StoreError::query("release the claims of dead relays"))?;
+    let statement = client
+        .prepare_cached(BURY)
+        .await
+        .map_err(StoreError::query("release the claims of dead relays"))?;
     let row = client
         .query_one(&statement, &[&me, &lease.as_secs_f64()])
         .await

@@ -63,7 +63,10 @@ pub struct Claimed {
 /// When the database fails, or the ledger belongs to another cluster or database.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
     let client = store.router().await?;
-    let statement = client.prepare_cached(CURSOR).await.map_err(StoreError::query("read the routing cursor"))?;
+    let statement = client
+        .prepare_cached(CURSOR)
+        .await
+        .map_err(StoreError::query("read the routing cursor"))?;
     let row = client
         .query_one(&statement, &[])
         .await
@@ -84,7 +87,8 @@ pub async fn route(
     room: &Room<'_>,
 ) -> Result<Option<Routed>, StoreError> {
     let client = store.router().await?;
-    let statement = client.prepare_cached(ROUTE).await.map_err(StoreError::query("route events"))?;
+    let statement =
+        client.prepare_cached(ROUTE).await.map_err(StoreError::query("route events"))?;
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
     // The rows are all here, and so the statement has committed, before one of them is sent.
     let rows = client
@@ -139,7 +143,10 @@ pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Deliv
         endpoint_revision: row.get("revision"),
         event_type: row.get::<_, Option<String>>("event_type").unwrap_or_default(),
         event_created_at: row.get("created_at"),
-        payload: row.get::<_, Option<Payload>>("payload").map(|payload| payload.0).unwrap_or_default(),
+        payload: row
+            .get::<_, Option<Payload>>("payload")
+            .map(|payload| payload.0)
+            .unwrap_or_default(),
         headers: row
             .get::<_, Option<serde_json::Value>>("headers")
             .map(|headers| texts(&headers))
@@ -162,10 +169,7 @@ pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
 struct Payload(Bytes);
 
 impl<'a> FromSql<'a> for Payload {
-    fn from_sql(
-        _: &Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Self(Bytes::copy_from_slice(raw)))
     }
 

@@ -12,7 +12,8 @@ const RULES: &str = include_str!("../../sql/queries/rules.sql");
 /// When the statement fails.
 pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(RULES).await.map_err(StoreError::query("read the rules"))?;
+    let statement =
+        client.prepare_cached(RULES).await.map_err(StoreError::query("read the rules"))?;
     let rows = client.query(&statement, &[]).await.map_err(StoreError::query("read the rules"))?;
     let rules = rows.iter().filter_map(|row| {
         let status = row
@@ -31,7 +32,8 @@ pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
             event_type: row.get("event_type"),
             action: row.get("action"),
         });
-        rule.inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked")).ok()
+        rule.inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked"))
+            .ok()
     });
     Ok(RuleSet::new(rules.collect()))
 }

@@ -44,7 +44,8 @@ pub async fn drop_partitions(
 /// When the statement fails.
 pub async fn trim(store: &Store, outbox: Duration) -> Result<(), StoreError> {
     let client = store.queue().await?;
-    let statement = client.prepare_cached(TRIM).await.map_err(StoreError::query("trim the ledgers"))?;
+    let statement =
+        client.prepare_cached(TRIM).await.map_err(StoreError::query("trim the ledgers"))?;
     client
         .execute(&statement, &[&outbox.as_secs_f64()])
         .await
