@@ -1,7 +1,5 @@
 //! What `posthaste` says and how it exits, seen from outside: as a shell, a container or a probe sees it.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},

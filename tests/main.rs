@@ -11,5 +11,6 @@
 
 mod support;
 
+mod command_line;
 mod harness;
 mod tidy;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Sources, demo::DemoArgs};
+use crate::{config::Sources, demo::DemoOptions};
 
 /// A Postgres-native outbox relay: insert a row in your transaction, and the webhook arrives.
 #[derive(Debug, Parser)]
@@ -51,7 +51,7 @@ pub enum Command {
         print: bool,
     },
     /// Show it at work: a private Postgres, a receiver with moods, and events.
-    Demo(DemoArgs),
+    Demo(DemoOptions),
 }
 
 impl SettingArguments {

@@ -23,7 +23,7 @@ pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
     PrintMigrations,
-    Demo(demo::DemoArgs),
+    Demo(demo::DemoOptions),
 }
 
 impl Work {
@@ -83,7 +83,10 @@ impl Work {
                 }
             }
             Self::PrintMigrations => say(&migrate::print()),
-            Self::Demo(arguments) => Ok(demo::run(arguments, stopper).await?),
+            Self::Demo(options) => {
+                demo::run(options, stopper).await?;
+                Ok(())
+            }
         }
     }
 }

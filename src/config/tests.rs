@@ -174,11 +174,11 @@ fn text_becomes_what_the_setting_is() {
     .unwrap();
     assert_eq!(config.relay.name, "42");
     assert_eq!(config.addresses.allow.len(), 2);
-    assert_eq!(config.addresses.allow[1], AllowEntry::Host("hooks.internal".to_owned()));
+    assert_eq!(config.addresses.allow[1], "hooks.internal".parse().unwrap());
     assert_eq!(config.addresses.allow_http, ["127.0.0.1".parse().unwrap()]);
     assert_eq!(config.http.listen, None);
     assert_eq!(config.health.disable_after, None);
-    assert_eq!(config.delivery.proxy.unwrap().url().port(), Some(3128));
+    assert_eq!(config.delivery.proxy, Some("http://p:3128".parse().unwrap()));
     assert_eq!(config.log.format, LogFormat::Json);
 }
 

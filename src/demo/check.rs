@@ -20,10 +20,10 @@ pub(super) struct Account {
 }
 
 /// One promise in words, and whether it was kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) kept: bool,
-    pub(super) promise: String,
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    pub kept: bool,
+    pub promise: String,
 }
 
 /// Compares the witnesses. `inconsistencies` is what `posthaste.check_consistency()` counted.

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use self::check::Account;
+pub use self::check::Finding;
 use self::postgres::{Cluster, ClusterOptions, StopMode};
 use self::receiver::{Mood, Receiver};
 use self::relay::RelayProcess;
@@ -87,13 +88,27 @@ const SUBSCRIBERS: [Subscriber; 4] = [
 
 /// How the demo is to be given.
 #[derive(Debug, Clone, clap::Args)]
-pub struct DemoArgs {
-    /// Where PostgreSQL's server programs are; looked for if not given
-    #[arg(long, value_name = "DIR")]
-    postgres: Option<PathBuf>,
-    /// No colours, even on a terminal
-    #[arg(long)]
-    no_color: bool,
+pub struct DemoOptions {
+    /// Where PostgreSQL's server programs are; looked for if not given.
+    #[arg(long = "pg-bin", value_name = "DIRECTORY")]
+    pub binaries: Option<PathBuf>,
+    /// No colours, even on a terminal.
+    #[arg(long = "no-color", action = clap::ArgAction::SetFalse)]
+    pub color: bool,
+}
+
+/// What the demo has shown; returned only if every promise was kept.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// Events committed by the shop.
+    pub events: usize,
+    /// Orders that it took back.
+    pub rolled_back: usize,
+    /// Webhooks accepted by the endpoints that are up, each counted once.
+    pub delivered: usize,
+    pub findings: Vec<Finding>,
+    /// From the first line to the last.
+    pub took_ms: u64,
 }
 
 /// Why the demo has failed.
@@ -116,28 +131,40 @@ pub enum DemoError {
 /// Gives the demo, on standard output.
 ///
 /// # Errors
-/// If it cannot be given, if a promise was broken, or if a stop was asked for.
-pub async fn run(args: DemoArgs, stopper: Stopper) -> Result<(), DemoError> {
+/// If it cannot be given, if a promise was broken, or when it is stopped.
+pub async fn run(options: DemoOptions, stopper: Stopper) -> Result<Report, DemoError> {
     tokio::select! {
         // Dropping it ends the relay, the server and all that listens.
-        shown = show(args) => shown,
+        shown = show(options) => shown,
         () = stopper.stopping() => Err(DemoError::Interrupted),
     }
 }
 
-async fn show(args: DemoArgs) -> Result<(), DemoError> {
+async fn show(options: DemoOptions) -> Result<Report, DemoError> {
     let began = Clock.instant();
-    let mut screen = Screen::new(!args.no_color);
+    let mut screen = Screen::new(options.color);
     screen.title("Posthaste: insert a row in your transaction, and the webhook arrives.");
-    let mut stage = Stage::set(&mut screen, args.postgres).await?;
+    let mut stage = Stage::set(&mut screen, options).await?;
     let ledger = stage.play(&mut screen).await?;
     stage.explain(&mut screen).await?;
-    let broken = stage.check(&mut screen, &ledger).await?;
+    let findings = stage.check(&mut screen, &ledger).await?;
+    let delivered = stage.delivered();
     stage.strike().await?;
+
+    let took = Clock.since(began);
     screen.blank();
-    let took = Clock.since(began).as_secs_f64();
-    screen.note(&format!("All of this took {took:.0} s and left nothing behind."));
-    if broken > 0 { Err(DemoError::Broken(broken)) } else { Ok(()) }
+    screen.note(&format!("All of this took {:.0} s and left nothing behind.", took.as_secs_f64()));
+    let broken = findings.iter().filter(|finding| !finding.kept).count();
+    if broken > 0 {
+        return Err(DemoError::Broken(broken));
+    }
+    Ok(Report {
+        events: ledger.committed.len(),
+        rolled_back: ledger.rolled_back.len(),
+        delivered,
+        findings,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 /// All that takes part. Fields end in this order: the relay before the database it works on.
@@ -151,9 +178,10 @@ struct Stage {
 
 impl Stage {
     /// Steps one to three: a database, the endpoints, a relay.
-    async fn set(screen: &mut Screen, binaries: Option<PathBuf>) -> Result<Self, DemoError> {
-        let options = ClusterOptions { binaries, fsync: true, ..ClusterOptions::default() };
-        let cluster = Cluster::start(options).await?;
+    async fn set(screen: &mut Screen, options: DemoOptions) -> Result<Self, DemoError> {
+        let cluster_options =
+            ClusterOptions { binaries: options.binaries, fsync: true, ..ClusterOptions::default() };
+        let cluster = Cluster::start(cluster_options).await?;
         screen.step(&format!(
             "A private PostgreSQL on port {}; `posthaste migrate` makes the schema.",
             cluster.port()
@@ -258,7 +286,7 @@ impl Stage {
         Ok(rows.iter().map(|row| (row.get("url"), row.get("pending"))).collect())
     }
 
-    /// Steps five to seven: what one can ask.
+    /// Step five: what one can ask.
     async fn explain(&self, screen: &mut Screen) -> Result<(), DemoError> {
         screen.step("SQL is where one looks. How is every endpoint doing?");
         self.ask(screen, ENDPOINT_STATUS).await?;
@@ -275,8 +303,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The last step: the witnesses are compared. Returns how many promises were broken.
-    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<usize, DemoError> {
+    /// Step six: the witnesses are compared.
+    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<Vec<Finding>, DemoError> {
         screen.step("Was every promise kept? The shop, the endpoints and the database are asked.");
         let rows = self.client.query(ACCOUNTS, &[]).await?;
         let count = |row: &tokio_postgres::Row, column: &str| {
@@ -302,7 +330,11 @@ impl Stage {
         for finding in &findings {
             screen.finding(finding.kept, &finding.promise);
         }
-        Ok(findings.iter().filter(|finding| !finding.kept).count())
+        Ok(findings)
+    }
+
+    fn delivered(&self) -> usize {
+        SUBSCRIBERS.iter().map(|subscriber| self.receiver.accepted(subscriber.path)).sum()
     }
 
     /// Ends everybody in an orderly way, as a deployment would.

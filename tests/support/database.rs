@@ -119,6 +119,6 @@ async fn start() -> Cluster {
 
 /// Brings a database to this version's schema.
 pub async fn migrate(url: &str) {
-    let database = Database::parse(url, None, PATIENCE).expect("the URL is ours");
+    let database = Database::parse(url, None, None, PATIENCE).expect("the URL is ours");
     posthaste::store::migrate::run(&database).await.expect("migrate");
 }

@@ -41,7 +41,7 @@ impl Case {
     fn delay(&self, outcome: &Outcome) -> Option<u64> {
         match self.judge(outcome).decision {
             Decision::Retry { after } => Some(after.as_secs()),
-            Decision::Delivered | Decision::Dead => None,
+            Decision::Delivered | Decision::Dead | Decision::Cancelled => None,
         }
     }
 
