@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
     ("http", &["store", "model", "metrics", "clock", "stopper", "config"]),
     ("store", &["model", "clock"]),
-    ("demo", &["clock"]),
+    ("demo", &["clock", "stopper"]),
 ];
 
 /// Who may speak to Postgres.

@@ -26,8 +26,8 @@ pub struct Finding {
     pub promise: String,
 }
 
-/// Compares the witnesses. `inconsistencies` is what `posthaste.check_consistency()` counted.
-pub(super) fn judge(ledger: &Ledger, accounts: &[Account], inconsistencies: usize) -> Vec<Finding> {
+/// Compares the witnesses.
+pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<Finding> {
     let events = ledger.committed.len();
     let (down, up): (Vec<&Account>, Vec<&Account>) =
         accounts.iter().partition(|account| account.down);
@@ -57,16 +57,12 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account], inconsistencies: usiz
             down.iter().all(|account| waits(ledger, account)),
             format!("{waiting} deliveries wait for the endpoint that is down; none was dropped"),
         ),
-        finding(forged == 0, format!("{forged} requests had a signature that was not right")),
-        finding(
-            inconsistencies == 0,
-            format!("posthaste.check_consistency() finds {inconsistencies} things wrong"),
-        ),
+        finding(forged == 0, format!("requests whose signature was wrong: {forged}")),
         finding(
             true,
             format!(
-                "{duplicates} webhooks came twice, with the id of the first time, so that a \
-                 receiver can tell"
+                "webhooks that came twice, with the id of the first time, so that a receiver can \
+                 tell: {duplicates}"
             ),
         ),
     ]
@@ -113,49 +109,48 @@ mod tests {
         (ledger, vec![up, down])
     }
 
-    fn kept(ledger: &Ledger, accounts: &[Account], inconsistencies: usize) -> Vec<bool> {
-        judge(ledger, accounts, inconsistencies).iter().map(|finding| finding.kept).collect()
+    fn kept(ledger: &Ledger, accounts: &[Account]) -> Vec<bool> {
+        judge(ledger, accounts).iter().map(|finding| finding.kept).collect()
     }
 
     #[test]
     fn all_is_kept_when_the_witnesses_agree() {
         let (ledger, accounts) = witnesses();
-        assert_eq!(kept(&ledger, &accounts, 0), [true; 6]);
+        assert_eq!(kept(&ledger, &accounts), [true; 5]);
     }
 
     #[test]
     fn a_lost_event_breaks_the_first_promise() {
         let (ledger, mut accounts) = witnesses();
         accounts[0].inbox.orders.remove(&("order.paid".to_owned(), 1));
-        assert!(!kept(&ledger, &accounts, 0)[0]);
+        assert!(!kept(&ledger, &accounts)[0]);
     }
 
     #[test]
     fn a_view_that_disagrees_breaks_the_first_promise() {
         let (ledger, mut accounts) = witnesses();
         accounts[0].delivered = 1;
-        assert!(!kept(&ledger, &accounts, 0)[0]);
+        assert!(!kept(&ledger, &accounts)[0]);
     }
 
     #[test]
     fn a_rolled_back_order_that_is_heard_of_breaks_the_second() {
         let (ledger, mut accounts) = witnesses();
         accounts[0].inbox.orders.insert(("order.created".to_owned(), 2));
-        assert!(!kept(&ledger, &accounts, 0)[1]);
+        assert!(!kept(&ledger, &accounts)[1]);
     }
 
     #[test]
     fn a_delivery_that_no_longer_waits_breaks_the_third() {
         let (ledger, mut accounts) = witnesses();
         accounts[1].waiting = 0;
-        assert!(!kept(&ledger, &accounts, 0)[2]);
+        assert!(!kept(&ledger, &accounts)[2]);
     }
 
     #[test]
-    fn a_bad_signature_and_an_inconsistency_are_told() {
+    fn a_bad_signature_is_told() {
         let (ledger, mut accounts) = witnesses();
         accounts[0].inbox.forged = 1;
-        let kept = kept(&ledger, &accounts, 1);
-        assert!(!kept[3] && !kept[4]);
+        assert!(!kept(&ledger, &accounts)[3]);
     }
 }

@@ -325,8 +325,7 @@ impl Stage {
                 })
             })
             .collect();
-        let inconsistencies = rows.first().map_or(0, |row| count(row, "inconsistencies"));
-        let findings = check::judge(ledger, &accounts, inconsistencies);
+        let findings = check::judge(ledger, &accounts);
         for finding in &findings {
             screen.finding(finding.kept, &finding.promise);
         }
