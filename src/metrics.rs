@@ -11,7 +11,8 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::{model::outcome::Outcome, stopper::Stopper};
+use crate::model::outcome::Outcome;
+use crate::stopper::Stopper;
 
 /// How often recorded durations are folded into their buckets. They are kept one by one until then: at
 /// 50,000 deliveries a second this holds some 2 MB.

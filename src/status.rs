@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{clock::Clock, stopper::Stopper};
+use crate::clock::Clock;
+use crate::stopper::Stopper;
 
 /// What the parts of one process say of themselves. Clones are the same.
 #[derive(Debug, Clone)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Sources, demo::DemoOptions};
+use crate::config::Sources;
+use crate::demo::DemoOptions;
 
 /// A Postgres-native outbox relay: insert a row in your transaction, and the webhook arrives.
 #[derive(Debug, Parser)]

@@ -2,10 +2,12 @@
 
 use std::io;
 
-use crate::{
-    config::ConfigError, demo::DemoError, http::server::ServerError, logging::LoggingError,
-    relay::RelayError, store::StoreError,
-};
+use crate::config::ConfigError;
+use crate::demo::DemoError;
+use crate::http::server::ServerError;
+use crate::logging::LoggingError;
+use crate::relay::RelayError;
+use crate::store::StoreError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

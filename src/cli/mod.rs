@@ -7,12 +7,10 @@ mod run;
 
 use std::io::{self, Write};
 
-use crate::{
-    config::{self, Config, LogFormat, LogSettings},
-    demo,
-    stopper::Stopper,
-    store::{Database, migrate},
-};
+use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::demo;
+use crate::stopper::Stopper;
+use crate::store::{Database, migrate};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;

@@ -7,16 +7,15 @@ use std::{sync::Arc, time::Duration};
 use tokio::time;
 
 use super::{CliError, database};
-use crate::{
-    clock::Clock,
-    config::Config,
-    http::{admin::Admin, server::Server},
-    metrics::Metrics,
-    relay,
-    status::Status,
-    stopper::Stopper,
-    store::{Database, StoreError, migrate},
-};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::admin::Admin;
+use crate::http::server::Server;
+use crate::metrics::Metrics;
+use crate::relay;
+use crate::status::Status;
+use crate::stopper::Stopper;
+use crate::store::{Database, StoreError, migrate};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const FIRST_WAIT: Duration = Duration::from_millis(250);

@@ -78,7 +78,8 @@ fn check_relay(config: &Config, found: &mut Found) {
     found.count("relay.max_in_flight", relay.max_in_flight, 1..=65_536);
     found.size("relay.max_in_flight_bytes", relay.max_in_flight_bytes, KIB..=64 * GIB);
     found.count("relay.batch", relay.batch, 1..=10_000);
-    found.time("relay.poll_interval", relay.poll_interval, 10 * MILLISECOND..=HOUR);
+    // an idle relay moves once in this time, and one that does not move counts as stuck
+    found.time("relay.poll_interval", relay.poll_interval, 10 * MILLISECOND..=MINUTE);
     found.time("relay.heartbeat", relay.heartbeat, 100 * MILLISECOND..=MINUTE);
     found.time("relay.lease", relay.lease, SECOND..=10 * MINUTE);
     // with fewer, one heartbeat that comes late ends a healthy relay's claims

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 use serde::Deserialize;
 
 use super::units::{Hidden, serde_as};
-use crate::http::{addresses::AllowEntry, client::ProxyUrl};
+use crate::http::addresses::AllowEntry;
+use crate::http::client::ProxyUrl;
 
 /// All settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -192,9 +193,7 @@ pub struct HealthSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressSettings {
-    #[serde(deserialize_with = "serde_as::openings")]
     pub allow: Vec<AllowEntry>,
-    #[serde(deserialize_with = "serde_as::openings")]
     pub allow_http: Vec<AllowEntry>,
 }
 

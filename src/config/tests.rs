@@ -269,7 +269,7 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
         ),
         (
             "[addresses]\nallow = [\"10.0.0.0/8\", \"10.0.0.0/33\"]",
-            r#"settings: posthaste.toml:2: addresses.allow: "10.0.0.0/33" is not a network, address or host name; write "10.0.0.0/8", "fd00::/8" or "hooks.internal""#,
+            "settings: posthaste.toml:2: addresses.allow: `10.0.0.0/33` is not a CIDR, such as 10.0.0.0/8 or fd00::/8",
         ),
         (
             "[http]\nlisten = \"7878\"",

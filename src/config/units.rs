@@ -1,4 +1,4 @@
-//! How a setting's text becomes a value: durations, sizes, "off", and addresses. Each says in its error
+//! How a setting's text becomes a value: durations, sizes and "off". Each says in its error
 //! what would be right; where the text came from is added by [`load`](super::load).
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::http::{addresses::AllowEntry, client::ProxyUrl};
+use crate::http::client::ProxyUrl;
 
 /// What an operator writes for "none of it". An empty text says the same.
 const OFF: &str = "off";
@@ -98,8 +98,8 @@ pub(super) mod serde_as {
     //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
 
     use super::{
-        AllowEntry, Deserialize, Deserializer, Display, Duration, PathBuf, ProxyUrl, SocketAddr,
-        de, parse_duration, parse_listen, parse_size, unless_off,
+        Deserialize, Deserializer, Display, Duration, PathBuf, ProxyUrl, SocketAddr, de,
+        parse_duration, parse_listen, parse_size, unless_off,
     };
 
     pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
@@ -145,15 +145,6 @@ pub(super) mod serde_as {
         d: D,
     ) -> Result<Option<PathBuf>, D::Error> {
         Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()).map(PathBuf::from))
-    }
-
-    pub(in crate::config) fn openings<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Vec<AllowEntry>, D::Error> {
-        Vec::<String>::deserialize(d)?
-            .iter()
-            .map(|entry| parsed(entry, |text| text.trim().parse()))
-            .collect()
     }
 
     fn parsed<T, W: Display, E: de::Error>(

@@ -13,7 +13,8 @@ use hyper::{
 };
 use serde_json::json;
 
-use crate::{metrics::Metrics, status::Status};
+use crate::metrics::Metrics;
+use crate::status::Status;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The version is what tells Prometheus how to parse it.
@@ -99,7 +100,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{clock::Clock, stopper::Stopper};
+    use crate::clock::Clock;
+    use crate::stopper::Stopper;
 
     fn admin() -> (Admin, Stopper) {
         let stopper = Stopper::new();

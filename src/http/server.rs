@@ -128,7 +128,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::{clock::Clock, metrics::Metrics, status::Status};
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::status::Status;
 
     const ANY: &str = "127.0.0.1:0";
 
