@@ -76,7 +76,8 @@ create function posthaste.are_endpoint_headers(headers jsonb) returns boolean
     select coalesce(bool_and(
              jsonb_typeof(value) = 'string'
              and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
-             and (value #>> '{}') ~ '^[\x20-\x7e\x80-\U0010FFFF\t]{0,4096}$'
+             and (value #>> '{}') ~ '^[\x20-\x7e\x80-\U0010FFFF\t]*$'
+             and length(value #>> '{}') <= 4096
              and lower(key) not in (
                'host', 'content-length', 'content-type', 'content-encoding', 'transfer-encoding',
                'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate',

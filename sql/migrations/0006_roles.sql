@@ -13,41 +13,61 @@ begin
     exception
       when duplicate_object or unique_violation then null;
       when insufficient_privilege then
-        raise notice 'role % cannot be created by %; create it and grant as in this migration', role, current_user;
+        raise notice 'role % cannot be created by %; create it, then call posthaste.grant_roles()', role, current_user;
     end;
   end loop;
 end $$;
 
-revoke all on all tables in schema posthaste from public;
-revoke all on all sequences in schema posthaste from public;
-revoke execute on all functions in schema posthaste from public;
-
 -- Which role may do what, in one place. Called again by every migration that adds something.
 create function posthaste.grant_roles() returns void
   language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  g record;
+  looks constant text[] := array[
+    'usage on schema posthaste',
+    'select on posthaste.delivery_status, posthaste.delivery_attempts, posthaste.endpoint_status, posthaste.backlog,
+       posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.rules',
+    -- Not the headers: people put tokens there.
+    'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
+       max_attempts, schedule, max_concurrency, rate_limit, ordered, description, metadata, revision, created_at, updated_at)
+       on posthaste.endpoints',
+    'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency'];
+  steers constant text[] := array[
+    'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
+    'usage on sequence posthaste.revision',
+    'execute on function posthaste.are_subscriptions, posthaste.are_endpoint_headers, posthaste.are_delays, posthaste.route_keys',
+    'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
+       posthaste.rotate_secret, posthaste.generate_secret, posthaste.send_test, posthaste.retry, posthaste.replay,
+       posthaste.cancel, posthaste.cancel_endpoint, posthaste.load_rules, posthaste.unload_rules'];
 begin
-  if exists (select from pg_roles where rolname = 'posthaste_producer') then
-    grant usage on schema posthaste to posthaste_producer;
-    grant insert (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
-      on posthaste.outbox to posthaste_producer;
-    grant select (id) on posthaste.outbox to posthaste_producer;
-    grant execute on function posthaste.emit, posthaste.event_of_key to posthaste_producer;
-  end if;
-  if exists (select from pg_roles where rolname = 'posthaste_viewer') then
-    grant usage on schema posthaste to posthaste_viewer;
-    grant select on posthaste.delivery_status, posthaste.delivery_attempts, posthaste.endpoint_status,
-      posthaste.backlog, posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events,
-      posthaste.endpoints, posthaste.rules to posthaste_viewer;
-    grant execute on function posthaste.webhook_id to posthaste_viewer;
-  end if;
-  if exists (select from pg_roles where rolname = 'posthaste_relay') then
-    grant usage on schema posthaste to posthaste_relay;
-    grant select, insert, update, delete on all tables in schema posthaste to posthaste_relay;
-    grant usage, select on all sequences in schema posthaste to posthaste_relay;
-    grant execute on all functions in schema posthaste to posthaste_relay;
-  end if;
+  -- A function may be executed by everybody until this is said, also one of a later migration.
+  revoke all on all tables in schema posthaste from public;
+  revoke all on all sequences in schema posthaste from public;
+  revoke execute on all functions in schema posthaste from public;
+  for g in
+    select r.rolname, p.privilege from (
+      select 'posthaste_producer', unnest(array[
+        'usage on schema posthaste',
+        'insert (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
+           on posthaste.outbox',
+        'select (id) on posthaste.outbox',
+        'execute on function posthaste.emit, posthaste.event_of_key'])
+      union all select 'posthaste_viewer', unnest(looks)
+      union all select 'posthaste_operator', unnest(looks || steers)
+      union all select 'posthaste_relay', unnest(array[
+        'usage on schema posthaste',
+        'select, insert, update, delete on all tables in schema posthaste',
+        'usage, select on all sequences in schema posthaste',
+        'execute on all functions in schema posthaste'])) p(role, privilege)
+      join pg_roles r on r.rolname = p.role
+  loop
+    execute format('grant %s to %I', g.privilege, g.rolname);
+  end loop;
 end $$;
-comment on function posthaste.grant_roles is 'Grants each role what it needs; safe to call again.';
-revoke execute on function posthaste.grant_roles from public;
+comment on function posthaste.grant_roles is
+  'Grants each role what it needs, and revokes everything from everybody else; safe to call again.';
 
-select posthaste.grant_roles();
+do $$
+begin
+  perform posthaste.grant_roles();
+end $$;

@@ -1,0 +1,147 @@
+-- Who may do what. Everything not listed here is refused.
+
+create function pg_temp.may(statement text) returns boolean language plpgsql as $$
+begin
+  begin
+    execute statement;
+    raise exception using errcode = 'P9999';   -- take it back
+  exception when sqlstate 'P9999' then return true;
+  end;
+exception when insufficient_privilege then return false;
+end $$;
+
+select posthaste.add_endpoint('https://a.example', headers => '{"authorization": "Bearer x"}');
+select posthaste.emit('order.paid', '{}');
+
+-- the producer inserts, with every column that is its own, and reads nothing but ids
+set role posthaste_producer;
+do $$
+begin
+  assert pg_temp.may($q$insert into posthaste.outbox (event_type, payload) values ('a', '1')$q$);
+  assert pg_temp.may($q$insert into posthaste.outbox (event_type, payload, tenant, ordering_key, idempotency_key, headers, deliver_at, expires_at)
+                        values ('a', '1', 't', 'o', 'i', '{}', now(), now()) returning id$q$);
+  assert pg_temp.may($q$select posthaste.emit('a', '1', idempotency_key => 'k')$q$);
+  assert not pg_temp.may($q$insert into posthaste.outbox (event_type, payload, xid) values ('a', '1', '3')$q$);
+  assert not pg_temp.may($q$select payload from posthaste.outbox$q$);
+  assert not pg_temp.may($q$delete from posthaste.outbox$q$);
+  assert not pg_temp.may($q$select * from posthaste.delivery_status$q$);
+  assert not pg_temp.may($q$select * from posthaste.idempotency$q$);
+  assert not pg_temp.may($q$select posthaste.send_test(1)$q$);
+  assert not pg_temp.may($q$select posthaste.announce('posthaste.endpoint.paused', 1, '{}')$q$);
+end $$;
+-- it rings the bell
+begin;
+insert into posthaste.outbox (event_type, payload) values ('a', '1');
+do $$
+begin
+  assert exists (select from pg_locks where locktype = 'advisory' and (classid, objid) = (1886352244, 1) and mode = 'ShareLock' and granted);
+end $$;
+rollback;
+-- a second event with the same key is the first
+begin;
+do $$
+begin
+  assert posthaste.emit('a', '1', idempotency_key => 'twice') = posthaste.emit('a', '1', idempotency_key => 'twice');
+end $$;
+rollback;
+-- and it cannot pretend to be the relay
+set posthaste.announcing = 'on';
+do $$
+begin
+  insert into posthaste.outbox (event_type, payload) values ('posthaste.endpoint.disabled', '{}');
+  raise 'a producer announced' using errcode = 'assert_failure';
+exception when check_violation then null;
+end $$;
+reset posthaste.announcing;
+reset role;
+
+-- the viewer sees the views and why, and no secret, payload or header
+set role posthaste_viewer;
+do $$
+declare
+  v text;
+begin
+  foreach v in array array['delivery_status', 'delivery_attempts', 'endpoint_status', 'backlog', 'recent_failures',
+                           'relay_status', 'unrouted_events', 'rules', 'explain(1)', 'check_consistency()'] loop
+    assert pg_temp.may('select * from posthaste.' || v), v;
+  end loop;
+  assert pg_temp.may('select id, url, tenant from posthaste.endpoints');
+  assert not pg_temp.may('select headers from posthaste.endpoints');
+  foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing'] loop
+    assert not pg_temp.may('select * from posthaste.' || v), v;
+  end loop;
+  foreach v in array array['add_endpoint(''https://x.example'')', 'enable_endpoint(1)', 'disable_endpoint(1)', 'rotate_secret(1)', 'send_test(1)',
+    'retry(1, 1)', 'replay(1, now() - interval ''1 h'')', 'cancel(1)', 'cancel_endpoint(1)', 'load_rules(''keygen'')', 'emit(''a'', ''1'')',
+    'known_event(1)', 'generate_secret()', 'lost_events(now())', 'drop_partitions(''1 d'', ''1 d'')'] loop
+    assert not pg_temp.may('select posthaste.' || v), v;
+  end loop;
+  assert not pg_temp.may('update posthaste.endpoints set enabled = false');
+end $$;
+reset role;
+
+-- the operator steers, and changes endpoints and rules by hand, but reads no secret or payload
+set role posthaste_operator;
+do $$
+declare
+  v text;
+begin
+  foreach v in array array['add_endpoint(''https://x.example'')', 'enable_endpoint(1)', 'disable_endpoint(1)', 'rotate_secret(1)', 'send_test(1)',
+    'replay(1, now() - interval ''1 h'')', 'cancel_endpoint(1)', 'load_rules(''keygen'')', 'unload_rules(''shipped'')',
+    'explain(1)', 'check_consistency()'] loop
+    assert pg_temp.may('select posthaste.' || v), v;
+  end loop;
+  assert pg_temp.may($q$insert into posthaste.endpoints (url, headers) values ('https://x.example', '{"x": "y"}')$q$);
+  assert pg_temp.may($q$update posthaste.endpoints set subscriptions = '{a.*}', enabled = false where id = 1$q$);
+  assert pg_temp.may('delete from posthaste.endpoints where id = 1');
+  assert pg_temp.may($q$insert into posthaste.rules (name, status, action) values ('mine', '[418,419)', 'dead')$q$);
+  assert pg_temp.may('delete from posthaste.rules');
+  assert pg_temp.may('select * from posthaste.endpoint_status');
+  foreach v in array array['endpoint_secrets', 'outbox', 'attempts'] loop
+    assert not pg_temp.may('select * from posthaste.' || v), v;
+  end loop;
+  assert not pg_temp.may('delete from posthaste.deliveries');
+  assert not pg_temp.may('select posthaste.known_event(1)');
+  assert not pg_temp.may($q$insert into posthaste.endpoint_secrets (endpoint_id, secret) values (1, posthaste.generate_secret())$q$);
+end $$;
+reset role;
+
+-- the relay's role can run every statement of the relay's
+begin;
+set local role posthaste_relay;
+insert into posthaste.relays (name, version) values ('one', '0');
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 100000);
+execute release(1, '{1}', '{1}', '{1}');
+execute claim(1, 2, null, '{1}', '{9}');
+execute endpoints('{1}', null);
+execute agenda(null);
+execute rules;
+execute make_partitions(8);
+execute trim(3600);
+execute strike(1, true, 'gone');
+do $$
+begin
+  assert (select array_agg(verdict) = '{cancelled}' from posthaste.attempts);
+  perform posthaste.cancel_orphans();
+end $$;
+rollback;
+
+-- everybody else: nothing
+create role posthaste_test_nobody;
+set role posthaste_test_nobody;
+do $$
+begin
+  assert not pg_temp.may($q$select posthaste.emit('a', '1')$q$);
+  assert not pg_temp.may('select * from posthaste.endpoint_status');
+end $$;
+reset role;
+drop role posthaste_test_nobody;
+
+-- a function of a later migration is nobody's until it is granted
+create function posthaste.later() returns integer language sql return 1;
+select posthaste.grant_roles();
+do $$
+begin
+  assert not has_function_privilege('posthaste_producer', 'posthaste.later()', 'execute');
+  assert has_function_privilege('posthaste_relay', 'posthaste.later()', 'execute');
+end $$;
+drop function posthaste.later();
