@@ -14,10 +14,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
-    ("config", &["model", "http::addresses"]),
+    ("config", &["model", "http::addresses", "http::client"]),
     ("http::addresses", &["model"]),
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
-    ("http", &["store", "model", "metrics", "clock", "stopper", "config"]),
+    ("http", &["store", "model", "metrics", "status", "clock", "stopper", "config"]),
     ("store", &["model", "clock"]),
     ("demo", &["clock", "stopper"]),
 ];
