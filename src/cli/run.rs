@@ -18,9 +18,7 @@ use crate::stopper::Stopper;
 use crate::store::{Database, StoreError, migrate};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// An operator who has mended it should not wait long for us to see it.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const BETWEEN_TRIES: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Result<(), CliError> {
     let database = database(config)?;
@@ -60,7 +58,7 @@ async fn relay(
     status: &Status,
     stopper: &Stopper,
 ) -> Result<(), CliError> {
-    let waiting = Waiting { status, stopper };
+    let waiting = Waiting { status, stopper, patience: config.database.start_patience };
     if migrate {
         let applied = waiting.until_reached(async || migrate::run(database).await).await;
         let Some(applied) = applied.map_err(CliError::Migrate)? else { return Ok(()) };
@@ -81,19 +79,20 @@ async fn relay(
     Ok(())
 }
 
-/// Waiting for a database that is away, ready to be told to stop.
+/// Waiting a little for a database that starts together with us, ready to be told to stop.
 struct Waiting<'a> {
     status: &'a Status,
     stopper: &'a Stopper,
+    patience: Duration,
 }
 
 impl Waiting<'_> {
-    /// Tries until the database can be reached. `None`: a stop was asked for before.
+    /// Tries until the database can be reached or patience runs out. `None`: a stop was asked for before.
     async fn until_reached<T>(
         &self,
         attempt: impl AsyncFn() -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let mut wait = FIRST_WAIT;
+        let since = Clock.instant();
         loop {
             let tried = tokio::select! {
                 tried = attempt() => tried,
@@ -102,20 +101,15 @@ impl Waiting<'_> {
             };
             let error = match tried {
                 Ok(done) => return Ok(Some(done)),
-                Err(error) if error.is_transient() => error,
+                Err(error) if error.is_transient() && Clock.since(since) < self.patience => error,
                 Err(error) => return Err(error),
             };
             self.status.set_ready(Err("the database cannot be reached".to_owned()));
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                retry_in_ms = wait.as_secs_f64() * 1000.0,
-                "the database cannot be reached"
-            );
+            tracing::debug!(error = &error as &dyn std::error::Error, "waiting for the database");
             tokio::select! {
-                () = time::sleep(wait) => {}
+                () = time::sleep(BETWEEN_TRIES) => {}
                 () = self.stopper.stopping() => return Ok(None),
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }

@@ -64,6 +64,7 @@ fn check_database(config: &Config, found: &mut Found) {
         database.connect_timeout,
         100 * MILLISECOND..=5 * MINUTE,
     );
+    found.time("database.start_patience", database.start_patience, Duration::ZERO..=HOUR);
     found.time("database.statement_timeout", database.statement_timeout, SECOND..=HOUR);
     found.file("database.ca_file", database.ca_file.as_deref());
 }

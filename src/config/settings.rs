@@ -43,6 +43,9 @@ pub struct DatabaseSettings {
     /// Per host.
     #[serde(deserialize_with = "serde_as::duration")]
     pub connect_timeout: Duration,
+    /// How long a start waits for a database that is not there yet; zero: not at all.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub start_patience: Duration,
     #[serde(deserialize_with = "serde_as::duration")]
     pub statement_timeout: Duration,
     /// Root certificates in PEM to trust besides the system's.
