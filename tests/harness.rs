@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Authority, Gate, Receiver, Reply, TestDatabase, within};
+use crate::support::{Authority, Gate, Receiver, Relay, Reply, TestDatabase, within};
 
 const REQUEST: &[u8] =
     b"POST /hook?x=1 HTTP/1.1\r\nHost: here\r\nWebhook-Id: msg_1\r\nContent-Length: 2\r\n\r\n{}";
@@ -135,4 +135,28 @@ async fn each_test_has_a_database_of_its_own() {
     drop(one);
     let gone = tokio_postgres::connect(&cluster.url_for(&name), tokio_postgres::NoTls).await;
     assert_eq!(gone.err().unwrap().code().unwrap().code(), "3D000");
+}
+
+#[tokio::test]
+async fn a_relay_is_the_real_one_and_obeys_signals() {
+    let database = TestDatabase::new().await;
+    let receiver = Receiver::start().await;
+    let client = database.client().await;
+    let url = receiver.url("/hook");
+    client.execute("insert into posthaste.endpoints (url) values ($1)", &[&url]).await.unwrap();
+    let event = "insert into posthaste.outbox (event_type, payload) values ('order.paid', '{}')";
+
+    let mut first = Relay::start(&database).await;
+    client.execute(event, &[]).await.unwrap();
+    assert_eq!(receiver.next().await.json()["type"], "order.paid");
+    first.freeze();
+    first.thaw();
+    first.kill().await;
+    assert_eq!(first.get("/ready").await, None);
+
+    let mut second = Relay::on(&database.url()).set("relay.grace", "1s").start().await;
+    client.execute(event, &[]).await.unwrap();
+    let ended = "select from posthaste.delivery_attempts where event_id = 2";
+    database.row(ended, &[]).await;
+    assert!(second.stop().await.success());
 }

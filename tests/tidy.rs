@@ -14,10 +14,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
-    ("config", &["model", "http::addresses", "http::client"]),
+    ("config", &["model", "http::addresses", "http::client::ProxyUrl"]),
     ("http::addresses", &["model"]),
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
-    ("http", &["store", "model", "metrics", "status", "clock", "stopper", "config"]),
+    ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
     ("store", &["model", "clock"]),
     ("demo", &["clock", "stopper"]),
 ];
@@ -74,11 +74,44 @@ fn is_in(module: &str, part: &str) -> bool {
     module == part || module.strip_prefix(part).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// Modules of ours that a line of code names: what follows each `crate::`.
-fn named(line: &str) -> impl Iterator<Item = String> {
-    line.split("crate::").skip(1).map(|rest| {
-        rest.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':')).collect()
-    })
+/// What of ours a file names, with the line: each path after `crate::`, groups taken apart.
+fn named(source: &Source) -> Vec<(usize, String)> {
+    let mut code = String::new();
+    let mut lines = Vec::new();
+    for (number, line) in source.code() {
+        lines.push((code.len(), number));
+        code += line;
+        code.push('\n');
+    }
+    let mut found = Vec::new();
+    for (offset, matched) in code.match_indices("crate::") {
+        let mut paths = Vec::new();
+        take_path("", &code[offset + matched.len()..], &mut paths);
+        let line = lines[lines.partition_point(|&(start, _)| start <= offset) - 1].1;
+        found.extend(paths.into_iter().map(|path| (line, path)));
+    }
+    found
+}
+
+/// Reads one path, or one group of paths, and returns what follows it.
+fn take_path<'a>(prefix: &str, text: &'a str, found: &mut Vec<String>) -> &'a str {
+    let is_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    let (path, rest) = text.split_at(text.find(|c| !is_path(c)).unwrap_or(text.len()));
+    let path = format!("{prefix}{path}");
+    let Some(mut group) = rest.strip_prefix('{') else {
+        found.push(path);
+        return rest;
+    };
+    while !group.is_empty() {
+        group = group.trim_start_matches([',', ' ', '\n']);
+        if let Some(rest) = group.strip_prefix('}') {
+            return rest;
+        }
+        group = take_path(&path, group, found);
+        // `as another`, or the star of a glob.
+        group = &group[group.find([',', '}']).unwrap_or(group.len())..];
+    }
+    group
 }
 
 #[track_caller]
@@ -98,13 +131,10 @@ fn the_parts_use_each_other_along_the_arrows_only() {
         else {
             continue;
         };
-        for (number, line) in source.code() {
-            for used in named(line) {
-                let allowed = is_in(&used, part) || may_use.iter().any(|may| is_in(&used, may));
-                if !allowed {
-                    complaints
-                        .push(format!("{}:{number}: {part} must not use {used}", source.path));
-                }
+        for (line, used) in named(&source) {
+            let allowed = is_in(&used, part) || may_use.iter().any(|may| is_in(&used, may));
+            if !allowed {
+                complaints.push(format!("{}:{line}: {part} must not use {used}", source.path));
             }
         }
     }
@@ -191,4 +221,14 @@ fn nothing_is_left_to_do_in_a_comment() {
         .map(|(source, (index, line))| format!("{}:{}: {line}", source.path, index + 1))
         .collect();
     assert_none(&complaints);
+}
+
+#[test]
+fn a_group_of_imports_is_taken_apart() {
+    let text =
+        "// crate::no\nuse crate::{a, b::{self as x, c::*},\n    d::E};\nlet f = crate::g::h();";
+    let source = Source { path: "src/x.rs".to_owned(), text: text.to_owned() };
+    let paths: Vec<(usize, String)> = named(&source);
+    let expected = [(2, "a"), (2, "b::self"), (2, "b::c::"), (2, "d::E"), (4, "g::h")];
+    assert_eq!(paths, expected.map(|(line, path)| (line, path.to_owned())));
 }
