@@ -1,11 +1,12 @@
 //! A response head arrived: the request is answered, whatever becomes of the rest.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use super::peer::{LONG, Peer, SHORT, answer, client, read_request, send, settings};
+use super::peer::{
+    LONG, Peer, SHORT, answer, client, impatient, read_request, send, send_in, settings,
+};
 use crate::http::client::Client;
 use crate::model::outcome::Answer;
 
@@ -54,7 +55,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
     })
     .await;
     let mut slot = None;
-    let exchange = super::peer::send_in(&client(), &mut slot, &peer.target(), LONG).await;
+    let exchange = send_in(&client(), &mut slot, &peer.target(), LONG).await;
     let answer = answer(exchange);
     assert_eq!(answer.status, 307);
     assert!(answer.header("location").unwrap().ends_with("/elsewhere"));
@@ -126,7 +127,7 @@ async fn a_body_that_ends_too_soon_is_kept_and_flagged() {
     })
     .await;
     let mut slot = None;
-    let exchange = super::peer::send_in(&client(), &mut slot, &peer.target(), LONG).await;
+    let exchange = send_in(&client(), &mut slot, &peer.target(), LONG).await;
     let answer = answer(exchange);
     assert_eq!((answer.body.as_slice(), answer.body_truncated), (b"abc".as_slice(), true));
     assert!(slot.is_none());
@@ -135,8 +136,8 @@ async fn a_body_that_ends_too_soon_is_kept_and_flagged() {
 #[tokio::test]
 async fn a_body_that_does_not_end_in_time_is_kept_and_flagged() {
     let peer = Peer::replying("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
-    let mut slot = None;
-    let exchange = super::peer::send_in(&client(), &mut slot, &peer.target(), LONG).await;
+    let (client, mut slot) = (Client::new(impatient()).unwrap(), None);
+    let exchange = send_in(&client, &mut slot, &peer.target(), LONG).await;
     assert!(exchange.phases.body.unwrap() >= SHORT);
     let answer = answer(exchange);
     assert_eq!((answer.status, answer.body.as_slice()), (200, b"abc".as_slice()));
@@ -146,12 +147,7 @@ async fn a_body_that_does_not_end_in_time_is_kept_and_flagged() {
 #[tokio::test]
 async fn the_total_deadline_ends_a_body_too() {
     let peer = Peer::replying("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
-    let client = Client::new(crate::http::client::ClientSettings {
-        body_time: Duration::from_secs(3600),
-        ..settings()
-    })
-    .unwrap();
-    let answer = answer(send(&client, &peer.target(), SHORT).await);
+    let answer = answer(send(&client(), &peer.target(), SHORT).await);
     assert_eq!((answer.status, answer.body_truncated), (200, true));
 }
 
@@ -166,12 +162,9 @@ async fn an_endless_body_is_cut_at_the_bound() {
     })
     .await;
     let mut slot = None;
-    let settings = crate::http::client::ClientSettings { body_time: LONG, ..settings() };
-    let kept = settings.body_kept;
-    let client = Client::new(settings).unwrap();
-    let exchange = super::peer::send_in(&client, &mut slot, &peer.target(), LONG).await;
+    let exchange = send_in(&client(), &mut slot, &peer.target(), LONG).await;
     let answer = answer(exchange);
-    assert_eq!((answer.body.len(), answer.body_truncated), (kept, true));
+    assert_eq!((answer.body.len(), answer.body_truncated), (settings().body_kept, true));
     assert!(slot.is_none());
 }
 
@@ -182,7 +175,7 @@ async fn a_body_a_little_longer_than_what_is_kept_costs_no_connection() {
         Peer::replying(format!("HTTP/1.1 200 OK\r\ncontent-length: 20000\r\n\r\n{long}")).await;
     let (client, target, mut slot) = (client(), peer.target(), None);
     for _ in 0..3 {
-        let answer = answer(super::peer::send_in(&client, &mut slot, &target, LONG).await);
+        let answer = answer(send_in(&client, &mut slot, &target, LONG).await);
         assert_eq!((answer.body.len(), answer.body_truncated), (4096, true));
     }
     assert_eq!(peer.accepted(), 1);

@@ -3,7 +3,7 @@
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use super::peer::{LONG, Peer, SHORT, client, read_request, send, settings};
+use super::peer::{LONG, Peer, SHORT, client, impatient, read_request, send, settings};
 use crate::http::client::{Client, ClientSettings};
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase};
@@ -47,7 +47,7 @@ async fn a_full_backlog_is_a_connect_time_out() {
         queued.push(stream);
     }
     let target = Target::parse(&format!("http://{address}/")).unwrap();
-    let exchange = send(&client(), &target, LONG).await;
+    let exchange = send(&Client::new(impatient()).unwrap(), &target, LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Connect });
     assert!(exchange.phases.connect.unwrap() >= SHORT);
 }

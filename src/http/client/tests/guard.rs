@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::peer::{LONG, Peer, SHORT, entries, send, send_in, settings};
+use super::peer::{LONG, Peer, SHORT, entries, impatient, send, send_in, settings};
 use crate::http::addresses::AddressRules;
 use crate::http::client::{Client, ClientSettings};
 use crate::http::resolve::{Lookup, Resolver};
@@ -111,7 +111,8 @@ async fn a_name_without_addresses_is_a_dns_failure() {
 
 #[tokio::test]
 async fn a_silent_name_server_is_a_resolve_time_out() {
-    let client = client_with(Resolver::scripted([Lookup::Hangs]));
+    let resolver = Resolver::scripted([Lookup::Hangs]);
+    let client = Client::new(ClientSettings { resolver, ..impatient() }).unwrap();
     let target = Target::parse("https://receiver.example/").unwrap();
     let exchange = send(&client, &target, LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Resolve });

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
-use super::peer::{LONG, Peer, SHORT, read_request, send, send_in, settings};
+use super::peer::{LONG, Peer, SHORT, impatient, read_request, send, send_in, settings};
 use super::tls::{Authority, GOOD, target};
 use crate::http::client::{Client, ClientSettings, ProxyUrl, ProxyUrlError};
 use crate::http::target::Target;
@@ -98,7 +98,9 @@ async fn a_proxy_that_refuses_fails_or_babbles_is_a_proxy_failure() {
 async fn a_proxy_that_is_gone_is_a_proxy_failure_and_a_silent_one_a_connect_time_out() {
     let silent = Peer::replying("").await;
     let target = Target::parse("http://127.0.0.1:9/").unwrap();
-    let exchange = send(&through(&silent, ""), &target, LONG).await;
+    let proxy = format!("http://{}", silent.address).parse().unwrap();
+    let client = Client::new(ClientSettings { proxy: Some(proxy), ..impatient() }).unwrap();
+    let exchange = send(&client, &target, LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Connect });
     assert!(exchange.phases.connect.unwrap() >= SHORT);
 

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::peer::{LONG, Peer, SHORT, read_request, send, send_in, settings};
+use super::peer::{LONG, Peer, SHORT, impatient, read_request, send, send_in, settings};
 use crate::http::client::{Client, ClientError, ClientSettings};
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase};
@@ -205,7 +205,7 @@ async fn a_connection_closed_or_reset_during_the_handshake_is_closed_or_reset() 
 #[tokio::test]
 async fn a_handshake_that_never_ends_times_out_in_tls() {
     let peer = Peer::replying("").await;
-    let exchange = send(&Authority::new().client(), &target(&peer), LONG).await;
+    let exchange = send(&Authority::new().client_with(impatient()), &target(&peer), LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Tls });
     assert!(exchange.phases.connect.is_some() && exchange.phases.tls.unwrap() >= SHORT);
 }
