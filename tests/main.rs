@@ -11,6 +11,10 @@
 
 mod support;
 
+mod bad_input;
 mod command_line;
 mod harness;
+mod journey;
+mod retries;
+mod subscriptions;
 mod tidy;

@@ -207,6 +207,12 @@ impl Shared {
         self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has something done to an endpoint soon.
+    pub(super) fn strike(&self, strike: Strike) {
+        self.strikes().push(strike);
+        self.struck.notify_one();
+    }
+
     /// A number from 0 to 1, by chance.
     #[expect(
         clippy::unused_self,
