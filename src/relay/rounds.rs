@@ -331,9 +331,8 @@ impl Rounds {
             };
             until = until.min(at);
         }
-        if let Some(at) = shared.agenda().next_after(now) {
-            until = until.min(at);
-        }
+        let due_at = shared.agenda().next_after(now);
+        until = until.min(due_at.unwrap_or(until));
         // Every arm may be dropped: they only wait.
         tokio::select! {
             () = self.wake.rung() => {
@@ -342,7 +341,14 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = shared.room_freed.notified() => {}
-            () = tokio::time::sleep_until(until.into()) => {}
+            () = tokio::time::sleep_until(until.into()) => {
+                let wakes = &shared.metrics.wakes;
+                if until == self.poll_at {
+                    wakes.poll.increment(1);
+                } else if Some(until) == due_at {
+                    wakes.due.increment(1);
+                }
+            }
             () = shared.ending.cancelled() => {}
         }
     }
