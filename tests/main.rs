@@ -13,6 +13,7 @@ mod support;
 
 mod bad_input;
 mod command_line;
+mod crash;
 mod harness;
 mod journey;
 mod retries;

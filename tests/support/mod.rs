@@ -7,7 +7,7 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;
-mod database;
+pub mod database;
 mod receiver;
 mod relay;
 mod rows;
