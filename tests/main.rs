@@ -12,9 +12,11 @@
 mod support;
 
 mod bad_input;
+mod bell;
 mod command_line;
 mod crash;
 mod harness;
+mod isolation;
 mod journey;
 mod retries;
 mod subscriptions;
