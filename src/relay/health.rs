@@ -40,7 +40,7 @@ pub(super) async fn follow(
         }
         Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
         Some(Transition::OnTrial) => {
-            tracing::info!(endpoint, "answers again, but has accepted nothing yet")
+            tracing::info!(endpoint, "answers again, but has accepted nothing yet");
         }
         Some(Transition::Disabled { .. }) | None => {}
     }

@@ -1,6 +1,7 @@
-//! The running relay. One file per station, in the order in which an event meets them: [`wake`],
-//! `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside: `lease`,
-//! `health`, `upkeep`.
+//! The running relay: one file per station, in the order in which an event meets them.
+//!
+//! `wake`, `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
+//! `lease`, `health`, `upkeep`.
 //!
 //! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
 //! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew

@@ -174,12 +174,17 @@ async fn try_write_down(
         }
     }
     if !unsent.is_empty() {
-        release(&shared.store, shared.relay, &unsent).await?;
+        let released = release(&shared.store, shared.relay, &unsent).await?;
+        shared.metrics.claims_released.increment(released);
     }
     if attempts.is_empty() {
         return Ok(());
     }
+    let began = shared.clock.instant();
     let held = record(&shared.store, shared.relay, &attempts).await?;
+    shared.metrics.record_duration.record(shared.clock.since(began));
+    #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
+    shared.metrics.record_batch_size.record(attempts.len() as f64);
     for attempt in &attempts {
         if held.contains(&(attempt.event_id, attempt.endpoint_id)) {
             note(shared, attempt);
@@ -224,7 +229,7 @@ fn note(shared: &Shared, attempt: &Attempt) {
             );
         }
         Decision::Dead => {
-            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead")
+            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead");
         }
         Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }

@@ -27,9 +27,6 @@ const ENDPOINTS_PER_CLAIM: usize = 500;
 /// latest: a full lane must not hold up the others' events.
 const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
 
-/// A round waits for a poll interval and a few statements at most; far beyond that it hangs.
-const STUCK_AFTER: Duration = Duration::from_secs(120);
-
 /// What goes on from one round to the next.
 #[derive(Debug)]
 struct Rounds {
@@ -64,7 +61,7 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         shared,
     };
     let mut backoff = rounds.shared.backoff();
-    let pulse = rounds.shared.status.pulse("rounds", STUCK_AFTER);
+    let pulse = rounds.shared.status.pulse("rounds", stuck_after(&rounds.shared));
     while !rounds.shared.is_ending() {
         pulse.beat();
         match rounds.round().await {
@@ -80,6 +77,11 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// A round takes a poll interval and a few statements at most; well beyond that it hangs.
+fn stuck_after(shared: &Shared) -> Duration {
+    shared.config.relay.poll_interval + 5 * shared.config.database.statement_timeout
 }
 
 impl Rounds {
@@ -342,7 +344,10 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = shared.room_freed.notified() => {}
-            () = tokio::time::sleep_until(until.into()) => {}
+            () = tokio::time::sleep_until(until.into()) => {
+                let wakes = &shared.metrics.wakes;
+                if until == self.poll_at { wakes.poll.increment(1) } else { wakes.due.increment(1) }
+            }
             () = shared.ending.cancelled() => {}
         }
     }

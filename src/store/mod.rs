@@ -66,8 +66,8 @@ impl Store {
         statement_timeout: Duration,
     ) -> Result<Self, StoreError> {
         let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
-        let queue = pool(&database, connections.max(1), format!("{QUEUE_PLANS}{settings}"))?;
-        let router = pool(&database, ROUTER_CONNECTIONS, format!("{ROUTER_PLANS}{settings}"))?;
+        let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
+        let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
         Ok(Self { database, queue, router, now: None })
     }
 
@@ -95,7 +95,7 @@ impl Store {
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
 
-fn pool(database: &Database, size: usize, settings: String) -> Result<Pool, StoreError> {
+fn pool(database: &Database, size: usize, settings: &str) -> Result<Pool, StoreError> {
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match database.tls() {
         Tls::Off => Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config),
