@@ -13,4 +13,5 @@ mod support;
 
 mod command_line;
 mod harness;
+mod pgbench;
 mod tidy;

@@ -86,6 +86,10 @@ fn stuck_after(shared: &Shared) -> Duration {
 
 impl Rounds {
     async fn round(&mut self) -> Result<(), StoreError> {
+        if self.wake.mend().await {
+            self.shared.metrics.wakes.reconnected.increment(1);
+            self.poll_at = self.shared.clock.instant();
+        }
         let now = self.shared.clock.instant();
         if self.poll_at <= now {
             self.poll().await?;
@@ -97,12 +101,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// What is done however quiet it is: mend the bell, ask what is due, look at the outbox.
+    /// What is done however quiet it is: ask what is due, look at the outbox.
     async fn poll(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        if self.wake.mend().await {
-            shared.metrics.wakes.reconnected.increment(1);
-        }
         let now = shared.clock.instant();
         let mut changed = Vec::new();
         for owed in agenda(&shared.store).await? {
@@ -334,6 +335,9 @@ impl Rounds {
             until = until.min(at);
         }
         if let Some(at) = shared.agenda().next_after(now) {
+            until = until.min(at);
+        }
+        if let Some(at) = self.wake.mend_at() {
             until = until.min(at);
         }
         // Every arm may be dropped: they only wait.
