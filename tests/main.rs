@@ -13,5 +13,6 @@ mod support;
 
 mod command_line;
 mod harness;
+mod hour_down;
 mod pgbench;
 mod tidy;

@@ -348,7 +348,7 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = shared.room_freed.notified() => {}
-            () = tokio::time::sleep_until(until.into()) => {
+            () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;
                 if until == self.poll_at { wakes.poll.increment(1) } else { wakes.due.increment(1) }
             }

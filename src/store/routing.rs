@@ -98,7 +98,7 @@ pub async fn route(
                 &relay,
                 &token,
                 &i64::from(most),
-                &store.now,
+                &store.now(),
                 &oldest,
                 &room.endpoints,
                 &room.rooms,
