@@ -171,9 +171,10 @@ async fn release_queued(shared: &Arc<Shared>) {
     for lane in shared.lanes.all() {
         lane.dismiss();
         for delivery in lane.drain() {
-            shared.report(record::Finished::unsent(&lane, &delivery)).await;
+            shared.report(record::Finished::unsent(Some(&lane), &delivery)).await;
         }
     }
+    shared.drained.cancel();
 }
 
 fn joined<T>(station: &str, result: Result<T, tokio::task::JoinError>) {

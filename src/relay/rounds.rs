@@ -279,12 +279,16 @@ impl Rounds {
         if !stale.is_empty() {
             let stale: Vec<_> = stale.into_iter().collect();
             // Ours until they are in a lane: an error here must not leave them claimed for ever.
+            let mut backoff = shared.backoff();
             while let Err(error) = self.open_lanes(&stale).await {
                 shared.complain(&shared.metrics.database_errors.claim, &error);
-                if shared.over.is_cancelled() {
+                if shared.is_ending() {
+                    for Claimed { delivery, .. } in &claimed {
+                        shared.report(Finished::unsent(None, delivery)).await;
+                    }
                     return Err(error);
                 }
-                shared.backoff().wait(&shared.over).await;
+                backoff.wait(&shared.ending).await;
             }
             for id in stale {
                 lanes.insert(id, shared.lanes.get(id));

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) sessions: TaskTracker,
     /// Claim nothing more.
     pub(super) ending: CancellationToken,
+    /// Nothing is queued any more: no worker need wait for its turn.
+    pub(super) drained: CancellationToken,
     /// The grace is over: end what is in flight.
     pub(super) abort: CancellationToken,
     /// Every worker has gone: record what is there.
@@ -124,6 +126,7 @@ impl Shared {
             stations: TaskTracker::new(),
             sessions: parts.sessions,
             ending: CancellationToken::new(),
+            drained: CancellationToken::new(),
             abort: CancellationToken::new(),
             no_more_results: CancellationToken::new(),
             done: CancellationToken::new(),
