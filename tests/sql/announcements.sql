@@ -73,7 +73,7 @@ begin
 end $$;
 
 -- what is told is routed to whom it names, and * does not ask for it
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 do $$
 begin
   assert (select array_agg(distinct d.endpoint_id) = '{2}' from posthaste.deliveries d join posthaste.outbox o on o.id = d.event_id
