@@ -13,4 +13,7 @@ mod support;
 
 mod command_line;
 mod harness;
+mod hostile;
+mod hour_down;
+mod pgbench;
 mod tidy;

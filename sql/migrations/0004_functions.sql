@@ -1,6 +1,6 @@
 -- How people steer: every function is one call from psql, and says in what it returns what it did.
 --
--- What is marked private is called by the others or by the relay. All that change something run
+-- Private (so its comment begins) is what only the others or the relay call. All that change something run
 -- with the owner's rights, so that whoever may call them need not see secrets or payloads.
 -- Lock order: an endpoint's row, then its secrets and health, then deliveries.
 
@@ -73,22 +73,28 @@ create trigger outbox_keeps_posthaste_events_to_itself
 create function posthaste.announce(event_type text, endpoint bigint, details jsonb) returns integer
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
+  subject posthaste.endpoints;
+  keys text[];
+  payload json;
   announced integer;
 begin
+  select e.* into subject from posthaste.endpoints e where e.id = endpoint;
+  keys := posthaste.route_keys_of_event(subject.tenant, event_type);
+  -- Mostly nobody has asked; then this is all it costs.
+  if not exists (select from posthaste.endpoints owner
+                  where posthaste.route_keys(owner.tenant, owner.subscriptions) && keys and owner.enabled) then
+    return 0;
+  end if;
+  payload := jsonb_build_object('endpoint_id', subject.id, 'url', subject.url, 'description', subject.description,
+                                'metadata', subject.metadata) || details;
   perform set_config('posthaste.announcing', 'on', true);
   insert into posthaste.outbox (event_type, payload, tenant, endpoint_id)
-  select announce.event_type, p.payload, subject.tenant, owner.id
-    from posthaste.endpoints subject
-    cross join lateral (
-      select (jsonb_build_object('endpoint_id', subject.id, 'url', subject.url, 'description', subject.description,
-                                 'metadata', subject.metadata) || announce.details)::json) p(payload)
-    join posthaste.endpoints owner
-      on posthaste.route_keys(owner.tenant, owner.subscriptions)
-         && posthaste.route_keys_of_event(subject.tenant, announce.event_type)
-   where subject.id = announce.endpoint
-     and owner.id <> subject.id
+  select announce.event_type, payload, subject.tenant, owner.id
+    from posthaste.endpoints owner
+   where posthaste.route_keys(owner.tenant, owner.subscriptions) && keys
      and owner.enabled
-     and (owner.filter is null or posthaste.filter_matches(p.payload, owner.filter));
+     and owner.id <> subject.id
+     and (owner.filter is null or posthaste.filter_matches(payload, owner.filter));
   get diagnostics announced = row_count;
   perform set_config('posthaste.announcing', 'off', true);
   return announced;
@@ -512,13 +518,9 @@ begin
         using errcode = 'object_not_in_prerequisite_state', hint = 'Cancel it once a relay has worked out whom it is owed to.';
     end if;
   end if;
-  with picked as materialized (
-    select d.event_id, d.endpoint_id from posthaste.deliveries d
+  with ended as (
+    delete from posthaste.deliveries d
      where d.event_id = event and (cancel.endpoint is null or d.endpoint_id = cancel.endpoint) and d.claimed_by is null
-     order by d.endpoint_id for update
-  ), ended as (
-    delete from posthaste.deliveries d using picked p
-     where d.event_id = p.event_id and d.endpoint_id = p.endpoint_id
     returning d.event_id, d.endpoint_id, d.event_created_at
   ), logged as (
     insert into posthaste.attempts
@@ -543,18 +545,19 @@ create function posthaste.cancel_endpoint(
 declare
   wanted text[];
 begin
-  perform posthaste.known_endpoint(endpoint), posthaste.check_event_type_pattern(event_type);
+  perform posthaste.check_event_type_pattern(event_type);
   wanted := posthaste.like_patterns(array[event_type]);
-  with picked as materialized (
-    select d.event_id, d.endpoint_id from posthaste.deliveries d
+  -- A second call waits for the first here, not for its rows in an order of its own.
+  perform from posthaste.endpoints e where e.id = endpoint for no key update;
+  perform posthaste.known_endpoint(endpoint);
+  -- One scan and no join with itself: the statistics of a queue are stale by nature, and a join
+  -- planned for an empty table takes hours on a full one.
+  with ended as (
+    delete from posthaste.deliveries d
      where d.endpoint_id = cancel_endpoint.endpoint and d.claimed_by is null
        and (cancel_endpoint.event_type = '*' or exists (
               select from posthaste.outbox o
                where o.id = d.event_id and o.created_at = d.event_created_at and o.event_type like any(wanted)))
-     order by d.next_attempt_at, d.event_id for update of d
-  ), ended as (
-    delete from posthaste.deliveries d using picked p
-     where d.event_id = p.event_id and d.endpoint_id = p.endpoint_id
     returning d.event_id, d.endpoint_id, d.event_created_at
   ), logged as (
     insert into posthaste.attempts

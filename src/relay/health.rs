@@ -53,7 +53,7 @@ pub(super) async fn follow(
     if let Some((delete, reason)) = strike {
         lane.close();
         for delivery in lane.drain() {
-            shared.report(Finished::unsent(lane, &delivery)).await;
+            shared.report(Finished::unsent(Some(lane), &delivery)).await;
         }
         shared.strikes().push(Strike { endpoint, delete, reason });
         shared.struck.notify_one();

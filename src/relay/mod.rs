@@ -24,7 +24,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::Present;
 use crate::config::{Config, Wake as Mode};
 use crate::http::addresses::AddressRules;
 use crate::http::client::{Client, ClientError, ClientSettings};
@@ -61,11 +61,13 @@ pub async fn run(
     database: Database,
     metrics: Arc<Metrics>,
     status: Status,
+    present: Present,
     stopper: Stopper,
 ) -> Result<(), RelayError> {
     let config = Arc::new(config.clone());
     let store =
-        Store::open(database, config.database.pool_size, config.database.statement_timeout)?;
+        Store::open(database, config.database.pool_size, config.database.statement_timeout)?
+            .in_present(present.clone());
     let client = client(&config, store.database()).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
     let mut first = true;
@@ -91,7 +93,7 @@ pub async fn run(
             config: Arc::clone(&config),
             store: store.clone(),
             client: client.clone(),
-            clock: Clock,
+            clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
             relay: lease.relay(),
@@ -169,9 +171,10 @@ async fn release_queued(shared: &Arc<Shared>) {
     for lane in shared.lanes.all() {
         lane.dismiss();
         for delivery in lane.drain() {
-            shared.report(record::Finished::unsent(&lane, &delivery)).await;
+            shared.report(record::Finished::unsent(Some(&lane), &delivery)).await;
         }
     }
+    shared.drained.cancel();
 }
 
 fn joined<T>(station: &str, result: Result<T, tokio::task::JoinError>) {

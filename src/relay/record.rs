@@ -25,7 +25,7 @@ const MOST_PER_STATEMENT: usize = 512;
 /// A claimed delivery that this relay is done with.
 #[derive(Debug)]
 pub(super) struct Finished {
-    /// `None`: the endpoint is gone.
+    /// `None`: there is none, the endpoint is gone or was never read.
     lane: Option<Arc<Lane>>,
     claim: Claim,
     bytes: usize,
@@ -83,8 +83,8 @@ impl Finished {
         Self::new(lane, delivery, What::Ended { attempt: Box::new(attempt), began: now })
     }
 
-    pub(super) fn unsent(lane: &Arc<Lane>, delivery: &Delivery) -> Self {
-        Self::new(Some(lane), delivery, What::Unsent)
+    pub(super) fn unsent(lane: Option<&Arc<Lane>>, delivery: &Delivery) -> Self {
+        Self::new(lane, delivery, What::Unsent)
     }
 
     fn new(lane: Option<&Arc<Lane>>, delivery: &Delivery, what: What) -> Self {

@@ -86,6 +86,10 @@ fn stuck_after(shared: &Shared) -> Duration {
 
 impl Rounds {
     async fn round(&mut self) -> Result<(), StoreError> {
+        if self.wake.mend().await {
+            self.shared.metrics.wakes.reconnected.increment(1);
+            self.poll_at = self.shared.clock.instant();
+        }
         let now = self.shared.clock.instant();
         if self.poll_at <= now {
             self.poll().await?;
@@ -97,12 +101,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// What is done however quiet it is: mend the bell, ask what is due, look at the outbox.
+    /// What is done however quiet it is: ask what is due, look at the outbox.
     async fn poll(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        if self.wake.mend().await {
-            shared.metrics.wakes.reconnected.increment(1);
-        }
         let now = shared.clock.instant();
         let mut changed = Vec::new();
         for owed in agenda(&shared.store).await? {
@@ -278,12 +279,16 @@ impl Rounds {
         if !stale.is_empty() {
             let stale: Vec<_> = stale.into_iter().collect();
             // Ours until they are in a lane: an error here must not leave them claimed for ever.
+            let mut backoff = shared.backoff();
             while let Err(error) = self.open_lanes(&stale).await {
                 shared.complain(&shared.metrics.database_errors.claim, &error);
-                if shared.over.is_cancelled() {
+                if shared.is_ending() {
+                    for Claimed { delivery, .. } in &claimed {
+                        shared.report(Finished::unsent(None, delivery)).await;
+                    }
                     return Err(error);
                 }
-                shared.backoff().wait(&shared.over).await;
+                backoff.wait(&shared.ending).await;
             }
             for id in stale {
                 lanes.insert(id, shared.lanes.get(id));
@@ -336,6 +341,9 @@ impl Rounds {
         if let Some(at) = shared.agenda().next_after(now) {
             until = until.min(at);
         }
+        if let Some(at) = self.wake.mend_at() {
+            until = until.min(at);
+        }
         // Every arm may be dropped: they only wait.
         tokio::select! {
             () = self.wake.rung() => {
@@ -344,7 +352,7 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = shared.room_freed.notified() => {}
-            () = tokio::time::sleep_until(until.into()) => {
+            () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;
                 if until == self.poll_at { wakes.poll.increment(1) } else { wakes.due.increment(1) }
             }

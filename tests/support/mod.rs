@@ -14,7 +14,7 @@ mod relay;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::TestDatabase;
+pub use database::{TestDatabase, migrate};
 pub use receiver::{Gate, Received, Receiver, Reply};
 pub use relay::{Relay, RelayBuilder};
 
