@@ -1,11 +1,13 @@
 //! Where the time comes from. Nothing else reads a clock (`clippy.toml` sees to it), so a test can
 //! stand still.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The relay's clock: wall time for headers, monotonic time for durations. What is due is decided by
+/// The real time: wall time for headers, monotonic time for durations. What is due is decided by
 /// Postgres, on its own clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock;
@@ -26,5 +28,54 @@ impl Clock {
     #[must_use]
     pub fn since(self, earlier: Instant) -> Duration {
         self.instant().saturating_duration_since(earlier)
+    }
+}
+
+/// What a relay takes for the present, and tells Postgres to: the real one, or one that a test has
+/// moved ahead. Hours pass in it without anybody waiting.
+#[derive(Debug, Clone, Default)]
+pub struct Present {
+    /// Milliseconds ahead of the real time. `None`: it cannot be moved.
+    ahead: Option<Arc<AtomicU64>>,
+}
+
+impl Present {
+    /// One that can be moved ahead; every clone moves with it.
+    #[must_use]
+    pub fn movable() -> Self {
+        Self { ahead: Some(Arc::default()) }
+    }
+
+    /// Lets this much time pass at once. The real present stays where it is.
+    pub fn advance(&self, by: Duration) {
+        if let Some(ahead) = &self.ahead {
+            ahead.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Clock.now().checked_add(self.ahead()).unwrap_or(Timestamp::MAX)
+    }
+
+    #[must_use]
+    pub fn instant(&self) -> Instant {
+        Clock.instant() + self.ahead()
+    }
+
+    /// Time since an earlier [`instant`](Self::instant).
+    #[must_use]
+    pub fn since(&self, earlier: Instant) -> Duration {
+        self.instant().saturating_duration_since(earlier)
+    }
+
+    /// What Postgres is to take for the present. `None`: its own clock.
+    #[must_use]
+    pub fn handed_in(&self) -> Option<Timestamp> {
+        self.ahead.as_ref().map(|_| self.now())
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_millis(self.ahead.as_ref().map_or(0, |ahead| ahead.load(Ordering::Relaxed)))
     }
 }

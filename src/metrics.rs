@@ -93,7 +93,6 @@ pub struct ByWake {
 /// `posthaste_database_errors_total{during}`.
 #[derive(Debug)]
 pub struct ByDoing {
-    pub connect: Counter,
     pub route: Counter,
     pub claim: Counter,
     pub record: Counter,
@@ -316,7 +315,6 @@ impl Registrar<'_> {
             self.counter_of("posthaste_database_errors_total", meaning, &[("during", word)])
         };
         ByDoing {
-            connect: of("connect"),
             route: of("route"),
             claim: of("claim"),
             record: of("record"),

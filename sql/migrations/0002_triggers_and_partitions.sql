@@ -290,3 +290,44 @@ exception when data_exception or program_limit_exceeded then
 end $$;
 comment on function posthaste.filter_matches is
   'Whether the path yields anything for the payload. A payload that jsonb cannot hold matches nothing.';
+
+-- ── restored dumps ──────────────────────────────────────────────────────────────────────────────
+
+create function posthaste.rebase_routing(out events bigint, out floor_at timestamptz)
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  here posthaste.routing;
+begin
+  -- Another relay may do it at the same time: one after the other, and the second finds it done.
+  perform pg_advisory_xact_lock(1886352244, 2);
+  select * into here from posthaste.routing order by number desc limit 1;
+  if here.system_identifier = (select system_identifier from pg_control_system())
+     and here.database_oid = (select oid from pg_database where datname = current_database()) then
+    events := 0;
+    floor_at := here.floor_at;
+    return;
+  end if;
+  -- The only time that rows of the outbox are changed: they become this transaction's. Nobody has
+  -- inserted without committing while we hold this lock.
+  lock table posthaste.outbox in share row exclusive mode;
+  update posthaste.outbox o set xid = pg_current_xact_id()
+   where not exists (select from posthaste.deliveries d where d.event_id = o.id)
+     and not exists (select from posthaste.attempts a where a.event_id = o.id);
+  get diagnostics events = row_count;
+  -- What is not routed: this transaction, all that come after it, and those that are open now and
+  -- may still insert.
+  floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());
+  insert into posthaste.routing
+    (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
+  select here.number + 1, s, s, rebase_routing.floor_at, x, clock_timestamp(), 0, 0, 0,
+         (select system_identifier from pg_control_system()),
+         (select oid from pg_database where datname = current_database())
+    from pg_current_xact_id() x
+    cross join lateral (
+      select string_agg(open::text, ',' order by open), min(open)
+        from pg_snapshot_xip(pg_current_snapshot()) open where open < x) o(open, first)
+    cross join lateral (
+      select (coalesce(o.first, x) || ':' || x || ':' || coalesce(o.open, ''))::pg_snapshot) l(s);
+end $$;
+comment on function posthaste.rebase_routing is
+  'Begins routing anew if this database was restored from another one: every event that has neither delivery nor attempt is routed again. Returns how many there are, and the age of the first.';

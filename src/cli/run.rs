@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time;
 
 use super::{CliError, database};
-use crate::clock::Clock;
+use crate::clock::{Clock, Present};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::server::Server;
@@ -74,8 +74,15 @@ async fn relay(
     if checked.map_err(CliError::Schema)?.is_none() {
         return Ok(());
     }
-    relay::run(config, database.clone(), Arc::clone(metrics), status.clone(), stopper.clone())
-        .await?;
+    relay::run(
+        config,
+        database.clone(),
+        Arc::clone(metrics),
+        status.clone(),
+        Present::default(),
+        stopper.clone(),
+    )
+    .await?;
     Ok(())
 }
 

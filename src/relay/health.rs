@@ -55,7 +55,7 @@ pub(super) async fn follow(
         }
         Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
         Some(Transition::OnTrial) => {
-            tracing::info!(endpoint, "answers again, but has accepted nothing yet")
+            tracing::info!(endpoint, "answers again, but has accepted nothing yet");
         }
         Some(Transition::Disabled { .. }) | None => {}
     }
@@ -68,7 +68,7 @@ pub(super) async fn follow(
     }
     lane.close();
     for delivery in lane.drain() {
-        shared.report(Finished::unsent(lane, &delivery)).await;
+        shared.report(Finished::unsent(Some(lane), &delivery)).await;
     }
     if let Some(reason) = failed_for_long {
         shared.strike(Strike { endpoint, delete: false, reason });

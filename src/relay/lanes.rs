@@ -320,7 +320,7 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
             }
             Next::Return(deliveries) => {
                 for delivery in deliveries {
-                    shared.report(Finished::unsent(&lane, &delivery)).await;
+                    shared.report(Finished::unsent(Some(&lane), &delivery)).await;
                 }
             }
             Next::Park => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use crate::clock::Clock;
 use crate::store::StoreError;
 use crate::store::relays::{Lease, Renewal, bury};
 use crate::store::rules::rules;
@@ -22,9 +23,9 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
     let heartbeat = shared.config.relay.heartbeat;
     let mut lease = Some(lease);
     let mut seen_rules = None;
-    shared.renewed(shared.clock.instant());
+    shared.renewed(Clock.instant());
     loop {
-        let at = shared.clock.instant();
+        let at = Clock.instant();
         match beat(&shared, &mut lease, &mut seen_rules).await {
             Ok(Renewal::Held) => {
                 let could_send = shared.may_send();

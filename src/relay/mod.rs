@@ -1,6 +1,7 @@
-//! The running relay. One file per station, in the order in which an event meets them: [`wake`],
-//! `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside: `lease`,
-//! `health`, `upkeep`.
+//! The running relay: one file per station, in the order in which an event meets them.
+//!
+//! `wake`, `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
+//! `lease`, `health`, `upkeep`.
 //!
 //! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
 //! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::Present;
 use crate::config::{Config, Wake as Mode};
 use crate::http::addresses::AddressRules;
 use crate::http::client::{Client, ClientError, ClientSettings};
@@ -60,11 +61,13 @@ pub async fn run(
     database: Database,
     metrics: Arc<Metrics>,
     status: Status,
+    present: Present,
     stopper: Stopper,
 ) -> Result<(), RelayError> {
     let config = Arc::new(config.clone());
     let store =
-        Store::open(database, config.database.pool_size, config.database.statement_timeout)?;
+        Store::open(database, config.database.pool_size, config.database.statement_timeout)?
+            .in_present(present.clone());
     let client = client(&config, store.database()).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
     let mut first = true;
@@ -93,7 +96,7 @@ pub async fn run(
             config: Arc::clone(&config),
             store: store.clone(),
             client: client.clone(),
-            clock: Clock,
+            clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
             relay: lease.relay(),
@@ -171,7 +174,7 @@ async fn release_queued(shared: &Arc<Shared>) {
     for lane in shared.lanes.all() {
         lane.dismiss();
         for delivery in lane.drain() {
-            shared.report(record::Finished::unsent(&lane, &delivery)).await;
+            shared.report(record::Finished::unsent(Some(&lane), &delivery)).await;
         }
     }
 }

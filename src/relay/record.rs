@@ -26,7 +26,7 @@ const MOST_PER_STATEMENT: usize = 512;
 /// A claimed delivery that this relay is done with.
 #[derive(Debug)]
 pub(super) struct Finished {
-    /// `None`: the endpoint is gone.
+    /// `None`: there is none, the endpoint is gone or was never read.
     lane: Option<Arc<Lane>>,
     claim: Claim,
     bytes: usize,
@@ -84,8 +84,8 @@ impl Finished {
         Self::new(lane, delivery, What::Ended { attempt: Box::new(attempt), began: now })
     }
 
-    pub(super) fn unsent(lane: &Arc<Lane>, delivery: &Delivery) -> Self {
-        Self::new(Some(lane), delivery, What::Unsent)
+    pub(super) fn unsent(lane: Option<&Arc<Lane>>, delivery: &Delivery) -> Self {
+        Self::new(lane, delivery, What::Unsent)
     }
 
     fn new(lane: Option<&Arc<Lane>>, delivery: &Delivery, what: What) -> Self {
@@ -175,12 +175,17 @@ async fn try_write_down(
         }
     }
     if !unsent.is_empty() {
-        release(&shared.store, shared.relay, &unsent).await?;
+        let released = release(&shared.store, shared.relay, &unsent).await?;
+        shared.metrics.claims_released.increment(released);
     }
     if attempts.is_empty() {
         return Ok(());
     }
+    let began = shared.clock.instant();
     let held = record(&shared.store, shared.relay, &attempts).await?;
+    shared.metrics.record_duration.record(shared.clock.since(began));
+    #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
+    shared.metrics.record_batch_size.record(attempts.len() as f64);
     for attempt in &attempts {
         if held.contains(&(attempt.event_id, attempt.endpoint_id)) {
             note(shared, attempt);
@@ -229,7 +234,7 @@ fn note(shared: &Shared, attempt: &Attempt) {
             );
         }
         Decision::Dead => {
-            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead")
+            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead");
         }
         Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }

@@ -27,9 +27,6 @@ const ENDPOINTS_PER_CLAIM: usize = 500;
 /// latest: a full lane must not hold up the others' events.
 const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
 
-/// A round waits for a poll interval and a few statements at most; far beyond that it hangs.
-const STUCK_AFTER: Duration = Duration::from_secs(120);
-
 /// What goes on from one round to the next.
 #[derive(Debug)]
 struct Rounds {
@@ -64,7 +61,7 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         shared,
     };
     let mut backoff = rounds.shared.backoff();
-    let pulse = rounds.shared.status.pulse("rounds", STUCK_AFTER);
+    let pulse = rounds.shared.status.pulse("rounds", stuck_after(&rounds.shared));
     while !rounds.shared.is_ending() {
         pulse.beat();
         match rounds.round().await {
@@ -82,8 +79,17 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
     }
 }
 
+/// A round takes a poll interval and a few statements at most; well beyond that it hangs.
+fn stuck_after(shared: &Shared) -> Duration {
+    shared.config.relay.poll_interval + 5 * shared.config.database.statement_timeout
+}
+
 impl Rounds {
     async fn round(&mut self) -> Result<(), StoreError> {
+        if self.wake.mend().await {
+            self.shared.metrics.wakes.reconnected.increment(1);
+            self.poll_at = self.shared.clock.instant();
+        }
         let now = self.shared.clock.instant();
         if self.poll_at <= now {
             self.poll().await?;
@@ -95,12 +101,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// What is done however quiet it is: mend the bell, ask what is due, look at the outbox.
+    /// What is done however quiet it is: ask what is due, look at the outbox.
     async fn poll(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        if self.wake.mend().await {
-            shared.metrics.wakes.reconnected.increment(1);
-        }
         let now = shared.clock.instant();
         let mut changed = Vec::new();
         for owed in agenda(&shared.store).await? {
@@ -276,12 +279,16 @@ impl Rounds {
         if !stale.is_empty() {
             let stale: Vec<_> = stale.into_iter().collect();
             // Ours until they are in a lane: an error here must not leave them claimed for ever.
+            let mut backoff = shared.backoff();
             while let Err(error) = self.open_lanes(&stale).await {
                 shared.complain(&shared.metrics.database_errors.claim, &error);
-                if shared.over.is_cancelled() {
+                if shared.is_ending() {
+                    for Claimed { delivery, .. } in &claimed {
+                        shared.report(Finished::unsent(None, delivery)).await;
+                    }
                     return Err(error);
                 }
-                shared.backoff().wait(&shared.over).await;
+                backoff.wait(&shared.ending).await;
             }
             for id in stale {
                 lanes.insert(id, shared.lanes.get(id));
@@ -333,6 +340,9 @@ impl Rounds {
         }
         let due_at = shared.agenda().next_after(now);
         until = until.min(due_at.unwrap_or(until));
+        if let Some(at) = self.wake.mend_at() {
+            until = until.min(at);
+        }
         // Every arm may be dropped: they only wait.
         tokio::select! {
             () = self.wake.rung() => {
@@ -341,7 +351,7 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = shared.room_freed.notified() => {}
-            () = tokio::time::sleep_until(until.into()) => {
+            () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;
                 if until == self.poll_at {
                     wakes.poll.increment(1);

@@ -13,7 +13,7 @@ use super::agenda::Agenda;
 use super::health::Strike;
 use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
 use super::record::Finished;
-use crate::clock::Clock;
+use crate::clock::{Clock, Present};
 use crate::config::Config;
 use crate::http::client::Client;
 use crate::metrics::Metrics;
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) store: Store,
     pub(super) client: Client,
-    pub(super) clock: Clock,
+    pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
@@ -82,7 +82,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) store: Store,
     pub(super) client: Client,
-    pub(super) clock: Clock,
+    pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
@@ -133,7 +133,7 @@ impl Shared {
             agenda: Mutex::default(),
             strikes: Mutex::default(),
             renewed: AtomicU64::new(0),
-            began: parts.clock.instant(),
+            began: Clock.instant(),
             last_complaint: Mutex::new(None),
             config,
             store: parts.store,
@@ -178,11 +178,11 @@ impl Shared {
         usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX) * CLAIMS_PER_WINDOW
     }
 
-    /// Whether the lease is fresh enough to send under: well before anybody takes us for dead.
+    /// Whether the lease is fresh enough to send under: well before anybody takes us for dead. Leases
+    /// go by the real time, as those who would bury us do.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
-        self.clock.since(self.began).saturating_sub(renewed)
-            < self.config.relay.lease.mul_f64(2.0 / 3.0)
+        Clock.since(self.began).saturating_sub(renewed) < self.config.relay.lease.mul_f64(2.0 / 3.0)
     }
 
     /// The lease was renewed by a statement that began then.

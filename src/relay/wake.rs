@@ -28,6 +28,8 @@ const QUIET_LOOKS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// A bell's session that gives no sign of life for this long is given up.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries to open a session.
+const MEND_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle session is asked for one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -41,6 +43,8 @@ pub(super) struct Wake {
     /// When the last bells rang.
     bells: VecDeque<Instant>,
     checked_at: Instant,
+    /// When to try again to open a session, after it could not be opened.
+    mend_at: Instant,
     pause: Duration,
 }
 
@@ -73,6 +77,7 @@ impl Wake {
             rung: Arc::new(Notify::new()),
             bells: VecDeque::with_capacity(BELLS),
             checked_at: shared.clock.instant(),
+            mend_at: shared.clock.instant(),
             pause: FIRST_PAUSE,
         }
     }
@@ -89,16 +94,21 @@ impl Wake {
         self.bells.push_front(self.shared.clock.instant());
     }
 
-    /// Sees to it that there is a bell to hear, if there is to be one. Returns whether a session was
-    /// opened anew, after which a look is due.
+    /// When a session is to be opened, if there is none and there is to be one.
+    pub(super) fn mend_at(&self) -> Option<Instant> {
+        let whole = self.bell.as_ref().is_some_and(|bell| !bell.is_broken());
+        (!whole && self.shared.config.relay.wake == Mode::Listen).then_some(self.mend_at)
+    }
+
+    /// Opens a session if one is needed. Returns whether it was, after which a look is due: what rang
+    /// meanwhile was not heard.
     pub(super) async fn mend(&mut self) -> bool {
-        if self.shared.config.relay.wake == Mode::Poll {
-            return false;
-        }
         self.check().await;
-        if self.bell.as_ref().is_some_and(|bell| !bell.is_broken()) {
+        let now = self.shared.clock.instant();
+        if self.mend_at().is_none_or(|at| at > now) {
             return false;
         }
+        self.mend_at = now + MEND_INTERVAL;
         self.bell = None;
         self.state = State::Asleep;
         match Bell::listen(

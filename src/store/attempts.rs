@@ -51,7 +51,7 @@ pub async fn record(
             &statement,
             &[
                 &relay,
-                &store.now,
+                &store.now(),
                 &column(attempts, |a| a.event_id),
                 &column(attempts, |a| a.endpoint_id),
                 &column(attempts, |a| a.claim_token),

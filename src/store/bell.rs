@@ -1,5 +1,6 @@
-//! The session that hears the bell. While a relay is awake it holds the bell's lock, so nobody
-//! rings; when it goes to sleep it lets go, and learns which transactions may still have skipped
+//! The session that hears the bell.
+//!
+//! While a relay is awake it holds the bell's lock, so nobody rings; when it goes to sleep it lets go, and learns which transactions may still have skipped
 //! the bell. See `sql/migrations/0002_triggers_and_partitions.sql` for the other side.
 
 use std::sync::Arc;

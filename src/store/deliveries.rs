@@ -26,7 +26,7 @@ pub async fn claim(
     let statement =
         client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
     let rows = client
-        .query(&statement, &[&relay, &token, &store.now, &endpoints, &rooms])
+        .query(&statement, &[&relay, &token, &store.now(), &endpoints, &rooms])
         .await
         .map_err(StoreError::query("claim due deliveries"))?;
     Ok(rows
@@ -86,7 +86,7 @@ pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
     let statement =
         client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
     let rows = client
-        .query(&statement, &[&store.now])
+        .query(&statement, &[&store.now()])
         .await
         .map_err(StoreError::query("look what is due"))?;
     Ok(rows

@@ -31,7 +31,7 @@ pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Known>, 
     let statement =
         client.prepare_cached(ENDPOINTS).await.map_err(StoreError::query("read endpoints"))?;
     let rows = client
-        .query(&statement, &[&ids, &store.now])
+        .query(&statement, &[&ids, &store.now()])
         .await
         .map_err(StoreError::query("read endpoints"))?;
     Ok(rows.iter().map(known).collect())

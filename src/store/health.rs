@@ -52,7 +52,7 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
         .execute(
             &statement,
             &[
-                &store.now,
+                &store.now(),
                 &endpoints,
                 &column(&|note| f64::from(note.successes)),
                 &column(&|note| f64::from(note.failures)),

@@ -22,6 +22,8 @@ use std::time::Duration;
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use jiff::Timestamp;
 
+use crate::clock::Present;
+
 pub use connect::{Database, SESSION};
 pub use error::StoreError;
 
@@ -38,8 +40,8 @@ pub struct Store {
     queue: Pool,
     /// For routing, which joins what it has just read and may hash it.
     router: Pool,
-    /// What Postgres takes for the present; `None`: its own clock. Tests hand one in.
-    now: Option<Timestamp>,
+    /// What Postgres is to take for the present: its own, but for a test.
+    present: Present,
 }
 
 /// How a session plans. Statistics of a queue table are stale by nature: with autovacuum's view of
@@ -67,15 +69,19 @@ impl Store {
         statement_timeout: Duration,
     ) -> Result<Self, StoreError> {
         let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
-        let queue = pool(&database, connections.max(1), format!("{QUEUE_PLANS}{settings}"))?;
-        let router = pool(&database, ROUTER_CONNECTIONS, format!("{ROUTER_PLANS}{settings}"))?;
-        Ok(Self { database, queue, router, now: None })
+        let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
+        let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
+        Ok(Self { database, queue, router, present: Present::default() })
     }
 
-    /// The same store with the present standing still at `now`.
+    /// The same store with another present than Postgres's own.
     #[must_use]
-    pub fn at(&self, now: Timestamp) -> Self {
-        Self { now: Some(now), ..self.clone() }
+    pub fn in_present(self, present: Present) -> Self {
+        Self { present, ..self }
+    }
+
+    fn now(&self) -> Option<Timestamp> {
+        self.present.handed_in()
     }
 
     /// Where it connects to.
@@ -96,7 +102,7 @@ impl Store {
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
 
-fn pool(database: &Database, size: usize, settings: String) -> Result<Pool, StoreError> {
+fn pool(database: &Database, size: usize, settings: &str) -> Result<Pool, StoreError> {
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = match database.tls() {
         Tls::Off => Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config),

@@ -10,6 +10,7 @@ use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
+const REBASE: &str = include_str!("../../sql/queries/rebase.sql");
 const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 
 /// An event's row may say it was created this much before its transaction was first seen: the
@@ -57,10 +58,11 @@ pub struct Claimed {
     pub cancelled: Option<String>,
 }
 
-/// Where the ledger stands, as far as routing needs to know beforehand.
+/// Where the ledger stands, as far as routing needs to know beforehand. In a restored dump it means
+/// nothing; then routing begins anew with every event that has neither delivery nor attempt.
 ///
 /// # Errors
-/// When the database fails, or the ledger belongs to another cluster or database.
+/// When the database fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
     let client = store.router().await?;
     let statement = client
@@ -71,6 +73,17 @@ pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
         .query_one(&statement, &[])
         .await
         .map_err(StoreError::query("read the routing cursor"))?;
+    if row.get("is_here") {
+        return Ok(row.get("floor_at"));
+    }
+    let row = client
+        .query_one(REBASE, &[])
+        .await
+        .map_err(StoreError::query("begin routing anew in a restored database"))?;
+    tracing::warn!(
+        events = row.get::<_, i64>("events"),
+        "this database was restored from another one: what was neither delivered nor tried is routed again"
+    );
     Ok(row.get("floor_at"))
 }
 
@@ -98,7 +111,7 @@ pub async fn route(
                 &relay,
                 &token,
                 &i64::from(most),
-                &store.now,
+                &store.now(),
                 &oldest,
                 &room.endpoints,
                 &room.rooms,

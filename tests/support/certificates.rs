@@ -18,7 +18,13 @@ pub struct Identity {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("ours")
+    }
+
+    /// Another one: a chain is looked up by its authority's name.
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("draw the authority's key");
         Self(CertifiedIssuer::self_signed(params, key).expect("sign the authority"))

@@ -3,7 +3,6 @@
 //! come within [`PATIENCE`].
 
 #![expect(dead_code, reason = "a promise uses the part that it needs")]
-#![expect(unused_imports, reason = "the same for the names below")]
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;
@@ -15,7 +14,7 @@ mod rows;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::TestDatabase;
+pub use database::{TestDatabase, migrate};
 pub use receiver::{Gate, Received, Receiver, Reply};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{

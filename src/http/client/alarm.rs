@@ -39,3 +39,34 @@ impl Alarm {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    async fn rings(alarm: &mut Alarm) -> bool {
+        poll_fn(|cx| Poll::Ready(alarm.poll(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn a_deadline_can_be_moved_both_ways_at_any_time() {
+        let past = Clock.instant().checked_sub(Duration::from_secs(1)).unwrap();
+        let future = past + Duration::from_secs(3600);
+        let mut alarm = Alarm::at(future);
+        assert!(!rings(&mut alarm).await);
+        alarm.set(past);
+        assert!(rings(&mut alarm).await);
+        alarm.set(future);
+        assert!(!rings(&mut alarm).await);
+        alarm.set(past);
+        assert!(rings(&mut alarm).await);
+
+        let mut alarm = Alarm::at(past);
+        alarm.set(future);
+        assert!(!rings(&mut alarm).await);
+    }
+}

@@ -116,7 +116,7 @@ async fn a_silent_name_server_is_a_resolve_time_out() {
     let target = Target::parse("https://receiver.example/").unwrap();
     let exchange = send(&client, &target, LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Resolve });
-    assert!(exchange.phases.resolve.unwrap() >= SHORT);
+    assert!((SHORT..LONG).contains(&exchange.phases.resolve.unwrap()));
 }
 
 #[tokio::test]

@@ -207,7 +207,9 @@ async fn a_handshake_that_never_ends_times_out_in_tls() {
     let peer = Peer::replying("").await;
     let exchange = send(&Authority::new().client_with(impatient()), &target(&peer), LONG).await;
     assert_eq!(exchange.outcome, Outcome::TimedOut { phase: Phase::Tls });
-    assert!(exchange.phases.connect.is_some() && exchange.phases.tls.unwrap() >= SHORT);
+    assert!(
+        exchange.phases.connect.is_some() && (SHORT..LONG).contains(&exchange.phases.tls.unwrap())
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,192 @@
+//! Hostile endpoints of every kind beside a healthy one, all on one relay: each gets the outcome that
+//! tells what it did, memory stays bounded, and the healthy one has every event at its first attempt.
+//!
+//! What each kind looks like on the wire, down to the byte, is pinned beside the client
+//! (`src/http/client/tests`); here they meet the whole relay.
+
+use std::io::Write as _;
+
+use tokio::net::TcpListener;
+
+use crate::support::{Authority, Receiver, Relay, Reply, TestDatabase, until};
+
+const EVENTS: usize = 10;
+/// In all, while twenty endpoints do their worst. A debug build with its TLS needs some 30 MB.
+const MEMORY_KB: u64 = 130_000;
+
+/// What is expected of an endpoint's attempts: outcome, cause, status and verdict.
+type Expected = (&'static str, Option<&'static str>, Option<i32>, &'static str);
+
+struct Hostile {
+    name: &'static str,
+    url: String,
+    expected: Expected,
+}
+
+async fn answering(name: &'static str, reply: Reply, expected: Expected) -> (Hostile, Receiver) {
+    let receiver = Receiver::start().await;
+    receiver.otherwise(reply);
+    (Hostile { name, url: receiver.url("/hook"), expected }, receiver)
+}
+
+fn flood(line: &str, times: usize) -> Reply {
+    Reply::Raw(line.repeat(times).into_bytes())
+}
+
+/// Those that speak plain HTTP, and what they do.
+fn plain() -> Vec<(&'static str, Reply, Expected)> {
+    let dead = |cause| ("unreachable", Some(cause), None, "dead");
+    let slow = ("timed_out", Some("headers"), None, "dead");
+    let long_head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    let many_headers = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(5_000));
+    let drip =
+        Reply::Drip { body: vec![b'x'; 1 << 20], every: std::time::Duration::from_millis(50) };
+    let to_metadata =
+        Reply::status(302).header("location", "http://169.254.169.254/latest/meta-data");
+    vec![
+        ("says nothing", Reply::Hang, slow),
+        ("hangs up at once", Reply::DropBeforeReading, dead("closed")),
+        ("reads and hangs up", Reply::DropAfterReading, dead("closed")),
+        ("resets", Reply::Reset, dead("reset")),
+        ("speaks no HTTP", Reply::Raw(b"220 mail.example ESMTP\r\n".to_vec()), dead("protocol")),
+        ("has a head without end", Reply::Raw(long_head.into_bytes()), dead("protocol")),
+        ("has headers without number", Reply::Raw(many_headers.into_bytes()), dead("protocol")),
+        ("says 100 for ever", flood("HTTP/1.1 100 Continue\r\n\r\n", 30_000), dead("protocol")),
+        (
+            "says 103 for ever",
+            flood("HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n", 30_000),
+            dead("protocol"),
+        ),
+        ("has a body without end", Reply::EndlessBody, ("answered", None, Some(200), "delivered")),
+        ("drips its body", drip, ("answered", None, Some(200), "delivered")),
+        ("redirects to the metadata", to_metadata, ("answered", None, Some(302), "dead")),
+        (
+            "speaks HTTP/1.0",
+            Reply::Raw(b"HTTP/1.0 200 OK\r\n\r\nok".to_vec()),
+            ("answered", None, Some(200), "delivered"),
+        ),
+        (
+            "sends bytes that are no text",
+            Reply::Raw(
+                b"HTTP/1.1 200 OK\r\nx-odd: \xff\xfe\r\ncontent-length: 2\r\n\r\n\xff\0".to_vec(),
+            ),
+            ("answered", None, Some(200), "delivered"),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let ours = Authority::new();
+    let mut ca = tempfile::NamedTempFile::new().unwrap();
+    ca.write_all(ours.pem().as_bytes()).unwrap();
+
+    let mut kept = Vec::new();
+    let mut hostile = Vec::new();
+    for (name, reply, expected) in plain() {
+        let (endpoint, receiver) = answering(name, reply, expected).await;
+        hostile.push(endpoint);
+        kept.push(receiver);
+    }
+    let dead = |cause| ("unreachable", Some(cause), None, "dead");
+    for (name, identity, cause) in [
+        ("shows an old certificate", ours.expired_identity(&["localhost"]), "tls_expired"),
+        ("shows another's certificate", ours.identity(&["elsewhere.example"]), "tls_wrong_name"),
+        (
+            "shows a stranger's certificate",
+            Authority::named("a stranger").identity(&["localhost"]),
+            "tls_unknown_issuer",
+        ),
+    ] {
+        let receiver = Receiver::start_tls(identity).await;
+        hostile.push(Hostile { name, url: receiver.url_by_name("/hook"), expected: dead(cause) });
+        kept.push(receiver);
+    }
+    // Accepts, by its kernel, and never says a word of TLS.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    hostile.push(Hostile {
+        name: "never shakes hands",
+        url: format!("https://{}/", mute.local_addr().unwrap()),
+        expected: ("timed_out", Some("tls"), None, "dead"),
+    });
+    hostile.push(Hostile {
+        name: "is not there",
+        url: "http://127.0.0.1:1/".to_owned(),
+        expected: dead("connection_refused"),
+    });
+    hostile.push(Hostile {
+        name: "is the metadata service",
+        url: "http://169.254.169.254/".to_owned(),
+        expected: ("refused", Some("forbidden_address"), None, "dead"),
+    });
+
+    for endpoint in &hostile {
+        let statement = "insert into posthaste.endpoints (url, description, timeout, max_attempts) values ($1, $2, '2 s', 1)";
+        client.execute(statement, &[&endpoint.url, &endpoint.name]).await.unwrap();
+    }
+    let healthy = Receiver::start_tls(ours.identity(&["localhost"])).await;
+    let url = healthy.url_by_name("/healthy");
+    client
+        .execute(
+            "insert into posthaste.endpoints (url, description) values ($1, 'healthy')",
+            &[&url],
+        )
+        .await
+        .unwrap();
+
+    let relay = Relay::on(&database.url())
+        .set("addresses.allow", "127.0.0.0/8,localhost")
+        .set("addresses.allow_http", "127.0.0.0/8,169.254.169.254")
+        .set("delivery.ca_file", ca.path().to_str().unwrap())
+        .set("delivery.body_time", "100ms")
+        // Each attempt shall be seen, none be put off.
+        .set("health.failures_to_pause", "1000")
+        .start()
+        .await;
+    let insert = "insert into posthaste.outbox (event_type, payload) select 'a.b', to_json(n) from generate_series(1, $1::int) n";
+    client.execute(insert, &[&i32::try_from(EVENTS).unwrap()]).await.unwrap();
+
+    assert_eq!(healthy.wait_for(EVENTS).await.len(), EVENTS);
+    until("every delivery to end", || async {
+        let open: i64 = client
+            .query_one("select count(*) from posthaste.deliveries", &[])
+            .await
+            .unwrap()
+            .get(0);
+        (open == 0).then_some(())
+    })
+    .await;
+
+    let told = "select outcome, cause, status, verdict, count(*) from posthaste.attempts a
+                  join posthaste.endpoints e on e.id = a.endpoint_id where e.description = $1
+                 group by 1, 2, 3, 4";
+    let all = i64::try_from(EVENTS).unwrap();
+    for endpoint in &hostile {
+        let rows = client.query(told, &[&endpoint.name]).await.unwrap();
+        let found: Vec<(String, Option<String>, Option<i32>, String, i64)> = rows
+            .iter()
+            .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4)))
+            .collect();
+        let (outcome, cause, status, verdict) = endpoint.expected;
+        let expected =
+            (outcome.to_owned(), cause.map(str::to_owned), status, verdict.to_owned(), all);
+        assert_eq!(found, [expected], "the endpoint that {}", endpoint.name);
+    }
+    let healthy = client.query(told, &[&"healthy"]).await.unwrap();
+    assert_eq!(healthy.len(), 1);
+    assert_eq!(
+        (healthy[0].get::<_, String>(3), healthy[0].get::<_, i64>(4)),
+        ("delivered".to_owned(), all)
+    );
+
+    let peak = peak_memory_kb(relay.pid());
+    assert!(peak < MEMORY_KB, "the relay took {peak} kB");
+}
+
+fn peak_memory_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
