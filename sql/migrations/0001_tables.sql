@@ -1,7 +1,7 @@
 -- The tables: what the application writes, what is owed, and what has happened.
 --
 -- `outbox` and `attempts` are only ever inserted into and are reclaimed by dropping whole days;
--- `deliveries` holds what is owed now and nothing else. See DESIGN in docs/ARCHITECTURE.md.
+-- `deliveries` holds what is owed now and nothing else. See docs/ARCHITECTURE.md.
 
 create sequence posthaste.revision;
 comment on sequence posthaste.revision is
@@ -193,7 +193,9 @@ create table posthaste.endpoint_secrets (
   created_at  timestamptz not null default now(),
   expires_at  timestamptz,
   constraint secret_is_whsec_of_24_to_75_bytes_or_whsk_of_32_or_64
-    check (secret ~ '^whsec_[A-Za-z0-9+/]{32,100}={0,2}$' or secret ~ '^whsk_([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)$')
+    check (secret ~ '^whsec_([A-Za-z0-9+/]{4}){7,24}([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$'
+           and length(rtrim(secret, '=')) >= 38
+           or secret ~ '^whsk_([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)$')
 );
 create index endpoint_secrets_by_endpoint on posthaste.endpoint_secrets (endpoint_id);
 

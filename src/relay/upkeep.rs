@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::store::StoreError;
-use crate::store::upkeep::{drop_partitions, make_partitions, trim};
+use crate::store::upkeep::{cancel_orphans, drop_partitions, make_partitions, trim};
 
 /// Keeps up until the end.
 pub(super) async fn keep_up(shared: Arc<Shared>) {
@@ -30,6 +30,10 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
         drop_partitions(&shared.store, upkeep.outbox_retention, upkeep.attempts_retention).await?;
     if !dropped.is_empty() {
         tracing::info!(?dropped, "dropped partitions past their retention");
+    }
+    let cancelled = cancel_orphans(&shared.store).await?;
+    if cancelled > 0 {
+        tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
     }
     trim(&shared.store, upkeep.outbox_retention).await
 }

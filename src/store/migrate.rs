@@ -29,9 +29,11 @@ pub const MIGRATIONS: &[Migration] = migrations![
     1 "0001_tables",
     2 "0002_triggers_and_partitions",
     3 "0003_views",
-    4 "0004_functions",
-    5 "0005_rules",
-    6 "0006_roles",
+    4 "0004_events",
+    5 "0005_steering",
+    6 "0006_inspection",
+    7 "0007_rules",
+    8 "0008_roles",
 ];
 
 /// Where the applied versions are written down.

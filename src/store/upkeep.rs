@@ -6,6 +6,7 @@ use super::{Store, StoreError};
 
 const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");
 const DROP_PARTITIONS: &str = include_str!("../../sql/queries/drop_partitions.sql");
+const CANCEL_ORPHANS: &str = include_str!("../../sql/queries/cancel_orphans.sql");
 const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 
 /// Makes the partitions that are missing up to so many days ahead; returns how many were.
@@ -35,6 +36,19 @@ pub async fn drop_partitions(
         .query_one(DROP_PARTITIONS, &[&outbox.as_secs_f64(), &attempts.as_secs_f64()])
         .await
         .map_err(StoreError::query("drop old partitions"))?;
+    Ok(row.get(0))
+}
+
+/// Ends what is owed to endpoints that were deleted while it was being routed; returns how much.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
+    let client = store.router().await?;
+    let row = client
+        .query_one(CANCEL_ORPHANS, &[])
+        .await
+        .map_err(StoreError::query("cancel what deleted endpoints were owed"))?;
     Ok(row.get(0))
 }
 
