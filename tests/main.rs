@@ -12,13 +12,18 @@
 mod support;
 
 mod bad_input;
+mod bell;
 mod command_line;
+mod control_plane;
 mod crash;
 mod harness;
 mod hostile;
 mod hour_down;
+mod isolation;
 mod journey;
 mod pgbench;
+mod plans;
 mod retries;
+mod schema;
 mod subscriptions;
 mod tidy;
