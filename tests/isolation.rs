@@ -2,8 +2,8 @@
 //! while it is paused, and its owner is told.
 
 use crate::support::{
-    Gate, Receiver, Relay, Reply, TestDatabase, attempted, endpoint, event, holds, settled, until,
-    value,
+    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, endpoint, event, holds,
+    settled, until, value,
 };
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn the_owner_is_told_what_was_given_up_and_what_was_disabled() {
     let _relay = Relay::start(&database).await;
     let event = event("order.paid").add(&client).await;
 
-    let mut told: Vec<_> = watcher.wait_for(2).await.iter().map(|one| one.json()).collect();
+    let mut told: Vec<_> = watcher.wait_for(2).await.iter().map(Received::json).collect();
     told.sort_by_key(|one| one["type"].to_string());
     let types: Vec<_> = told.iter().map(|one| one["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["posthaste.delivery.dead", "posthaste.endpoint.disabled"]);

@@ -44,7 +44,9 @@ pub struct Store {
     present: Present,
 }
 
-/// How a session plans. Statistics of a queue table are stale by nature: with autovacuum's view of
+/// How a session plans.
+///
+/// Statistics of a queue table are stale by nature: with autovacuum's view of
 /// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
 /// and ran at a third of the rate. So the plan that is right at every size is pinned.
 pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
