@@ -173,7 +173,7 @@ async fn a_claim_takes_no_more_than_there_is_room_however_it_is_planned() {
         "set enable_nestloop = off; set enable_material = off",
     ] {
         let client = database.client().await;
-        client.batch_execute(plans).await.unwrap();
+        client.batch_execute(&format!("set jit = off; {plans}")).await.unwrap();
         let statement = client.prepare(CLAIM).await.unwrap();
         for _ in 0..TIMES {
             token += 1;
