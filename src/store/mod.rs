@@ -44,11 +44,12 @@ pub struct Store {
     present: Present,
 }
 
-/// How a session plans: the plan that is right at every size is pinned.
+/// How a session plans.
 ///
-/// Statistics of a queue table are stale by nature. With autovacuum's view of an empty table, one
-/// DELETE by primary key once turned into a hash join over a sequential scan and ran at a third of
-/// the rate; and a claim planned while the table was empty took to reading the whole primary key and
+/// Statistics of a queue table are stale by nature: with autovacuum's view of
+/// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
+/// and ran at a third of the rate. So the plan that is right at every size is pinned. Sorting is
+/// part of it: planned while the table was empty, a claim took to reading the whole primary key and
 /// sorting what it found, and kept that plan until the next analyze.
 pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
      set enable_mergejoin = off; set enable_sort = off; \

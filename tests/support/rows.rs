@@ -53,7 +53,10 @@ impl NewRow {
     }
 
     /// Another column, or another value for it.
-    #[expect(clippy::needless_pass_by_value, reason = "values are written in place")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "literals read better than references to them"
+    )]
     pub fn with(mut self, column: &'static str, value: impl ToString) -> Self {
         self.values.retain(|(name, _)| *name != column);
         self.values.push((column, value.to_string()));
