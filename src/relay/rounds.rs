@@ -21,14 +21,17 @@ use crate::store::endpoints::endpoints;
 use crate::store::routing::{Claimed, Room, Routed, floor, route};
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
-const DELIVERIES_PER_STEP: u32 = 5_000;
+const DELIVERIES_PER_STEP: f64 = 5_000.0;
 /// Endpoints that one claim looks at.
 const ENDPOINTS_PER_CLAIM: usize = 500;
 /// Between two tries to give back what may have been claimed unknown to us.
 const DISOWN_INTERVAL: Duration = Duration::from_secs(10);
-/// A backlog is routed on as soon as the lanes that were fed have room again, but after this at the
-/// latest: a full lane must not hold up the others' events.
-const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
+/// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as they
+/// have: what is routed without room is written once more when it is claimed. But a full lane must not
+/// hold up the others' events: where nothing moves, routing goes on after this …
+const STUCK_LANES_WAIT: Duration = Duration::from_millis(20);
+/// … and where it moves too slowly, after this.
+const SLOW_LANES_WAIT: Duration = Duration::from_millis(200);
 
 /// What goes on from one round to the next.
 #[derive(Debug)]
@@ -42,14 +45,23 @@ struct Rounds {
     /// When to look at the outbox next, besides bell and poll.
     look_at: Option<Instant>,
     poll_at: Instant,
-    /// The last step of routing was full, and these lanes were fed by it.
-    backlog: Option<Vec<EndpointId>>,
+    /// The last step of routing was full.
+    backlog: Option<Backlog>,
     routed_at: Instant,
     /// Deliveries per event, lately.
     fan_out: f64,
     /// Claims that may have been made although we were told of an error: token, and since when.
     doubtful: Vec<(i64, Instant)>,
     disown_at: Instant,
+}
+
+/// What a full step of routing has left.
+#[derive(Debug)]
+struct Backlog {
+    /// The endpoints that were fed by it.
+    fed: Vec<EndpointId>,
+    /// The room they had right after it.
+    room: usize,
 }
 
 /// Goes round until the relay stops or its tenure is over.
@@ -236,12 +248,12 @@ impl Rounds {
                 agenda.put(*endpoint, self.routed_at);
             }
         }
-        self.backlog = routed.more.then(|| {
-            let fed: HashSet<_> =
-                routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
-            fed.into_iter().collect()
-        });
+        let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
         self.hand_out(routed.claimed).await?;
+        self.backlog = (routed.more && routed.deliveries > 0).then(|| {
+            let fed: Vec<_> = fed.into_iter().collect();
+            Backlog { room: self.room_of(&fed), fed }
+        });
         let wait = self.wake.after(look).await;
         self.look_at = wait.map(|wait| shared.clock.instant() + wait);
         Ok(())
@@ -267,31 +279,36 @@ impl Rounds {
         route(&shared.store, shared.relay, self.token, self.events_per_step(), floor, &room).await
     }
 
+    /// How many events to route: in a backlog no more than there is room for, unless that is little.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
         reason = "clamped to 1 and the batch"
     )]
     fn events_per_step(&self) -> u32 {
-        let batch = u32::try_from(self.shared.config.relay.batch).unwrap_or(u32::MAX);
-        (f64::from(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, f64::from(batch))
-            as u32
+        let batch = self.shared.config.relay.batch as f64;
+        let room = self.backlog.as_ref().map_or(0, |backlog| self.room_of(&backlog.fed)) as f64;
+        let deliveries = if room * 2.0 >= batch { room } else { DELIVERIES_PER_STEP };
+        (deliveries.min(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, batch) as u32
     }
 
     /// While a backlog is routed: whether the lanes that were fed have room for another half step.
     fn lanes_are_ready(&self, now: Instant) -> bool {
-        let Some(fed) = &self.backlog else { return true };
-        if now.saturating_duration_since(self.routed_at) >= FULL_LANES_WAIT {
-            return true;
-        }
+        let Some(backlog) = &self.backlog else { return true };
+        let room = self.room_of(&backlog.fed);
+        let waited = now.saturating_duration_since(self.routed_at);
+        room * 2 >= self.shared.config.relay.batch
+            || waited >= SLOW_LANES_WAIT
+            || (waited >= STUCK_LANES_WAIT && room <= backlog.room)
+    }
+
+    /// How many more deliveries these lanes can take.
+    fn room_of(&self, fed: &[EndpointId]) -> usize {
         let shared = &self.shared;
-        let (at, share) = (shared.clock.now(), shared.budget.share());
-        let room: usize = fed
-            .iter()
-            .filter_map(|id| shared.lanes.get(*id))
-            .map(|lane| lane.room(at, share))
-            .sum();
-        room.min(shared.room_for_claims()) * 2 >= self.shared.config.relay.batch
+        let (now, share) = (shared.clock.now(), shared.budget.share());
+        let lanes = fed.iter().filter_map(|id| shared.lanes.get(*id));
+        lanes.map(|lane| lane.room(now, share)).sum::<usize>().min(shared.room_for_claims())
     }
 
     /// Gives claimed deliveries to their lanes, opening those that are not there or out of date.
@@ -370,12 +387,15 @@ impl Rounds {
         let now = shared.clock.instant();
         let mut until = self.poll_at;
         if let Some(at) = self.look_at {
-            let at = if self.lanes_are_ready(now) {
+            let patience = [STUCK_LANES_WAIT, SLOW_LANES_WAIT].map(|wait| self.routed_at + wait);
+            let ready_at = if self.lanes_are_ready(now) {
                 at
+            } else if now < patience[0] {
+                patience[0]
             } else {
-                at.max(self.routed_at + FULL_LANES_WAIT)
+                patience[1]
             };
-            until = until.min(at);
+            until = until.min(at.max(ready_at));
         }
         let due_at = shared.agenda().next_after(now);
         until = until.min(due_at.unwrap_or(until));
