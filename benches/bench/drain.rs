@@ -94,7 +94,7 @@ pub(crate) async fn once(lab: &mut Lab, endpoints: usize, deliveries: usize) -> 
     for endpoint in 0..endpoints {
         bed.add_endpoint(&lab.inbox.url(&format!("/{endpoint}"))).await?;
     }
-    let relay = Relay::start(&bed.url).await?;
+    let relay = Relay::start(lab, &bed).await?;
     lab.inbox.take().await?;
     load::backlog(&bed, WARM_UP / endpoints).await?;
     lab.inbox.filled(WARM_UP).await?;

@@ -17,7 +17,7 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
     let bed = lab.bed().await?;
     let (mut starts, mut memory, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let relay = Relay::start(&bed.url).await?;
+        let relay = Relay::start(lab, &bed).await?;
         starts.push(relay.took.as_secs_f64() * 1e3);
         let before = (relay.cpu()?, lab.postgres_cpu()?);
         tokio::time::sleep(REST).await;

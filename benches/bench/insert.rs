@@ -82,7 +82,7 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize) -> Result<f64> {
             bed.batch_execute(PLAIN_NOTIFY).await?;
             session.batch_execute("listen posthaste").await?;
         }
-        Bell::Relay => relay = Some(Relay::start(&bed.url).await?),
+        Bell::Relay => relay = Some(Relay::start(lab, &bed).await?),
     }
     let rate = pgbench(lab, &bed, clients).await?;
     if let Some(relay) = relay {

@@ -47,7 +47,7 @@ async fn once(lab: &mut Lab, tenth: &str) -> Result<f64> {
     for path in (0..WELL).map(|n| format!("/{n}")).chain([tenth.to_owned()]) {
         bed.add_endpoint(&lab.inbox.url(&path)).await?;
     }
-    let relay = Relay::start(&bed.url).await?;
+    let relay = Relay::start(lab, &bed).await?;
     relay.freeze()?;
     load::backlog(&bed, EVENTS).await?;
     lab.inbox.take().await?;

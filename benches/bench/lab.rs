@@ -29,6 +29,8 @@ const STATEMENTS: &str = "shared_preload_libraries = 'pg_stat_statements'";
 pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
     pub(crate) inbox: Inbox,
+    /// `section.key=value`, for every relay.
+    pub(crate) settings: Vec<String>,
     databases: u32,
 }
 
@@ -48,13 +50,13 @@ pub(crate) struct Session {
 }
 
 impl Lab {
-    pub(crate) async fn open() -> Result<Self> {
+    pub(crate) async fn open(settings: Vec<String>) -> Result<Self> {
         let cluster = match start(&[STATEMENTS]).await {
             // It would not start: contrib is not installed.
             Err(ClusterError::Ended { .. }) => start(&[]).await?,
             started => started?,
         };
-        Ok(Self { cluster, inbox: Inbox::open().await?, databases: 0 })
+        Ok(Self { cluster, inbox: Inbox::open().await?, settings, databases: 0 })
     }
 
     pub(crate) async fn bed(&mut self) -> Result<Bed> {

@@ -92,7 +92,7 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
 async fn once(lab: &mut Lab, rate: usize) -> Result<Steady> {
     let bed = lab.bed().await?;
     bed.add_endpoint(&lab.inbox.url("/steady")).await?;
-    let relay = Relay::start(&bed.url).await?;
+    let relay = Relay::start(lab, &bed).await?;
     lab.inbox.take().await?;
     // Connections and plans are made once, not with every event.
     write(&bed, rate, rate).await?;

@@ -1,7 +1,8 @@
 //! The benchmark: what a delivery costs, measured on a private PostgreSQL with fsync on, the real
 //! `posthaste run`, and a receiver in a process of its own, all on this machine and in one run.
 //!
-//! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named. Each prints a table
+//! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named; a word such as
+//! `relay.batch=200` is a setting for every relay, to see what it changes. Each prints a table
 //! with the medians of its runs and, where there is one, the ratio to the ceiling. What is asserted is
 //! that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps figures.
 
@@ -50,6 +51,8 @@ fn main() -> Result<()> {
     if named == [RECEIVER] {
         return receiver::run();
     }
+    let (settings, named): (Vec<_>, Vec<_>) =
+        named.into_iter().partition(|word| word.contains('='));
     let known = MEASUREMENTS.map(|(name, _)| name);
     if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no measurement {unknown:?}; there are {}", known.join(", "));
@@ -57,7 +60,7 @@ fn main() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let mut lab = Lab::open().await?;
+        let mut lab = Lab::open(settings).await?;
         report::conditions(&lab).await?;
         for (name, what) in MEASUREMENTS {
             if named.is_empty() || named.iter().any(|wanted| wanted == name) {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use super::lab::{Bed, Lab};
 use super::{PATIENCE, processes};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_posthaste");
@@ -35,14 +36,15 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) async fn start(database_url: &str) -> Result<Self> {
+    pub(crate) async fn start(lab: &Lab, bed: &Bed) -> Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("relay.log");
         let file = File::create(&log)?;
         let mut command = Command::new(BINARY);
         command.arg("run").env_clear().current_dir(directory.path());
-        command.env("DATABASE_URL", database_url);
+        command.args(lab.settings.iter().map(|setting| format!("--set={setting}")));
+        command.env("DATABASE_URL", &bed.url);
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
         command.env("POSTHASTE_ADDRESSES__ALLOW", LOOPBACK);
         command.env("POSTHASTE_ADDRESSES__ALLOW_HTTP", LOOPBACK);

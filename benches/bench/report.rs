@@ -12,8 +12,9 @@ pub(crate) async fn conditions(lab: &Lab) -> Result<()> {
     let session = super::lab::Session::open(&lab.cluster.url()).await?;
     let version: String = session.query_one("show server_version", &[]).await?.get(0);
     println!(
-        "{cores} cores, PostgreSQL {version}, fsync on, payloads of {} bytes; {}",
+        "{cores} cores, PostgreSQL {version}, fsync on, payloads of {} bytes; settings {:?}; {}",
         super::load::PAYLOAD,
+        lab.settings,
         busy()
     );
     Ok(())
