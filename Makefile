@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test lint
+.PHONY: help demo test bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
 test: ## Runs every test, against a real PostgreSQL.
 	@scripts/install-postgres
 	cargo test
+
+bench: ## Measures what a delivery costs, everything or only WHAT: make bench WHAT="drain cost".
+	@scripts/install-postgres
+	cargo bench --bench bench -- $(WHAT)
 
 lint: ## Checks formatting, clippy, and licences if cargo-deny is installed.
 	cargo fmt --check

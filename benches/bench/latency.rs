@@ -1,0 +1,198 @@
+//! How long an event takes from the application to the receiver, at a steady rate, and what the relay
+//! and the database use meanwhile.
+//!
+//! Events are inserted on a schedule, one a transaction and with fsync, whether or not the one before
+//! has arrived. Two latencies are told: from sending the INSERT, which holds the application's own
+//! round trip and fsync, and from having the commit confirmed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use posthaste::clock::Clock;
+use tokio::task::JoinSet;
+
+use super::inbox::{Arrival, exactly_once};
+use super::lab::{Bed, Lab, Session};
+use super::load;
+use super::relay::Relay;
+use super::report::{busy, median, quantile, row, table};
+
+const RATES: [usize; 2] = [100, 1_000];
+const LASTING: Duration = Duration::from_secs(10);
+const RUNS: usize = 3;
+/// Sessions that insert: enough to keep the rate while each waits for the disk.
+const WRITERS: usize = 32;
+
+/// When an event was written, in microseconds of Unix time.
+struct Written {
+    id: i64,
+    sent: i64,
+    confirmed: i64,
+}
+
+/// What one run showed. Latencies are in milliseconds, sorted; processor time is a share of one core.
+#[derive(Debug)]
+struct Steady {
+    from_sent: Vec<f64>,
+    from_confirmed: Vec<f64>,
+    postgres: f64,
+    relay: f64,
+}
+
+/// One of the two kinds.
+type Latencies = fn(&Steady) -> &[f64];
+
+pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
+    let head = [
+        "events/s",
+        "from",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "relay CPU",
+        "Postgres CPU",
+        "Postgres CPU of the inserts alone",
+    ];
+    let mut rows = vec![row(&head)];
+    for rate in RATES {
+        let alone = inserts_alone(lab, rate).await?;
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            runs.push(once(lab, rate).await?);
+        }
+        let of = |value: &dyn Fn(&Steady) -> f64| median(runs.iter().map(value).collect());
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let latencies: [(&str, Latencies); 2] = [
+            ("INSERT sent", |run| &run.from_sent),
+            ("commit confirmed", |run| &run.from_confirmed),
+        ];
+        for (from, sorted) in latencies {
+            let milliseconds =
+                |share: f64| format!("{:.2}", of(&|run| quantile(sorted(run), share)));
+            rows.push(vec![
+                rate.to_string(),
+                from.to_owned(),
+                milliseconds(0.5),
+                milliseconds(0.99),
+                milliseconds(1.0),
+                percent(of(&|run| run.relay)),
+                percent(of(&|run| run.postgres)),
+                percent(alone),
+            ]);
+        }
+    }
+    table(&rows);
+    println!("\nMedians of {RUNS} runs of {LASTING:?}; CPU in percent of one core; {}.", busy());
+    Ok(())
+}
+
+async fn once(lab: &mut Lab, rate: usize) -> Result<Steady> {
+    let bed = lab.bed().await?;
+    bed.add_endpoint(&lab.inbox.url("/steady")).await?;
+    let relay = Relay::start(lab, &bed).await?;
+    lab.inbox.take().await?;
+    // Connections and plans are made once, not with every event.
+    write(&bed, rate, rate).await?;
+    lab.inbox.filled(rate).await?;
+    bed.settled().await?;
+    lab.inbox.take().await?;
+
+    let (postgres, of_relay, began) = (lab.postgres_cpu()?, relay.cpu()?, Clock.instant());
+    let written = write(&bed, rate, count(rate)).await?;
+    lab.inbox.filled(written.len()).await?;
+    let took = Clock.since(began);
+    let postgres = (lab.postgres_cpu()? - postgres).div_duration_f64(took);
+    let of_relay = (relay.cpu()? - of_relay).div_duration_f64(took);
+    let arrivals = lab.inbox.take().await?;
+    exactly_once(&arrivals, written.len())?;
+    relay.stop().await?;
+    bed.drop(lab).await?;
+    let (from_sent, from_confirmed) = latencies(&written, &arrivals)?;
+    Ok(Steady { from_sent, from_confirmed, postgres, relay: of_relay })
+}
+
+/// The share of a core that the server needs for the same inserts with no relay there.
+async fn inserts_alone(lab: &mut Lab, rate: usize) -> Result<f64> {
+    let bed = lab.bed().await?;
+    let (before, began) = (lab.postgres_cpu()?, Clock.instant());
+    write(&bed, rate, count(rate)).await?;
+    let share = (lab.postgres_cpu()? - before).div_duration_f64(Clock.since(began));
+    bed.drop(lab).await?;
+    Ok(share)
+}
+
+fn count(rate: usize) -> usize {
+    rate * usize::try_from(LASTING.as_secs()).unwrap_or_default()
+}
+
+/// Inserts events at a steady rate; fails if the machine cannot keep it up.
+async fn write(bed: &Bed, rate: usize, events: usize) -> Result<Vec<Written>> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut sessions = Vec::new();
+    for _ in 0..WRITERS {
+        sessions.push(Session::open(&bed.url).await?);
+    }
+    let began = Clock.instant();
+    let mut writers = JoinSet::new();
+    for session in sessions {
+        writers.spawn(write_some(session, Arc::clone(&next), began, rate, events));
+    }
+    let mut written = Vec::with_capacity(events);
+    while let Some(some) = writers.join_next().await {
+        written.extend(some??);
+    }
+    let (took, planned) = (Clock.since(began).as_secs_f64(), events as f64 / rate as f64);
+    ensure!(
+        took < planned * 1.2 + 1.0,
+        "{events} inserts took {took:.1} s instead of {planned:.1}"
+    );
+    Ok(written)
+}
+
+async fn write_some(
+    session: Session,
+    next: Arc<AtomicUsize>,
+    began: Instant,
+    rate: usize,
+    events: usize,
+) -> Result<Vec<Written>> {
+    let insert = session
+        .prepare("insert into posthaste.outbox (event_type, payload) values ('order.paid', $1) returning id")
+        .await?;
+    let payload: serde_json::Value = serde_json::from_str(&load::payload())?;
+    let mut written = Vec::new();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= events {
+            return Ok(written);
+        }
+        let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
+        tokio::time::sleep_until(due.into()).await;
+        let sent = Clock.now().as_microsecond();
+        let row = session.query_one(&insert, &[&payload]).await?;
+        written.push(Written { id: row.get(0), sent, confirmed: Clock.now().as_microsecond() });
+    }
+}
+
+/// From sending and from confirmation to the arrival, sorted. The second can be less than nothing,
+/// when the receiver hears of an event before the application's own answer is read.
+fn latencies(written: &[Written], arrivals: &[Arrival]) -> Result<(Vec<f64>, Vec<f64>)> {
+    let mut arrived = HashMap::with_capacity(arrivals.len());
+    for arrival in arrivals {
+        // evt_<event id>_<creation>
+        let id = arrival.id.split('_').nth(1).context("a webhook-id")?.parse::<i64>()?;
+        arrived.insert(id, arrival.at);
+    }
+    let (mut from_sent, mut from_confirmed) = (Vec::new(), Vec::new());
+    for Written { id, sent, confirmed } in written {
+        let at = arrived.get(id).with_context(|| format!("event {id} arrived"))?;
+        from_sent.push((at - sent) as f64 / 1e3);
+        from_confirmed.push((at - confirmed) as f64 / 1e3);
+    }
+    from_sent.sort_by(f64::total_cmp);
+    from_confirmed.sort_by(f64::total_cmp);
+    Ok((from_sent, from_confirmed))
+}

@@ -1,0 +1,85 @@
+//! The benchmark: what a delivery costs, measured on a private PostgreSQL with fsync on, the real
+//! `posthaste run`, and a receiver in a process of its own, all on this machine and in one run.
+//!
+//! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named; a word such as
+//! `relay.batch=200` is a setting for every relay, to see what it changes. Each prints a table
+//! with the medians of its runs and, where there is one, the ratio to the ceiling. What is asserted is
+//! that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps figures.
+
+#![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
+
+mod ceiling;
+mod cost;
+mod drain;
+mod footprint;
+mod inbox;
+mod insert;
+mod isolation;
+mod lab;
+mod latency;
+mod load;
+mod processes;
+mod receiver;
+mod relay;
+mod report;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use lab::Lab;
+
+/// The hidden argument with which this program starts itself as the receiver.
+const RECEIVER: &str = "receiver";
+
+/// Name and what it measures, in the order in which they run.
+const MEASUREMENTS: [(&str, &str); 6] = [
+    ("drain", "deliveries a second from a backlog, against a bare client"),
+    ("cost", "what a delivery costs, by statement and kind of WAL record"),
+    ("latency", "from an insert to its arrival, at a steady rate"),
+    ("insert", "what the bell costs the application"),
+    ("isolation", "whether one hanging endpoint holds up nine others"),
+    ("footprint", "start, memory at rest and size"),
+];
+
+/// Nothing that is waited for takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() -> Result<()> {
+    // cargo bench passes --bench.
+    let named: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if named == [RECEIVER] {
+        return receiver::run();
+    }
+    let (settings, named): (Vec<_>, Vec<_>) =
+        named.into_iter().partition(|word| word.contains('='));
+    let known = MEASUREMENTS.map(|(name, _)| name);
+    if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("there is no measurement {unknown:?}; there are {}", known.join(", "));
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut lab = Lab::open(settings).await?;
+        report::conditions(&lab).await?;
+        for (name, what) in MEASUREMENTS {
+            if named.is_empty() || named.iter().any(|wanted| wanted == name) {
+                println!("\n## {name}: {what}\n");
+                Box::pin(measure(name, &mut lab)).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
+    match name {
+        "drain" => drain::measure(lab).await,
+        "cost" => cost::measure(lab).await,
+        "latency" => latency::measure(lab).await,
+        "insert" => insert::measure(lab).await,
+        "isolation" => isolation::measure(lab).await,
+        "footprint" => footprint::measure(lab).await,
+        other => bail!("{other} is listed and not made"),
+    }
+}

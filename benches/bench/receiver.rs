@@ -1,0 +1,106 @@
+//! The receiving process: a hyper server that answers 200 at once and remembers what came, when.
+//!
+//! One thread, so that on a small machine it takes no more than one core from what is measured. It is
+//! the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use posthaste::clock::Clock;
+use tokio::net::TcpListener;
+use tokio::task::{JoinSet, LocalSet};
+
+/// How many arrivals there have been since they were last taken.
+pub(crate) const COUNT: &str = "/_/count";
+/// All of them, a line each: path, `webhook-id`, and when, in microseconds of Unix time.
+pub(crate) const TAKE: &str = "/_/take";
+/// What is posted here is read and never answered.
+pub(crate) const HANG: &str = "/hang";
+
+struct Arrival {
+    path: Box<str>,
+    id: Box<str>,
+    at: i64,
+}
+
+type Arrivals = Rc<RefCell<Vec<Arrival>>>;
+
+/// Serves until standard input is closed; says its port on standard output first.
+pub(crate) fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
+        let (alone, abandoned) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            // Ends when whoever started us has ended, in whatever way.
+            let read = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            alone.send(read)
+        });
+        tokio::select! {
+            accepted = accept(listener) => accepted,
+            _ = abandoned => Ok(()),
+        }
+    })
+}
+
+async fn accept(listener: TcpListener) -> Result<()> {
+    let arrivals = Arrivals::default();
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let arrivals = Rc::clone(&arrivals);
+        let service = service_fn(move |request| answer(request, Rc::clone(&arrivals)));
+        connections.spawn_local(async move {
+            let http = hyper::server::conn::http1::Builder::new();
+            // An error is a connection that was cut: a relay that was stopped.
+            drop(http.serve_connection(TokioIo::new(stream), service).await);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    arrivals: Arrivals,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let text = match head.uri.path() {
+        COUNT => arrivals.borrow().len().to_string(),
+        TAKE => listed(&arrivals.take()),
+        path => {
+            // Cut off in the middle: it did not arrive.
+            if body.collect().await.is_ok() {
+                let id = head.headers.get("webhook-id").and_then(|id| id.to_str().ok());
+                let at = Clock.now().as_microsecond();
+                let id = id.unwrap_or_default().into();
+                arrivals.borrow_mut().push(Arrival { path: path.into(), id, at });
+            }
+            if path == HANG {
+                std::future::pending::<()>().await;
+            }
+            String::new()
+        }
+    };
+    Ok(Response::new(Full::new(Bytes::from(text))))
+}
+
+fn listed(arrivals: &[Arrival]) -> String {
+    let mut text = String::with_capacity(arrivals.len() * 64);
+    for Arrival { path, id, at } in arrivals {
+        writeln!(text, "{path} {id} {at}").expect("a String takes everything");
+    }
+    text
+}
