@@ -122,7 +122,9 @@ fn assert_none(complaints: &[String]) {
 #[test]
 fn the_parts_use_each_other_along_the_arrows_only() {
     let mut complaints = Vec::new();
-    for source in files("src", "rs") {
+    // Tests may stand on what stands above: an address is tried by writing it into a URL.
+    let sources = files("src", "rs").into_iter().filter(|source| !source.path.contains("/tests"));
+    for source in sources {
         let module = source.module();
         let Some((part, may_use)) = ARROWS
             .iter()
