@@ -68,10 +68,22 @@ fn a_taken_port_ends_the_start_and_the_setting_is_named() {
 }
 
 #[test]
+fn a_database_that_does_not_come_ends_the_start_with_one_message() {
+    let settings = ["run", "--set", "database.start_patience=0s", "--set", "http.listen=off"];
+    let (code, said) = ended(&settings, &[("DATABASE_URL", NO_DATABASE)]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("posthaste: check the schema: connect to the database at 127.0.0.1:1"),
+        "{said}"
+    );
+    assert_eq!(said.lines().filter(|line| line.starts_with("posthaste:")).count(), 1, "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
     let patience = ("POSTHASTE_DATABASE__START_PATIENCE", "1h");
-    let level = ("POSTHASTE_LOG__LEVEL", "debug");
-    let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE), patience, level]);
+    let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE), patience]);
     let address = relay.line_with("address")["address"].as_str().unwrap().to_owned();
     let away = relay.line_with("error");
     assert_eq!(away["message"], "waiting for the database");
@@ -84,16 +96,6 @@ fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
 
     relay.signal("-TERM");
     assert_eq!(relay.child.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn a_database_that_stays_away_ends_the_start_and_the_address_is_named() {
-    let patience = ("POSTHASTE_DATABASE__START_PATIENCE", "0s");
-    let arguments = ["run", "--set", "http.listen=off"];
-    let (code, said) = ended(&arguments, &[("DATABASE_URL", NO_DATABASE), patience]);
-    assert_eq!(code, Some(1));
-    assert!(said.contains("connect to the database at 127.0.0.1:1"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
 }
 
 struct Relay {
