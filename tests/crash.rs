@@ -172,6 +172,37 @@ async fn what_a_frozen_relay_did_not_record_is_made_again_and_its_late_results_a
 }
 
 #[tokio::test]
+async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_end_the_delivery() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let text = include_str!("../sql/queries/record.sql");
+    client.batch_execute(&format!("prepare record as {text}")).await.unwrap();
+    let claim = "insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, \
+         next_attempt_at, claimed_by, claim_token) values (1, 1, now(), now(), 2, 7)";
+    client.batch_execute(claim).await.unwrap();
+    let record = async |relay: i32, token: i64, verdict: &str, retry_in: &str| {
+        let record = format!(
+            "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{now}}', '{{1}}', \
+             '{{1}}', '{{answered}}', '{{null}}', '{{null}}', '{{200}}', '{{null}}', '{{null}}', \
+             '{{f}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{{verdict}}}', \
+             '{{null}}', '{{{retry_in}}}')"
+        );
+        client.query(&record, &[]).await.unwrap().len()
+    };
+    for (relay, token) in [(1, 7), (2, 6)] {
+        assert_eq!(record(relay, token, "delivered", "null").await, 0);
+        assert_eq!(record(relay, token, "retry", "1000").await, 0);
+    }
+    let untouched = "select claimed_by = 2 and claim_token = 7 and attempt_count = 0 \
+         and not exists (select from posthaste.attempts) from posthaste.deliveries";
+    assert!(value::<bool>(&client, untouched).await);
+    assert_eq!(record(2, 7, "delivered", "null").await, 1);
+    let ended = "select not exists (select from posthaste.deliveries) and count(*) = 1 \
+         from posthaste.attempts";
+    assert!(value::<bool>(&client, ended).await);
+}
+
+#[tokio::test]
 async fn a_restart_of_postgres_loses_nothing() {
     let mut cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
     database::migrate(&cluster.url()).await;

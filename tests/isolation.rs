@@ -164,17 +164,21 @@ async fn the_owner_is_told_what_was_given_up_and_what_was_disabled() {
 
 #[tokio::test]
 async fn workers_that_went_home_are_hired_again() {
+    const ENDPOINTS: usize = 20;
+    const EVENTS: usize = 100;
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let receiver = Receiver::start().await;
-    endpoint(&receiver.url("/")).add(&client).await;
-    let relay = Relay::on(&database.url()).set("delivery.idle_timeout", "1ms");
+    for _ in 0..ENDPOINTS {
+        endpoint(&receiver.url("/")).with("max_concurrency", 1).add(&client).await;
+    }
+    let relay = Relay::on(&database.url()).set("delivery.idle_timeout", "2ms");
     let _relay = relay.set("delivery.window_start", "1").start().await;
-    // They come about when the worker's patience ends: before, after, and in that moment.
-    for number in 1..=150 {
+    // They come about when the workers' patience ends: before, after, and in that moment.
+    for number in 1..=EVENTS {
         event("order.paid").add(&client).await;
-        receiver.wait_for(number).await;
+        receiver.wait_for(number * ENDPOINTS).await;
     }
     settled(&client).await;
-    assert_eq!(receiver.received().len(), 150);
+    assert_eq!(receiver.received().len(), EVENTS * ENDPOINTS);
 }
