@@ -41,7 +41,14 @@ impl TestDatabase {
         let cluster = CLUSTER.get_or_init(start).await;
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         cluster.create_database(&name, template).await.expect("create the test's database");
-        Self { cluster, name, connections: Mutex::default() }
+        let database = Self { cluster, name, connections: Mutex::default() };
+        if template.is_some() {
+            // Otherwise the ledger says, rightly, that it was made in another database.
+            let here = "update posthaste.routing set database_oid = \
+                 (select oid from pg_database where datname = current_database())";
+            database.client().await.batch_execute(here).await.expect("adopt the ledger");
+        }
+        database
     }
 
     /// For the superuser.

@@ -7,9 +7,10 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;
-mod database;
+pub mod database;
 mod receiver;
 mod relay;
+mod rows;
 
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, migrate};
 pub use receiver::{Gate, Received, Receiver, Reply};
 pub use relay::{Relay, RelayBuilder};
+pub use rows::{
+    Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
+    settled, value,
+};
 
 /// How long a wait may last before it counts as failed. Nothing waits this long when all is well; it
 /// is generous because a machine may be busy.

@@ -104,6 +104,25 @@ impl Relay {
         Some((status, body.to_owned()))
     }
 
+    /// A metric now, summed over its labels, or over those lines that hold `labels`.
+    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await.expect("the relay answers");
+        let line = |line: &str| -> Option<f64> {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+            let (said, value) = rest.rsplit_once(' ')?;
+            said.contains(labels).then(|| value.parse().expect("a metric is a number"))
+        };
+        text.lines().filter_map(line).sum()
+    }
+
+    /// Waits until it sleeps: nobody is looking, and only the bell wakes it.
+    #[track_caller]
+    pub fn asleep(&self) -> impl Future<Output = ()> + '_ {
+        until("the relay to sleep", move || async move {
+            (self.metric("posthaste_asleep", "").await > 0.0).then_some(())
+        })
+    }
+
     /// Waits until `/ready` says 200.
     ///
     /// # Panics

@@ -1,0 +1,160 @@
+//! What a promise writes into its database and reads out of it: builders that name only what
+//! matters, and waits for what a relay will have written.
+
+use jiff::Timestamp;
+use tokio_postgres::Client;
+use tokio_postgres::types::FromSqlOwned;
+
+use super::until;
+
+/// A row in the making. Every value is text and becomes whatever its column is.
+#[derive(Debug)]
+#[must_use = "it is not there before it is added"]
+pub struct NewRow {
+    table: &'static str,
+    values: Vec<(&'static str, String)>,
+}
+
+/// A row of `posthaste.delivery_attempts`.
+#[derive(Debug)]
+pub struct Attempt {
+    pub endpoint_id: i64,
+    pub webhook_id: String,
+    pub number: i32,
+    pub started_at: Timestamp,
+    pub outcome: String,
+    pub cause: Option<String>,
+    pub detail: Option<String>,
+    pub status: Option<i32>,
+    pub verdict: String,
+    pub reason: Option<String>,
+    pub next_attempt_at: Option<Timestamp>,
+    pub response_headers: serde_json::Value,
+    pub response_body: Option<String>,
+    pub body_truncated: bool,
+    pub relay_id: i32,
+}
+
+/// An endpoint at this URL, subscribed to everything.
+pub fn endpoint(url: &str) -> NewRow {
+    NewRow { table: "endpoints", values: vec![("url", url.to_owned())] }
+}
+
+/// An event of this type, with a payload of no interest.
+pub fn event(event_type: &str) -> NewRow {
+    let values = vec![("event_type", event_type.to_owned()), ("payload", "{}".to_owned())];
+    NewRow { table: "outbox", values }
+}
+
+impl NewRow {
+    /// A row of another table of ours.
+    pub fn into(table: &'static str) -> Self {
+        Self { table, values: Vec::new() }
+    }
+
+    /// Another column, or another value for it.
+    pub fn with(mut self, column: &'static str, value: impl ToString) -> Self {
+        self.values.retain(|(name, _)| *name != column);
+        self.values.push((column, value.to_string()));
+        self
+    }
+
+    /// The statement, for transactions that do more; it returns the id.
+    pub fn sql(&self) -> String {
+        let names: Vec<_> = self.values.iter().map(|(name, _)| *name).collect();
+        let values: Vec<_> = self
+            .values
+            .iter()
+            .map(|(_, value)| format!("'{}'", value.replace('\'', "''")))
+            .collect();
+        let (names, values) = (names.join(", "), values.join(", "));
+        format!("insert into posthaste.{} ({names}) values ({values}) returning id", self.table)
+    }
+
+    /// Inserts it as an application does, and returns its id.
+    pub async fn add(&self, client: &Client) -> i64 {
+        client.query_one(&self.sql(), &[]).await.expect("insert the row").get(0)
+    }
+
+    /// The name of the constraint that refuses it.
+    pub async fn refused_by(&self, client: &Client) -> String {
+        let refused = client.query(&self.sql(), &[]).await.expect_err("nothing refuses this row");
+        let refused = refused.as_db_error().expect("the server refuses it");
+        refused.constraint().map_or_else(|| refused.code().code().to_owned(), str::to_owned)
+    }
+}
+
+/// The only value of the only row.
+pub async fn value<T: FromSqlOwned>(client: &Client, statement: &str) -> T {
+    client.query_one(statement, &[]).await.expect("ask for a value").get(0)
+}
+
+/// Every attempt of an event's deliveries so far, oldest first.
+pub async fn attempts(client: &Client, event: i64) -> Vec<Attempt> {
+    let statement = "select *, coalesce(response_headers, '{}') as heads \
+         from posthaste.delivery_attempts where event_id = $1 order by started_at, number";
+    let rows = client.query(statement, &[&event]).await.expect("read the attempts");
+    let attempt = |row: &tokio_postgres::Row| Attempt {
+        endpoint_id: row.get("endpoint_id"),
+        webhook_id: row.get("webhook_id"),
+        number: row.get("number"),
+        started_at: row.get("started_at"),
+        outcome: row.get("outcome"),
+        cause: row.get("cause"),
+        detail: row.get("detail"),
+        status: row.get("status"),
+        verdict: row.get("verdict"),
+        reason: row.get("reason"),
+        next_attempt_at: row.get("next_attempt_at"),
+        response_headers: row.get("heads"),
+        response_body: row.get("response_body"),
+        body_truncated: row.get("body_truncated"),
+        relay_id: row.get("relay_id"),
+    };
+    rows.iter().map(attempt).collect()
+}
+
+/// Waits until an event has so many attempts, and returns them.
+#[track_caller]
+pub fn attempted(
+    client: &Client,
+    event: i64,
+    times: usize,
+) -> impl Future<Output = Vec<Attempt>> + '_ {
+    until("the event's attempts", move || async move {
+        let attempts = attempts(client, event).await;
+        (attempts.len() >= times).then_some(attempts)
+    })
+}
+
+/// Waits until every event is routed and no delivery is owed any more.
+#[track_caller]
+pub fn settled(client: &Client) -> impl Future<Output = ()> + '_ {
+    let statement = "select not exists (select from posthaste.unrouted_events) \
+                 and not exists (select from posthaste.deliveries)";
+    until("all deliveries to end", move || async move {
+        value::<bool>(client, statement).await.then_some(())
+    })
+}
+
+/// Every row that says that the promise of an end for each delivery is broken.
+pub async fn inconsistencies(client: &Client) -> Vec<String> {
+    let statement = "select concat_ws(' ', problem, event_id, endpoint_id, detail) \
+                     from posthaste.check_consistency(patience => '10 minutes')";
+    let rows = client.query(statement, &[]).await.expect("check the consistency");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Makes what waits for its retry due now.
+pub async fn make_due(client: &Client) {
+    let statement = "update posthaste.deliveries set next_attempt_at = clock_timestamp()";
+    client.execute(statement, &[]).await.expect("make deliveries due");
+}
+
+/// Waits until a condition, written in SQL, is true.
+#[track_caller]
+pub fn holds<'a>(client: &'a Client, condition: &'a str) -> impl Future<Output = ()> + 'a {
+    until(condition, move || async move {
+        value::<bool>(client, &format!("select {condition}")).await.then_some(())
+    })
+}
