@@ -11,9 +11,14 @@
 
 mod support;
 
+mod bad_input;
 mod command_line;
+mod crash;
 mod harness;
 mod hostile;
 mod hour_down;
+mod journey;
 mod pgbench;
+mod retries;
+mod subscriptions;
 mod tidy;

@@ -1,7 +1,7 @@
 -- The tables: what the application writes, what is owed, and what has happened.
 --
 -- `outbox` and `attempts` are only ever inserted into and are reclaimed by dropping whole days;
--- `deliveries` holds what is owed now and nothing else. See DESIGN in docs/ARCHITECTURE.md.
+-- `deliveries` holds what is owed now and nothing else. See docs/ARCHITECTURE.md.
 
 create sequence posthaste.revision;
 comment on sequence posthaste.revision is

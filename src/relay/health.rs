@@ -11,6 +11,7 @@ use super::record::Finished;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::Transition;
 use crate::model::verdict::Effect;
+use crate::store::attempts::Attempt;
 use crate::store::endpoints::strike;
 use crate::store::health::{Note, note_health};
 
@@ -25,7 +26,21 @@ pub(super) struct Strike {
     reason: String,
 }
 
-/// Sees to what follows from an attempt for its endpoint.
+impl Strike {
+    /// What a rule does to the endpoint because of this attempt.
+    pub(super) fn ruled(attempt: &Attempt) -> Option<Self> {
+        let delete = match attempt.verdict.effect? {
+            Effect::Delete => true,
+            Effect::Disable => false,
+        };
+        let reason = attempt.verdict.reason.clone().unwrap_or_default();
+        Some(Self { endpoint: attempt.endpoint_id, delete, reason })
+    }
+}
+
+/// Sees to what follows from an attempt for its endpoint. What a rule does to it waits until the
+/// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim under
+/// which this very answer is to be written down.
 pub(super) async fn follow(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
@@ -44,19 +59,19 @@ pub(super) async fn follow(
         }
         Some(Transition::Disabled { .. }) | None => {}
     }
-    let strike = match (effect, transition) {
-        (Some(Effect::Delete), _) => Some((true, "a rule says so".to_owned())),
-        (Some(Effect::Disable), _) => Some((false, "a rule says so".to_owned())),
-        (None, Some(Transition::Disabled { reason })) => Some((false, reason)),
-        (None, _) => None,
+    let failed_for_long = match transition {
+        Some(Transition::Disabled { reason }) if effect.is_none() => Some(reason),
+        _ => None,
     };
-    if let Some((delete, reason)) = strike {
-        lane.close();
-        for delivery in lane.drain() {
-            shared.report(Finished::unsent(Some(lane), &delivery)).await;
-        }
-        shared.strikes().push(Strike { endpoint, delete, reason });
-        shared.struck.notify_one();
+    if effect.is_none() && failed_for_long.is_none() {
+        return;
+    }
+    lane.close();
+    for delivery in lane.drain() {
+        shared.report(Finished::unsent(Some(lane), &delivery)).await;
+    }
+    if let Some(reason) = failed_for_long {
+        shared.strike(Strike { endpoint, delete: false, reason });
     }
 }
 

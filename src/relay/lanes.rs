@@ -330,12 +330,18 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                     Ok(Ok(call)) => call.forget(),
                     Ok(Err(_)) => return,
                     Err(_) if lane.retire() => return,
-                    Err(_) => {}
+                    // Called in this very moment: the call is ours to take, or the next to park
+                    // would take it for his and be counted as parked twice.
+                    Err(_) => match lane.calls.acquire().await {
+                        Ok(call) => call.forget(),
+                        Err(_) => return,
+                    },
                 }
             }
+            // A slow pace must not hold up a stop: the queue is given back then.
             Next::Pace(wait) => tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = shared.drained.cancelled() => {}
+                () = shared.ending.cancelled() => return,
             },
         }
     }

@@ -73,8 +73,12 @@ pub async fn run(
     let mut first = true;
     while !stopper.is_stopping() {
         let sessions = TaskTracker::new();
-        let lease = match Lease::take(store.database(), &sessions, &config.relay.name).await {
-            Ok(lease) => lease,
+        let begun = async {
+            let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
+            Ok::<_, StoreError>((lease, rules::rules(&store).await?))
+        };
+        let (lease, rules) = match begun.await {
+            Ok(begun) => begun,
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
@@ -87,7 +91,6 @@ pub async fn run(
             }
         };
         first = false;
-        let rules = rules::rules(&store).await?;
         let (results, receiver) = mpsc::channel(most_claims(&config) + config.relay.batch);
         let shared = Arc::new(Shared::new(Parts {
             config: Arc::clone(&config),
@@ -174,7 +177,6 @@ async fn release_queued(shared: &Arc<Shared>) {
             shared.report(record::Finished::unsent(Some(&lane), &delivery)).await;
         }
     }
-    shared.drained.cancel();
 }
 
 fn joined<T>(station: &str, result: Result<T, tokio::task::JoinError>) {

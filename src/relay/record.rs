@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::deliver::Sent;
+use super::health::Strike;
 use super::lanes::Lane;
 use crate::model::delivery::Delivery;
 use crate::model::outcome::Outcome;
@@ -196,6 +197,10 @@ async fn try_write_down(
                 attempt = attempt.number,
                 "the claim was lost before the attempt was recorded"
             );
+        }
+        // Also where the claim was lost: the receiver did say so.
+        if let Some(strike) = Strike::ruled(attempt) {
+            shared.strike(strike);
         }
     }
     Ok(())

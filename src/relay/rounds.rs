@@ -338,9 +338,8 @@ impl Rounds {
             };
             until = until.min(at);
         }
-        if let Some(at) = shared.agenda().next_after(now) {
-            until = until.min(at);
-        }
+        let due_at = shared.agenda().next_after(now);
+        until = until.min(due_at.unwrap_or(until));
         if let Some(at) = self.wake.mend_at() {
             until = until.min(at);
         }
@@ -354,7 +353,11 @@ impl Rounds {
             () = shared.room_freed.notified() => {}
             () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;
-                if until == self.poll_at { wakes.poll.increment(1) } else { wakes.due.increment(1) }
+                if until == self.poll_at {
+                    wakes.poll.increment(1);
+                } else if Some(until) == due_at {
+                    wakes.due.increment(1);
+                }
             }
             () = shared.ending.cancelled() => {}
         }

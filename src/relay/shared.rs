@@ -58,8 +58,6 @@ pub(super) struct Shared {
     pub(super) sessions: TaskTracker,
     /// Claim nothing more.
     pub(super) ending: CancellationToken,
-    /// Nothing is queued any more: no worker need wait for its turn.
-    pub(super) drained: CancellationToken,
     /// The grace is over: end what is in flight.
     pub(super) abort: CancellationToken,
     /// Every worker has gone: record what is there.
@@ -126,7 +124,6 @@ impl Shared {
             stations: TaskTracker::new(),
             sessions: parts.sessions,
             ending: CancellationToken::new(),
-            drained: CancellationToken::new(),
             abort: CancellationToken::new(),
             no_more_results: CancellationToken::new(),
             done: CancellationToken::new(),
@@ -208,6 +205,12 @@ impl Shared {
 
     pub(super) fn strikes(&self) -> MutexGuard<'_, Vec<Strike>> {
         self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has something done to an endpoint soon.
+    pub(super) fn strike(&self, strike: Strike) {
+        self.strikes().push(strike);
+        self.struck.notify_one();
     }
 
     /// A number from 0 to 1, by chance.

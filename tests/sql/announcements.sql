@@ -28,7 +28,7 @@ end $$;
 do $$
 begin
   insert into posthaste.endpoint_health (endpoint_id, state, consecutive_failures, failing_since, paused_until) values (1, 'paused', 5, now(), now() + interval '1 min');
-  update posthaste.endpoint_health set state = 'probing' where endpoint_id = 1;
+  update posthaste.endpoint_health set state = 'probing', paused_until = null where endpoint_id = 1;
   update posthaste.endpoint_health set state = 'paused', paused_until = now() + interval '2 min' where endpoint_id = 1;
   assert (select array_agg(event_type || ' ' || about order by event_type) filter (where event_type <> 'posthaste.endpoint.disabled')
             = array['posthaste.endpoint.paused 1'] from pg_temp.told());
@@ -73,7 +73,7 @@ begin
 end $$;
 
 -- what is told is routed to whom it names, and * does not ask for it
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 do $$
 begin
   assert (select array_agg(distinct d.endpoint_id) = '{2}' from posthaste.deliveries d join posthaste.outbox o on o.id = d.event_id

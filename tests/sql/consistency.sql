@@ -24,7 +24,7 @@ do $$
 begin
   assert (select count(*) = 0 from posthaste.check_consistency()), 'impatient';
 end $$;
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 100000);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 1000, 100000);
 select pg_temp.is('{}');
 
 -- a delivery that vanished without an end, to a subscriber and to whom the event names

@@ -21,7 +21,7 @@ insert into posthaste.outbox (event_type, payload, endpoint_id) values ('order.p
 commit;
 
 select pg_temp.is(1, 1, 'not routed: owed, but not routed yet%');
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 select posthaste.add_endpoint('https://g.example');                                             -- 7
 
 select pg_temp.is(1, 1, 'waiting: attempt 1 is due since %');

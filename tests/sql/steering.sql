@@ -31,7 +31,7 @@ commit;
 -- an event that no relay has routed yet cannot be steered
 select pg_temp.fails('select posthaste.cancel(1)', '55000', 'not routed yet');
 select pg_temp.fails('select posthaste.retry(1, 1)', '55000', 'was not owed');
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 
 do $$
 begin
@@ -126,7 +126,7 @@ begin
   assert pg_temp.pending(3) = '{2,3,4,5}', pg_temp.pending(3)::text;
   assert posthaste.replay(3, now() - interval '1 h', now() + interval '1 h', states => '{never}') = 0;
 end $$;
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 do $$
 begin
   assert pg_temp.pending(3) = '{2,3,4,5,7}', pg_temp.pending(3)::text;
@@ -154,7 +154,7 @@ end $$;
 begin;
 select posthaste.send_test(2);
 commit;
-execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0);
+execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 do $$
 declare
   test posthaste.outbox;

@@ -3,7 +3,6 @@
 //! come within [`PATIENCE`].
 
 #![expect(dead_code, reason = "a promise uses the part that it needs")]
-#![expect(unused_imports, reason = "the same for the names below")]
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;

@@ -1,0 +1,128 @@
+//! What cannot be meant is refused when it is written, by a name that says what would be right.
+
+use crate::support::{NewRow, TestDatabase, endpoint, event, value};
+
+#[tokio::test]
+async fn an_endpoint_that_makes_no_sense_is_refused_by_name() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let good = || endpoint("https://example.com/hook");
+    let headers = "headers_are_texts_that_replace_none_of_ours";
+    let schedule = "schedule_is_1_to_100_delays_of_at_most_30_days";
+    let subscriptions = "subscriptions_are_star_prefix_or_exact";
+    for (row, name) in [
+        (endpoint("ftp://example.com/"), "url_is_http_or_https"),
+        (endpoint("example.com"), "url_is_http_or_https"),
+        (endpoint("https:///path"), "url_is_http_or_https"),
+        (endpoint("https://user:pass@example.com/"), "url_has_no_user_or_password"),
+        (endpoint("https://user@example.com/"), "url_has_no_user_or_password"),
+        (endpoint("https://example.com\\@evil/"), "url_has_no_backslash_or_control_character"),
+        (endpoint(&format!("https://a/{}", "x".repeat(4096))), "url_is_at_most_4096_bytes"),
+        (good().with("subscriptions", "{}"), "at_least_one_subscription"),
+        (good().with("subscriptions", "{order.*.paid}"), subscriptions),
+        (good().with("subscriptions", "{order*}"), subscriptions),
+        (good().with("subscriptions", "{NULL}"), subscriptions),
+        (good().with("subscriptions", "{\"order paid\"}"), subscriptions),
+        (good().with("tenant", ""), "tenant_is_not_empty"),
+        (good().with("headers", r#"{"x": "a\r\nb: c"}"#), headers),
+        (good().with("headers", r#"{"x y": "a"}"#), headers),
+        (good().with("headers", r#"{"x": 1}"#), headers),
+        (good().with("headers", "[]"), headers),
+        (good().with("headers", r#"{"Webhook-Id": "mine"}"#), headers),
+        (good().with("headers", r#"{"User-Agent": "mine"}"#), headers),
+        (good().with("headers", r#"{"Transfer-Encoding": "chunked"}"#), headers),
+        (good().with("rate_limit", 0), "rate_limit_is_more_than_0_a_second"),
+        (good().with("timeout", "10 ms"), "timeout_is_100_ms_to_10_minutes"),
+        (good().with("max_attempts", 0), "max_attempts_is_1_to_1000"),
+        (good().with("max_concurrency", 0), "max_concurrency_is_1_to_10000"),
+        (good().with("schedule", "{}"), schedule),
+        (good().with("schedule", "{-1 s}"), schedule),
+        (
+            good().with("body_format", "xml"),
+            "body_format_is_standard_event_payload_raw_or_cloudevents",
+        ),
+        // Syntax errors of the types themselves.
+        (good().with("filter", "$ ?? ("), "42601"),
+    ] {
+        assert_eq!(row.refused_by(&client).await, name, "{row:?}");
+    }
+    good().add(&client).await;
+}
+
+#[tokio::test]
+async fn an_event_that_makes_no_sense_is_refused_by_name() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let good = || event("order.paid");
+    let own_clock = "created_at_and_xid_are_left_to_the_database";
+    for (row, name) in [
+        (event("order paid"), "event_type_is_dotted_words"),
+        (event("order."), "event_type_is_dotted_words"),
+        (event("order.*"), "event_type_is_dotted_words"),
+        (event(&"x".repeat(257)), "event_type_is_dotted_words"),
+        (event("posthaste.endpoint.disabled"), "posthaste_events_are_the_relays_own"),
+        // invalid_text_representation
+        (good().with("payload", "{\"open\": "), "22P02"),
+        (good().with("payload", ""), "22P02"),
+        (good().with("tenant", ""), "tenant_is_not_empty"),
+        (good().with("idempotency_key", ""), "idempotency_key_is_1_to_256_characters"),
+        (good().with("ordering_key", "x".repeat(257)), "ordering_key_is_1_to_256_characters"),
+        (good().with("headers", r#"["x"]"#), "headers_are_an_object_of_texts"),
+        (good().with("headers", r#"{"x": 1}"#), "headers_are_an_object_of_texts"),
+        (good().with("created_at", "2020-01-01"), own_clock),
+        (good().with("created_at", "2999-01-01"), own_clock),
+        (good().with("xid", 3), own_clock),
+    ] {
+        assert_eq!(row.refused_by(&client).await, name, "{row:?}");
+    }
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 0);
+    good().add(&client).await;
+}
+
+fn secret(secret: &str) -> NewRow {
+    NewRow::into("endpoint_secrets").with("endpoint_id", 1).with("secret", secret)
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_sign_is_refused_and_add_endpoint_does_not_repeat_it() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    endpoint("https://example.com/").add(&client).await;
+    let name = "secret_is_whsec_of_24_to_75_bytes_or_whsk_of_32_or_64";
+    for bad in
+        ["hunter2", "whsec_short", "whsec_!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!", "whsk_AAAA"]
+    {
+        assert_eq!(secret(bad).refused_by(&client).await, name, "{bad}");
+    }
+    let add = "select posthaste.add_endpoint('https://example.com/', secret => 'hunter2hunter2')";
+    let refused = client.query(add, &[]).await.unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.message(), "this is not a signing secret");
+    assert!(!format!("{refused:?}").contains("hunter2"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_rule_that_could_not_be_asked_is_refused_by_its_name() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let rule = |name: &str| NewRow::into("rules").with("name", name).with("action", "dead");
+    let pattern = "body_pattern_is_a_regular_expression";
+    for (row, name) in [
+        (rule("r").with("body_pattern", "(open"), pattern),
+        (rule("r").with("body_pattern", "a(?=b)"), pattern),
+        (rule("r").with("body_pattern", r"(a)\1"), pattern),
+        (rule("r"), "at_least_one_condition"),
+        (rule("r").with("status", "[99,200)"), "status_is_within_100_to_999"),
+        (rule("r").with("status", 500).with("action", "forget"), "22P02"),
+        (rule("r").with("status", "[500,600)").with("action", "forget"), "action_is_known"),
+        (rule("r").with("outcome", "answred"), "outcome_is_known"),
+        (rule("r").with("host", "*"), "host_is_a_name_or_star_dot_suffix"),
+        (rule("r").with("event_type", "a b"), "event_type_is_a_subscription"),
+    ] {
+        assert_eq!(row.refused_by(&client).await, name, "{row:?}");
+    }
+    let row = rule("tunnels").with("body_pattern", "(open");
+    let refused = client.query(&row.sql(), &[]).await.unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert!(message.starts_with("rule tunnels: body_pattern is not a regular"), "{message}");
+}
