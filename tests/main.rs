@@ -20,5 +20,6 @@ mod hour_down;
 mod journey;
 mod pgbench;
 mod retries;
+mod steering;
 mod subscriptions;
 mod tidy;
