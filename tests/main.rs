@@ -20,6 +20,7 @@ mod hour_down;
 mod journey;
 mod pgbench;
 mod retries;
+mod restore;
 mod steering;
 mod subscriptions;
 mod tidy;
