@@ -3,12 +3,12 @@
 //! # One event's journey
 //!
 //! An application inserts a row into `posthaste.outbox` in its own transaction. When that commits,
-//! the bell ([`relay::wake`]) wakes a sleeping relay. The relay **routes** ([`relay::route`]): it
+//! the bell (`relay::wake`) wakes a sleeping relay. The relay **routes** (`relay::rounds`): it
 //! reads what was committed since it last looked and inserts one delivery for each endpoint that is
 //! owed the event, already **claimed** for itself as far as the endpoint's window has room. Retries
-//! and overflow are claimed later, when due ([`relay::claim`]). A lane per endpoint **sends**
-//! ([`relay::deliver`], [`http::client`]), which gives an outcome; the rules and the schedule
-//! **judge** it ([`model::verdict`]); and results are **recorded** in batches ([`relay::record`]).
+//! and overflow are claimed later, when due (`relay::rounds` too). A lane per endpoint **sends**
+//! (`relay::deliver`, [`http::client`]), which gives an outcome; the rules and the schedule
+//! **judge** it ([`model::verdict`]); and results are **recorded** in batches (`relay::record`).
 //!
 //! # The vocabulary
 //!

@@ -48,6 +48,10 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Payload bytes of claimed deliveries.
     pub in_flight_bytes: Gauge,
+    /// Endpoints that are owed something nobody has claimed, as of the last poll.
+    pub endpoints_waiting: Gauge,
+    /// Seconds that the first of that has been due.
+    pub oldest_due: Gauge,
     /// Deliveries this relay has claimed, in flight or waiting for room.
     pub claimed: Gauge,
     /// Results not yet recorded.
@@ -146,6 +150,14 @@ impl Metrics {
             in_flight: new.gauge("posthaste_in_flight", "Requests in flight."),
             in_flight_bytes: new
                 .gauge("posthaste_in_flight_bytes", "Payload bytes of claimed deliveries."),
+            endpoints_waiting: new.gauge(
+                "posthaste_endpoints_waiting",
+                "Endpoints that are owed something unclaimed.",
+            ),
+            oldest_due: new.gauge(
+                "posthaste_oldest_due_seconds",
+                "For how long the delivery that waits longest has been due.",
+            ),
             claimed: new.gauge("posthaste_claimed", "Deliveries this relay has claimed."),
             results_waiting: new
                 .gauge("posthaste_results_waiting", "Results waiting to be recorded."),

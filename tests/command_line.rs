@@ -68,11 +68,25 @@ fn a_taken_port_ends_the_start_and_the_setting_is_named() {
 }
 
 #[test]
+fn a_database_that_does_not_come_ends_the_start_with_one_message() {
+    let settings = ["run", "--set", "database.start_patience=0s", "--set", "http.listen=off"];
+    let (code, said) = ended(&settings, &[("DATABASE_URL", NO_DATABASE)]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("posthaste: check the schema: connect to the database at 127.0.0.1:1"),
+        "{said}"
+    );
+    assert_eq!(said.lines().filter(|line| line.starts_with("posthaste:")).count(), 1, "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
-    let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE)]);
+    let patience = ("POSTHASTE_DATABASE__START_PATIENCE", "1h");
+    let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE), patience]);
     let address = relay.line_with("address")["address"].as_str().unwrap().to_owned();
     let away = relay.line_with("error");
-    assert_eq!(away["message"], "the database cannot be reached");
+    assert_eq!(away["message"], "waiting for the database");
     assert!(!away.to_string().contains("hunter2"), "{away}");
     assert!(get(&address, "/live").starts_with("HTTP/1.1 200 "), "a restart would not help");
     let ready = get(&address, "/ready");

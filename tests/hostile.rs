@@ -7,6 +7,7 @@
 use std::io::Write as _;
 
 use tokio::net::TcpListener;
+use tokio_postgres::Client;
 
 use crate::support::{Authority, Receiver, Relay, Reply, TestDatabase, until};
 
@@ -75,6 +76,73 @@ fn plain() -> Vec<(&'static str, Reply, Expected)> {
     ]
 }
 
+/// All of them, and what must live for as long as they do.
+struct Neighbourhood {
+    hostile: Vec<Hostile>,
+    _receivers: Vec<Receiver>,
+    _mute: TcpListener,
+}
+
+impl Neighbourhood {
+    async fn of(ours: &Authority) -> Self {
+        let (mut hostile, mut receivers) = (Vec::new(), Vec::new());
+        for (name, reply, expected) in plain() {
+            let (endpoint, receiver) = answering(name, reply, expected).await;
+            hostile.push(endpoint);
+            receivers.push(receiver);
+        }
+        let dead = |cause| ("unreachable", Some(cause), None, "dead");
+        let stranger = Authority::named("a stranger");
+        for (name, identity, cause) in [
+            ("shows an old certificate", ours.expired_identity(&["localhost"]), "tls_expired"),
+            (
+                "shows another's certificate",
+                ours.identity(&["elsewhere.example"]),
+                "tls_wrong_name",
+            ),
+            (
+                "shows a stranger's certificate",
+                stranger.identity(&["localhost"]),
+                "tls_unknown_issuer",
+            ),
+        ] {
+            let receiver = Receiver::start_tls(identity).await;
+            hostile.push(Hostile {
+                name,
+                url: receiver.url_by_name("/hook"),
+                expected: dead(cause),
+            });
+            receivers.push(receiver);
+        }
+        // Accepts, by its kernel, and never says a word of TLS.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = format!("https://{}/", mute.local_addr().unwrap());
+        for (name, url, expected) in [
+            ("never shakes hands", silent, ("timed_out", Some("tls"), None, "dead")),
+            ("is not there", "http://127.0.0.1:1/".to_owned(), dead("connection_refused")),
+            (
+                "is the metadata service",
+                "http://169.254.169.254/".to_owned(),
+                ("refused", Some("forbidden_address"), None, "dead"),
+            ),
+        ] {
+            hostile.push(Hostile { name, url, expected });
+        }
+        Self { hostile, _receivers: receivers, _mute: mute }
+    }
+}
+
+/// Outcome, cause, status, verdict and number of an endpoint's attempts.
+type Told = (String, Option<String>, Option<i32>, String, i64);
+
+async fn told(client: &Client, name: &str) -> Vec<Told> {
+    let statement = "select outcome, cause, status, verdict, count(*) from posthaste.attempts a
+                       join posthaste.endpoints e on e.id = a.endpoint_id where e.description = $1
+                      group by 1, 2, 3, 4";
+    let rows = client.query(statement, &[&name]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
     let database = TestDatabase::new().await;
@@ -82,59 +150,15 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
     let ours = Authority::new();
     let mut ca = tempfile::NamedTempFile::new().unwrap();
     ca.write_all(ours.pem().as_bytes()).unwrap();
-
-    let mut kept = Vec::new();
-    let mut hostile = Vec::new();
-    for (name, reply, expected) in plain() {
-        let (endpoint, receiver) = answering(name, reply, expected).await;
-        hostile.push(endpoint);
-        kept.push(receiver);
-    }
-    let dead = |cause| ("unreachable", Some(cause), None, "dead");
-    for (name, identity, cause) in [
-        ("shows an old certificate", ours.expired_identity(&["localhost"]), "tls_expired"),
-        ("shows another's certificate", ours.identity(&["elsewhere.example"]), "tls_wrong_name"),
-        (
-            "shows a stranger's certificate",
-            Authority::named("a stranger").identity(&["localhost"]),
-            "tls_unknown_issuer",
-        ),
-    ] {
-        let receiver = Receiver::start_tls(identity).await;
-        hostile.push(Hostile { name, url: receiver.url_by_name("/hook"), expected: dead(cause) });
-        kept.push(receiver);
-    }
-    // Accepts, by its kernel, and never says a word of TLS.
-    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    hostile.push(Hostile {
-        name: "never shakes hands",
-        url: format!("https://{}/", mute.local_addr().unwrap()),
-        expected: ("timed_out", Some("tls"), None, "dead"),
-    });
-    hostile.push(Hostile {
-        name: "is not there",
-        url: "http://127.0.0.1:1/".to_owned(),
-        expected: dead("connection_refused"),
-    });
-    hostile.push(Hostile {
-        name: "is the metadata service",
-        url: "http://169.254.169.254/".to_owned(),
-        expected: ("refused", Some("forbidden_address"), None, "dead"),
-    });
-
-    for endpoint in &hostile {
-        let statement = "insert into posthaste.endpoints (url, description, timeout, max_attempts) values ($1, $2, '2 s', 1)";
-        client.execute(statement, &[&endpoint.url, &endpoint.name]).await.unwrap();
-    }
+    let neighbourhood = Neighbourhood::of(&ours).await;
     let healthy = Receiver::start_tls(ours.identity(&["localhost"])).await;
-    let url = healthy.url_by_name("/healthy");
-    client
-        .execute(
-            "insert into posthaste.endpoints (url, description) values ($1, 'healthy')",
-            &[&url],
-        )
-        .await
-        .unwrap();
+
+    let insert = "insert into posthaste.endpoints (url, description, timeout, max_attempts)
+                  values ($1, $2, '2 s', 1)";
+    for endpoint in &neighbourhood.hostile {
+        client.execute(insert, &[&endpoint.url, &endpoint.name]).await.unwrap();
+    }
+    client.execute(insert, &[&healthy.url_by_name("/"), &"healthy"]).await.unwrap();
 
     let relay = Relay::on(&database.url())
         .set("addresses.allow", "127.0.0.0/8,localhost")
@@ -145,42 +169,27 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
         .set("health.failures_to_pause", "1000")
         .start()
         .await;
-    let insert = "insert into posthaste.outbox (event_type, payload) select 'a.b', to_json(n) from generate_series(1, $1::int) n";
-    client.execute(insert, &[&i32::try_from(EVENTS).unwrap()]).await.unwrap();
+    let all = i64::try_from(EVENTS).unwrap();
+    let insert = "insert into posthaste.outbox (event_type, payload)
+                  select 'a.b', to_json(n) from generate_series(1, $1::bigint) n";
+    client.execute(insert, &[&all]).await.unwrap();
 
     assert_eq!(healthy.wait_for(EVENTS).await.len(), EVENTS);
     until("every delivery to end", || async {
-        let open: i64 = client
-            .query_one("select count(*) from posthaste.deliveries", &[])
-            .await
-            .unwrap()
-            .get(0);
-        (open == 0).then_some(())
+        let open =
+            client.query_one("select count(*) from posthaste.deliveries", &[]).await.unwrap();
+        (open.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
 
-    let told = "select outcome, cause, status, verdict, count(*) from posthaste.attempts a
-                  join posthaste.endpoints e on e.id = a.endpoint_id where e.description = $1
-                 group by 1, 2, 3, 4";
-    let all = i64::try_from(EVENTS).unwrap();
-    for endpoint in &hostile {
-        let rows = client.query(told, &[&endpoint.name]).await.unwrap();
-        let found: Vec<(String, Option<String>, Option<i32>, String, i64)> = rows
-            .iter()
-            .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4)))
-            .collect();
-        let (outcome, cause, status, verdict) = endpoint.expected;
+    for Hostile { name, expected: (outcome, cause, status, verdict), .. } in &neighbourhood.hostile
+    {
         let expected =
-            (outcome.to_owned(), cause.map(str::to_owned), status, verdict.to_owned(), all);
-        assert_eq!(found, [expected], "the endpoint that {}", endpoint.name);
+            ((*outcome).to_owned(), cause.map(str::to_owned), *status, (*verdict).to_owned(), all);
+        assert_eq!(told(&client, name).await, [expected], "the endpoint that {name}");
     }
-    let healthy = client.query(told, &[&"healthy"]).await.unwrap();
-    assert_eq!(healthy.len(), 1);
-    assert_eq!(
-        (healthy[0].get::<_, String>(3), healthy[0].get::<_, i64>(4)),
-        ("delivered".to_owned(), all)
-    );
-
+    let accepted = ("answered".to_owned(), None, Some(200), "delivered".to_owned(), all);
+    assert_eq!(told(&client, "healthy").await, [accepted]);
     let peak = peak_memory_kb(relay.pid());
     assert!(peak < MEMORY_KB, "the relay took {peak} kB");
 }

@@ -141,6 +141,7 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_nobody_else_
         assert_eq!(health, "flowing");
         stopper.stop();
     };
-    let (ended, ()) = within("the hours to pass", async { tokio::join!(relay, story) }).await;
+    let (ended, ()) =
+        Box::pin(within("the hours to pass", async { tokio::join!(relay, story) })).await;
     ended.unwrap();
 }

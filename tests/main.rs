@@ -12,16 +12,21 @@
 mod support;
 
 mod bad_input;
+mod bell;
 mod command_line;
+mod control_plane;
 mod crash;
 mod harness;
 mod hostile;
 mod hour_down;
+mod isolation;
 mod journey;
 mod pgbench;
+mod plans;
 mod restore;
 mod retries;
 mod rules;
+mod schema;
 mod steering;
 mod subscriptions;
 mod tidy;

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("clock", &[]),
     ("stopper", &[]),
     ("config", &["model", "http::addresses", "http::client::ProxyUrl"]),
-    ("http::addresses", &["model"]),
+    ("http::addresses", &["model", "http::target"]),
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
     ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
     ("store", &["model", "clock"]),

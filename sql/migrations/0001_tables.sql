@@ -47,7 +47,7 @@ comment on column posthaste.outbox.payload is
 comment on column posthaste.outbox.tenant is
   'Whose event it is: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
 comment on column posthaste.outbox.ordering_key is
-  'Events with the same key reach an ordered endpoint one after the other, in commit order.';
+  'For delivery in order per key, to endpoints that are ordered. Stored, not enforced yet.';
 comment on column posthaste.outbox.idempotency_key is
   'A second event with the same key (and tenant) is skipped silently while the first is remembered.';
 comment on column posthaste.outbox.endpoint_id is
@@ -179,7 +179,7 @@ comment on column posthaste.endpoints.schedule is
 comment on column posthaste.endpoints.max_concurrency is
   'At most this many requests at once. Null: delivery.max_concurrency.';
 comment on column posthaste.endpoints.rate_limit is 'At most this many attempts a second, from each relay. Null: no limit.';
-comment on column posthaste.endpoints.ordered is 'Whether events with an ordering key are delivered one after the other.';
+comment on column posthaste.endpoints.ordered is 'Whether events with an ordering key are to be delivered one after the other. Stored, not enforced yet.';
 comment on column posthaste.endpoints.description is 'For people.';
 comment on column posthaste.endpoints.metadata is 'The operator''s own facts. Not read by the relay.';
 comment on column posthaste.endpoints.revision is 'Changes with every change of the endpoint or its secrets.';

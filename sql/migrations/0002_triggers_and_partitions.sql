@@ -34,7 +34,7 @@ begin
   return true;
 end $$;
 comment on function posthaste.install_bell is
-  'Turns the bell on or off; returns whether that changed anything. Without it relays poll: for poolers, two-phase commit and engines without LISTEN.';
+  'Turns the bell on or off; returns whether that changed anything. Without it relays poll: for applications that use two-phase commit (PREPARE TRANSACTION refuses NOTIFY) and engines without LISTEN.';
 
 -- ── what is the relay's to set ──────────────────────────────────────────────────────────────────
 -- Routing trusts created_at and xid. A row that sets them would be lost in silence; so it is refused
@@ -307,13 +307,15 @@ begin
     floor_at := here.floor_at;
     return;
   end if;
-  -- The only time that rows of the outbox are changed: they become this transaction's. Nobody has
-  -- inserted without committing while we hold this lock.
+  -- Nobody has inserted without committing while we hold this lock. The only time that rows of the
+  -- outbox are changed: what was neither delivered nor tried becomes this transaction's, and
   lock table posthaste.outbox in share row exclusive mode;
-  update posthaste.outbox o set xid = pg_current_xact_id()
-   where not exists (select from posthaste.deliveries d where d.event_id = o.id)
-     and not exists (select from posthaste.attempts a where a.event_id = o.id);
-  get diagnostics events = row_count;
+  -- the rest becomes that of a transaction before all others: the old numbers will come again.
+  update posthaste.outbox o
+     set xid = case when exists (select from posthaste.deliveries d where d.event_id = o.id)
+                      or exists (select from posthaste.attempts a where a.event_id = o.id)
+                    then '3'::xid8 else pg_current_xact_id() end;
+  select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();
   -- What is not routed: this transaction, all that come after it, and those that are open now and
   -- may still insert.
   floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());

@@ -1,4 +1,4 @@
--- agenda: for each endpoint that is owed something unclaimed, when the first of it is due.
+-- agenda: for each endpoint that is owed something unclaimed, in how many milliseconds the first of it is due (negative: it has been).
 -- Called by store::deliveries::agenda. Takes no locks.
 -- Index: deliveries_due, walked loosely: two descents per endpoint, whatever is pending behind.
 --
@@ -19,7 +19,7 @@ first as (
     order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1
   ) next
 )
-select f.endpoint_id, e.revision, greatest(extract(epoch from f.next_attempt_at - clock.now) * 1000, 0)::float8 as due_in_ms
+select f.endpoint_id, e.revision, (extract(epoch from f.next_attempt_at - clock.now) * 1000)::float8 as due_in_ms
 from first f
 cross join clock
 join posthaste.endpoints e on e.id = f.endpoint_id and e.enabled

@@ -28,7 +28,8 @@ ended as (
 ),
 rescheduled as (
   update posthaste.deliveries d
-     set attempt_count = r.number, claimed_by = null, claim_token = null,
+     set attempt_count = case when r.outcome = 'interrupted' then d.attempt_count else r.number end,
+         claimed_by = null, claim_token = null,
          next_attempt_at = clock.now + r.retry_after_ms * interval '1 ms'
     from result r cross join clock
    where d.event_id = r.event_id and d.endpoint_id = r.endpoint_id

@@ -69,7 +69,7 @@ impl CliError {
                 io::ErrorKind::AddrNotAvailable => Some("this host does not have that address"),
                 _ => None,
             },
-            Self::Schema(_) => Some(
+            Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
             ),
             _ => None,

@@ -100,6 +100,7 @@ impl Waiting<'_> {
         attempt: impl AsyncFn() -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let since = Clock.instant();
+        let mut told = false;
         loop {
             let tried = tokio::select! {
                 tried = attempt() => tried,
@@ -112,7 +113,13 @@ impl Waiting<'_> {
                 Err(error) => return Err(error),
             };
             self.status.set_ready(Err("the database cannot be reached".to_owned()));
-            tracing::debug!(error = &error as &dyn std::error::Error, "waiting for the database");
+            if !told {
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "waiting for the database"
+                );
+                told = true;
+            }
             tokio::select! {
                 () = time::sleep(BETWEEN_TRIES) => {}
                 () = self.stopper.stopping() => return Ok(None),

@@ -40,7 +40,7 @@ pub enum Delays {
 
 impl Default for Delays {
     /// The cap leaves the tenth retry whole (`10^5 s`, nearly 28 h): at 24 h it would cut that one
-    /// alone, and the ten would end half a day early.
+    /// alone, and the ten would end nearly four hours early.
     fn default() -> Self {
         Self::Formula {
             exponent: 5,

@@ -2,7 +2,7 @@
 //! and releases what they held, and learns with each heartbeat whether the rules have changed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock::Clock;
@@ -21,7 +21,7 @@ pub(super) enum Ended {
 /// Keeps the lease until everything is recorded, then gives it back.
 pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
     let heartbeat = shared.config.relay.heartbeat;
-    let mut lease = Some(lease);
+    let mut lease = Some((lease, Clock.instant()));
     let mut seen_rules = None;
     shared.renewed(Clock.instant());
     loop {
@@ -50,7 +50,8 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
             () = shared.done.cancelled() => break,
         }
     }
-    if let Some(lease) = lease
+    if let Some((lease, _)) = lease
+        && shared.leaves_nothing()
         && let Err(error) = lease.end().await
     {
         shared.complain(&shared.metrics.database_errors.heartbeat, &error);
@@ -60,35 +61,58 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
 
 const RETAKE: Duration = Duration::from_millis(200);
 
+/// When the database has been away, every relay's lock is free and every heartbeat is old. Whoever is
+/// back first gives the others this long to take theirs again before it takes them for dead.
+const SETTLE: Duration = Duration::from_secs(2);
+
 async fn beat(
     shared: &Shared,
-    lease: &mut Option<Lease>,
+    lease: &mut Option<(Lease, Instant)>,
     seen_rules: &mut Option<i64>,
 ) -> Result<Renewal, StoreError> {
-    let Some(held) = lease else {
-        let Some(again) =
-            Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?
-        else {
-            return Ok(Renewal::Lost);
-        };
-        *lease = Some(again);
+    let Some((held, since)) = lease else {
+        let again = Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?;
+        let Some(again) = again else { return Ok(Renewal::Lost) };
+        *lease = Some((again, Clock.instant()));
         return Ok(Renewal::Held);
     };
+    let settled = Clock.since(*since) >= SETTLE;
     let (renewal, revision) = held.renew(shared.holdings.count()).await?;
     if renewal == Renewal::Held {
-        if seen_rules.replace(revision).is_some_and(|seen| seen != revision) {
-            shared.set_rules(rules(&shared.store).await?);
-            tracing::info!("the rules have changed");
+        // An error of these is no reason to let go of the lease.
+        let errors = &shared.metrics.database_errors.heartbeat;
+        if let Err(error) = heed_rules(shared, revision, seen_rules).await {
+            shared.complain(errors, &error);
         }
-        let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
-        if buried.relays > 0 {
-            shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
-            tracing::warn!(
-                relays = buried.relays,
-                claims = buried.claims,
-                "released what dead relays held"
-            );
+        if settled && let Err(error) = bury_the_dead(shared).await {
+            shared.complain(errors, &error);
         }
     }
     Ok(renewal)
+}
+
+async fn heed_rules(
+    shared: &Shared,
+    revision: i64,
+    seen: &mut Option<i64>,
+) -> Result<(), StoreError> {
+    if seen.is_some_and(|seen| seen != revision) {
+        shared.set_rules(rules(&shared.store).await?);
+        tracing::info!("the rules have changed");
+    }
+    *seen = Some(revision);
+    Ok(())
+}
+
+async fn bury_the_dead(shared: &Shared) -> Result<(), StoreError> {
+    let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
+    if buried.relays > 0 {
+        shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
+        tracing::warn!(
+            relays = buried.relays,
+            claims = buried.claims,
+            "released what dead relays held"
+        );
+    }
+    Ok(())
 }

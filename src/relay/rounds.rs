@@ -13,9 +13,10 @@ use super::deliver::Plan;
 use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
+use crate::clock::Clock;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
-use crate::store::deliveries::{agenda, claim};
+use crate::store::deliveries::{agenda, claim, disown};
 use crate::store::endpoints::endpoints;
 use crate::store::routing::{Claimed, Room, Routed, floor, route};
 
@@ -23,6 +24,8 @@ use crate::store::routing::{Claimed, Room, Routed, floor, route};
 const DELIVERIES_PER_STEP: u32 = 5_000;
 /// Endpoints that one claim looks at.
 const ENDPOINTS_PER_CLAIM: usize = 500;
+/// Between two tries to give back what may have been claimed unknown to us.
+const DISOWN_INTERVAL: Duration = Duration::from_secs(10);
 /// A backlog is routed on as soon as the lanes that were fed have room again, but after this at the
 /// latest: a full lane must not hold up the others' events.
 const FULL_LANES_WAIT: Duration = Duration::from_millis(20);
@@ -44,6 +47,9 @@ struct Rounds {
     routed_at: Instant,
     /// Deliveries per event, lately.
     fan_out: f64,
+    /// Claims that may have been made although we were told of an error: token, and since when.
+    doubtful: Vec<(i64, Instant)>,
+    disown_at: Instant,
 }
 
 /// Goes round until the relay stops or its tenure is over.
@@ -58,6 +64,8 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         backlog: None,
         routed_at: now,
         fan_out: 1.0,
+        doubtful: Vec::new(),
+        disown_at: now,
         shared,
     };
     let mut backoff = rounds.shared.backoff();
@@ -86,6 +94,7 @@ fn stuck_after(shared: &Shared) -> Duration {
 
 impl Rounds {
     async fn round(&mut self) -> Result<(), StoreError> {
+        self.disown().await?;
         if self.wake.mend().await {
             self.shared.metrics.wakes.reconnected.increment(1);
             self.poll_at = self.shared.clock.instant();
@@ -106,7 +115,12 @@ impl Rounds {
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.instant();
         let mut changed = Vec::new();
-        for owed in agenda(&shared.store).await? {
+        let agenda = agenda(&shared.store).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        shared.metrics.endpoints_waiting.set(agenda.len() as f64);
+        let oldest = agenda.iter().map(|owed| owed.overdue).max().unwrap_or_default();
+        shared.metrics.oldest_due.set(oldest);
+        for owed in agenda {
             shared.agenda().put(owed.endpoint_id, now + owed.due_in.min(super::agenda::HORIZON));
             let lane = shared.lanes.get(owed.endpoint_id);
             if lane.is_some_and(|lane| !lane.is_current(owed.revision, shared.clock.now())) {
@@ -120,6 +134,30 @@ impl Rounds {
         // A tenth of jitter, so that several relays do not poll together.
         self.poll_at = now + shared.config.relay.poll_interval.mul_f64(0.9 + 0.2 * shared.draw());
         self.look_at = Some(now);
+        Ok(())
+    }
+
+    /// The last statement may have claimed something although its answer was lost.
+    fn doubt(&mut self) {
+        self.doubtful.push((self.token, Clock.instant()));
+        self.disown_at = Clock.instant();
+        self.shared.leave_doubt(true);
+    }
+
+    /// Gives back what we may have claimed without knowing. More than once: a statement whose
+    /// connection is gone may still be running.
+    async fn disown(&mut self) -> Result<(), StoreError> {
+        let now = Clock.instant();
+        if self.doubtful.is_empty() || self.disown_at > now {
+            return Ok(());
+        }
+        let tokens: Vec<_> = self.doubtful.iter().map(|(token, _)| *token).collect();
+        let released = disown(&self.shared.store, self.shared.relay, &tokens).await?;
+        self.shared.metrics.claims_released.increment(released);
+        self.disown_at = now + DISOWN_INTERVAL;
+        let patience = self.shared.config.database.statement_timeout * 2;
+        self.doubtful.retain(|(_, since)| now.saturating_duration_since(*since) < patience);
+        self.shared.leave_doubt(!self.doubtful.is_empty());
         Ok(())
     }
 
@@ -150,7 +188,8 @@ impl Rounds {
         }
         self.token += 1;
         let began = shared.clock.instant();
-        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await?;
+        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await;
+        let claimed = claimed.inspect_err(|_| self.doubt())?;
         shared.metrics.claim_duration.record(shared.clock.since(began));
         let mut counts: HashMap<EndpointId, i32> = HashMap::with_capacity(ids.len());
         for one in &claimed {
@@ -174,7 +213,7 @@ impl Rounds {
         };
         self.token += 1;
         let began = shared.clock.instant();
-        let routed = self.route(floor).await?;
+        let routed = self.route(floor).await.inspect_err(|_| self.doubt())?;
         self.routed_at = shared.clock.instant();
         let Some(routed) = routed else {
             let wait = self.wake.after(Look { events: 0, more: false, xmin: None }).await;

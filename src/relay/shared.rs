@@ -1,6 +1,6 @@
 //! What the stations of one tenure share: where results go, how much is held, what has ended.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ pub(super) struct Shared {
     /// Milliseconds after `began` at which the lease was last renewed.
     renewed: AtomicU64,
     began: Instant,
+    /// Whether claims may be ours that we do not know of.
+    doubt: AtomicBool,
     last_complaint: Mutex<Option<Instant>>,
 }
 
@@ -134,6 +136,7 @@ impl Shared {
             strikes: Mutex::default(),
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
+            doubt: AtomicBool::new(false),
             last_complaint: Mutex::new(None),
             config,
             store: parts.store,
@@ -189,6 +192,16 @@ impl Shared {
     pub(super) fn renewed(&self, at: Instant) {
         let since = at.saturating_duration_since(self.began);
         self.renewed.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn leave_doubt(&self, doubt: bool) {
+        self.doubt.store(doubt, Ordering::Relaxed);
+    }
+
+    /// Whether nothing can be claimed by us any more. Otherwise our row in `relays` stays: the next
+    /// relay finds us dead and releases what there is, with an interrupted attempt for each.
+    pub(super) fn leaves_nothing(&self) -> bool {
+        !self.over.is_cancelled() && !self.doubt.load(Ordering::Relaxed)
     }
 
     pub(super) fn rules(&self) -> Arc<RuleSet> {

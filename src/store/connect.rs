@@ -23,7 +23,7 @@ use super::StoreError;
 
 /// Set by statement, not by start-up option: poolers refuse those. Routing compares snapshots of
 /// single statements, so the isolation level must be the one that takes them anew.
-pub(super) const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
+pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
      set default_transaction_isolation = 'read committed'; set search_path = pg_catalog, pg_temp;";
 
 /// A database and how to reach it.

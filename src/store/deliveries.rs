@@ -9,6 +9,7 @@ use crate::model::endpoint::EndpointId;
 
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 const RELEASE: &str = include_str!("../../sql/queries/release.sql");
+const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
 /// Claims what is due for these endpoints, at most the room of each.
@@ -67,6 +68,19 @@ pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<
         .map_err(StoreError::query("release claims"))
 }
 
+/// Gives back what was claimed under these tokens: by statements whose answer never came. Returns
+/// how much there was.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64, StoreError> {
+    let client = store.router().await?;
+    client
+        .execute(DISOWN, &[&relay, &tokens])
+        .await
+        .map_err(StoreError::query("give back claims whose answer was lost"))
+}
+
 /// An enabled endpoint that is owed something unclaimed.
 #[derive(Debug, Clone, Copy)]
 pub struct Owed {
@@ -75,6 +89,8 @@ pub struct Owed {
     pub revision: i64,
     /// How long until the first of it is due.
     pub due_in: Duration,
+    /// For how long the first of it has been due.
+    pub overdue: Duration,
 }
 
 /// Every enabled endpoint that is owed something unclaimed.
@@ -96,8 +112,14 @@ pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
             Owed {
                 endpoint_id: row.get("endpoint_id"),
                 revision: row.get("revision"),
-                due_in: Duration::try_from_secs_f64(due_in / 1000.0).unwrap_or(Duration::MAX),
+                due_in: millis(due_in),
+                overdue: millis(-due_in),
             }
         })
         .collect())
+}
+
+/// Zero where there are none to speak of.
+fn millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }

@@ -83,9 +83,8 @@ pub struct Attempt<'a> {
 /// 2xx is delivered; then the first rule that matches decides; else it is tried again until attempts
 /// or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
 ///
-/// An interrupted request is made again at once: the receiver did nothing wrong, and no rule is about
-/// it. It may have arrived, so it still counts as an attempt, which also stops an event that kills
-/// its relay each time.
+/// An interrupted request is made again at once, under its number and however often: the receiver did
+/// nothing wrong, no rule is about it, and it spends no attempt.
 #[must_use]
 pub fn judge(
     outcome: &Outcome,
@@ -98,9 +97,7 @@ pub fn judge(
         return Verdict { decision: Decision::Delivered, effect: None, reason: None };
     }
     if *outcome == Outcome::Interrupted {
-        return policy.out_of_attempts(attempt).unwrap_or_else(|| {
-            retry(Duration::ZERO, Some("interrupted, so it may arrive twice".to_owned()))
-        });
+        return retry(Duration::ZERO, Some("interrupted, so it may arrive twice".to_owned()));
     }
     let Some(rule) = policy.rules.first_match(attempt.host, attempt.event_type, outcome) else {
         return policy.retry(outcome, attempt, now, draw, None);
