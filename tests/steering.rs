@@ -2,22 +2,13 @@
 //!
 //! Relays here do not poll, so what is said to happen at once has been heard of, not found by luck.
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use ring::signature::{ED25519, UnparsedPublicKey};
-use standardwebhooks::Webhook;
 use tokio_postgres::Client;
 
+use crate::secrets::believed;
 use crate::support::{
     Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event,
-    holds, inconsistencies, settled, until, value,
+    holds, inconsistencies, settled, value,
 };
-
-/// 32 bytes: 0, 1, 2, … 31. Its public key is written out in [`PUBLIC_KEY`].
-const SEED: &str = "whsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-const PUBLIC_KEY: [u8; 32] = [
-    0x03, 0xa1, 0x07, 0xbf, 0xf3, 0xce, 0x10, 0xbe, 0x1d, 0x70, 0xdd, 0x18, 0xe7, 0x4b, 0xc0, 0x99,
-    0x67, 0xe4, 0xd6, 0x30, 0x9b, 0xa5, 0x0d, 0x5f, 0x1d, 0xdc, 0x86, 0x64, 0x12, 0x55, 0x31, 0xb8,
-];
 
 async fn relay_without_polling(database: &TestDatabase) -> Relay {
     Relay::on(&database.url()).set("relay.poll_interval", "60s").start().await
@@ -29,14 +20,6 @@ async fn assert_it_heard(relay: &Relay) {
         let wakes = relay.metric("posthaste_wakes_total", &format!("reason=\"{reason}\"")).await;
         assert_eq!(wakes, 0.0, "{reason}");
     }
-}
-
-fn believed(received: &Received, secret: &str) -> bool {
-    let header = |(name, value): &(String, String)| {
-        (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap())
-    };
-    let headers: HeaderMap = received.headers.iter().map(header).collect();
-    Webhook::new(secret).unwrap().verify(&received.body, &headers).is_ok()
 }
 
 /// `state: why` of an event at an endpoint.
@@ -144,65 +127,6 @@ async fn enabling_a_paused_endpoint_ends_the_pause_at_once() {
     let health = "select health from posthaste.endpoint_status";
     assert_eq!(value::<String>(&client, health).await, "flowing");
     assert_it_heard(&relay).await;
-}
-
-#[tokio::test]
-async fn an_old_secret_signs_for_as_long_as_it_is_kept_and_then_no_more() {
-    let database = TestDatabase::new().await;
-    let client = database.client().await;
-    let receiver = Receiver::start().await;
-    let added = "select endpoint_id, secret from posthaste.add_endpoint($1)";
-    let added = client.query_one(added, &[&receiver.url("/")]).await.unwrap();
-    let (id, old): (i64, String) = (added.get(0), added.get(1));
-    let relay = relay_without_polling(&database).await;
-    let rotate = format!("select posthaste.rotate_secret({id}, '1.5 seconds')");
-    let fresh: String = value(&client, &rotate).await;
-    let ended = "select expires_at <= clock_timestamp() from posthaste.endpoint_secrets
-                  where expires_at is not null";
-
-    let mut overlapped = false;
-    until("the old secret to sign no more", || async {
-        // Asked before: what is signed with it afterwards is signed too late.
-        let ended: bool = value(&client, ended).await;
-        event("order.paid").add(&client).await;
-        let received = receiver.next().await;
-        assert!(believed(&received, &fresh), "the new secret signs from the first moment");
-        let both = believed(&received, &old);
-        assert!(!(ended && both), "it still signs though its time is over");
-        (!both).then_some(())
-    })
-    .await;
-    overlapped |= receiver.received().iter().any(|one| believed(one, &old));
-    assert!(overlapped, "for a while both signed");
-    assert!(value::<bool>(&client, ended).await, "it stopped before its time");
-    assert_it_heard(&relay).await;
-}
-
-#[tokio::test]
-async fn an_ed25519_secret_gives_a_signature_that_its_public_key_verifies() {
-    let database = TestDatabase::new().await;
-    let client = database.client().await;
-    let receiver = Receiver::start().await;
-    let added = "select endpoint_id, secret from posthaste.add_endpoint($1)";
-    let added = client.query_one(added, &[&receiver.url("/")]).await.unwrap();
-    let (id, symmetric): (i64, String) = (added.get(0), added.get(1));
-    let rotate = format!("select posthaste.rotate_secret({id}, '1 hour', '{SEED}')");
-    assert_eq!(value::<String>(&client, &rotate).await, SEED);
-    let _relay = Relay::start(&database).await;
-    event("order.paid").with("payload", r#"{"total":1}"#).add(&client).await;
-
-    let received = receiver.next().await;
-    assert!(believed(&received, &symmetric), "a receiver that knows v1 alone reads on");
-    let signatures: Vec<_> = received.header("webhook-signature").unwrap().split(' ').collect();
-    assert_eq!(signatures.len(), 2);
-    let asymmetric = signatures.iter().find_map(|one| one.strip_prefix("v1a,")).unwrap();
-    let statement = format!("select decode('{asymmetric}', 'base64')");
-    let signature: Vec<u8> = value(&client, &statement).await;
-    let head = format!("{}.{}.", received.id(), received.header("webhook-timestamp").unwrap());
-    let signed = [head.as_bytes(), &received.body].concat();
-    let key = UnparsedPublicKey::new(&ED25519, PUBLIC_KEY);
-    key.verify(&signed, &signature).unwrap();
-    key.verify(&[&signed[..], b" "].concat(), &signature).unwrap_err();
 }
 
 #[tokio::test]
@@ -534,146 +458,4 @@ async fn an_announcement_that_is_not_taken_is_not_announced() {
     assert_eq!(told, expected, "its own events died at the deaf one, and nobody is told of that");
     assert_eq!(types(&all), ["order.paid"], "* does not ask for announcements");
     assert_eq!(inconsistencies(&client).await, [""; 0]);
-}
-
-#[tokio::test]
-async fn each_role_can_do_its_part_and_no_more() {
-    let database = TestDatabase::new().await;
-    let (producer, operator, viewer) =
-        (database.client().await, database.client().await, database.client().await);
-    for (client, role) in [(&producer, "producer"), (&operator, "operator"), (&viewer, "viewer")] {
-        client.batch_execute(&format!("set role posthaste_{role}")).await.unwrap();
-    }
-    let receiver = Receiver::start().await;
-    receiver.script([Reply::status(500).body("oh no")]);
-    let relay = relay_without_polling(&database).await;
-    relay.asleep().await;
-
-    // The operator adds, the producer emits and rings the bell, the operator retries, the viewer sees.
-    let add = "select endpoint_id from posthaste.add_endpoint($1, schedule => '{1 h}')";
-    let id: i64 = operator.query_one(add, &[&receiver.url("/")]).await.unwrap().get(0);
-    let payload = r#"{"card": "4711-0815"}"#;
-    let emit = format!("select posthaste.emit('order.paid', '{payload}')");
-    let event: i64 = value(&producer, &emit).await;
-    assert_eq!(receiver.next().await.json()["data"]["card"], "4711-0815");
-    attempted(&viewer, event, 1).await;
-    let retry = format!("select posthaste.retry({event}, {id})");
-    assert_eq!(value::<String>(&operator, &retry).await, "due");
-    receiver.next().await;
-    let ended = attempted(&viewer, event, 2).await;
-    assert_eq!(ended[1].verdict, "delivered");
-    assert!(why(&viewer, event, id).await.starts_with("delivered: "));
-    assert_it_heard(&relay).await;
-
-    let refused = async |client: &Client, statement: &str| {
-        let refused = client.query(statement, &[]).await.expect_err(statement);
-        refused.as_db_error().unwrap().code().code().to_owned()
-    };
-    for (client, statement) in [
-        (&producer, "select * from posthaste.delivery_status"),
-        (&producer, "select payload from posthaste.outbox"),
-        (&viewer, retry.as_str()),
-        (&viewer, "select payload from posthaste.outbox"),
-        (&viewer, "select headers from posthaste.endpoints"),
-        (&viewer, "select * from posthaste.endpoint_secrets"),
-        (&operator, "select payload from posthaste.outbox"),
-        (&operator, "select * from posthaste.endpoint_secrets"),
-    ] {
-        assert_eq!(refused(client, statement).await, "42501", "{statement}");
-    }
-    producer.batch_execute("set posthaste.announcing = 'on'").await.unwrap();
-    for statement in [
-        "select posthaste.emit('posthaste.endpoint.disabled', '{}')",
-        "insert into posthaste.outbox (event_type, payload) values ('posthaste.test', '{}')",
-    ] {
-        assert_eq!(refused(&producer, statement).await, "23514", "{statement}");
-    }
-}
-
-#[tokio::test]
-async fn a_relay_needs_no_more_than_the_relays_role() {
-    let database = TestDatabase::new().await;
-    let client = database.client().await;
-    let login = format!("relay_of_{}", database.name());
-    let grant = format!("create role {login} login password 'r' in role posthaste_relay");
-    client.batch_execute(&grant).await.unwrap();
-    let superuser = database.url();
-    let (_, place) = superuser.split_once('@').unwrap();
-    let url = format!("postgres://{login}:r@{place}");
-
-    let (gone, watcher) = (Receiver::start().await, Receiver::start().await);
-    gone.script([Reply::status(500), Reply::status(410)]);
-    let row = endpoint(&gone.url("/")).with("schedule", "{10 ms}");
-    row.with("subscriptions", "{order.*}").add(&client).await;
-    let told = "{posthaste.endpoint.disabled}";
-    endpoint(&watcher.url("/")).with("subscriptions", told).add(&client).await;
-    // Upkeep makes days ahead; the bell is turned off, and on again by the next relay.
-    let polling =
-        Relay::on(&url).set("relay.wake", "poll").set("upkeep.partitions_ahead", "9").start().await;
-    holds(&client, "to_regclass(format('posthaste.outbox_%s', to_char((now() at time zone 'UTC')::date + 9, 'YYYYMMDD'))) is not null").await;
-    drop(polling);
-    let mut relay = Relay::on(&url).set("relay.poll_interval", "60s").start().await;
-    relay.asleep().await;
-    let paid = event("order.paid").add(&client).await;
-
-    assert_eq!(watcher.next().await.json()["type"], "posthaste.endpoint.disabled");
-    assert_eq!(attempted(&client, paid, 2).await[1].verdict, "dead");
-    settled(&client).await;
-    holds(&client, "count(*) = 1 from posthaste.endpoint_health where consecutive_failures > 0")
-        .await;
-    assert!(relay.stop().await.success());
-    let complaints: Vec<_> =
-        relay.log().lines().filter(|line| line.contains("permission")).map(str::to_owned).collect();
-    assert_eq!(complaints, [""; 0]);
-    assert_eq!(inconsistencies(&client).await, [""; 0]);
-}
-
-/// The text of every view, all that an operator can look at.
-async fn everything_visible(client: &Client) -> String {
-    let views = "select string_agg(format('select string_agg(v::text, chr(10)) from posthaste.%I v', table_name), ' union all ')
-                   from information_schema.views where table_schema = 'posthaste'";
-    let statement: String = value(client, views).await;
-    let rows = client.query(&statement, &[]).await.unwrap();
-    rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)).collect()
-}
-
-#[tokio::test]
-async fn secrets_and_payloads_are_neither_in_the_log_nor_in_the_views() {
-    let database = TestDatabase::new().await;
-    let client = database.client().await;
-    let receiver = Receiver::start().await;
-    receiver.script([Reply::status(500), Reply::status(503), Reply::DropAfterReading]);
-    let add = "select endpoint_id, secret from posthaste.add_endpoint(
-        $1, schedule => '{10 ms}', headers => '{\"authorization\": \"Bearer t0k3n\"}')";
-    let added = client.query_one(add, &[&receiver.url("/visible")]).await.unwrap();
-    let (id, mut secrets) = (added.get::<_, i64>(0), vec![added.get::<_, String>(1)]);
-    let relay = Relay::on(&database.url()).set("log.level", "trace").start().await;
-    for seed in ["null", &format!("'{SEED}'")] {
-        let rotate = format!("select posthaste.rotate_secret({id}, '1 hour', {seed})");
-        secrets.push(value(&client, &rotate).await);
-        event("order.paid").with("payload", r#"{"card": "4711-0815"}"#).add(&client).await;
-    }
-    settled(&client).await;
-    // One that cannot be used at all: valid base64, but its public half is another key's.
-    let mismatched = format!("whsk_{}==", "A".repeat(86));
-    let rotate = format!("select posthaste.rotate_secret({id}, '0', '{mismatched}')");
-    secrets.push(value(&client, &rotate).await);
-    let unsigned = event("order.paid").with("payload", r#"{"card": "4711-0815"}"#);
-    let unsigned = unsigned.add(&client).await;
-    let attempt = attempted(&client, unsigned, 1).await.remove(0);
-    assert_eq!(
-        (attempt.outcome.as_str(), attempt.cause.as_deref()),
-        ("refused", Some("bad_endpoint"))
-    );
-
-    let (log, seen) = (relay.log(), everything_visible(&client).await);
-    assert!(
-        log.contains(r#""level":"DEBUG""#) && seen.contains("/visible"),
-        "there is much to see"
-    );
-    let kept = secrets.iter().map(|secret| secret.split_once('_').unwrap().1);
-    for hidden in kept.chain(["4711-0815", "t0k3n"]) {
-        assert!(!log.contains(hidden), "the log says {hidden}");
-        assert!(!seen.contains(hidden), "a view says {hidden}");
-    }
 }
