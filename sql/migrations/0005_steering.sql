@@ -66,10 +66,12 @@ begin
 end $$;
 comment on function posthaste.check_event_type_pattern is 'Private. An error if this is not *, order.* or order.paid.';
 
+-- The bell says '', this says more: a relay that hears the bell looks for events alone, since asking
+-- for everything that is due would cost too much for each of them.
 create function posthaste.wake() returns void
   language sql set search_path = pg_catalog, pg_temp
-  return pg_notify('posthaste', '');
-comment on function posthaste.wake is 'Private. Wakes sleeping relays when the transaction commits.';
+  return pg_notify('posthaste', 'deliveries');
+comment on function posthaste.wake is 'Private. Makes relays ask at once what is due, when the transaction commits.';
 
 create function posthaste.notice_if_held(target posthaste.endpoints) returns void
   language plpgsql stable set search_path = pg_catalog, pg_temp as $$

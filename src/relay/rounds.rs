@@ -409,6 +409,10 @@ impl Rounds {
                 shared.metrics.wakes.bell.increment(1);
                 self.look_at = Some(now);
             }
+            () = self.wake.steered() => {
+                shared.metrics.wakes.bell.increment(1);
+                self.poll_at = now;
+            }
             () = shared.room_freed.notified() => {}
             () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;

@@ -40,6 +40,7 @@ pub(super) struct Wake {
     state: State,
     bell: Option<Bell>,
     rung: Arc<Notify>,
+    steered: Arc<Notify>,
     /// When the last bells rang.
     bells: VecDeque<Instant>,
     checked_at: Instant,
@@ -75,6 +76,7 @@ impl Wake {
             state: State::Asleep,
             bell: None,
             rung: Arc::new(Notify::new()),
+            steered: Arc::new(Notify::new()),
             bells: VecDeque::with_capacity(BELLS),
             checked_at: shared.clock.instant(),
             mend_at: shared.clock.instant(),
@@ -85,6 +87,11 @@ impl Wake {
     /// Waits until the bell rings.
     pub(super) async fn rung(&self) {
         self.rung.notified().await;
+    }
+
+    /// Waits until somebody has made deliveries due by hand.
+    pub(super) async fn steered(&self) {
+        self.steered.notified().await;
     }
 
     /// Notes that it rang.
@@ -115,6 +122,7 @@ impl Wake {
             self.shared.store.database(),
             &self.shared.sessions,
             Arc::clone(&self.rung),
+            Arc::clone(&self.steered),
         )
         .await
         {

@@ -13,6 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::{Database, StoreError};
 
 const LISTEN: &str = "listen posthaste";
+/// What `posthaste.wake` says; the bell itself says nothing.
+const STEERED: &str = "deliveries";
 /// Waits behind the inserters that hold it shared; while somebody waits, new tries fail.
 const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
 const ARM: &str = "select pg_advisory_unlock_all()";
@@ -29,7 +31,8 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Opens the session and listens. `rung` is notified by every bell, and when the session ends.
+    /// Opens the session and listens. `rung` is notified by every bell, and when the session ends;
+    /// `steered` when somebody has called a function that makes deliveries due.
     ///
     /// # Errors
     /// When the session cannot be opened.
@@ -37,10 +40,15 @@ impl Bell {
         database: &Database,
         tasks: &TaskTracker,
         rung: Arc<Notify>,
+        steered: Arc<Notify>,
     ) -> Result<Self, StoreError> {
         let (client, driver) = {
             let rung = Arc::clone(&rung);
-            database.session(move || rung.notify_one()).await?
+            let hear = move |said: &str| match said {
+                STEERED => steered.notify_one(),
+                _ => rung.notify_one(),
+            };
+            database.session(hear).await?
         };
         tasks.spawn(async move {
             if let Err(error) = driver.await {

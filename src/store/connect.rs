@@ -42,7 +42,7 @@ pub(super) enum Tls {
 }
 
 /// What a session's driver does: it must be polled for the client to work, and ends with it.
-/// Notifications are handed to the closure.
+/// The payloads of notifications are handed to the closure.
 pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
 impl Database {
@@ -133,7 +133,7 @@ impl Database {
     /// Opens a session of one's own, with the driver that must be polled beside it.
     pub(super) async fn session(
         &self,
-        on_notification: impl Fn() + Send + 'static,
+        on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
         let connect = async {
             match &self.tls {
@@ -189,7 +189,7 @@ impl std::fmt::Debug for Database {
 
 fn drive<S, T>(
     mut connection: tokio_postgres::Connection<S, T>,
-    on_notification: impl Fn() + Send + 'static,
+    on_notification: impl Fn(&str) + Send + 'static,
 ) -> Driver
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -197,8 +197,8 @@ where
 {
     Box::pin(async move {
         while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(_) = message? {
-                on_notification();
+            if let AsyncMessage::Notification(notification) = message? {
+                on_notification(notification.payload());
             }
         }
         Ok(())

@@ -51,7 +51,7 @@ const TIMEOUTS: &str = "set lock_timeout = '2s'; set statement_timeout = '5min';
 /// When the database cannot be reached, is newer than this binary, or a statement fails: the
 /// migrations before the failing one stay applied.
 pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreError> {
-    let (mut client, driver) = database.session(|| {}).await?;
+    let (mut client, driver) = database.session(|_| {}).await?;
     let work = async move {
         client
             .batch_execute(&format!("{TIMEOUTS} set timezone = 'UTC';"))
@@ -93,7 +93,7 @@ pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreEr
 /// # Errors
 /// As said, or when the database cannot be reached.
 pub async fn check(database: &Database) -> Result<(), StoreError> {
-    let (client, driver) = database.session(|| {}).await?;
+    let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
         let exists: bool = client
             .query_one("select to_regclass('posthaste.migrations') is not null", &[])

@@ -99,7 +99,7 @@ impl Lease {
 }
 
 async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, StoreError> {
-    let (client, driver) = database.session(|| {}).await?;
+    let (client, driver) = database.session(|_| {}).await?;
     tasks.spawn(async move {
         if let Err(error) = driver.await {
             tracing::warn!(%error, "the lease's session ended");

@@ -1,0 +1,164 @@
+//! A dump that is restored into another database: the numbers of its transactions mean nothing there,
+//! so a relay begins routing anew, loses nothing, and does not repeat what had arrived.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+use tokio_postgres::Client;
+
+use crate::support::{
+    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event,
+    inconsistencies, settled, until, value,
+};
+
+const RESTORED: &str = "this database was restored from another one";
+
+/// A copy of a database by way of `pg_dump` and `psql`, as operators make it.
+async fn restored(from: &TestDatabase) -> TestDatabase {
+    let copy = TestDatabase::empty().await;
+    let binaries = from.cluster().binaries();
+    let dump = Command::new(binaries.path("pg_dump")).arg(from.url()).output().await.unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &dump.stdout).unwrap();
+    let restore = Command::new(binaries.path("psql"))
+        .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"])
+        .arg(copy.url())
+        .stdin(file.reopen().unwrap())
+        .stdout(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+    copy
+}
+
+/// From now on the copy's deliveries go here.
+async fn point_at(client: &Client, receiver: &Receiver) {
+    let statement = "update posthaste.endpoints set url = $1";
+    client.execute(statement, &[&receiver.url("/copy")]).await.unwrap();
+}
+
+fn types(receiver: &Receiver) -> Vec<String> {
+    let event_type = |one: &Received| one.json()["type"].as_str().unwrap().to_owned();
+    let mut types: Vec<_> = receiver.received().iter().map(event_type).collect();
+    types.sort();
+    types
+}
+
+#[tokio::test]
+async fn a_copy_delivers_what_had_not_ended_and_repeats_nothing_that_had() {
+    let source = TestDatabase::new().await;
+    let client = source.client().await;
+    let before = Receiver::start().await;
+    let gate = Gate::default();
+    before.script([
+        Reply::ok(),
+        Reply::status(500),
+        Reply::status(500),
+        Reply::ok().held_by(&gate),
+    ]);
+    let row = endpoint(&before.url("/")).with("subscriptions", "{order.*}");
+    let id = row.with("schedule", "{1 h}").add(&client).await;
+    let mut relay = Relay::start(&source).await;
+    let mut seen = Vec::new();
+    for event_type in ["order.delivered", "order.waiting", "order.given.up"] {
+        let event = event(event_type).add(&client).await;
+        attempted(&client, event, 1).await;
+        seen.push(event);
+    }
+    let given_up = format!("select posthaste.cancel({}, reason => 'given up')", seen[2]);
+    client.batch_execute(&given_up).await.unwrap();
+    event("user.unwanted").add(&client).await;
+    event("order.in.flight").add(&client).await;
+    before.wait_for(4).await;
+    // As if the machine had gone: its claim is in the dump, and its relay nowhere.
+    relay.kill().await;
+    let unrouted = event("order.unrouted").add(&client).await;
+    let copy = restored(&source).await;
+
+    let (client, after) = (copy.client().await, Receiver::start().await);
+    let problems = inconsistencies(&client).await;
+    assert!(problems.iter().any(|one| one.contains("belongs to another database")), "{problems:?}");
+    point_at(&client, &after).await;
+    let relay = Relay::start(&copy).await;
+    relay.logs(RESTORED).await;
+    let retry = format!("select posthaste.retry({}, {id})", seen[1]);
+    assert_eq!(value::<String>(&client, &retry).await, "due");
+    let new = event("order.new").add(&client).await;
+    assert!(new > unrouted, "the numbers of events go on");
+
+    settled(&client).await;
+    let expected = ["order.in.flight", "order.new", "order.unrouted", "order.waiting"];
+    assert_eq!(types(&after), expected);
+    let ids = |receiver: &Receiver, event_type: &str| {
+        let received = receiver.received();
+        let of_type = received.iter().find(|one| one.json()["type"] == event_type).unwrap();
+        of_type.id().to_owned()
+    };
+    assert_eq!(ids(&after, "order.waiting"), ids(&before, "order.waiting"), "receivers can tell");
+    assert_eq!(ids(&after, "order.in.flight"), ids(&before, "order.in.flight"));
+    assert_eq!(attempts(&client, seen[0]).await.len(), 1, "its history came along");
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_copy_is_routed_anew_once_and_not_again_by_the_next_relay() {
+    let source = TestDatabase::new().await;
+    let client = source.client().await;
+    endpoint("http://127.0.0.1:1/").add(&client).await;
+    event("order.unrouted").add(&client).await;
+    let copy = restored(&source).await;
+    let (client, after) = (copy.client().await, Receiver::start().await);
+    point_at(&client, &after).await;
+
+    // Two at the same time: one of them does it, the other finds it done.
+    let (mut one, mut two) = tokio::join!(Relay::start(&copy), Relay::start(&copy));
+    settled(&client).await;
+    let said = |relay: &Relay| relay.log().matches(RESTORED).count();
+    assert!(said(&one) + said(&two) >= 1);
+    assert!(one.stop().await.success() && two.stop().await.success());
+    let third = Relay::start(&copy).await;
+    event("order.new").add(&client).await;
+    settled(&client).await;
+    assert_eq!(said(&third), 0);
+    assert_eq!(types(&after), ["order.new", "order.unrouted"]);
+    let rebased = "select count(distinct database_oid) from posthaste.routing";
+    assert_eq!(value::<i64>(&client, rebased).await, 2, "the old one's, and this one's");
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_open_meanwhile_is_routed_when_it_commits() {
+    let source = TestDatabase::new().await;
+    let client = source.client().await;
+    endpoint("http://127.0.0.1:1/").add(&client).await;
+    let copy = restored(&source).await;
+    let (client, after) = (copy.client().await, Receiver::start().await);
+    point_at(&client, &after).await;
+    // It has its number and has not written yet; another one has written and not committed.
+    let (idle, writing) = (copy.client().await, copy.client().await);
+    idle.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    writing.batch_execute(&format!("begin; {}", event("order.written").sql())).await.unwrap();
+    let mut relay = Relay::on(&copy.url()).spawn();
+    // To begin anew is to know of every insert: it waits for this one.
+    until("the relay to wait for the writer", || async {
+        let waits = "select exists (select from pg_locks where not granted
+                      and relation = 'posthaste.outbox'::regclass)";
+        value::<bool>(&client, waits).await.then_some(())
+    })
+    .await;
+    assert!(!relay.log().contains(RESTORED));
+    writing.batch_execute("commit").await.unwrap();
+    assert_eq!(after.next().await.json()["type"], "order.written");
+    relay.ready().await;
+    relay.logs(RESTORED).await;
+
+    idle.batch_execute(&event("order.late").sql()).await.unwrap();
+    event("order.meanwhile").add(&client).await;
+    assert_eq!(after.next().await.json()["type"], "order.meanwhile");
+    idle.batch_execute("commit").await.unwrap();
+    assert_eq!(after.next().await.json()["type"], "order.late");
+    settled(&client).await;
+    assert_eq!(after.received().len(), 3);
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
