@@ -13,9 +13,11 @@ mod support;
 
 mod bad_input;
 mod bell;
+mod checklist;
 mod command_line;
 mod control_plane;
 mod crash;
+mod guard;
 mod harness;
 mod hostile;
 mod hour_down;

@@ -2,7 +2,6 @@
 //! a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does not
 //! come within [`PATIENCE`].
 
-#![expect(dead_code, reason = "a promise uses the part that it needs")]
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;
