@@ -1,5 +1,5 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
--- Index: deliveries_due, one descent per endpoint; outbox by primary key, one partition per row.
+-- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
 -- Locks: the rows it claims, by endpoint and due time; rows that others hold are skipped.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
@@ -31,15 +31,16 @@ claimed as (
   update posthaste.deliveries d
      set claimed_by = $1::int, claim_token = $2::bigint
     from picked p
-   where d.event_id = p.event_id and d.endpoint_id = p.endpoint_id
-  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count
+   where d.event_id = any(array[p.event_id]) and d.endpoint_id = p.endpoint_id
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, d.created_at
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
        e.revision, o.event_type, o.payload, o.headers,
        greatest(c.event_created_at, o.deliver_at) as due_at,
        case when o.id is null then 'the event is no longer in the outbox'
             when o.expires_at <= clock.now then 'expired'
-            when o.endpoint_id is null
+            -- Asked only where the endpoint has changed since.
+            when o.endpoint_id is null and e.updated_at > c.created_at
              and not posthaste.route_keys(e.tenant, e.subscriptions)
                   && posthaste.route_keys_of_event(o.tenant, o.event_type) then 'no longer subscribed'
        end as cancelled

@@ -1,5 +1,6 @@
 -- record: appends attempts and ends, reschedules or cancels their deliveries. Called by store::attempts::record.
--- Index: deliveries_pkey, one descent per row.
+-- Index: deliveries_pkey, one descent per row. `= any(array[…])` leaves no other plan: with `=`, a table
+-- that was empty when it was last vacuumed is read whole for each row (*measured*: 20 times as slow).
 -- Locks: the deliveries recorded, which nobody else touches: the claim is the caller's.
 -- A row whose claim is no longer the caller's is neither changed nor logged; it is missing from the answer.
 --
@@ -21,7 +22,7 @@ result as materialized (
 ended as (
   delete from posthaste.deliveries d
    using result r
-   where d.event_id = r.event_id and d.endpoint_id = r.endpoint_id
+   where d.event_id = any(array[r.event_id]) and d.endpoint_id = r.endpoint_id
      and d.claimed_by = $1::int and d.claim_token = r.claim_token
      and r.retry_after_ms is null
   returning r.*
@@ -32,7 +33,7 @@ rescheduled as (
          claimed_by = null, claim_token = null,
          next_attempt_at = clock.now + r.retry_after_ms * interval '1 ms'
     from result r cross join clock
-   where d.event_id = r.event_id and d.endpoint_id = r.endpoint_id
+   where d.event_id = any(array[r.event_id]) and d.endpoint_id = r.endpoint_id
      and d.claimed_by = $1::int and d.claim_token = r.claim_token
      and r.retry_after_ms is not null
   returning r.*

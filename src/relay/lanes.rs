@@ -51,6 +51,8 @@ struct Inner {
     pace: Option<Pace>,
     /// Queued, in flight, or not yet recorded.
     claimed: usize,
+    /// Attempts that have come to an end here, ever.
+    finished: u64,
     in_flight: usize,
     workers: usize,
     /// Workers that are parked and not called.
@@ -108,6 +110,7 @@ impl Lanes {
                 health,
                 pace,
                 claimed: 0,
+                finished: 0,
                 in_flight: 0,
                 workers: 0,
                 parked: 0,
@@ -252,6 +255,7 @@ impl Lane {
     ) -> Option<Transition> {
         let mut inner = self.lock();
         inner.in_flight -= 1;
+        inner.finished += 1;
         inner.window.after(outcome);
         let sign = Sign::of(outcome, decision);
         let now = shared.clock.now();
@@ -269,6 +273,11 @@ impl Lane {
     pub(super) fn settled(&self, count: usize) {
         let mut inner = self.lock();
         inner.claimed = inner.claimed.saturating_sub(count);
+    }
+
+    /// How many attempts have come to an end here so far: whether it moves.
+    pub(super) fn finished_so_far(&self) -> u64 {
+        self.lock().finished
     }
 
     /// Takes out what is queued and not begun, to be released.

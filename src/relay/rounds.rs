@@ -60,8 +60,8 @@ struct Rounds {
 struct Backlog {
     /// The endpoints that were fed by it.
     fed: Vec<EndpointId>,
-    /// The room they had right after it.
-    room: usize,
+    /// How many attempts had come to an end there by then.
+    finished: u64,
 }
 
 /// Goes round until the relay stops or its tenure is over.
@@ -252,7 +252,7 @@ impl Rounds {
         self.hand_out(routed.claimed).await?;
         self.backlog = (routed.more && routed.deliveries > 0).then(|| {
             let fed: Vec<_> = fed.into_iter().collect();
-            Backlog { room: self.room_of(&fed), fed }
+            Backlog { finished: self.finished_by(&fed), fed }
         });
         let wait = self.wake.after(look).await;
         self.look_at = wait.map(|wait| shared.clock.instant() + wait);
@@ -300,7 +300,13 @@ impl Rounds {
         let waited = now.saturating_duration_since(self.routed_at);
         room * 2 >= self.shared.config.relay.batch
             || waited >= SLOW_LANES_WAIT
-            || (waited >= STUCK_LANES_WAIT && room <= backlog.room)
+            || (waited >= STUCK_LANES_WAIT && self.finished_by(&backlog.fed) == backlog.finished)
+    }
+
+    /// How many attempts have come to an end in these lanes so far.
+    fn finished_by(&self, fed: &[EndpointId]) -> u64 {
+        let lanes = fed.iter().filter_map(|id| self.shared.lanes.get(*id));
+        lanes.map(|lane| lane.finished_so_far()).sum()
     }
 
     /// How many more deliveries these lanes can take.

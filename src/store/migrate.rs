@@ -53,22 +53,11 @@ const TIMEOUTS: &str = "set lock_timeout = '2s'; set statement_timeout = '5min';
 pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreError> {
     let (mut client, driver) = database.session(|_| {}).await?;
     let work = async move {
+        // However long another one migrates; the timeouts are for locks that applications hold.
         client
-            .batch_execute(&format!("{TIMEOUTS} set timezone = 'UTC';"))
-            .await
-            .map_err(StoreError::query("prepare the migration session"))?;
-        client
-            .batch_execute("set lock_timeout = 0")
-            .await
-            .map_err(StoreError::query("prepare the migration session"))?;
-        client
-            .batch_execute(LOCK)
+            .batch_execute(&format!("{LOCK}; {TIMEOUTS} set timezone = 'UTC';"))
             .await
             .map_err(StoreError::query("wait for the migration lock"))?;
-        client
-            .batch_execute(TIMEOUTS)
-            .await
-            .map_err(StoreError::query("prepare the migration session"))?;
         client
             .batch_execute(LEDGER)
             .await
