@@ -18,14 +18,14 @@ use super::record::Finished;
 use crate::http::client::Connection;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
-use crate::model::health::{Allowance, Health, Sign, State, Ticket, Transition};
+use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
 use crate::model::outcome::{Answer, Outcome};
 use crate::model::verdict::Decision;
 use crate::model::window::Window;
 
 /// A lane may hold this many times its window in claims, so that workers need not wait for the next
 /// statement. More would make more duplicates after a crash, and no more speed.
-pub(super) const CLAIMS_PER_WINDOW: usize = 8;
+pub(super) const CLAIMS_PER_WINDOW: usize = 16;
 
 /// All lanes of this relay.
 #[derive(Debug, Default)]
@@ -142,18 +142,6 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Its room, if that differs from that of an endpoint nothing is known of.
-    pub(super) fn special_room(&self, now: Timestamp, limit: usize) -> Option<usize> {
-        let ordinary = {
-            let inner = self.lock();
-            inner.claimed == 0
-                && !inner.closed
-                && inner.pace.is_none()
-                && inner.health.state == State::Flowing
-        };
-        (!ordinary).then(|| self.room(now, limit))
-    }
-
     /// How many more deliveries may be claimed for it.
     pub(super) fn room(&self, now: Timestamp, limit: usize) -> usize {
         let inner = self.lock();

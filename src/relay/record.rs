@@ -36,7 +36,7 @@ pub(super) struct Finished {
 #[derive(Debug)]
 enum What {
     /// An attempt was made, or it ended without one.
-    Ended { attempt: Box<Attempt>, began: std::time::Instant },
+    Ended(Box<Attempt>),
     /// Not begun: somebody else may claim it.
     Unsent,
 }
@@ -49,17 +49,13 @@ impl Finished {
             claim_token: delivery.claim_token,
             event_created_at: delivery.event_created_at,
             number: delivery.attempt_count + 1,
-            began_ago: Duration::ZERO,
+            began: sent.began,
             took: sent.took,
             phases: sent.phases,
             outcome: Some(sent.outcome),
             verdict: sent.verdict,
         };
-        Self::new(
-            Some(lane),
-            delivery,
-            What::Ended { attempt: Box::new(attempt), began: sent.began },
-        )
+        Self::new(Some(lane), delivery, What::Ended(Box::new(attempt)))
     }
 
     /// Ended without an attempt, for this reason.
@@ -75,13 +71,13 @@ impl Finished {
             claim_token: delivery.claim_token,
             event_created_at: delivery.event_created_at,
             number: 0,
-            began_ago: Duration::ZERO,
+            began: now,
             took: Duration::ZERO,
             phases: crate::model::outcome::Phases::default(),
             outcome: None,
             verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
         };
-        Self::new(lane, delivery, What::Ended { attempt: Box::new(attempt), began: now })
+        Self::new(lane, delivery, What::Ended(Box::new(attempt)))
     }
 
     pub(super) fn unsent(lane: Option<&Arc<Lane>>, delivery: &Delivery) -> Self {
@@ -162,15 +158,11 @@ async fn try_write_down(
     shared: &Arc<Shared>,
     batch: &[Finished],
 ) -> Result<(), crate::store::StoreError> {
-    let now = shared.clock.instant();
     let mut attempts = Vec::with_capacity(batch.len());
     let mut unsent = Vec::new();
     for finished in batch {
         match &finished.what {
-            What::Ended { attempt, began } => attempts.push(Attempt {
-                began_ago: now.saturating_duration_since(*began),
-                ..attempt.as_ref().clone()
-            }),
+            What::Ended(attempt) => attempts.push(attempt.as_ref()),
             What::Unsent => unsent.push(finished.claim),
         }
     }
@@ -182,11 +174,11 @@ async fn try_write_down(
         return Ok(());
     }
     let began = shared.clock.instant();
-    let held = record(&shared.store, shared.relay, &attempts).await?;
+    let held = record(&shared.store, shared.relay, &attempts, began).await?;
     shared.metrics.record_duration.record(shared.clock.since(began));
     #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
     shared.metrics.record_batch_size.record(attempts.len() as f64);
-    for attempt in &attempts {
+    for attempt in attempts {
         if held.contains(&(attempt.event_id, attempt.endpoint_id)) {
             note(shared, attempt);
         } else {

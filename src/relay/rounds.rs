@@ -262,17 +262,20 @@ impl Rounds {
     async fn route(&self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
         let shared = &self.shared;
         let (now, share) = (shared.clock.now(), shared.budget.share());
-        let (mut known, mut rooms) = (Vec::new(), Vec::new());
-        for lane in shared.lanes.all() {
-            if let Some(room) = lane.special_room(now, share) {
-                known.push(lane.id);
-                rooms.push(i32::try_from(room).unwrap_or(i32::MAX));
-            }
-        }
+        // Only lanes that differ from those nothing is known of are named.
+        let ordinary = shared.first_room();
+        let (known, rooms): (Vec<_>, Vec<_>) = shared
+            .lanes
+            .all()
+            .iter()
+            .map(|lane| (lane.id, lane.room(now, share)))
+            .filter(|(_, room)| *room != ordinary)
+            .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
+            .unzip();
         let room = Room {
             endpoints: &known,
             rooms: &rooms,
-            of_others: i32::try_from(shared.first_room()).unwrap_or(i32::MAX),
+            of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),
             in_all: i32::try_from(shared.room_for_claims()).unwrap_or(i32::MAX),
             bytes: i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX),
         };

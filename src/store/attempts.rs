@@ -1,7 +1,7 @@
 //! Recording: attempts are appended, and deliveries ended or rescheduled, in one statement a batch.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ use crate::model::verdict::{Decision, Verdict};
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
 
 /// One attempt that was made, or a delivery that ended without one, to be recorded.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Attempt {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
@@ -22,8 +22,7 @@ pub struct Attempt {
     pub event_created_at: Timestamp,
     /// 1 for the first; 0 for an end without an attempt.
     pub number: u32,
-    /// How long before now it began.
-    pub began_ago: Duration,
+    pub began: Instant,
     pub took: Duration,
     pub phases: Phases,
     /// `None`: ended without an attempt.
@@ -31,7 +30,7 @@ pub struct Attempt {
     pub verdict: Verdict,
 }
 
-/// Records them. Returns the deliveries whose claim was still the caller's; what is missing there
+/// Records them; `now` is what the durations since they began end at. Returns the deliveries whose claim was still the caller's; what is missing there
 /// had been taken from it, and is neither changed nor logged.
 ///
 /// # Errors
@@ -39,13 +38,12 @@ pub struct Attempt {
 pub async fn record(
     store: &Store,
     relay: RelayId,
-    attempts: &[Attempt],
+    attempts: &[&Attempt],
+    now: Instant,
 ) -> Result<HashSet<(EventId, EndpointId)>, StoreError> {
     let client = store.queue().await?;
     let statement =
         client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
-    let answer = |attempt: &'_ Attempt| attempt.outcome.as_ref().and_then(Outcome::answer).cloned();
-    let answers: Vec<Option<Answer>> = attempts.iter().map(answer).collect();
     let rows = client
         .query(
             &statement,
@@ -57,16 +55,18 @@ pub async fn record(
                 &column(attempts, |a| a.claim_token),
                 &column(attempts, |a| a.event_created_at),
                 &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
-                &column(attempts, |a| a.began_ago.as_secs_f64() * 1000.0),
+                &column(attempts, |a| {
+                    now.saturating_duration_since(a.began).as_secs_f64() * 1000.0
+                }),
                 &column(attempts, |a| a.outcome.as_ref().map_or("none", Outcome::kind)),
                 &column(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause)),
                 &column(attempts, |a| {
                     a.outcome.as_ref().and_then(Outcome::detail).map(without_nul)
                 }),
-                &column(&answers, |a| a.as_ref().map(|a| i32::from(a.status))),
-                &column(&answers, |a| a.as_ref().map(headers_json)),
-                &column(&answers, |a| a.as_ref().map(body_text)),
-                &column(&answers, |a| a.as_ref().is_some_and(|a| a.body_truncated)),
+                &column(attempts, |a| answer(a).map(|a| i32::from(a.status))),
+                &column(attempts, |a| answer(a).map(headers_json)),
+                &column(attempts, |a| answer(a).map(body_text)),
+                &column(attempts, |a| answer(a).is_some_and(|a| a.body_truncated)),
                 &column(attempts, |a| millis(a.took)),
                 &column(attempts, |a| a.phases.resolve.map(millis)),
                 &column(attempts, |a| a.phases.connect.map(millis)),
@@ -86,8 +86,12 @@ pub async fn record(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-fn column<'a, S, T>(rows: &'a [S], of: impl Fn(&'a S) -> T) -> Vec<T> {
-    rows.iter().map(of).collect()
+fn answer(attempt: &Attempt) -> Option<&Answer> {
+    attempt.outcome.as_ref().and_then(Outcome::answer)
+}
+
+fn column<'a, T>(attempts: &[&'a Attempt], of: impl Fn(&'a Attempt) -> T) -> Vec<T> {
+    attempts.iter().map(|attempt| of(attempt)).collect()
 }
 
 #[expect(
