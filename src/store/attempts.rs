@@ -30,8 +30,11 @@ pub struct Attempt {
     pub verdict: Verdict,
 }
 
-/// Records them; `now` is what the durations since they began end at. Returns the deliveries whose claim was still the caller's; what is missing there
-/// had been taken from it, and is neither changed nor logged.
+/// Records them, in one statement.
+///
+/// `now` is the instant that it is, for telling how long ago each began. Returns the deliveries whose
+/// claim was still the caller's; what is missing there had been taken from it, and is neither changed
+/// nor logged.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been recorded.
