@@ -42,9 +42,6 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
             format!("{size:.1}"),
         ],
     ]);
-    println!(
-        "\nMedians of {RUNS} starts on a migrated database; the binary holds line tables for backtraces; {}.",
-        busy()
-    );
+    println!("\nMedians of {RUNS} starts on a migrated database; {}.", busy());
     Ok(())
 }
