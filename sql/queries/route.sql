@@ -1,6 +1,7 @@
 -- route: reads the next events committed since the last routing and inserts the deliveries they owe,
 -- claimed for the caller as far as there is room. Called by store::routing::route.
--- Index: outbox_by_xid, pruned to the partitions not older than $5; endpoints_by_route.
+-- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
+-- hour ahead); endpoints_by_route.
 -- Locks: the router's advisory lock for the statement; nothing else that exists already.
 -- The new cursor's primary key lets one router in: a second one inserts nothing and returns nothing.
 --
@@ -35,9 +36,11 @@ straggler as (
     select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
            o.deliver_at, o.expires_at, o.created_at
     from posthaste.outbox o
-    where o.xid = x.xid
+    -- Not `=`, which would let the planner read the primary key in the order of ids.
+    where o.xid >= x.xid and o.xid <= x.xid
       and (o.xid, o.id) > (span.after_xid, span.after_id)
       and o.created_at >= $5::timestamptz
+      and o.created_at < now() + interval '1 day'
     order by o.xid, o.id
     limit $3::bigint
   ) e
@@ -56,6 +59,7 @@ fresh as (
       and o.xid < pg_snapshot_xmax(span.until)
       and pg_visible_in_snapshot(o.xid, span.until)
       and o.created_at >= $5::timestamptz
+      and o.created_at < now() + interval '1 day'
     order by o.xid, o.id
     limit $3::bigint
   ) e
