@@ -1,6 +1,6 @@
 //! What cannot be meant is refused when it is written, by a name that says what would be right.
 
-use crate::support::{NewRow, TestDatabase, endpoint, event, value};
+use crate::support::{NewRow, Relay, TestDatabase, endpoint, event, value};
 
 #[tokio::test]
 async fn an_endpoint_that_makes_no_sense_is_refused_by_name() {
@@ -125,4 +125,19 @@ async fn a_rule_that_could_not_be_asked_is_refused_by_its_name() {
     let refused = client.query(&row.sql(), &[]).await.unwrap_err();
     let message = refused.as_db_error().unwrap().message();
     assert!(message.starts_with("rule tunnels: body_pattern is not a regular"), "{message}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_ends_the_start_with_one_message_that_does_not_repeat_it() {
+    let database = TestDatabase::new().await;
+    let url = database.url();
+    let (user, server) = url.split_once('@').unwrap();
+    let (user, _) = user.rsplit_once(':').unwrap();
+    let mut relay = Relay::on(&format!("{user}:hunter2@{server}")).spawn();
+    assert_eq!(relay.exit().await.code(), Some(1));
+    let log = relay.log();
+    let said: Vec<_> = log.lines().filter(|line| line.starts_with("posthaste:")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("password authentication failed for user"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
 }
