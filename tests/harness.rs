@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Authority, Gate, Receiver, Relay, Reply, TestDatabase, within};
+use crate::support::{Authority, Gate, Receiver, Relay, Reply, TestDatabase, until, within};
 
 const REQUEST: &[u8] =
     b"POST /hook?x=1 HTTP/1.1\r\nHost: here\r\nWebhook-Id: msg_1\r\nContent-Length: 2\r\n\r\n{}";
@@ -133,8 +133,11 @@ async fn each_test_has_a_database_of_its_own() {
     assert_eq!(row.get::<_, Option<&str>>("mine"), None);
     let (name, cluster) = (one.name().to_owned(), one.cluster());
     drop(one);
-    let gone = tokio_postgres::connect(&cluster.url_for(&name), tokio_postgres::NoTls).await;
-    assert_eq!(gone.err().unwrap().code().unwrap().code(), "3D000");
+    until("the dropped database to be gone", || async {
+        let left = tokio_postgres::connect(&cluster.url_for(&name), tokio_postgres::NoTls).await;
+        (left.err()?.code()?.code() == "3D000").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
