@@ -189,7 +189,8 @@ impl Lane {
                 self.calls.add_permits(1);
             } else {
                 inner.workers += 1;
-                shared.workers.spawn(work(Arc::clone(self), Arc::clone(shared)));
+                let work = work(Arc::clone(self), Arc::clone(shared));
+                shared.workers.spawn(super::guarded(shared.over.clone(), work));
             }
         }
     }

@@ -22,6 +22,7 @@ mod wake;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Present;
@@ -119,11 +120,12 @@ async fn tenure(
     tracing::info!(relay = shared.relay, name = shared.config.relay.name, "began");
     // Each of these ends by itself when told to; the set only lets them use every core.
     let stations = &shared.stations;
-    let rounds = stations.spawn(rounds::go_round(Arc::clone(shared)));
-    let recorder = stations.spawn(record::record_all(Arc::clone(shared), results));
-    let noting = stations.spawn(health::keep_noting(Arc::clone(shared)));
-    let upkeep = stations.spawn(upkeep::keep_up(Arc::clone(shared)));
-    let keeper = stations.spawn(lease::keep(Arc::clone(shared), lease));
+    let over = || shared.over.clone();
+    let rounds = stations.spawn(guarded(over(), rounds::go_round(Arc::clone(shared))));
+    let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
+    let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
+    let upkeep = stations.spawn(guarded(over(), upkeep::keep_up(Arc::clone(shared))));
+    let keeper = stations.spawn(guarded(over(), lease::keep(Arc::clone(shared), lease)));
 
     tokio::select! {
         () = stopper.stopping() => {}
@@ -167,6 +169,15 @@ async fn tenure(
     stations.close();
     shared.sessions.close();
     tracing::info!(relay = shared.relay, "ended");
+}
+
+/// Ends the tenure if this panics. A relay that stands half still would look alive and hold its claims;
+/// a new tenure takes up what the old one held.
+async fn guarded<T>(over: CancellationToken, work: impl Future<Output = T>) -> T {
+    let guard = over.drop_guard();
+    let done = work.await;
+    guard.disarm();
+    done
 }
 
 /// Gives back what is queued and not begun, and sends the workers home.
@@ -214,4 +225,20 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     }
     settings.proxy.clone_from(&delivery.proxy);
     Ok(Client::new(settings)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_station_that_panics_ends_the_tenure_and_one_that_ends_does_not() {
+        let over = CancellationToken::new();
+        let stations = TaskTracker::new();
+        assert_eq!(stations.spawn(guarded(over.clone(), async { 7 })).await.ok(), Some(7));
+        assert!(!over.is_cancelled());
+        let broken = stations.spawn(guarded(over.clone(), async { panic!("a bug") }));
+        assert!(broken.await.is_err_and(|error: tokio::task::JoinError| error.is_panic()));
+        assert!(over.is_cancelled());
+    }
 }
