@@ -32,6 +32,7 @@ mod roles;
 mod rules;
 mod schema;
 mod secrets;
+mod several_relays;
 mod steering;
 mod subscriptions;
 mod tidy;

@@ -77,9 +77,11 @@ pub async fn run(
         let sessions = TaskTracker::new();
         let begun = async {
             let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
-            Ok::<_, StoreError>((lease, rules::rules(&store).await?))
+            let found = lease.renew(0, config.relay.lease).await?;
+            let share = lease::share(lease.relay(), &found);
+            Ok::<_, StoreError>((lease, share, rules::rules(&store).await?))
         };
-        let (lease, rules) = match begun.await {
+        let (lease, share, rules) = match begun.await {
             Ok(begun) => begun,
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
@@ -102,6 +104,7 @@ pub async fn run(
             metrics: Arc::clone(&metrics),
             status: status.clone(),
             relay: lease.relay(),
+            share,
             rules,
             results,
             sessions,

@@ -22,6 +22,7 @@ use crate::model::endpoint::EndpointId;
 use crate::model::health::HealthPolicy;
 use crate::model::rules::RuleSet;
 use crate::model::schedule::{Delays, Schedule};
+use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::status::Status;
 use crate::store::attempts::Attempt;
@@ -73,6 +74,9 @@ pub(super) struct Shared {
     rules: RwLock<Arc<RuleSet>>,
     agenda: Mutex<Agenda>,
     strikes: Mutex<Vec<Strike>>,
+    share: Mutex<Share>,
+    /// Something is due of endpoints that other relays serve.
+    others_are_to_know: AtomicBool,
     /// Milliseconds after `began` at which the lease was last renewed.
     renewed: AtomicU64,
     began: Instant,
@@ -91,6 +95,7 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
+    pub(super) share: Share,
     pub(super) rules: RuleSet,
     pub(super) results: mpsc::Sender<Finished>,
     pub(super) sessions: TaskTracker,
@@ -138,6 +143,8 @@ impl Shared {
             rules: RwLock::new(Arc::new(parts.rules)),
             agenda: Mutex::default(),
             strikes: Mutex::default(),
+            share: Mutex::new(parts.share),
+            others_are_to_know: AtomicBool::new(false),
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
             doubt: AtomicBool::new(false),
@@ -218,6 +225,38 @@ impl Shared {
 
     pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
         self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of how many relays this one is.
+    pub(super) fn share(&self) -> Share {
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Relays have come or gone: limits are divided anew.
+    pub(super) fn divide(self: &Arc<Self>, share: Share) {
+        let before = std::mem::replace(
+            &mut *self.share.lock().unwrap_or_else(PoisonError::into_inner),
+            share,
+        );
+        if before != share {
+            tracing::info!(relays = share.relays(), "limits are divided anew");
+            self.lanes.all().iter().for_each(|lane| lane.divide(self));
+            self.room_freed.notify_one();
+        }
+    }
+
+    /// Something is due of an endpoint that other relays serve, and they may not know.
+    pub(super) fn let_others_know(&self) {
+        self.others_are_to_know.store(true, Ordering::Relaxed);
+        self.room_freed.notify_one();
+    }
+
+    pub(super) fn are_others_to_know(&self) -> bool {
+        self.others_are_to_know.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn others_know(&self) {
+        self.others_are_to_know.store(false, Ordering::Relaxed);
     }
 
     /// The endpoint is owed something unclaimed in so long.
