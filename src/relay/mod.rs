@@ -164,7 +164,11 @@ async fn tenure(
     }
     joined("health", noting.await);
     joined("upkeep", upkeep.await);
-    joined("lines", lines.await);
+    shared.recorded.cancel();
+    if !matches!(lines.await, Ok(true)) {
+        // Whoever buries us looks at all lines.
+        shared.leave_doubt(true);
+    }
     shared.done.cancel();
     if let Ok(Ended::Lost) = keeper.await {
         tracing::warn!(

@@ -14,6 +14,7 @@ use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
 use crate::clock::Clock;
+use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
 use crate::store::deliveries::{agenda, claim, disown, tell_others};
@@ -114,6 +115,7 @@ impl Rounds {
         self.disown().await?;
         if self.wake.mend().await {
             self.shared.metrics.wakes.reconnected.increment(1);
+            self.shared.lines.all();
             self.poll_at = self.shared.clock.instant();
         }
         let now = self.shared.clock.instant();
@@ -159,6 +161,10 @@ impl Rounds {
         // Somebody has changed them, perhaps to end a pause.
         self.open_lanes(&changed).await?;
         shared.lanes.forget_idle(now);
+        if shared.config.relay.wake == Mode::Poll {
+            // Nobody hears of steering.
+            shared.lines.all();
+        }
         shared.show();
         // A tenth of jitter, so that several relays do not poll together.
         self.poll_at = now + shared.config.relay.poll_interval.mul_f64(0.9 + 0.2 * shared.draw());

@@ -66,7 +66,9 @@ pub(super) struct Shared {
     pub(super) abort: CancellationToken,
     /// Every worker has gone: record what is there.
     pub(super) no_more_results: CancellationToken,
-    /// All is recorded: give the lease back.
+    /// All is recorded: look at lines a last time.
+    pub(super) recorded: CancellationToken,
+    /// Nothing is left to do: give the lease back.
     pub(super) done: CancellationToken,
     /// The lease is lost, or it is no use waiting for the database any longer.
     pub(super) over: CancellationToken,
@@ -137,6 +139,7 @@ impl Shared {
             ending: CancellationToken::new(),
             abort: CancellationToken::new(),
             no_more_results: CancellationToken::new(),
+            recorded: CancellationToken::new(),
             done: CancellationToken::new(),
             over: CancellationToken::new(),
             results: parts.results,
