@@ -71,7 +71,8 @@ async fn beat(
     seen_rules: &mut Option<i64>,
 ) -> Result<Renewal, StoreError> {
     let Some((held, since)) = lease else {
-        let again = Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?;
+        let (database, sessions) = (shared.store.database(), &shared.sessions);
+        let again = Lease::retake(database, sessions, shared.registration).await?;
         let Some(again) = again else { return Ok(Renewal::Lost) };
         *lease = Some((again, Clock.instant()));
         return Ok(Renewal::Held);

@@ -83,7 +83,7 @@ pub async fn run(
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin anew yet");
+                tracing::warn!(error = error.in_full(), "cannot begin anew yet");
                 status.set_ready(Err("the database is away".to_owned()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,
@@ -100,7 +100,7 @@ pub async fn run(
             clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
-            relay: lease.relay(),
+            registration: lease.registration(),
             rules,
             results,
             sessions,

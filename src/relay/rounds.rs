@@ -70,7 +70,9 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
     let mut rounds = Rounds {
         wake: Wake::new(&shared),
         floor: None,
-        token: 0,
+        // By chance, so that no two tenures have one in common: after a failover that lost rows,
+        // not even the numbers of relays and events tell them apart.
+        token: fastrand::i64(0..i64::MAX / 2),
         look_at: Some(now),
         poll_at: now,
         backlog: None,

@@ -23,6 +23,7 @@ use crate::model::schedule::{Delays, Schedule};
 use crate::model::verdict::Decision;
 use crate::status::Status;
 use crate::store::attempts::Attempt;
+use crate::store::relays::Registration;
 use crate::store::{RelayId, Store, StoreError};
 
 /// Claims held at once for each request that may be in flight. Enough that workers do not wait for
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
+    pub(super) registration: Registration,
     pub(super) schedule: Schedule,
     pub(super) health_policy: HealthPolicy,
     pub(super) lanes: Lanes,
@@ -87,7 +89,7 @@ pub(super) struct Parts {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
-    pub(super) relay: RelayId,
+    pub(super) registration: Registration,
     pub(super) rules: RuleSet,
     pub(super) results: mpsc::Sender<Finished>,
     pub(super) sessions: TaskTracker,
@@ -144,7 +146,8 @@ impl Shared {
             clock: parts.clock,
             metrics: parts.metrics,
             status: parts.status,
-            relay: parts.relay,
+            relay: parts.registration.relay,
+            registration: parts.registration,
         }
     }
 
@@ -162,8 +165,12 @@ impl Shared {
         self.ending.is_cancelled() || self.over.is_cancelled()
     }
 
-    /// How many more deliveries may be claimed in all.
+    /// How many more deliveries may be claimed in all. None by a relay that may be taken for dead:
+    /// it could not send them, and others can.
     pub(super) fn room_for_claims(&self) -> usize {
+        if !self.may_send() {
+            return 0;
+        }
         let count = most_claims(&self.config).saturating_sub(self.holdings.count());
         let bytes = self.room_for_bytes();
         // Payloads are as large as they have been lately, one hopes; one at least always goes.
@@ -269,8 +276,7 @@ impl Shared {
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            let error: &dyn std::error::Error = error;
-            tracing::warn!(error, "the database failed us; trying again");
+            tracing::warn!(error = error.in_full(), "the database failed us; trying again");
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::store::StoreError;
-use crate::store::upkeep::{cancel_orphans, drop_partitions, make_partitions, trim};
+use crate::store::upkeep::{
+    cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
+};
 
 /// Keeps up until the end.
 pub(super) async fn keep_up(shared: Arc<Shared>) {
@@ -34,6 +36,10 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
     let cancelled = cancel_orphans(&shared.store).await?;
     if cancelled > 0 {
         tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
+    }
+    let released = release_orphans(&shared.store).await?;
+    if released > 0 {
+        tracing::warn!(released, "released what was claimed for relays after their death");
     }
     trim(&shared.store, upkeep.outbox_retention).await
 }

@@ -7,6 +7,7 @@ use super::{Store, StoreError};
 const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");
 const DROP_PARTITIONS: &str = include_str!("../../sql/queries/drop_partitions.sql");
 const CANCEL_ORPHANS: &str = include_str!("../../sql/queries/cancel_orphans.sql");
+const RELEASE_ORPHANS: &str = include_str!("../../sql/queries/release_orphans.sql");
 const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 
 /// Makes the partitions that are missing up to so many days ahead; returns how many were.
@@ -49,6 +50,21 @@ pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
         .query_one(CANCEL_ORPHANS, &[])
         .await
         .map_err(StoreError::query("cancel what deleted endpoints were owed"))?;
+    Ok(row.get(0))
+}
+
+/// Releases the claims of relays that are no longer there; returns how many.
+///
+/// A statement that is held up on its way may claim for a relay that has been taken for dead meanwhile.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn release_orphans(store: &Store) -> Result<i64, StoreError> {
+    let client = store.router().await?;
+    let row = client
+        .query_one(RELEASE_ORPHANS, &[])
+        .await
+        .map_err(StoreError::query("release the claims of relays that are gone"))?;
     Ok(row.get(0))
 }
 

@@ -1,0 +1,27 @@
+-- release_orphans: releases what is claimed by relays that are not there, and says so. Called by store::upkeep::release_orphans.
+-- Index: none for claimed_by, on purpose (see bury). One scan of deliveries.
+-- Locks: the deliveries released, which nobody will record.
+-- A claim that was under way while its relay was buried is of that kind: bury did not see it.
+with orphan as materialized (
+  select d.event_id, d.endpoint_id, d.claimed_by, d.claim_token
+  from posthaste.deliveries d
+  where d.claimed_by is not null
+    and not exists (select from posthaste.relays r where r.id = d.claimed_by)
+),
+released as (
+  update posthaste.deliveries d
+     set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
+    from orphan o
+   where d.event_id = any(array[o.event_id]) and d.endpoint_id = o.endpoint_id
+     and d.claimed_by = o.claimed_by and d.claim_token = o.claim_token
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, o.claimed_by as relay_id
+),
+logged as (
+  insert into posthaste.attempts
+    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
+     verdict, reason, next_attempt_at)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), attempt_count + 1, relay_id, 0,
+         'interrupted', 'retry', 'relay ' || relay_id || ' is gone and may have been sending', clock_timestamp()
+  from released
+)
+select count(*) from released
