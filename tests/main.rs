@@ -17,6 +17,7 @@ mod checklist;
 mod command_line;
 mod control_plane;
 mod crash;
+mod database_faults;
 mod guard;
 mod harness;
 mod hostile;

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::error::in_full;
 use super::{Database, StoreError, answered};
 
 const LISTEN: &str = "listen posthaste";
@@ -52,7 +53,7 @@ impl Bell {
         };
         tasks.spawn(async move {
             if let Err(error) = driver.await {
-                tracing::warn!(%error, "the bell's session ended");
+                tracing::warn!(error = in_full(&error), "the bell's session ended");
             }
             rung.notify_one();
         });

@@ -50,11 +50,7 @@ impl StoreError {
     /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
     #[must_use]
     pub fn in_full(&self) -> String {
-        let causes = successors(self.source(), |&cause| cause.source());
-        causes.map(ToString::to_string).fold(self.to_string(), |told, cause| {
-            // Some errors of our libraries say their cause themselves.
-            if told.ends_with(&cause) { told } else { format!("{told}: {cause}") }
-        })
+        in_full(self)
     }
 
     /// The server's error code, if the server answered.
@@ -92,4 +88,12 @@ impl StoreError {
             _ => false,
         }
     }
+}
+
+/// An error with its causes, each said once: some errors of our libraries say their cause themselves.
+pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
+    let causes = successors(error.source(), |&cause| cause.source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |told, cause| {
+        if told.ends_with(&cause) { told } else { format!("{told}: {cause}") }
+    })
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::error::in_full;
 use super::{Database, RelayId, Store, StoreError, answered};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
@@ -132,7 +133,7 @@ async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, Sto
     let (client, driver) = database.session(|_| {}).await?;
     tasks.spawn(async move {
         if let Err(error) = driver.await {
-            tracing::warn!(%error, "the lease's session ended");
+            tracing::warn!(error = in_full(&error), "the lease's session ended");
         }
     });
     let doing = "prepare the lease's session";

@@ -6,6 +6,7 @@
 
 mod certificates;
 pub mod database;
+mod disk;
 mod receiver;
 mod relay;
 mod rows;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, migrate};
+pub use disk::Disk;
 pub use receiver::{Gate, Received, Receiver, Reply, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
