@@ -75,6 +75,7 @@ async fn beat(
         let again = Lease::retake(database, sessions, shared.registration).await?;
         let Some(again) = again else { return Ok(Renewal::Lost) };
         *lease = Some((again, Clock.instant()));
+        shared.retaken.notify_one();
         return Ok(Renewal::Held);
     };
     let settled = Clock.since(*since) >= SETTLE;

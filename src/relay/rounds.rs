@@ -151,6 +151,12 @@ impl Rounds {
         Ok(())
     }
 
+    /// For the next statement that claims.
+    fn next_token(&mut self) {
+        self.token += 1;
+        self.shared.holdings.begin(self.token);
+    }
+
     /// The last statement may have claimed something although its answer was lost.
     fn doubt(&mut self) {
         self.doubtful.push((self.token, Clock.instant()));
@@ -200,7 +206,7 @@ impl Rounds {
         if ids.is_empty() {
             return Ok(());
         }
-        self.token += 1;
+        self.next_token();
         let began = shared.clock.instant();
         let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await;
         let claimed = claimed.inspect_err(|_| self.doubt())?;
@@ -225,7 +231,7 @@ impl Rounds {
             Some(floor) => floor,
             None => floor(&shared.store).await?,
         };
-        self.token += 1;
+        self.next_token();
         let began = shared.clock.instant();
         let routed = self.route(floor).await.inspect_err(|_| self.doubt())?;
         self.routed_at = shared.clock.instant();
@@ -329,9 +335,8 @@ impl Rounds {
             return Ok(());
         }
         shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        shared
-            .holdings
-            .take(claimed.len(), claimed.iter().map(|one| one.delivery.payload.len()).sum());
+        let bytes = claimed.iter().map(|one| one.delivery.payload.len()).sum();
+        shared.holdings.take(self.token, claimed.len(), bytes);
         let now = shared.clock.now();
         let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
         let mut stale = HashSet::new();

@@ -1,5 +1,7 @@
 //! What the stations of one tenure share: where results go, how much is held, what has ended.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ pub(super) struct Shared {
     pub(super) room_freed: Notify,
     /// An endpoint is to be disabled or deleted.
     pub(super) struck: Notify,
+    /// The lease was taken up again, perhaps in a database that has forgotten something.
+    pub(super) retaken: Notify,
     pub(super) workers: TaskTracker,
     pub(super) stations: TaskTracker,
     pub(super) sessions: TaskTracker,
@@ -124,6 +128,7 @@ impl Shared {
             holdings: Holdings::default(),
             room_freed: Notify::new(),
             struck: Notify::new(),
+            retaken: Notify::new(),
             workers: TaskTracker::new(),
             stations: TaskTracker::new(),
             sessions: parts.sessions,
@@ -323,10 +328,26 @@ pub(super) struct Holdings {
     bytes: AtomicUsize,
     /// Of the payloads of one claim statement after the other.
     mean_bytes: AtomicUsize,
+    tokens: Mutex<Tokens>,
+}
+
+/// Under which tokens it is held.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tokens {
+    /// Those that still hold something, and how much.
+    pub(super) held: HashMap<i64, usize>,
+    /// Of the statement that claims now or claimed last. What it has claimed is not here yet.
+    pub(super) newest: i64,
 }
 
 impl Holdings {
-    pub(super) fn take(&self, count: usize, bytes: usize) {
+    /// A statement is about to claim under this token; all before it has been [taken](Self::take).
+    pub(super) fn begin(&self, token: i64) {
+        self.tokens().newest = token;
+    }
+
+    pub(super) fn take(&self, token: i64, count: usize, bytes: usize) {
+        *self.tokens().held.entry(token).or_default() += count;
         self.count.fetch_add(count, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mean = bytes / count.max(1);
@@ -336,9 +357,27 @@ impl Holdings {
         self.mean_bytes.store(after, Ordering::Relaxed);
     }
 
-    pub(super) fn give_back(&self, count: usize, bytes: usize) {
+    /// These, by token and bytes of payload, are recorded or released.
+    pub(super) fn give_back(&self, settled: impl Iterator<Item = (i64, usize)>) {
+        let (mut count, mut all_bytes) = (0, 0);
+        let mut tokens = self.tokens();
+        for (token, bytes) in settled {
+            count += 1;
+            all_bytes += bytes;
+            if let Entry::Occupied(mut held) = tokens.held.entry(token) {
+                *held.get_mut() -= 1;
+                if *held.get() == 0 {
+                    held.remove();
+                }
+            }
+        }
         self.count.fetch_sub(count, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(all_bytes, Ordering::Relaxed);
+    }
+
+    /// The tokens at this moment.
+    pub(super) fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn count(&self) -> usize {

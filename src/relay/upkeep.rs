@@ -17,6 +17,7 @@ pub(super) async fn keep_up(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(shared.config.upkeep.interval) => {}
+            () = shared.retaken.notified() => {}
             () = shared.ending.cancelled() => {}
         }
     }
@@ -24,6 +25,12 @@ pub(super) async fn keep_up(shared: Arc<Shared>) {
 
 async fn once(shared: &Shared) -> Result<(), StoreError> {
     let upkeep = &shared.config.upkeep;
+    let tokens = shared.holdings.tokens().clone();
+    let held: Vec<_> = tokens.held.into_keys().collect();
+    let released = release_orphans(&shared.store, shared.relay, &held, tokens.newest).await?;
+    if released > 0 {
+        tracing::warn!(released, "released claims of which no relay knows");
+    }
     let made = make_partitions(&shared.store, upkeep.partitions_ahead).await?;
     if made > 0 {
         tracing::info!(made, "made partitions");
@@ -36,10 +43,6 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
     let cancelled = cancel_orphans(&shared.store).await?;
     if cancelled > 0 {
         tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
-    }
-    let released = release_orphans(&shared.store).await?;
-    if released > 0 {
-        tracing::warn!(released, "released what was claimed for relays after their death");
     }
     trim(&shared.store, upkeep.outbox_retention).await
 }

@@ -11,6 +11,7 @@ mod receiver;
 mod relay;
 mod rows;
 pub mod server;
+mod standby;
 mod wire;
 mod writer;
 
@@ -26,6 +27,7 @@ pub use rows::{
     settled, value, webhook_ids,
 };
 pub use server::Server;
+pub use standby::Standby;
 pub use wire::Wire;
 pub use writer::Writer;
 

@@ -1,5 +1,6 @@
 //! An application that goes on writing, whatever becomes of its database.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use super::{event, within};
 /// been committed all the same, so what there is to arrive, the outbox says.
 #[derive(Debug)]
 pub struct Writer {
-    writers: JoinSet<()>,
+    writers: JoinSet<Vec<i64>>,
     written: watch::Receiver<usize>,
 }
 
@@ -38,25 +39,30 @@ impl Writer {
         })
     }
 
-    /// Waits until all are.
+    /// Waits until all are, and returns their numbers.
     #[track_caller]
-    pub fn done(self) -> impl Future<Output = ()> {
+    pub fn done(self) -> impl Future<Output = BTreeSet<i64>> {
         within("the writer to be done", async move {
-            self.writers.join_all().await;
+            self.writers.join_all().await.into_iter().flatten().collect()
         })
     }
 }
 
-async fn write(url: String, events: usize, written: watch::Sender<usize>) {
+async fn write(url: String, events: usize, count: watch::Sender<usize>) -> Vec<i64> {
     const TRY_EVERY: Duration = Duration::from_millis(20);
     let insert = event("order.paid").sql();
-    while *written.borrow() < events {
+    let mut written = Vec::new();
+    while *count.borrow() < events {
         let Ok(client) = connect(&url).await else {
             tokio::time::sleep(TRY_EVERY).await;
             continue;
         };
-        while *written.borrow() < events && client.execute(&insert, &[]).await.is_ok() {
-            written.send_modify(|written| *written += 1);
+        while *count.borrow() < events
+            && let Ok(row) = client.query_one(&insert, &[]).await
+        {
+            written.push(row.get(0));
+            count.send_modify(|count| *count += 1);
         }
     }
+    written
 }
