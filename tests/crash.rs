@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
+use posthaste::demo::postgres::{Cluster, StopMode};
 use tokio_postgres::{Client, NoTls};
 
 use crate::support::{
-    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, database, endpoint,
-    event, holds, inconsistencies, settled, until, value,
+    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, cluster_options,
+    database, endpoint, event, holds, inconsistencies, settled, until, value,
 };
 
 const LEASE_LOCK: &str = "from pg_locks where locktype = 'advisory' and classid = 1885893228";
@@ -204,7 +204,7 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
 
 #[tokio::test]
 async fn a_restart_of_postgres_loses_nothing() {
-    let mut cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+    let mut cluster = Cluster::start(cluster_options()).await.unwrap();
     database::migrate(&cluster.url()).await;
     let client = connect(&cluster).await;
     let receiver = Receiver::start().await;

@@ -13,7 +13,7 @@ mod rows;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::{TestDatabase, migrate};
+pub use database::{TestDatabase, cluster_options, migrate};
 pub use receiver::{Gate, Received, Receiver, Reply};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
