@@ -18,7 +18,7 @@ mod writer;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::{TestDatabase, migrate};
+pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use receiver::{Gate, Received, Receiver, Reply, ids};
 pub use relay::{Relay, RelayBuilder};
