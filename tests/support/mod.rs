@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, migrate};
-pub use receiver::{Gate, Received, Receiver, Reply};
+pub use receiver::{After, Gate, Received, Receiver, Reply, give, read_request};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
