@@ -185,7 +185,7 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
             "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{now}}', '{{1}}', \
              '{{1}}', '{{answered}}', '{{null}}', '{{null}}', '{{200}}', '{{null}}', '{{null}}', \
              '{{f}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{{verdict}}}', \
-             '{{null}}', '{{{retry_in}}}')"
+             '{{null}}', '{{{retry_in}}}', '{{f}}')"
         );
         client.query(&record, &[]).await.unwrap().len()
     };

@@ -23,6 +23,7 @@ mod hostile;
 mod hour_down;
 mod isolation;
 mod journey;
+mod ordering;
 mod pgbench;
 mod plans;
 mod restore;

@@ -133,7 +133,7 @@ impl Rounds {
         let oldest = agenda.iter().map(|owed| owed.overdue).max().unwrap_or_default();
         shared.metrics.oldest_due.set(oldest);
         for owed in agenda {
-            shared.agenda().put(owed.endpoint_id, now + owed.due_in.min(super::agenda::HORIZON));
+            shared.due_in(owed.endpoint_id, owed.due_in);
             let lane = shared.lanes.get(owed.endpoint_id);
             if lane.is_some_and(|lane| !lane.is_current(owed.revision, shared.clock.now())) {
                 changed.push(owed.endpoint_id);
@@ -240,6 +240,10 @@ impl Rounds {
             shared.metrics.events_unmatched.increment(u64::from(routed.unmatched));
             self.fan_out =
                 (self.fan_out + f64::from(routed.deliveries) / f64::from(routed.events)) / 2.0;
+        }
+        shared.lines.these(routed.lines);
+        if routed.closes_span {
+            shared.lines.all();
         }
         let look = Look { events: routed.events, more: routed.more, xmin: Some(routed.xmin) };
         {
@@ -419,6 +423,7 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = self.wake.steered() => {
+                shared.lines.all();
                 shared.metrics.wakes.bell.increment(1);
                 self.poll_at = now;
             }

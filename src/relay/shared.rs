@@ -9,14 +9,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agenda::Agenda;
+use super::agenda::{Agenda, HORIZON};
 use super::health::Strike;
 use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
+use super::lines::ToLookAt;
 use super::record::Finished;
 use crate::clock::{Clock, Present};
 use crate::config::Config;
 use crate::http::client::Client;
 use crate::metrics::Metrics;
+use crate::model::endpoint::EndpointId;
 use crate::model::health::HealthPolicy;
 use crate::model::rules::RuleSet;
 use crate::model::schedule::{Delays, Schedule};
@@ -51,6 +53,7 @@ pub(super) struct Shared {
     pub(super) holdings: Holdings,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
+    pub(super) lines: ToLookAt,
     /// An endpoint is to be disabled or deleted.
     pub(super) struck: Notify,
     pub(super) workers: TaskTracker,
@@ -121,6 +124,7 @@ impl Shared {
             budget: Budget::new(config.relay.max_in_flight),
             holdings: Holdings::default(),
             room_freed: Notify::new(),
+            lines: ToLookAt::default(),
             struck: Notify::new(),
             workers: TaskTracker::new(),
             stations: TaskTracker::new(),
@@ -214,6 +218,11 @@ impl Shared {
 
     pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
         self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint is owed something unclaimed in so long.
+    pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
+        self.agenda().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
     }
 
     pub(super) fn strikes(&self) -> MutexGuard<'_, Vec<Strike>> {

@@ -120,6 +120,6 @@ pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
 }
 
 /// Zero where there are none to speak of.
-fn millis(millis: f64) -> Duration {
+pub(super) fn millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }
