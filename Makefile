@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test bench lint
+.PHONY: help demo test soak bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
 test: ## Runs every test, against a real PostgreSQL.
 	@scripts/install-postgres
 	cargo test
+
+soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
+	@scripts/install-postgres
+	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) cargo test --release --test main soak:: -- --ignored --nocapture
 
 bench: ## Measures what a delivery costs, everything or only WHAT: make bench WHAT="drain cost".
 	@scripts/install-postgres

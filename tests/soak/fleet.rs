@@ -19,7 +19,7 @@ use crate::support::Relay;
 /// What differs from the defaults: pauses and grace short enough for a run of minutes, and logs that
 /// hold what matters.
 const SETTINGS: [(&str, &str); 7] = [
-    ("health.first_pause", "500ms"),
+    ("health.first_pause", "1s"),
     ("health.longest_pause", "5s"),
     ("relay.grace", "5s"),
     ("delivery.timeout", "5s"),
@@ -111,6 +111,15 @@ impl Fleet {
         let order = (0..RELAYS).map(|n| (from + n) % RELAYS);
         let mut free = order.filter_map(|n| Arc::clone(&self.seats[n]).try_lock_owned().ok());
         free.find(|seat| seat.relay.is_some())
+    }
+
+    /// Starts all relays, and waits until they are ready.
+    pub async fn begin(&self) {
+        for seat in &self.seats {
+            let mut seat = seat.lock().await;
+            self.start(&mut seat);
+            seat.relay.as_mut().expect("it has just been started").ready().await;
+        }
     }
 
     /// Starts a process, and does not wait for it to be ready.

@@ -48,7 +48,7 @@ use self::writers::{JOURNAL, Writing};
 use crate::support::database;
 
 /// Whether the relay keeps the order of events with one key, to endpoints that ask for it.
-const ORDER_IS_KEPT: bool = false;
+const ORDER_IS_KEPT: bool = true;
 
 const MINUTES: f64 = 5.0;
 const EVENTS_A_SECOND: f64 = 500.0;
@@ -159,9 +159,7 @@ impl Soak {
     /// Faults, and then the drain.
     async fn go(&mut self) -> Course {
         let began = Clock.instant();
-        for seat in &self.fleet.seats {
-            self.fleet.start(&mut *seat.lock().await);
-        }
+        self.fleet.begin().await;
         let enough = CancellationToken::new();
         let mut beside = JoinSet::new();
         let fleet = Arc::clone(&self.fleet);
@@ -229,6 +227,9 @@ impl Soak {
         }
         let case = || format!("{least} deliveries were left after {:?}", Clock.since(began));
         self.ledger.complain("what is owed does not drain", case);
+        for row in rows::stuck(&self.cluster.url(), &dead).await {
+            self.ledger.complain("what is owed does not drain", || row);
+        }
         (None, most)
     }
 

@@ -48,6 +48,25 @@ pub async fn left(url: &str, dead: &[i64]) -> Option<i64> {
     Some(session.client.query_one(statement, &[&dead]).await.ok()?.get(0))
 }
 
+/// What is left and why it may be, for a person.
+pub async fn stuck(url: &str, dead: &[i64]) -> Vec<String> {
+    let Some(session) = Session::open(url).await else { return Vec::new() };
+    let statement = "select 'endpoint ' || endpoint_id || ' ' || to_json(stuck)::text from ( \
+           select d.endpoint_id, e.description, e.enabled, h.state, h.paused_until, claimed_by, \
+                  in_line, blocked_at is not null as blocked, count(*), \
+                  count(distinct d.ordering_key) as keys, min(next_attempt_at) as due, \
+                  clock_timestamp() as now, min(event_id) as first_event \
+             from posthaste.deliveries d \
+             left join posthaste.endpoints e on e.id = d.endpoint_id \
+             left join posthaste.endpoint_health h on h.endpoint_id = d.endpoint_id \
+            where d.endpoint_id <> all($1) \
+            group by 1, 2, 3, 4, 5, 6, 7, 8) stuck \
+         union all select 'relay ' || to_json(r)::text from posthaste.relays r \
+         union all select 'not routed: ' || count(*) from posthaste.unrouted_events";
+    let rows = session.client.query(statement, &[&dead]).await.unwrap_or_default();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// An attempt, as far as it is counted.
 #[derive(Debug)]
 pub struct Attempt {
@@ -126,7 +145,7 @@ pub async fn check_consistency(client: &Client, ledger: &Ledger) {
          union all select 'claimed by relay ' || claimed_by || ': ' || event_id || ' ' || endpoint_id \
            from posthaste.deliveries where claimed_by is not null \
          union all select 'relay ' || id || ' is still registered' from posthaste.relays \
-         union all select 'event ' || id || ' is not routed' from posthaste.unrouted_events";
+         union all select 'event ' || event_id || ' is not routed' from posthaste.unrouted_events";
     for row in client.query(statement, &[]).await.expect("check the consistency") {
         ledger.complain("the database is not consistent", || row.get(0));
     }
@@ -134,8 +153,9 @@ pub async fn check_consistency(client: &Client, ledger: &Ledger) {
 
 /// Sizes on the disk, in bytes.
 pub async fn sizes(client: &Client, wal: &Path) -> Vec<(&'static str, u64)> {
-    let statement = "select sum(pg_total_relation_size(relid))::bigint \
-         from pg_partition_tree($1::text::regclass)";
+    let statement = "select (pg_total_relation_size($1::text::regclass) \
+           + coalesce(sum(pg_total_relation_size(inhrelid)), 0))::bigint \
+         from pg_inherits where inhparent = $1::text::regclass";
     let mut sizes = Vec::new();
     for (name, table) in [
         ("outbox", "posthaste.outbox"),
