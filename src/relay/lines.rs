@@ -6,7 +6,9 @@
 //! all lines: at the beginning, when dead relays were buried, after steering, and with upkeep.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -22,7 +24,7 @@ const LINES_PER_STATEMENT: u32 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct ToLookAt {
     lines: Mutex<BTreeSet<Line>>,
-    all: Mutex<bool>,
+    all: AtomicBool,
     some: Notify,
 }
 
@@ -38,12 +40,16 @@ impl ToLookAt {
 
     /// Nobody may have the turn in any line.
     pub(super) fn all(&self) {
-        *self.all.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.all.store(true, Ordering::Relaxed);
         self.some.notify_one();
     }
 
+    fn is_all(&self) -> bool {
+        self.all.load(Ordering::Relaxed)
+    }
+
     fn take_all(&self) -> bool {
-        std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner))
+        self.all.swap(false, Ordering::Relaxed)
     }
 
     fn take(&self) -> Vec<Line> {
@@ -55,40 +61,59 @@ impl ToLookAt {
     }
 }
 
-/// Looks at lines until the end.
-pub(super) async fn keep_moving(shared: Arc<Shared>) {
+/// Looks at lines until everything is recorded, and then a last time. Whether nothing is left to be
+/// looked at.
+pub(super) async fn keep_moving(shared: Arc<Shared>) -> bool {
     shared.lines.all();
     let mut backoff = shared.backoff();
+    let mut rest_until = shared.clock.instant();
     loop {
+        let last = shared.recorded.is_cancelled();
+        if shared.over.is_cancelled() {
+            return false;
+        }
+        match look(&shared, &mut rest_until, last).await {
+            Ok(()) => backoff = shared.backoff(),
+            Err(error) => {
+                shared.complain(&shared.metrics.database_errors.record, &error);
+                backoff.wait(&shared.recorded).await;
+                if last {
+                    return false;
+                }
+                continue;
+            }
+        }
+        if last {
+            return true;
+        }
+        let now = shared.clock.instant();
+        // Every arm may be dropped: they only wait.
         tokio::select! {
             () = shared.lines.some.notified() => {}
-            () = shared.ending.cancelled() => return,
-        }
-        while !shared.is_ending() {
-            match look(&shared).await {
-                Ok(true) => backoff = shared.backoff(),
-                Ok(false) => break,
-                Err(error) => {
-                    shared.complain(&shared.metrics.database_errors.record, &error);
-                    backoff.wait(&shared.ending).await;
-                }
-            }
+            () = tokio::time::sleep(rest_until - now), if shared.lines.is_all() && rest_until > now => {}
+            () = shared.recorded.cancelled() => {}
+            () = shared.over.cancelled() => {}
         }
     }
 }
 
-/// Looks at some lines; whether there were any to look at.
-async fn look(shared: &Shared) -> Result<bool, StoreError> {
-    if shared.lines.take_all() {
+/// Looks at what there is to be looked at. All lines are not looked at too often: however many there
+/// are, the database has twenty times as long to itself.
+async fn look(shared: &Shared, rest_until: &mut Instant, last: bool) -> Result<(), StoreError> {
+    const REST: u32 = 20;
+    let began = shared.clock.instant();
+    if (last || began >= *rest_until) && shared.lines.take_all() {
         look_at_all(shared).await.inspect_err(|_| shared.lines.all())?;
-        return Ok(true);
+        let ended = shared.clock.instant();
+        *rest_until = ended + ended.saturating_duration_since(began) * REST;
     }
-    let these = shared.lines.take();
-    if these.is_empty() {
-        return Ok(false);
+    loop {
+        let these = shared.lines.take();
+        if these.is_empty() {
+            return Ok(());
+        }
+        look_at(shared, &these).await.inspect_err(|_| shared.lines.these(these.clone()))?;
     }
-    look_at(shared, &these).await.inspect_err(|_| shared.lines.these(these.clone()))?;
-    Ok(true)
 }
 
 async fn look_at_all(shared: &Shared) -> Result<(), StoreError> {

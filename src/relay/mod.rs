@@ -77,14 +77,16 @@ pub async fn run(
         let sessions = TaskTracker::new();
         let begun = async {
             let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
-            Ok::<_, StoreError>((lease, rules::rules(&store).await?))
+            let found = lease.renew(0, config.relay.lease).await?;
+            let share = lease::share(lease.registration().relay, &found);
+            Ok::<_, StoreError>((lease, share, rules::rules(&store).await?))
         };
-        let (lease, rules) = match begun.await {
+        let (lease, share, rules) = match begun.await {
             Ok(begun) => begun,
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin anew yet");
+                tracing::warn!(error = error.in_full(), "cannot begin anew yet");
                 status.set_ready(Err("the database is away".to_owned()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,
@@ -101,7 +103,8 @@ pub async fn run(
             clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
-            relay: lease.relay(),
+            registration: lease.registration(),
+            share,
             rules,
             results,
             sessions,
@@ -161,7 +164,11 @@ async fn tenure(
     }
     joined("health", noting.await);
     joined("upkeep", upkeep.await);
-    joined("lines", lines.await);
+    shared.recorded.cancel();
+    if !matches!(lines.await, Ok(true)) {
+        // Whoever buries us looks at all lines.
+        shared.leave_doubt(true);
+    }
     shared.done.cancel();
     if let Ok(Ended::Lost) = keeper.await {
         tracing::warn!(

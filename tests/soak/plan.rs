@@ -27,7 +27,7 @@ pub enum Fault {
     RestartImmediate,
 }
 
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(13);
 
 /// The faults of one seed, without end.
 #[derive(Debug)]

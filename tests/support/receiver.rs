@@ -3,7 +3,7 @@
 //!
 //! It speaks HTTP/1.1 by hand, since no server library would misbehave to order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -145,6 +145,11 @@ impl Received {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
+}
+
+/// The `webhook-id`s of these, each once.
+pub fn ids(received: &[Received]) -> BTreeSet<String> {
+    received.iter().map(|one| one.id().to_owned()).collect()
 }
 
 impl Receiver {
