@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test test-versions bench lint
+.PHONY: help demo test test-versions soak bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ test-versions: ## Runs every test on other versions of PostgreSQL: make test-ver
 	  POSTHASTE_TEST_POSTGRES=$$bin cargo test || { printf "$$passed=== failed: $$version\n"; exit 1; }; \
 	  passed="$$passed=== passed: $$version\n"; \
 	done; printf "$$passed"
+
+soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
+	@scripts/install-postgres
+	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) cargo test --release --test main soak:: -- --ignored --nocapture
 
 bench: ## Measures what a delivery costs, everything or only WHAT: make bench WHAT="drain cost".
 	@scripts/install-postgres

@@ -36,6 +36,7 @@ mod rules;
 mod schema;
 mod secrets;
 mod several_relays;
+mod soak;
 mod steering;
 mod subscriptions;
 mod tidy;

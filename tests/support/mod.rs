@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
-pub use receiver::{Gate, Received, Receiver, Reply, ids};
+pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
