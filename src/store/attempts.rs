@@ -44,12 +44,11 @@ pub async fn record(
     attempts: &[&Attempt],
     now: Instant,
 ) -> Result<HashSet<(EventId, EndpointId)>, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
-    let rows = client
+    let rows = store
+        .queue
         .query(
-            &statement,
+            RECORD,
+            "record attempts",
             &[
                 &relay,
                 &store.now(),
@@ -84,8 +83,7 @@ pub async fn record(
                 }),
             ],
         )
-        .await
-        .map_err(StoreError::query("record attempts"))?;
+        .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

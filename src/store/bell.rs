@@ -145,10 +145,7 @@ impl Bell {
 /// # Errors
 /// When the statement fails.
 pub async fn install(store: &super::Store, on: bool) -> Result<(), StoreError> {
-    let client = store.router().await?;
-    client
-        .execute(include_str!("../../sql/queries/install_bell.sql"), &[&on])
-        .await
-        .map_err(StoreError::query("turn the bell on or off"))?;
+    let sql = include_str!("../../sql/queries/install_bell.sql");
+    store.router.execute(sql, "turn the bell on or off", &[&on]).await?;
     Ok(())
 }

@@ -19,6 +19,8 @@ pub enum StoreError {
     Pool(#[source] deadpool_postgres::PoolError),
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
+    #[error("{doing}: the statement returned no row")]
+    NoRow { doing: &'static str },
     #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]

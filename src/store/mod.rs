@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod relays;
 pub mod routing;
 pub mod rules;
+mod statements;
 pub mod upkeep;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use connect::{Database, SESSION};
 pub use error::StoreError;
 
 use connect::Tls;
+use statements::Statements;
 
 /// `posthaste.relays.id`.
 pub type RelayId = i32;
@@ -37,9 +39,9 @@ pub type RelayId = i32;
 pub struct Store {
     database: Database,
     /// For statements on the queue, whose plans are pinned.
-    queue: Pool,
+    queue: Statements,
     /// For routing, which joins what it has just read and may hash it.
-    router: Pool,
+    router: Statements,
     /// What Postgres is to take for the present: its own, but for a test.
     present: Present,
 }
@@ -76,6 +78,7 @@ impl Store {
         let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
         let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
         let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
+        let (queue, router) = (Statements::new(queue), Statements::new(router));
         Ok(Self { database, queue, router, present: Present::default() })
     }
 
@@ -93,14 +96,6 @@ impl Store {
     #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
-    }
-
-    async fn queue(&self) -> Result<deadpool_postgres::Client, StoreError> {
-        self.queue.get().await.map_err(StoreError::Pool)
-    }
-
-    async fn router(&self) -> Result<deadpool_postgres::Client, StoreError> {
-        self.router.get().await.map_err(StoreError::Pool)
     }
 }
 

@@ -126,14 +126,7 @@ pub struct Buried {
 /// # Errors
 /// When the statement fails.
 pub async fn bury(store: &Store, me: RelayId, lease: Duration) -> Result<Buried, StoreError> {
-    let client = store.router().await?;
-    let statement = client
-        .prepare_cached(BURY)
-        .await
-        .map_err(StoreError::query("release the claims of dead relays"))?;
-    let row = client
-        .query_one(&statement, &[&me, &lease.as_secs_f64()])
-        .await
-        .map_err(StoreError::query("release the claims of dead relays"))?;
+    let doing = "release the claims of dead relays";
+    let row = store.router.query_one(BURY, doing, &[&me, &lease.as_secs_f64()]).await?;
     Ok(Buried { relays: row.get("relays"), claims: row.get("claims") })
 }
