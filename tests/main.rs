@@ -25,6 +25,7 @@ mod isolation;
 mod journey;
 mod pgbench;
 mod plans;
+mod pooler;
 mod restore;
 mod retries;
 mod roles;

@@ -48,7 +48,7 @@ impl Bell {
                 STEERED => steered.notify_one(),
                 _ => rung.notify_one(),
             };
-            database.session(hear).await?
+            database.direct().session(hear).await?
         };
         tasks.spawn(async move {
             if let Err(error) = driver.await {
@@ -63,7 +63,7 @@ impl Bell {
         client.batch_execute(LISTEN).await.map_err(StoreError::query("listen for the bell"))?;
         Ok(Self {
             client: Arc::new(client),
-            database: database.clone(),
+            database: database.direct().clone(),
             tasks: tasks.clone(),
             silencing: None,
         })

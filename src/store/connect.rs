@@ -26,12 +26,16 @@ use super::StoreError;
 pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
      set default_transaction_isolation = 'read committed'; set search_path = pg_catalog, pg_temp;";
 
-/// A database and how to reach it.
+/// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
     tls: Tls,
     connect_timeout: Duration,
+    /// A pooler in transaction mode lies in between.
+    is_pooled: bool,
+    /// The way to sessions that are kept, if it is another.
+    direct: Option<Box<Database>>,
 }
 
 /// Whether and how connections are encrypted.
@@ -99,7 +103,34 @@ impl Database {
             SslMode::Disable => Tls::Off,
             _ => Tls::On(MakeRustlsConnect::new(client_config(check, roots)?)),
         };
-        Ok(Self { config, tls, connect_timeout })
+        Ok(Self { config, tls, connect_timeout, is_pooled: false, direct: None })
+    }
+
+    /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
+    #[must_use]
+    pub fn behind_pooler(self) -> Self {
+        Self { is_pooled: true, ..self }
+    }
+
+    /// The same, with another way to it for sessions that are kept.
+    #[must_use]
+    pub fn with_direct(self, direct: Self) -> Self {
+        Self { direct: Some(Box::new(direct)), ..self }
+    }
+
+    /// Whether sessions last only as long as their transaction.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    /// Whether there is a way to sessions that are kept, for what hangs on them.
+    pub(super) fn keeps_sessions(&self) -> bool {
+        !self.direct().is_pooled
+    }
+
+    /// The way to sessions that are kept, if there is one.
+    pub(super) fn direct(&self) -> &Self {
+        self.direct.as_deref().unwrap_or(self)
     }
 
     /// Host and port, or socket, of the (first) server; never the password.
@@ -117,17 +148,13 @@ impl Database {
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, u16)> {
         let ports = self.config.get_ports();
-        self.config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .filter_map(|(i, host)| match host {
-                tokio_postgres::config::Host::Tcp(name) => {
-                    Some((name.clone(), ports.get(i).or(ports.first()).copied().unwrap_or(5432)))
-                }
-                tokio_postgres::config::Host::Unix(_) => None,
-            })
-            .collect()
+        let own = self.config.get_hosts().iter().enumerate().filter_map(|(i, host)| match host {
+            tokio_postgres::config::Host::Tcp(name) => {
+                Some((name.clone(), ports.get(i).or(ports.first()).copied().unwrap_or(5432)))
+            }
+            tokio_postgres::config::Host::Unix(_) => None,
+        });
+        own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
     /// Opens a session of one's own, with the driver that must be polled beside it.

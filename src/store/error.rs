@@ -22,6 +22,16 @@ pub enum StoreError {
     #[error("{doing}: the statement returned no row")]
     NoRow { doing: &'static str },
     #[error(
+        "{doing}: the session does not know what it was told before; if database.url leads through a pooler in transaction mode, set database.pooler = \"transaction\""
+    )]
+    Forgotten { doing: &'static str, source: tokio_postgres::Error },
+    #[error(
+        "{setting} ({address}) leads through a pooler in transaction mode, where no session is kept"
+    )]
+    NoSessions { setting: &'static str, address: String },
+    #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
+    Elsewhere { direct: String, url: String },
+    #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
     SchemaNewer { found: i32, known: i32 },
@@ -40,7 +50,13 @@ pub enum StoreError {
 impl StoreError {
     /// Names what was being done, for `map_err`.
     pub(super) fn query(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
-        move |source| Self::Query { doing, source }
+        // A statement that we have prepared is not there, or one that we have not is.
+        const STRANGE: [SqlState; 2] =
+            [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+        move |source| match source.code() {
+            Some(code) if STRANGE.contains(code) => Self::Forgotten { doing, source },
+            _ => Self::Query { doing, source },
+        }
     }
 
     /// The server's error code, if the server answered.
@@ -48,6 +64,7 @@ impl StoreError {
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
             Self::Query { source, .. }
+            | Self::Forgotten { source, .. }
             | Self::Connect { source, .. }
             | Self::Migration { source, .. } => source.code(),
             Self::Pool(

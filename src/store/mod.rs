@@ -1,8 +1,9 @@
 //! Everything that touches the database. All SQL runs here, and nothing else uses `tokio_postgres`.
 //!
 //! One file of functions per table or concern; each function runs one statement of `sql/queries`,
-//! named like itself. Nothing here holds a transaction or a connection longer than its statement;
-//! the two sessions that must be kept, for the bell and the lease, are types of their own.
+//! named like itself, by way of [`statements`]. Nothing here holds a transaction or a connection longer
+//! than its statement; the two sessions that must be kept, for the bell and the lease, are types of
+//! their own.
 
 pub mod attempts;
 pub mod bell;
@@ -12,6 +13,7 @@ pub mod endpoints;
 mod error;
 pub mod health;
 pub mod migrate;
+pub mod reach;
 pub mod relays;
 pub mod routing;
 pub mod rules;
@@ -20,15 +22,14 @@ pub mod upkeep;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use jiff::Timestamp;
 
 use crate::clock::Present;
 
 pub use connect::{Database, SESSION};
 pub use error::StoreError;
+pub use statements::parameter_types;
 
-use connect::Tls;
 use statements::Statements;
 
 /// `posthaste.relays.id`.
@@ -46,7 +47,7 @@ pub struct Store {
     present: Present,
 }
 
-/// How a session plans.
+/// How a session plans, or the one transaction for which we have it.
 ///
 /// Statistics of a queue table are stale by nature: with autovacuum's view of
 /// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
@@ -75,10 +76,10 @@ impl Store {
         connections: usize,
         statement_timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
-        let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
-        let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
-        let (queue, router) = (Statements::new(queue), Statements::new(router));
+        let bound = format!("set statement_timeout = {};", statement_timeout.as_millis());
+        let open = |size, plans| Statements::open(&database, size, &format!("{plans}{bound}"));
+        let queue = open(connections.max(1), QUEUE_PLANS)?;
+        let router = open(ROUTER_CONNECTIONS, ROUTER_PLANS)?;
         Ok(Self { database, queue, router, present: Present::default() })
     }
 
@@ -97,29 +98,4 @@ impl Store {
     pub fn database(&self) -> &Database {
         &self.database
     }
-}
-
-/// A connection that cannot be had in this time is reported, not waited for.
-const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
-
-fn pool(database: &Database, size: usize, settings: &str) -> Result<Pool, StoreError> {
-    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = match database.tls() {
-        Tls::Off => Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config),
-        Tls::On(tls) => Manager::from_config(database.config().clone(), tls.clone(), config),
-    };
-    let settings = std::sync::Arc::new(format!("{SESSION}{settings}"));
-    Pool::builder(manager)
-        .max_size(size)
-        .wait_timeout(Some(WAIT_FOR_CONNECTION))
-        .create_timeout(Some(database.connect_timeout()))
-        .runtime(deadpool_postgres::Runtime::Tokio1)
-        .post_create(Hook::async_fn(move |client, _| {
-            let settings = std::sync::Arc::clone(&settings);
-            Box::pin(
-                async move { client.batch_execute(&settings).await.map_err(HookError::Backend) },
-            )
-        }))
-        .build()
-        .map_err(StoreError::Build)
 }

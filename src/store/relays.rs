@@ -1,11 +1,13 @@
 //! The lease: a relay's row and session lock, which say that it lives; and what becomes of the
-//! claims of one that does not.
+//! claims of one that does not. Where no session is kept, the row says so and lives by its heartbeat
+//! alone.
 
 use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::statements::{Answer, Parameters, Sessions};
 use super::{Database, RelayId, Store, StoreError};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
@@ -14,12 +16,17 @@ const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const BURY: &str = include_str!("../../sql/queries/bury.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
-/// The session that holds a relay's lock. When it ends, others may take the relay for dead.
+/// The session that holds a relay's lock. When it ends, others may take the relay for dead. Behind a
+/// pooler it is only a connection for heartbeats, which no statement of the pools holds up.
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
+    sessions: Sessions,
     relay: RelayId,
 }
+
+/// A heartbeat that takes longer is of no use any more; the next one may be.
+const BOUND: &str = "set statement_timeout = '5s';";
 
 /// What a renewal found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +46,14 @@ impl Lease {
         tasks: &TaskTracker,
         name: &str,
     ) -> Result<Self, StoreError> {
-        let client = session(database, tasks).await?;
-        let relay = client
-            .query_one(REGISTER, &[&name, &env!("CARGO_PKG_VERSION")])
-            .await
-            .map_err(StoreError::query("register this relay"))?
-            .get(0);
-        Ok(Self { client, relay })
+        let (client, sessions) = connect(database, tasks).await?;
+        let (doing, version) = ("register this relay", env!("CARGO_PKG_VERSION"));
+        let parameters: &Parameters<'_> = &[&name, &version, &database.keeps_sessions()];
+        let row = sessions.run_once(&client, REGISTER, doing, parameters).await?.one(doing)?;
+        Ok(Self { client, sessions, relay: row.get("id") })
     }
 
-    /// Takes a lease up again after its session was lost. `None`: somebody took us for dead.
+    /// Takes a lease up again after its connection was lost. `None`: somebody took us for dead.
     ///
     /// # Errors
     /// When the session cannot be opened, or the server has not noticed yet that the old one is gone.
@@ -57,12 +62,10 @@ impl Lease {
         tasks: &TaskTracker,
         relay: RelayId,
     ) -> Result<Option<Self>, StoreError> {
-        let client = session(database, tasks).await?;
-        let mine = client
-            .query_opt(RETAKE, &[&relay])
-            .await
-            .map_err(StoreError::query("take this relay's lease again"))?;
-        Ok(mine.map(|_| Self { client, relay }))
+        let (client, sessions) = connect(database, tasks).await?;
+        let doing = "take this relay's lease again";
+        let mine = sessions.run_once(&client, RETAKE, doing, &[&relay]).await?.rows;
+        Ok((!mine.is_empty()).then_some(Self { client, sessions, relay }))
     }
 
     #[must_use]
@@ -73,14 +76,11 @@ impl Lease {
     /// Says that we live, and how many claims we hold.
     ///
     /// # Errors
-    /// When the session is gone or does not answer.
+    /// When the connection is gone or does not answer.
     pub async fn renew(&self, claims: usize) -> Result<(Renewal, i64), StoreError> {
         let claims = i32::try_from(claims).unwrap_or(i32::MAX);
-        let row = self
-            .client
-            .query_one(RENEW, &[&self.relay, &claims])
-            .await
-            .map_err(StoreError::query("renew this relay's lease"))?;
+        let doing = "renew this relay's lease";
+        let row = self.run(RENEW, doing, &[&self.relay, &claims]).await?.one(doing)?;
         let renewal = if row.get::<_, bool>("held") { Renewal::Held } else { Renewal::Lost };
         Ok((renewal, row.get("rules_revision")))
     }
@@ -88,28 +88,36 @@ impl Lease {
     /// Ends the registration; the claims must have been released.
     ///
     /// # Errors
-    /// When the session is gone.
+    /// When the connection is gone.
     pub async fn end(self) -> Result<(), StoreError> {
-        self.client
-            .execute(DEREGISTER, &[&self.relay])
-            .await
-            .map_err(StoreError::query("deregister this relay"))?;
+        self.run(DEREGISTER, "deregister this relay", &[&self.relay]).await?;
         Ok(())
+    }
+
+    async fn run(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        self.sessions.run_once(&self.client, sql, doing, parameters).await
     }
 }
 
-async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, StoreError> {
+async fn connect(
+    database: &Database,
+    tasks: &TaskTracker,
+) -> Result<(Client, Sessions), StoreError> {
+    let database = database.direct();
     let (client, driver) = database.session(|_| {}).await?;
     tasks.spawn(async move {
         if let Err(error) = driver.await {
             tracing::warn!(%error, "the lease's session ended");
         }
     });
-    client
-        .batch_execute(&format!("{} set statement_timeout = '5s';", super::connect::SESSION))
-        .await
-        .map_err(StoreError::query("prepare the lease's session"))?;
-    Ok(client)
+    let sessions = Sessions::of(database, BOUND);
+    sessions.greet(&client).await.map_err(StoreError::query("prepare the lease's session"))?;
+    Ok((client, sessions))
 }
 
 /// What was found when looking for dead relays.

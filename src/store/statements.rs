@@ -1,13 +1,29 @@
 //! Where statements are run: the one way from the functions of this folder to the database.
+//!
+//! On a session that is ours a statement is prepared once, and its plan is pinned by what the session
+//! was told when it was made. A pooler in transaction mode lends us another session each time, which
+//! must be given back as it was. There a statement is not prepared, and stands in a transaction that
+//! tells the session its settings for as long as itself: three messages that are sent together and
+//! cost one round trip.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::TryStreamExt as _;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, RowStream};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, RowStream};
 
 use super::StoreError;
+use super::connect::{Database, SESSION, Tls};
+
+/// A connection that cannot be had in this time is reported, not waited for.
+const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Our three messages travel together. Where the last does not arrive (a cut cable, a frozen relay) the
+/// transaction is ended after this, or it would keep its locks until the connection is missed.
+const PARTED: &str = "set idle_in_transaction_session_timeout = '10s';";
 
 /// What a statement is given for `$1`, `$2` and so on.
 pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
@@ -16,18 +32,53 @@ pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 #[derive(Debug, Clone)]
 pub(super) struct Statements {
     pool: Pool,
+    sessions: Sessions,
+}
+
+/// Whose the sessions are that run our statements.
+#[derive(Debug, Clone)]
+pub(super) enum Sessions {
+    /// Ours as long as their connection, and told this at its beginning.
+    Ours { settings: Arc<str> },
+    /// A pooler's, for a transaction that begins with these words.
+    Lent { begin: Arc<str> },
 }
 
 /// What came of a statement.
-struct Answer {
-    rows: Vec<Row>,
+pub(super) struct Answer {
+    pub(super) rows: Vec<Row>,
     /// How many rows it wrote, or returned.
     affected: u64,
 }
 
 impl Statements {
-    pub(super) fn new(pool: Pool) -> Self {
-        Self { pool }
+    /// At most so many connections, made when they are first needed; `settings` is a sequence of `set`.
+    pub(super) fn open(
+        database: &Database,
+        connections: usize,
+        settings: &str,
+    ) -> Result<Self, StoreError> {
+        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = match database.tls() {
+            Tls::Off => {
+                Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config)
+            }
+            Tls::On(tls) => Manager::from_config(database.config().clone(), tls.clone(), config),
+        };
+        let sessions = Sessions::of(database, settings);
+        let created = sessions.clone();
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .wait_timeout(Some(WAIT_FOR_CONNECTION))
+            .create_timeout(Some(database.connect_timeout()))
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .post_create(Hook::async_fn(move |client, _| {
+                let sessions = created.clone();
+                Box::pin(async move { sessions.greet(client).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(StoreError::Build)?;
+        Ok(Self { pool, sessions })
     }
 
     /// The rows that a statement returns. `doing` says in an error what it was for.
@@ -47,8 +98,7 @@ impl Statements {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<Row, StoreError> {
-        let mut rows = self.run(sql, doing, parameters).await?.rows;
-        rows.pop().ok_or(StoreError::NoRow { doing })
+        self.run(sql, doing, parameters).await?.one(doing)
     }
 
     /// How many rows a statement writes.
@@ -68,11 +118,92 @@ impl Statements {
         parameters: &Parameters<'_>,
     ) -> Result<Answer, StoreError> {
         let client = self.pool.get().await.map_err(StoreError::Pool)?;
-        let prepared = client.prepare_cached(sql).await.map_err(StoreError::query(doing))?;
-        let answer =
-            async { gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await };
+        let answer = async {
+            match &self.sessions {
+                Sessions::Ours { .. } => {
+                    let prepared = client.prepare_cached(sql).await?;
+                    gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
+                }
+                Sessions::Lent { begin } => lent(&client, begin, sql, parameters).await,
+            }
+        };
         answer.await.map_err(StoreError::query(doing))
     }
+}
+
+impl Sessions {
+    /// Those that this way to the database leads to. `settings` is a sequence of `set`.
+    pub(super) fn of(database: &Database, settings: &str) -> Self {
+        let settings = format!("{SESSION}{settings}");
+        if !database.is_pooled() {
+            return Self::Ours { settings: settings.into() };
+        }
+        let local = format!("{settings}{PARTED}").replace("set ", "set local ");
+        Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
+    }
+
+    /// Tells a new connection what is to hold as long as it does.
+    pub(super) async fn greet(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        match self {
+            Self::Ours { settings } => client.batch_execute(settings).await,
+            Self::Lent { .. } => Ok(()),
+        }
+    }
+
+    /// Runs a statement on a connection outside of any pool, where preparing it would not pay.
+    pub(super) async fn run_once(
+        &self,
+        client: &Client,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let answer = match self {
+            Self::Ours { .. } => unprepared(client, sql, parameters).await,
+            Self::Lent { begin } => lent(client, begin, sql, parameters).await,
+        };
+        answer.map_err(StoreError::query(doing))
+    }
+}
+
+impl Answer {
+    /// The row of a statement that always returns one.
+    pub(super) fn one(mut self, doing: &'static str) -> Result<Row, StoreError> {
+        self.rows.pop().ok_or(StoreError::NoRow { doing })
+    }
+}
+
+/// In a transaction of its own.
+async fn lent(
+    client: &Client,
+    begin: &str,
+    sql: &str,
+    parameters: &Parameters<'_>,
+) -> Result<Answer, tokio_postgres::Error> {
+    // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
+    // us has sent all three, and leaves no transaction open.
+    let (began, answer, ended) = tokio::join!(
+        biased;
+        client.batch_execute(begin),
+        unprepared(client, sql, parameters),
+        client.batch_execute("commit"),
+    );
+    // After an error there is nothing to commit, and the last one says nothing new.
+    began?;
+    let answer = answer?;
+    ended?;
+    Ok(answer)
+}
+
+/// Parsed, planned, run and forgotten, in one round trip.
+async fn unprepared(
+    client: &Client,
+    sql: &str,
+    parameters: &Parameters<'_>,
+) -> Result<Answer, tokio_postgres::Error> {
+    let types = parameter_types(sql).expect("a test looks for the casts of every statement");
+    let typed = parameters.iter().copied().zip(types);
+    gather(client.query_typed_raw(sql, typed).await?).await
 }
 
 async fn gather(stream: RowStream) -> Result<Answer, tokio_postgres::Error> {
@@ -82,4 +213,64 @@ async fn gather(stream: RowStream) -> Result<Answer, tokio_postgres::Error> {
         rows.push(row);
     }
     Ok(Answer { rows, affected: stream.rows_affected().unwrap_or(0) })
+}
+
+/// The types of `$1`, `$2` and so on, by the casts in the statement itself. Nothing, if one has no cast
+/// or one to a type that no statement has had yet.
+#[must_use]
+pub fn parameter_types(sql: &str) -> Option<Vec<Type>> {
+    let mut types: Vec<Option<Type>> = Vec::new();
+    for (number, cast) in sql.split('$').skip(1).filter_map(|text| text.split_once("::")) {
+        // Also cuts off a mention in a comment, which a cast follows later.
+        let Ok(number @ 1..) = number.parse::<usize>() else { continue };
+        let end = cast.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(cast.len());
+        let (name, rest) = cast.split_at(end);
+        types.resize(types.len().max(number), None);
+        types[number - 1] = Some(type_named(name, rest.starts_with("[]"))?);
+    }
+    types.into_iter().collect()
+}
+
+fn type_named(name: &str, is_array: bool) -> Option<Type> {
+    let (one, many) = match name {
+        "bool" => (Type::BOOL, Type::BOOL_ARRAY),
+        "int" => (Type::INT4, Type::INT4_ARRAY),
+        "bigint" => (Type::INT8, Type::INT8_ARRAY),
+        "float4" => (Type::FLOAT4, Type::FLOAT4_ARRAY),
+        "float8" => (Type::FLOAT8, Type::FLOAT8_ARRAY),
+        "text" => (Type::TEXT, Type::TEXT_ARRAY),
+        "timestamptz" => (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
+        _ => return None,
+    };
+    Some(if is_array { many } else { one })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_lent_is_told_nothing_that_outlasts_the_transaction() {
+        let url = "postgres://localhost/x";
+        let database = Database::parse(url, None, None, Duration::from_secs(1)).unwrap();
+        let plans = crate::store::QUEUE_PLANS;
+        let Sessions::Lent { begin } = Sessions::of(&database.behind_pooler(), plans) else {
+            panic!("it is not lent");
+        };
+        let (begin, told) = begin.split_once(';').unwrap();
+        assert_eq!(begin, "begin isolation level read committed");
+        let told: Vec<_> = told.split(';').map(str::trim).filter(|told| !told.is_empty()).collect();
+        assert!(told.len() > 8, "{told:?}");
+        assert!(told.iter().all(|told| told.starts_with("set local ")), "{told:?}");
+    }
+
+    #[test]
+    fn parameters_have_the_types_that_they_are_cast_to() {
+        let sql = "-- $1 one  $2 others, see $3::text\nselect $2::bigint[], $1::int, $2::bigint[] || $3::text";
+        let types = parameter_types(sql);
+        assert_eq!(types, Some(vec![Type::INT4, Type::INT8_ARRAY, Type::TEXT]));
+        assert_eq!(parameter_types("select 1"), Some(Vec::new()));
+        assert_eq!(parameter_types("select $2::int, $1"), None);
+        assert_eq!(parameter_types("select $1::inet"), None);
+    }
 }

@@ -6,6 +6,7 @@
 
 mod certificates;
 pub mod database;
+mod pooler;
 mod receiver;
 mod relay;
 mod rows;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, migrate};
+pub use pooler::Pooler;
 pub use receiver::{Gate, Received, Receiver, Reply};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
