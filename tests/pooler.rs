@@ -4,16 +4,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use posthaste::store::parameter_types;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use crate::support::{
     Pooler, Receiver, Relay, RelayBuilder, Reply, TestDatabase, endpoint, event, holds,
-    inconsistencies, settled, until, value,
+    inconsistencies, settled, until, value, within,
 };
 
 /// Fewer than there are clients, so that they take turns.
@@ -383,12 +384,12 @@ async fn the_schema_is_migrated_through_the_pooler_by_one_of_two_at_once() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.arg("migrate").env_clear().current_dir(env!("CARGO_TARGET_TMPDIR"));
         command.env("DATABASE_URL", pooler.url_for(database.name())).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.kill_on_drop(true);
+        async move { within("the migration", command.output()).await.unwrap() }
     };
-    let outputs = [migrating(), migrating()].map(|child| child.wait_with_output().unwrap());
-    assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
-    let said: String =
-        outputs.iter().map(|output| String::from_utf8_lossy(&output.stdout)).collect();
+    let (one, other) = tokio::join!(migrating(), migrating());
+    assert!(one.status.success() && other.status.success(), "{one:?} {other:?}");
+    let said = String::from_utf8([one.stdout, other.stdout].concat()).unwrap();
     let applied: Vec<_> = said.lines().filter(|line| line.starts_with("applied ")).collect();
     let known = value::<i64>(&client, "select count(*) from posthaste.migrations").await;
     assert_eq!(i64::try_from(applied.len()), Ok(known), "each once: {applied:?}");
