@@ -83,7 +83,7 @@ pub async fn run(
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin anew yet");
+                tracing::warn!(error = error.told(), "cannot begin anew yet");
                 status.set_ready(Err("the database is away".to_owned()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,

@@ -269,8 +269,7 @@ impl Shared {
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            let error: &dyn std::error::Error = error;
-            tracing::warn!(error, "the database failed us; trying again");
+            tracing::warn!(error = error.told(), "the database failed us; trying again");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What can go wrong between us and the database. Told apart by SQLSTATE and variant, never by text.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 /// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,22 @@ impl StoreError {
             Some(code) if STRANGE.contains(code) => Self::Forgotten { doing, source },
             _ => Self::Query { doing, source },
         }
+    }
+
+    /// What was being done and why it failed, as one line for the log. Of what the server says only the
+    /// message: its details may quote rows.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let mut told = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            match error.downcast_ref::<DbError>() {
+                Some(said) => told += &format!(": {} ({})", said.message(), said.code().code()),
+                None => told += &format!(": {error}"),
+            }
+            cause = error.source();
+        }
+        told
     }
 
     /// The server's error code, if the server answered.
