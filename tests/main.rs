@@ -29,6 +29,7 @@ mod network_faults;
 mod ordering;
 mod pgbench;
 mod plans;
+mod pooler;
 mod restore;
 mod retries;
 mod roles;

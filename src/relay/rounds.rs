@@ -197,6 +197,10 @@ impl Rounds {
         let tokens: Vec<_> = self.doubtful.iter().map(|(token, _)| *token).collect();
         let released = disown(&self.shared.store, self.shared.relay, &tokens).await?;
         self.shared.metrics.claims_released.increment(released);
+        if released > 0 {
+            // They are due, and nobody has been told.
+            self.poll_at = self.shared.clock.instant();
+        }
         self.disown_at = now + DISOWN_INTERVAL;
         let patience = self.shared.config.database.statement_timeout * 2;
         self.doubtful.retain(|(_, since)| now.saturating_duration_since(*since) < patience);

@@ -69,22 +69,12 @@ pub struct Claimed {
 /// # Errors
 /// When the database fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
-    let client = store.router().await?;
-    let statement = client
-        .prepare_cached(CURSOR)
-        .await
-        .map_err(StoreError::query("read the routing cursor"))?;
-    let row = client
-        .query_one(&statement, &[])
-        .await
-        .map_err(StoreError::query("read the routing cursor"))?;
+    let row = store.router.query_one(CURSOR, "read the routing cursor", &[]).await?;
     if row.get("is_here") {
         return Ok(row.get("floor_at"));
     }
-    let row = client
-        .query_one(REBASE, &[])
-        .await
-        .map_err(StoreError::query("begin routing anew in a restored database"))?;
+    let row =
+        store.router.query_one(REBASE, "begin routing anew in a restored database", &[]).await?;
     tracing::warn!(
         events = row.get::<_, i64>("events"),
         "this database was restored from another one: what was neither delivered nor tried is routed again"
@@ -104,14 +94,13 @@ pub async fn route(
     floor: Timestamp,
     room: &Room<'_>,
 ) -> Result<Option<Routed>, StoreError> {
-    let client = store.router().await?;
-    let statement =
-        client.prepare_cached(ROUTE).await.map_err(StoreError::query("route events"))?;
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
     // The rows are all here, and so the statement has committed, before one of them is sent.
-    let rows = client
+    let rows = store
+        .router
         .query(
-            &statement,
+            ROUTE,
+            "route events",
             &[
                 &relay,
                 &token,
@@ -125,8 +114,7 @@ pub async fn route(
                 &room.bytes,
             ],
         )
-        .await
-        .map_err(StoreError::query("route events"))?;
+        .await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let count = |name| u32::try_from(first.get::<_, i32>(name)).unwrap_or(0);
     let mut routed = Routed {

@@ -7,6 +7,7 @@
 mod certificates;
 pub mod database;
 mod disk;
+mod pooler;
 mod receiver;
 mod relay;
 mod rows;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
+pub use pooler::Pooler;
 pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
