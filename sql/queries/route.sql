@@ -72,7 +72,9 @@ event as materialized (
   limit $3::bigint
 ),
 chunk as materialized (
-  select count(*) as events, count(*) = $3::bigint as more, max(xid) as xid
+  -- Not max(xid), which PostgreSQL 14 does not have.
+  select count(*) as events, count(*) = $3::bigint as more,
+         (select e.xid from event e order by e.xid desc limit 1) as xid
   from event
 ),
 kind as materialized (

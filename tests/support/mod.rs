@@ -18,7 +18,7 @@ mod writer;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::{TestDatabase, migrate};
+pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};

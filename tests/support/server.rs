@@ -3,7 +3,7 @@
 use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
 use tokio_postgres::{Client, NoTls};
 
-use super::database;
+use super::{cluster_options, database};
 
 /// A private server with Posthaste installed in its database `postgres`; gone when dropped.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ impl Server {
     /// With these lines added to its `postgresql.conf`.
     pub async fn start(settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&line| line.to_owned()).collect();
-        let options = ClusterOptions { settings, ..ClusterOptions::default() };
+        let options = ClusterOptions { settings, ..cluster_options() };
         let cluster = Cluster::start(options).await.expect("start a cluster");
         database::migrate(&cluster.url()).await;
         Self { cluster }
