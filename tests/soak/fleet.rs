@@ -238,7 +238,7 @@ fn relay_log(fleet: &Fleet, seat: &Seat) -> String {
 }
 
 /// The most memory that a process ever had, in KiB (Linux).
-fn most_memory(pid: u32) -> Option<u64> {
+pub fn most_memory(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()

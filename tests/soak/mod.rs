@@ -66,6 +66,8 @@ const POSTGRES: [&str; 6] = [
 /// A drain that stands still this long, or takes this long, will not come to an end.
 const MOVES_WITHIN: Duration = Duration::from_secs(90);
 const DRAINS_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// A start, the time that a relay gives others to come back, a lease and a heartbeat.
+const BURIES_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
@@ -188,10 +190,23 @@ impl Soak {
         enough.cancel();
         let absences = operator.join_all().await.into_iter().next().unwrap_or_default();
         beside.shutdown().await;
+        self.stop().await;
+        Course { faults, absences, faulty_for, drained_in, longest_queue }
+    }
+
+    /// Stops the relays. One that may have claimed more than it knows of leaves its row for the next to
+    /// bury, so there is a next one.
+    async fn stop(&self) {
         for seat in &self.fleet.seats {
             self.fleet.stop(&mut *seat.lock().await).await;
         }
-        Course { faults, absences, faulty_for, drained_in, longest_queue }
+        let mut last = self.fleet.seats[0].lock().await;
+        self.fleet.start(&mut last);
+        if !rows::buried(&self.cluster.url(), BURIES_WITHIN).await {
+            let case = || format!("after {BURIES_WITHIN:?} there were rows of others");
+            self.ledger.complain("a relay that ended was not buried", case);
+        }
+        self.fleet.stop(&mut last).await;
     }
 
     fn operator(&self) -> Operator {

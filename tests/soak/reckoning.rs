@@ -23,7 +23,7 @@ use super::rows::{self, Attempt, Totals};
 /// disabled may not have been owed to it any more.
 const ROUTED_WITHIN: i64 = 60_000_000;
 /// Cases of each kind for which the rows are shown.
-const SHOWN: usize = 5;
+const SHOWN: usize = 3;
 
 #[derive(Debug)]
 pub struct Reckoning<'a> {

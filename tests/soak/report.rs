@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::endpoints::ENDPOINTS;
-use super::fleet::{COUNTED, Tally};
+use super::fleet::{COUNTED, Tally, most_memory};
 use super::ledger::Complaint;
 use super::reckoning::{Figures, OfEndpoint};
 use super::{Course, ORDER_IS_KEPT, Wanted};
@@ -84,6 +84,8 @@ impl Report<'_> {
             .map(|(name, size)| format!("{name} {} MiB", size / 1024 / 1024))
             .collect();
         println!("Disk: {}.", sizes.join(", "));
+        let own = most_memory(std::process::id()).unwrap_or(0);
+        println!("The receivers and the ledger took {} MiB at most.", own / 1024);
         self.show_complaints();
     }
 
@@ -95,6 +97,7 @@ impl Report<'_> {
             "lost",
             "strangers",
             "requests",
+            "at once",
             "again",
             "may be",
             "dead",
@@ -114,6 +117,7 @@ impl Report<'_> {
                     of.lost,
                     of.strangers,
                     of.requests,
+                    u64::from(of.most_in_flight),
                     of.duplicates,
                     of.explained,
                     of.dead,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use tokio_postgres::types::ToSql;
@@ -46,6 +47,25 @@ pub async fn left(url: &str, dead: &[i64]) -> Option<i64> {
     let statement = "select (select count(*) from posthaste.unrouted_events) \
          + (select count(*) from posthaste.deliveries where endpoint_id <> all($1))";
     Some(session.client.query_one(statement, &[&dead]).await.ok()?.get(0))
+}
+
+/// Waits until no relay is registered but one: it has buried the others. False: it took too long.
+pub async fn buried(url: &str, patience: Duration) -> bool {
+    const LOOK_EVERY: Duration = Duration::from_millis(100);
+    let session = Session::open(url).await.expect("connect");
+    let alone = "select count(*) = 1 from posthaste.relays";
+    let looking = async {
+        while !session
+            .client
+            .query_one(alone, &[])
+            .await
+            .expect("count the relays")
+            .get::<_, bool>(0)
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(patience, looking).await.is_ok()
 }
 
 /// What is left and why it may be, for a person.
@@ -100,10 +120,10 @@ async fn each(client: &Client, statement: &str, mut take: impl FnMut(&Row)) {
     }
 }
 
-/// All that is known of a delivery, for a person.
+/// What is known of a delivery, its last attempts first, for a person.
 pub async fn evidence(client: &Client, event_id: i64, endpoint_id: i64) -> String {
-    let statement = "select to_json(a)::text from posthaste.attempts a \
-           where event_id = $1 and endpoint_id = $2 \
+    let statement = "(select to_json(a)::text from posthaste.attempts a \
+           where event_id = $1 and endpoint_id = $2 order by started_at desc limit 6) \
          union all select to_json(d)::text from posthaste.deliveries d \
            where event_id = $1 and endpoint_id = $2 \
          union all select 'outbox: xid ' || xid || ', created ' || created_at \
