@@ -23,8 +23,8 @@ pub use disk::Disk;
 pub use receiver::{Gate, Received, Receiver, Reply, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
-    Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
-    settled, value, webhook_ids,
+    Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
+    make_due, settled, value, waits_for_a_lock, webhook_ids,
 };
 pub use server::Server;
 pub use standby::Standby;

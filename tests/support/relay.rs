@@ -21,6 +21,8 @@ const LOOPBACK: &str = r#"["127.0.0.0/8", "::1/128", "localhost"]"#;
 pub struct RelayBuilder {
     database_url: String,
     settings: Vec<(String, String)>,
+    arguments: Vec<&'static str>,
+    files: Option<u32>,
 }
 
 /// A running `posthaste run`. Killed when dropped; its log is shown if the test has failed.
@@ -43,6 +45,18 @@ impl RelayBuilder {
         self
     }
 
+    /// As `posthaste run --migrate`.
+    pub fn migrating(mut self) -> Self {
+        self.arguments.push("--migrate");
+        self
+    }
+
+    /// It may have no more files open at once, connections included.
+    pub fn with_files(mut self, most: u32) -> Self {
+        self.files = Some(most);
+        self
+    }
+
     /// Starts the relay and waits until it says that it is ready.
     pub async fn start(self) -> Relay {
         let mut relay = self.spawn();
@@ -56,8 +70,8 @@ impl RelayBuilder {
         let directory = tempfile::tempdir().expect("make a directory for the log");
         let log = directory.path().join("relay.log");
         let file = File::create(&log).expect("create the log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-        command.arg("run").env_clear().current_dir(directory.path());
+        let mut command = self.command();
+        command.arg("run").args(self.arguments).env_clear().current_dir(directory.path());
         command.env("DATABASE_URL", &self.database_url);
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
         command.env("POSTHASTE_ADDRESSES__ALLOW", LOOPBACK);
@@ -72,6 +86,16 @@ impl RelayBuilder {
     }
 }
 
+impl RelayBuilder {
+    fn command(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_posthaste");
+        let Some(files) = self.files else { return Command::new(program) };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!(r#"ulimit -n {files}; exec "$0" "$@""#)).arg(program);
+        shell
+    }
+}
+
 impl Relay {
     /// A relay with the defaults, but that it may dial the loopback.
     pub async fn start(database: &TestDatabase) -> Self {
@@ -80,7 +104,8 @@ impl Relay {
 
     /// A relay on a database given by its URL.
     pub fn on(database_url: &str) -> RelayBuilder {
-        RelayBuilder { database_url: database_url.to_owned(), settings: Vec::new() }
+        let (settings, arguments) = (Vec::new(), Vec::new());
+        RelayBuilder { database_url: database_url.to_owned(), settings, arguments, files: None }
     }
 
     pub fn pid(&self) -> u32 {
