@@ -12,7 +12,8 @@ const RELEASE: &str = include_str!("../../sql/queries/release.sql");
 const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
-/// Claims what is due for these endpoints, at most the room of each.
+/// Claims what is due for these endpoints, at most the room of each, and no more bytes of payload than
+/// that, unless it is one delivery alone.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been claimed.
@@ -22,12 +23,13 @@ pub async fn claim(
     token: i64,
     endpoints: &[EndpointId],
     rooms: &[i32],
+    bytes: i64,
 ) -> Result<Vec<Claimed>, StoreError> {
     let client = store.queue().await?;
     let statement =
         client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
     let rows = client
-        .query(&statement, &[&relay, &token, &store.now(), &endpoints, &rooms])
+        .query(&statement, &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes])
         .await
         .map_err(StoreError::query("claim due deliveries"))?;
     Ok(rows
