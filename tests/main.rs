@@ -21,6 +21,7 @@ mod database_faults;
 mod failover;
 mod guard;
 mod harness;
+mod host_faults;
 mod hostile;
 mod hour_down;
 mod isolation;

@@ -9,6 +9,7 @@
 
 mod agenda;
 mod deliver;
+mod files;
 mod health;
 mod lanes;
 mod lease;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agenda::Agenda;
+use super::files::Files;
 use super::health::Strike;
 use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
 use super::record::Finished;
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) health_policy: HealthPolicy,
     pub(super) lanes: Lanes,
     pub(super) budget: Budget,
+    pub(super) files: Files,
     pub(super) holdings: Holdings,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
@@ -125,6 +127,7 @@ impl Shared {
             health_policy,
             lanes: Lanes::default(),
             budget: Budget::new(config.relay.max_in_flight),
+            files: Files::of_this_process(),
             holdings: Holdings::default(),
             room_freed: Notify::new(),
             struck: Notify::new(),
