@@ -1,12 +1,13 @@
 //! The relay's own machine: a clock that jumps, no file left to open, payloads larger than memory.
 
-use std::time::Duration;
-
+use jiff::{SignedDuration, Timestamp};
+use posthaste::clock::{Clock, Present};
+use posthaste::stopper::Stopper;
 use tokio_postgres::Client;
 
 use crate::support::{
-    Gate, Receiver, Relay, Reply, TestDatabase, attempts, endpoint, event, inconsistencies,
-    settled, until, value,
+    Gate, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event, holds,
+    inconsistencies, run_inside, settled, value, within,
 };
 
 /// So many endpoints at one receiver.
@@ -74,7 +75,7 @@ async fn payloads_in_memory_are_bounded_when_routed_and_when_claimed_from_a_back
     // All is routed, and as much is in flight as may be.
     let waiting = "not exists (select from posthaste.unrouted_events) \
          and count(*) > 0 from posthaste.deliveries where claimed_by is not null";
-    crate::support::holds(&client, waiting).await;
+    holds(&client, waiting).await;
     receiver.wait_for(BOUND >> 21).await;
     let routed = peak(first.pid()) - at_rest;
     first.kill().await;
@@ -88,4 +89,47 @@ async fn payloads_in_memory_are_bounded_when_routed_and_when_claimed_from_a_back
     assert!(routed < 4 * BOUND, "{routed} bytes beyond rest");
     assert!(claimed < 4 * BOUND, "{claimed} bytes beyond rest");
     second.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relays_clock_that_jumps_by_a_day_makes_nothing_due_and_gives_nothing_up() {
+    const DAY: i64 = 24 * 3600;
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).with("schedule", "{300 ms}").add(&client).await;
+    let (stopper, present) = (Stopper::new(), Present::default());
+    let settings = [("relay.heartbeat", "200ms"), ("relay.lease", "2s"), ("retry.max_age", "1h")];
+    let relay = run_inside(&database, &settings, present.clone(), stopper.clone());
+    let story = async {
+        for wrong in [DAY, -DAY, 0] {
+            present.set_wrong(SignedDuration::from_secs(wrong));
+            receiver.script([Reply::status(500)]);
+            let retried = event("order.paid").add(&client).await;
+            let attempts = attempted(&client, retried, 2).await;
+            let told: Vec<_> = attempts.iter().map(|a| a.verdict.as_str()).collect();
+            assert_eq!(told, ["retry", "delivered"], "{wrong}");
+            assert!(attempts[0].next_attempt_at.unwrap() <= attempts[1].started_at);
+            let later = "insert into posthaste.outbox (event_type, payload, deliver_at) \
+                 values ('order.later', '{}', clock_timestamp() + interval '500 ms') \
+                 returning id, deliver_at";
+            let later = client.query_one(later, &[]).await.unwrap();
+            let sent = attempted(&client, later.get(0), 1).await;
+            assert!(sent[0].started_at >= later.get::<_, Timestamp>(1), "{wrong}");
+            // Wrong is only what we say to receivers.
+            let said = receiver.received().pop().unwrap();
+            let said: i64 = said.header("webhook-timestamp").unwrap().parse().unwrap();
+            let off = said - Clock.now().as_second() - wrong;
+            assert!((-60..=60).contains(&off), "{wrong}: {off}");
+        }
+        let lease = "count(*) = 1 and bool_and(id = 1 and heartbeat_at > clock_timestamp() - interval '2 s') \
+                     from posthaste.relays";
+        holds(&client, lease).await;
+        let interrupted = "select count(*) from posthaste.attempts where outcome = 'interrupted'";
+        assert_eq!(value::<i64>(&client, interrupted).await, 0);
+        stopper.stop();
+    };
+    let (ended, ()) = Box::pin(within("the days", async { tokio::join!(relay, story) })).await;
+    ended.unwrap();
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
 }

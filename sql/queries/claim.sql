@@ -47,7 +47,7 @@ claimed as (
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
        e.revision, c.event_type, c.payload, c.headers,
-       greatest(c.event_created_at, c.deliver_at) as due_at,
+       (extract(epoch from clock.now - greatest(c.event_created_at, c.deliver_at)) * 1000)::float8 as age_ms,
        case when c.id is null then 'the event is no longer in the outbox'
             when c.expires_at <= clock.now then 'expired'
             -- Asked only where the endpoint has changed since.

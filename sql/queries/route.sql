@@ -159,7 +159,8 @@ select coalesce(a.floor_at, last.floor_at) as floor_at,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
        waiting.endpoints as waiting,
        d.id as event_id, d.owed_to as endpoint_id, d.revision, d.event_type, d.created_at, d.payload,
-       d.headers, greatest(d.created_at, d.deliver_at) as due_at, coalesce(d.expires_at <= clock.now, false) as expired
+       d.headers, (extract(epoch from clock.now - greatest(d.created_at, d.deliver_at)) * 1000)::float8 as age_ms,
+       coalesce(d.expires_at <= clock.now, false) as expired
 from last
 cross join chunk
 cross join clock

@@ -32,6 +32,7 @@ pub async fn claim(
         .query(&statement, &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes])
         .await
         .map_err(StoreError::query("claim due deliveries"))?;
+    let now = store.present.now();
     Ok(rows
         .iter()
         .map(|row| Claimed {
@@ -39,6 +40,7 @@ pub async fn claim(
                 row,
                 token,
                 u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0),
+                now,
             ),
             cancelled: row.get("cancelled"),
         })

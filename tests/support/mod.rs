@@ -7,6 +7,7 @@
 mod certificates;
 pub mod database;
 mod disk;
+mod inside;
 mod receiver;
 mod relay;
 mod rows;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, migrate};
 pub use disk::Disk;
+pub use inside::run_inside;
 pub use receiver::{Gate, Received, Receiver, Reply, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
