@@ -14,7 +14,8 @@ const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
-/// Claims what is due for these endpoints, at most the room of each.
+/// Claims what is due for these endpoints, at most the room of each, and no more bytes of payload than
+/// that, unless it is one delivery alone.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been claimed.
@@ -24,9 +25,11 @@ pub async fn claim(
     token: i64,
     endpoints: &[EndpointId],
     rooms: &[i32],
+    bytes: i64,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms];
+    let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
+    let now = store.present.now();
     Ok(rows
         .iter()
         .map(|row| Claimed {
@@ -34,6 +37,7 @@ pub async fn claim(
                 row,
                 token,
                 u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0),
+                now,
             ),
             cancelled: row.get("cancelled"),
         })

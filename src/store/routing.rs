@@ -1,5 +1,7 @@
 //! Routing: from events to the deliveries they owe. One statement does it all.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -130,10 +132,11 @@ pub async fn route(
         claimed: Vec::new(),
     };
     if first.get::<_, Option<i64>>("event_id").is_some() {
+        let now = store.present.now();
         routed.claimed = rows
             .iter()
             .map(|row| Claimed {
-                delivery: delivery(row, token, 0),
+                delivery: delivery(row, token, 0, now),
                 cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
             })
             .collect();
@@ -148,7 +151,16 @@ fn lines(row: &Row) -> Vec<Line> {
 }
 
 /// Reads the columns that routing and claiming have in common.
-pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Delivery {
+///
+/// `now` is ours. How old an event is, the database says; it is told as a moment of our clock, which may
+/// be wrong, so that both mistakes cancel out.
+pub(super) fn delivery(
+    row: &Row,
+    claim_token: i64,
+    attempt_count: u32,
+    now: Timestamp,
+) -> Delivery {
+    let age = Duration::try_from_secs_f64(row.get::<_, f64>("age_ms") / 1000.0);
     Delivery {
         event_id: row.get("event_id"),
         endpoint_id: row.get("endpoint_id"),
@@ -166,7 +178,7 @@ pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Deliv
             .get::<_, Option<serde_json::Value>>("headers")
             .map(|headers| texts(&headers))
             .unwrap_or_default(),
-        due_at: row.get("due_at"),
+        due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
     }
 }
 
