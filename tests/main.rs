@@ -31,6 +31,7 @@ mod roles;
 mod rules;
 mod schema;
 mod secrets;
+mod simulation;
 mod steering;
 mod subscriptions;
 mod tidy;
