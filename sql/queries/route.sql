@@ -2,7 +2,7 @@
 -- claimed for the caller as far as there is room. Called by store::routing::route.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
 -- hour ahead); endpoints_by_route.
--- Locks: the router's advisory lock for the statement; nothing else that exists already.
+-- Locks: the router's advisory lock for the statement; the relay's row, against being buried meanwhile.
 -- The new cursor's primary key lets one router in: a second one inserts nothing and returns nothing.
 --
 -- $1 relay  $2 claim token  $3 most events  $4 now (null: the database's clock)
@@ -14,8 +14,12 @@ with router as materialized (
 clock as materialized (
   select coalesce($4::timestamptz, clock_timestamp()) as now
 ),
+-- A relay that was taken for dead claims nothing: nobody would ever release it.
+me as materialized (
+  select id from posthaste.relays where id = $1::int for key share
+),
 last as materialized (
-  select r.* from router, lateral (
+  select r.* from router cross join me cross join lateral (
     select * from posthaste.routing order by number desc limit 1) r
   where router.held
 ),
