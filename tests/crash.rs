@@ -185,7 +185,7 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
             "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{now}}', '{{1}}', \
              '{{1}}', '{{answered}}', '{{null}}', '{{null}}', '{{200}}', '{{null}}', '{{null}}', \
              '{{f}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{{verdict}}}', \
-             '{{null}}', '{{{retry_in}}}')"
+             '{{null}}', '{{{retry_in}}}', '{{f}}')"
         );
         client.query(&record, &[]).await.unwrap().len()
     };
@@ -289,8 +289,8 @@ async fn two_relays_share_the_work_and_send_everything_once() {
     let receiver = Receiver::start().await;
     let gate = Gate::default();
     receiver.script([Reply::ok().held_by(&gate), Reply::ok().held_by(&gate)]);
-    // One request at a time from each: two at once come from two relays.
-    endpoint(&receiver.url("/")).with("max_concurrency", 1).add(&client).await;
+    // Two requests at a time, one from each.
+    endpoint(&receiver.url("/")).with("max_concurrency", 2).add(&client).await;
     let relay = || {
         let relay = Relay::on(&database.url()).set("delivery.window_start", "1");
         relay.set("relay.poll_interval", "50ms").start()

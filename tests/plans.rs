@@ -12,7 +12,7 @@ use crate::support::{TestDatabase, endpoint, value};
 const CLAIM: &str = include_str!("../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides on.
-const QUEUE: [(&str, &str, &str, &[&str]); 4] = [
+const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
     ("claim", CLAIM, "1, 1, null, '{1,2,3}', '{9,9,9}'", &["deliveries_due", "deliveries_pkey"]),
     ("agenda", include_str!("../sql/queries/agenda.sql"), "null", &["deliveries_due"]),
     (
@@ -20,8 +20,8 @@ const QUEUE: [(&str, &str, &str, &[&str]); 4] = [
         include_str!("../sql/queries/record.sql"),
         "1, null, '{1}', '{1}', '{1}', '{now}', '{1}', '{1}', '{answered}', '{null}', '{null}', \
          '{200}', '{null}', '{null}', '{f}', '{1}', '{1}', '{1}', '{1}', '{1}', '{1}', \
-         '{delivered}', '{null}', '{null}'",
-        &["deliveries_pkey"],
+         '{delivered}', '{null}', '{null}', '{f}'",
+        &["deliveries_in_line", "deliveries_pkey"],
     ),
     (
         "release",
@@ -29,6 +29,13 @@ const QUEUE: [(&str, &str, &str, &[&str]); 4] = [
         "1, '{1}', '{1}', '{1}'",
         &["deliveries_pkey"],
     ),
+    (
+        "give_turns",
+        include_str!("../sql/queries/give_turns.sql"),
+        "'{1}', '{key}', null",
+        &["deliveries_in_line", "deliveries_pkey", "one_delivery_of_a_line_has_its_turn"],
+    ),
+    ("lines", include_str!("../sql/queries/lines.sql"), "1, 'key', 9", &["deliveries_in_line"]),
 ];
 
 /// Fills the queue: endpoints 1 to 20, of which each is owed as much as the others.
@@ -84,7 +91,7 @@ async fn assert_queue_plans(client: &Client, statistics: &str) {
         let ridden: BTreeSet<_> = indexes
             .iter()
             .map(String::as_str)
-            .filter(|index| index.starts_with("deliveries"))
+            .filter(|index| index.starts_with("deliveries") || index.starts_with("one_delivery"))
             .collect();
         assert_eq!(ridden, expected.iter().copied().collect(), "{told}");
     }

@@ -8,18 +8,19 @@ with recursive clock as materialized (
 ),
 first as (
   (select endpoint_id, next_attempt_at from posthaste.deliveries
-    where claimed_by is null
+    where claimed_by is null and in_line is null
     order by endpoint_id, next_attempt_at, event_id limit 1)
   union all
   select next.endpoint_id, next.next_attempt_at
   from first
   cross join lateral (
     select d.endpoint_id, d.next_attempt_at from posthaste.deliveries d
-    where d.claimed_by is null and d.endpoint_id > first.endpoint_id
+    where d.claimed_by is null and d.in_line is null and d.endpoint_id > first.endpoint_id
     order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1
   ) next
 )
-select f.endpoint_id, e.revision, (extract(epoch from f.next_attempt_at - clock.now) * 1000)::float8 as due_in_ms
+select f.endpoint_id, e.revision,
+       (extract(epoch from least(f.next_attempt_at, clock.now + interval '1 year') - clock.now) * 1000)::float8 as due_in_ms
 from first f
 cross join clock
 join posthaste.endpoints e on e.id = f.endpoint_id and e.enabled

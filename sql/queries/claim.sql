@@ -26,7 +26,7 @@ picked as materialized (
     select d.event_id, d.endpoint_id
     from posthaste.deliveries d
     where d.endpoint_id = r.endpoint_id
-      and d.claimed_by is null
+      and d.claimed_by is null and d.in_line is null
       and d.next_attempt_at <= clock.now
     order by d.next_attempt_at, d.event_id
     limit r.room
@@ -38,10 +38,10 @@ claimed as (
      set claimed_by = $1::int, claim_token = $2::bigint
     from picked p
    where d.event_id = any(array[p.event_id]) and d.endpoint_id = p.endpoint_id
-  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, d.created_at
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, d.created_at, d.ordering_key
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
-       e.revision, o.event_type, o.payload, o.headers,
+       c.ordering_key, e.revision, o.event_type, o.payload, o.headers,
        greatest(c.event_created_at, o.deliver_at) as due_at,
        case when o.id is null then 'the event is no longer in the outbox'
             when o.expires_at <= clock.now then 'expired'

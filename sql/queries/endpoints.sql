@@ -7,7 +7,7 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
        e.max_attempts,
        (select array_agg((extract(epoch from d) * 1000)::float8 order by n)
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
-       e.max_concurrency, e.rate_limit,
+       e.max_concurrency, e.rate_limit, e.on_dead_head,
        s.secrets, s.secrets_until,
        h.consecutive_failures, h.failing_since, h.pauses, h.paused_until
 from posthaste.endpoints e

@@ -1,10 +1,18 @@
--- renew: a relay's heartbeat. Called by store::relays::Lease::renew. Index: relays_pkey. Locks: its own row.
+-- renew: a relay's heartbeat, and what it finds out by it. Called by store::relays::Lease::renew.
+-- Index: relays_pkey. Locks: its own row; for the statement, the locks of relays that are dead.
 --
--- $1 relay  $2 claims held
+-- $1 relay  $2 claims held  $3 seconds after which a heartbeat is too old
 with mine as (
   update posthaste.relays set heartbeat_at = clock_timestamp(), claim_count = $2::int
    where id = $1::int
   returning id
+),
+other as materialized (
+  select id, heartbeat_at >= clock_timestamp() - $3::float8 * interval '1 second' as is_heard
+    from posthaste.relays where id <> $1::int
 )
 select exists (select from mine) as held,
-       (select case when is_called then last_value else 0 end from posthaste.rules_revision) as rules_revision
+       (select case when is_called then last_value else 0 end from posthaste.rules_revision) as rules_revision,
+       (select coalesce(array_agg(id), '{}') from other where is_heard) as others,
+       exists (select from other
+                where not is_heard or pg_try_advisory_xact_lock(1885893228, id)) as somebody_is_dead

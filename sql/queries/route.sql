@@ -28,7 +28,9 @@ span as materialized (
   select case when after_id is null then until else since end as since,
          case when after_id is null then pg_current_snapshot() else until end as until,
          coalesce(after_xid, '0'::xid8) as after_xid,
-         coalesce(after_id, -1) as after_id
+         coalesce(after_id, -1) as after_id,
+         after_id is not null as taken_up,
+         case when after_id is null then number + 1 else coalesce(span_number, number) end as number
   from last
 ),
 -- Transactions that were open at since and have committed by until …
@@ -84,7 +86,7 @@ kind as materialized (
   group by 1, 2
 ),
 subscriber as materialized (
-  select k.event_type, k.tenant, e.id as endpoint_id, e.filter, e.revision,
+  select k.event_type, k.tenant, e.id as endpoint_id, e.filter, e.revision, e.ordered,
          coalesce(h.state = 'flowing', true) as flowing
   from kind k
   join posthaste.endpoints e
@@ -94,38 +96,76 @@ subscriber as materialized (
   where e.enabled
 ),
 owed as materialized (
-  select e.*, s.endpoint_id as owed_to, s.revision, s.flowing
+  select e.*, s.endpoint_id as owed_to, s.revision, s.flowing,
+         case when s.ordered then e.ordering_key end as line
   from event e
   join subscriber s on s.event_type = e.event_type and s.tenant = coalesce(e.tenant, '')
   where e.endpoint_id is null
     and (s.filter is null or posthaste.filter_matches(e.payload, s.filter))
   union all
-  select e.*, n.id, n.revision, n.enabled and coalesce(h.state = 'flowing', true)
+  select e.*, n.id, n.revision, n.enabled and coalesce(h.state = 'flowing', true),
+         case when n.ordered then e.ordering_key end
   from event e
   join posthaste.endpoints n on n.id = e.endpoint_id
   left join posthaste.endpoint_health h on h.endpoint_id = n.id
   where e.endpoint_id is not null
 ),
+-- Where somebody is live already, all are in line; else all but the first. While the span has more to
+-- come, nobody knows who is first.
+line as materialized (
+  select o.*, head.is_there is not null or next.is_there is not null as is_live
+  from (select owed_to, line, min(id) as first from owed where line is not null group by owed_to, line) o
+  -- See give_turns for the bounds.
+  left join lateral (
+    select true as is_there from posthaste.deliveries d
+    where d.ordering_key is not null and d.in_line is null
+      and (d.endpoint_id, d.ordering_key) >= (o.owed_to, o.line)
+      and (d.endpoint_id, d.ordering_key) <= (o.owed_to, o.line)
+    order by d.endpoint_id, d.ordering_key
+    limit 1
+  ) head on true
+  left join lateral (
+    select true as is_there from posthaste.deliveries d
+    where d.in_line
+      and (d.endpoint_id, d.ordering_key) >= (o.owed_to, o.line)
+      and (d.endpoint_id, d.ordering_key) <= (o.owed_to, o.line)
+    order by d.endpoint_id, d.ordering_key
+    limit 1
+  ) next on true
+),
 ranked as materialized (
-  select o.*,
+  select o.*, span.number as place, turn.in_line,
          o.flowing
+         and turn.in_line is null
          and coalesce(o.deliver_at <= clock.now, true)
          and row_number() over (partition by o.owed_to order by o.id) <= coalesce(r.room, $8::int)
          and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $10::bigint
          and row_number() over (order by o.id, o.owed_to) <= $9::int as claimed
   from owed o
   cross join clock
+  cross join span
+  cross join chunk
   left join unnest($6::bigint[], $7::int[]) r(endpoint_id, room) on r.endpoint_id = o.owed_to
+  left join line l on l.owed_to = o.owed_to and l.line = o.line
+  cross join lateral (
+    select case when o.line is not null and (chunk.more or l.is_live or o.id > l.first) then true end as in_line
+  ) turn
 ),
 waiting as materialized (
   select array_agg(distinct o.owed_to) as endpoints
   from ranked o cross join clock
-  where not o.claimed and coalesce(o.deliver_at <= clock.now, true)
+  where not o.claimed and o.in_line is null and coalesce(o.deliver_at <= clock.now, true)
+),
+-- What was ended beside us is not seen here: the caller looks at these lines once more (give_turns).
+behind as materialized (
+  select array_agg(owed_to order by owed_to, line) as endpoints, array_agg(line order by owed_to, line) as keys
+  from line, chunk
+  where is_live and not chunk.more
 ),
 advanced as (
   insert into posthaste.routing
     (number, since, until, after_xid, after_id, floor_at, mark_xid, mark_at, events, deliveries,
-     unmatched, routed_at, system_identifier, database_oid)
+     unmatched, routed_at, system_identifier, database_oid, span_number)
   select last.number + 1, span.since, span.until,
          case when chunk.more then chunk.xid end,
          case when chunk.more then (select max(e.id) from event e where e.xid = chunk.xid) end,
@@ -135,7 +175,8 @@ advanced as (
          chunk.events,
          (select count(*) from owed),
          chunk.events - (select count(distinct o.id) from owed o),
-         clock_timestamp(), last.system_identifier, last.database_oid
+         clock_timestamp(), last.system_identifier, last.database_oid,
+         case when span.number <= last.number then span.number end
   from last, span, chunk
   -- An idle look leaves no row, but now and then the cursor moves on.
   where chunk.events > 0 or last.after_id is not null or last.routed_at < clock_timestamp() - interval '1 minute'
@@ -144,12 +185,13 @@ advanced as (
 ),
 inserted as (
   insert into posthaste.deliveries
-    (event_id, endpoint_id, event_created_at, next_attempt_at, claimed_by, claim_token, ordering_key)
+    (event_id, endpoint_id, event_created_at, next_attempt_at, claimed_by, claim_token, ordering_key,
+     place, in_line)
   select o.id, o.owed_to, o.created_at,
          case when o.deliver_at > clock.now then o.deliver_at else clock.now end,
          case when o.claimed then $1::int end,
          case when o.claimed then $2::bigint end,
-         o.ordering_key
+         o.line, case when o.line is not null then o.place end, o.in_line
   from ranked o cross join clock
   where exists (select from advanced)
   order by o.id
@@ -161,13 +203,18 @@ select coalesce(a.floor_at, last.floor_at) as floor_at,
        chunk.more and a.number is not null as more,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
-       waiting.endpoints as waiting,
+       case when row_number() over (order by d.id) = 1 then waiting.endpoints end as waiting,
+       case when row_number() over (order by d.id) = 1 then behind.endpoints end as line_endpoints,
+       case when row_number() over (order by d.id) = 1 then behind.keys end as line_keys,
+       span.taken_up and not chunk.more and a.number is not null as closes_span,
        d.id as event_id, d.owed_to as endpoint_id, d.revision, d.event_type, d.created_at, d.payload,
-       d.headers, greatest(d.created_at, d.deliver_at) as due_at, coalesce(d.expires_at <= clock.now, false) as expired
+       d.headers, d.line as ordering_key, greatest(d.created_at, d.deliver_at) as due_at, coalesce(d.expires_at <= clock.now, false) as expired
 from last
 cross join chunk
 cross join clock
 cross join waiting
+cross join behind
+cross join span
 left join advanced a on true
 left join ranked d on d.claimed and a.number is not null
 order by d.id

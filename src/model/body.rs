@@ -113,6 +113,7 @@ mod tests {
             event_type: event_type.to_owned(),
             event_created_at: "2024-02-29T23:59:59.000125Z".parse().unwrap(),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
+            ordering_key: None,
             headers: Vec::new(),
             due_at: Timestamp::UNIX_EPOCH,
         }

@@ -21,6 +21,8 @@ pub struct Delivery {
     pub endpoint_revision: i64,
     pub event_type: String,
     pub event_created_at: Timestamp,
+    /// The event's ordering key, where the endpoint is ordered.
+    pub ordering_key: Option<String>,
     /// The event's payload as inserted, byte for byte.
     pub payload: Bytes,
     /// The event's extra headers, and `traceparent`.
@@ -54,6 +56,7 @@ mod tests {
             endpoint_revision: 1,
             event_type: "order.paid".to_owned(),
             event_created_at: event_created_at.parse().unwrap(),
+            ordering_key: None,
             payload: Bytes::from_static(b"{}"),
             headers: Vec::new(),
             due_at: Timestamp::UNIX_EPOCH,

@@ -29,6 +29,18 @@ pub struct Endpoint {
     pub max_concurrency: Option<u32>,
     /// Attempts a second; greater than 0.
     pub rate_limit: Option<f64>,
+    /// What a dead delivery means for those behind it.
+    pub on_dead_head: OnDeadHead,
+}
+
+/// What becomes of an ordering key when one of its deliveries is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDeadHead {
+    /// The key waits until somebody decides.
+    #[default]
+    Block,
+    /// The next one follows.
+    Skip,
 }
 
 /// How the body is made from the event.

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod subscription;
 
 // How much of it may be in flight.
+pub mod share;
 pub mod window;
 
 // What is sent.

@@ -119,7 +119,7 @@ pub(super) fn portion(whole: Duration, draw: f64) -> Duration {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::endpoint::BodyFormat;
+    use super::super::endpoint::{BodyFormat, OnDeadHead};
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -143,6 +143,7 @@ mod tests {
             schedule,
             max_concurrency: None,
             rate_limit: None,
+            on_dead_head: OnDeadHead::default(),
         }
     }
 

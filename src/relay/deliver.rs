@@ -14,7 +14,7 @@ use crate::http::client::{Connection, Exchange};
 use crate::http::target::Target;
 use crate::model::body;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint::{Endpoint, OnDeadHead};
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::schedule::Schedule;
 use crate::model::signature::Signer;
@@ -54,6 +54,7 @@ pub(super) struct Sent {
     pub(super) phases: Phases,
     pub(super) outcome: Outcome,
     pub(super) verdict: Verdict,
+    pub(super) on_dead_head: OnDeadHead,
 }
 
 /// Makes the next attempt of a delivery.
@@ -96,6 +97,7 @@ pub(super) async fn deliver(
         phases: exchange.phases,
         outcome: exchange.outcome,
         verdict,
+        on_dead_head: plan.endpoint.on_dead_head,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
@@ -20,12 +20,19 @@ use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
 use crate::model::outcome::{Answer, Outcome};
+use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::model::window::Window;
 
 /// A lane may hold this many times its window in claims, so that workers need not wait for the next
 /// statement. More would make more duplicates after a crash, and no more speed.
 pub(super) const CLAIMS_PER_WINDOW: usize = 16;
+/// … and no more than keep it busy for this long: an endpoint that takes a second for each has none
+/// waiting here that another relay could send. Long against a statement.
+const AHEAD_MS: f64 = 200.0;
+
+/// How long a lane is kept of an endpoint that others serve.
+const NOT_OURS_FOR: Duration = Duration::from_secs(600);
 
 /// All lanes of this relay.
 #[derive(Debug, Default)]
@@ -49,6 +56,9 @@ struct Inner {
     window: Window,
     health: Health,
     pace: Option<Pace>,
+    /// Whether this relay has a part of the endpoint's limits; otherwise others serve it.
+    serves: bool,
+    opened_at: Instant,
     /// Queued, in flight, or not yet recorded.
     claimed: usize,
     /// Attempts that have come to an end here, ever.
@@ -58,6 +68,8 @@ struct Inner {
     /// Workers that are parked and not called.
     parked: usize,
     tally: Tally,
+    /// How long attempts take here, lately.
+    mean_ms: Option<f64>,
     closed: bool,
 }
 
@@ -72,7 +84,8 @@ pub(super) struct Tally {
 /// What a worker is to do.
 enum Next {
     Send(Box<Delivery>, Arc<Plan>, Ticket),
-    /// The endpoint has been paused since these were claimed: give them back.
+    /// The endpoint has been paused since these were claimed, is served by others, or allows fewer:
+    /// give them back.
     Return(Vec<Delivery>),
     /// Nothing to do, or not allowed to: wait to be called.
     Park,
@@ -86,39 +99,39 @@ impl Lanes {
     }
 
     /// The lane with this plan, made if there is none; a lane that exists takes the plan over.
-    pub(super) fn open(&self, plan: Plan, health: Health, start: u32) -> Arc<Lane> {
+    pub(super) fn open(&self, shared: &Shared, plan: Plan, health: Health) -> Arc<Lane> {
         let id = plan.endpoint.id;
-        let max = plan.max_concurrency;
-        let pace = plan.endpoint.rate_limit.map(Pace::new);
+        let now = shared.clock.instant();
         let mut lanes = self.lock();
         if let Some(lane) = lanes.get(&id) {
             let mut inner = lane.lock();
-            inner.window.set_max(max);
-            inner.pace = pace;
             inner.closed = false;
             inner.health = health;
             inner.plan = Arc::new(plan);
+            inner.opened_at = now;
+            inner.divide(shared.share());
             drop(inner);
             return Arc::clone(lane);
         }
-        let lane = Arc::new(Lane {
-            id,
-            inner: Mutex::new(Inner {
-                plan: Arc::new(plan),
-                queue: VecDeque::new(),
-                window: Window::new(start, max),
-                health,
-                pace,
-                claimed: 0,
-                finished: 0,
-                in_flight: 0,
-                workers: 0,
-                parked: 0,
-                tally: Tally::default(),
-                closed: false,
-            }),
-            calls: Semaphore::new(0),
-        });
+        let mut inner = Inner {
+            window: Window::new(shared.config.delivery.window_start, plan.max_concurrency),
+            plan: Arc::new(plan),
+            queue: VecDeque::new(),
+            health,
+            pace: None,
+            serves: true,
+            opened_at: now,
+            claimed: 0,
+            finished: 0,
+            in_flight: 0,
+            workers: 0,
+            parked: 0,
+            tally: Tally::default(),
+            mean_ms: None,
+            closed: false,
+        };
+        inner.divide(shared.share());
+        let lane = Arc::new(Lane { id, inner: Mutex::new(inner), calls: Semaphore::new(0) });
         lanes.insert(id, Arc::clone(&lane));
         lane
     }
@@ -128,11 +141,15 @@ impl Lanes {
     }
 
     /// Forgets lanes that hold nothing and have nothing to say. Called now and then, so that
-    /// endpoints that are long gone take no memory.
-    pub(super) fn forget_idle(&self) {
+    /// endpoints that are long gone take no memory. That others serve an endpoint is worth knowing
+    /// for longer, or it would be claimed and given back again and again.
+    pub(super) fn forget_idle(&self, now: Instant) {
         self.lock().retain(|_, lane| {
             let inner = lane.lock();
-            inner.claimed > 0 || inner.workers > 0 || inner.health != Health::default()
+            inner.claimed > 0
+                || inner.workers > 0
+                || inner.health != Health::default()
+                || (!inner.serves && now.saturating_duration_since(inner.opened_at) < NOT_OURS_FOR)
         });
     }
 
@@ -145,18 +162,29 @@ impl Lane {
     /// How many more deliveries may be claimed for it.
     pub(super) fn room(&self, now: Timestamp, limit: usize) -> usize {
         let inner = self.lock();
-        if inner.closed {
+        if inner.closed || !inner.serves {
             return 0;
         }
         let most = match inner.health.may_send(now) {
-            Allowance::Freely => {
-                let most = limit.min(width(&inner.window)) * CLAIMS_PER_WINDOW;
-                inner.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
-            }
+            Allowance::Freely => inner.most_claims(limit),
             Allowance::OneProbe => 1,
             Allowance::No { .. } => 0,
         };
         most.saturating_sub(inner.claimed)
+    }
+
+    /// Whether this relay may send to it, or others do.
+    pub(super) fn serves(&self) -> bool {
+        self.lock().serves
+    }
+
+    /// Relays have come or gone.
+    pub(super) fn divide(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut inner = self.lock();
+        inner.divide(shared.share());
+        if !inner.queue.is_empty() {
+            self.staff(&mut inner, shared);
+        }
     }
 
     /// Whether the settings were read at this revision and no secret has expired since.
@@ -205,12 +233,22 @@ impl Lane {
 
     fn next(&self, shared: &Shared) -> Next {
         let mut inner = self.lock();
+        if !inner.serves && !inner.queue.is_empty() {
+            shared.let_others_know();
+            return Next::Return(inner.queue.drain(..).collect());
+        }
+        // Claimed before its limits were known: others may have their part of it.
+        let most = inner.most_claims(usize::MAX);
+        if inner.queue.len() > 2 * most && shared.share().relays() > 1 {
+            return Next::Return(inner.queue.split_off(most).into());
+        }
         let busy = inner.in_flight >= width(&inner.window).min(shared.budget.share());
         if inner.queue.is_empty() || busy || !shared.may_send() {
             inner.parked += 1;
             return Next::Park;
         }
-        if let Some(wait) = inner.pace.as_mut().and_then(|pace| pace.wait(shared.clock.instant())) {
+        let wait = inner.pace.as_mut().and_then(|pace| pace.wait(shared.clock.instant()));
+        if let Some(wait) = wait {
             return Next::Pace(wait);
         }
         // Paused since it was claimed: given back, not sent.
@@ -253,7 +291,9 @@ impl Lane {
         let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
-        inner.tally.duration_ms += took.as_secs_f64() * 1000.0;
+        let took_ms = took.as_secs_f64() * 1000.0;
+        inner.tally.duration_ms += took_ms;
+        inner.mean_ms = Some(inner.mean_ms.map_or(took_ms, |mean| mean + (took_ms - mean) / 8.0));
         self.staff(&mut inner, shared);
         transition
     }
@@ -294,6 +334,35 @@ impl Lane {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// How many claims to hold while there may be so many requests in flight.
+    fn most_claims(&self, limit: usize) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to a small number"
+        )]
+        let per_request = self.mean_ms.map_or(CLAIMS_PER_WINDOW, |mean| {
+            (AHEAD_MS / mean.max(0.1)).clamp(1.0, CLAIMS_PER_WINDOW as f64) as usize
+        });
+        let most = limit.min(width(&self.window)) * per_request;
+        self.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
+    }
+
+    /// Takes this relay's part of the endpoint's limits.
+    fn divide(&mut self, share: Share) {
+        let limit = self.plan.endpoint.rate_limit;
+        let part = share.of(self.plan.endpoint.id, self.plan.max_concurrency, limit);
+        self.serves = part.is_some();
+        let Some(part) = part else { return };
+        self.window.set_max(part.max_concurrency);
+        match (&mut self.pace, part.rate_limit) {
+            (Some(pace), Some(rate)) => pace.set_rate(rate),
+            (pace, rate) => *pace = rate.map(Pace::new),
+        }
     }
 }
 

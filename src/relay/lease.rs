@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock::Clock;
-use crate::store::StoreError;
-use crate::store::relays::{Lease, Renewal, bury};
+use crate::model::share::Share;
+use crate::store::relays::{Heartbeat, Lease, bury};
 use crate::store::rules::rules;
+use crate::store::{RelayId, StoreError};
 
 /// How a tenure ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +28,14 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
     loop {
         let at = Clock.instant();
         match beat(&shared, &mut lease, &mut seen_rules).await {
-            Ok(Renewal::Held) => {
+            Ok(true) => {
                 let could_send = shared.may_send();
                 shared.renewed(at);
                 if !could_send {
                     shared.lanes.all().iter().for_each(|lane| lane.resume(&shared));
                 }
             }
-            Ok(Renewal::Lost) => {
+            Ok(false) => {
                 shared.over.cancel();
                 return Ended::Lost;
             }
@@ -65,30 +66,40 @@ const RETAKE: Duration = Duration::from_millis(200);
 /// back first gives the others this long to take theirs again before it takes them for dead.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Whether the lease is still held.
 async fn beat(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     lease: &mut Option<(Lease, Instant)>,
     seen_rules: &mut Option<i64>,
-) -> Result<Renewal, StoreError> {
+) -> Result<bool, StoreError> {
     let Some((held, since)) = lease else {
         let again = Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?;
-        let Some(again) = again else { return Ok(Renewal::Lost) };
+        let Some(again) = again else { return Ok(false) };
         *lease = Some((again, Clock.instant()));
-        return Ok(Renewal::Held);
+        return Ok(true);
     };
     let settled = Clock.since(*since) >= SETTLE;
-    let (renewal, revision) = held.renew(shared.holdings.count()).await?;
-    if renewal == Renewal::Held {
+    let found = held.renew(shared.holdings.count(), shared.config.relay.lease).await?;
+    if found.held {
+        shared.divide(share(shared.relay, &found));
         // An error of these is no reason to let go of the lease.
         let errors = &shared.metrics.database_errors.heartbeat;
-        if let Err(error) = heed_rules(shared, revision, seen_rules).await {
+        if let Err(error) = heed_rules(shared, found.rules_revision, seen_rules).await {
             shared.complain(errors, &error);
         }
-        if settled && let Err(error) = bury_the_dead(shared).await {
+        if settled
+            && found.somebody_is_dead
+            && let Err(error) = bury_the_dead(shared).await
+        {
             shared.complain(errors, &error);
         }
     }
-    Ok(renewal)
+    Ok(found.held)
+}
+
+/// This relay's share of what is limited over all of them.
+pub(super) fn share(me: RelayId, found: &Heartbeat) -> Share {
+    Share::among(&found.others, me)
 }
 
 async fn heed_rules(
@@ -107,6 +118,7 @@ async fn heed_rules(
 async fn bury_the_dead(shared: &Shared) -> Result<(), StoreError> {
     let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
     if buried.relays > 0 {
+        shared.lines.all();
         shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
         tracing::warn!(
             relays = buried.relays,

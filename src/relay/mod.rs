@@ -1,7 +1,7 @@
 //! The running relay: one file per station, in the order in which an event meets them.
 //!
 //! `wake`, `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
-//! `lease`, `health`, `upkeep`.
+//! `lines`, `lease`, `health`, `upkeep`.
 //!
 //! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
 //! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew
@@ -12,6 +12,7 @@ mod deliver;
 mod health;
 mod lanes;
 mod lease;
+mod lines;
 mod pace;
 mod record;
 mod rounds;
@@ -76,9 +77,11 @@ pub async fn run(
         let sessions = TaskTracker::new();
         let begun = async {
             let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
-            Ok::<_, StoreError>((lease, rules::rules(&store).await?))
+            let found = lease.renew(0, config.relay.lease).await?;
+            let share = lease::share(lease.relay(), &found);
+            Ok::<_, StoreError>((lease, share, rules::rules(&store).await?))
         };
-        let (lease, rules) = match begun.await {
+        let (lease, share, rules) = match begun.await {
             Ok(begun) => begun,
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
@@ -101,6 +104,7 @@ pub async fn run(
             metrics: Arc::clone(&metrics),
             status: status.clone(),
             relay: lease.relay(),
+            share,
             rules,
             results,
             sessions,
@@ -125,6 +129,7 @@ async fn tenure(
     let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
     let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
     let upkeep = stations.spawn(guarded(over(), upkeep::keep_up(Arc::clone(shared))));
+    let lines = stations.spawn(guarded(over(), lines::keep_moving(Arc::clone(shared))));
     let keeper = stations.spawn(guarded(over(), lease::keep(Arc::clone(shared), lease)));
 
     tokio::select! {
@@ -159,6 +164,11 @@ async fn tenure(
     }
     joined("health", noting.await);
     joined("upkeep", upkeep.await);
+    shared.recorded.cancel();
+    if !matches!(lines.await, Ok(true)) {
+        // Whoever buries us looks at all lines.
+        shared.leave_doubt(true);
+    }
     shared.done.cancel();
     if let Ok(Ended::Lost) = keeper.await {
         tracing::warn!(

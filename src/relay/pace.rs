@@ -17,6 +17,12 @@ impl Pace {
         Self { rate: rate.max(1e-6), tokens: rate.max(1.0), filled_at: None }
     }
 
+    /// Another rate; what is in the bucket stays.
+    pub(super) fn set_rate(&mut self, rate: f64) {
+        self.rate = rate.max(1e-6);
+        self.tokens = self.tokens.min(self.rate.max(1.0));
+    }
+
     /// Takes a token, or says how long to wait for one.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         let passed =

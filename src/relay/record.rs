@@ -15,9 +15,10 @@ use super::deliver::Sent;
 use super::health::Strike;
 use super::lanes::Lane;
 use crate::model::delivery::Delivery;
+use crate::model::endpoint::OnDeadHead;
 use crate::model::outcome::Outcome;
 use crate::model::verdict::{Decision, Verdict};
-use crate::store::attempts::{Attempt, record};
+use crate::store::attempts::{Attempt, Held, record};
 use crate::store::deliveries::{Claim, release};
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
@@ -30,6 +31,8 @@ pub(super) struct Finished {
     lane: Option<Arc<Lane>>,
     claim: Claim,
     bytes: usize,
+    /// Its ordering key, where it is the head of a line.
+    line: Option<String>,
     what: What,
 }
 
@@ -53,6 +56,9 @@ impl Finished {
             took: sent.took,
             phases: sent.phases,
             outcome: Some(sent.outcome),
+            blocks: sent.verdict.decision == Decision::Dead
+                && delivery.ordering_key.is_some()
+                && sent.on_dead_head == OnDeadHead::Block,
             verdict: sent.verdict,
         };
         Self::new(Some(lane), delivery, What::Ended(Box::new(attempt)))
@@ -76,6 +82,7 @@ impl Finished {
             phases: crate::model::outcome::Phases::default(),
             outcome: None,
             verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
+            blocks: false,
         };
         Self::new(lane, delivery, What::Ended(Box::new(attempt)))
     }
@@ -93,6 +100,7 @@ impl Finished {
                 token: delivery.claim_token,
             },
             bytes: delivery.payload.len(),
+            line: delivery.ordering_key.clone(),
             what,
         }
     }
@@ -178,8 +186,9 @@ async fn try_write_down(
     shared.metrics.record_duration.record(shared.clock.since(began));
     #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
     shared.metrics.record_batch_size.record(attempts.len() as f64);
+    move_on(shared, batch, &held);
     for attempt in attempts {
-        if held.contains(&(attempt.event_id, attempt.endpoint_id)) {
+        if held.contains_key(&(attempt.event_id, attempt.endpoint_id)) {
             note(shared, attempt);
         } else {
             shared.metrics.claims_lost.increment(1);
@@ -198,6 +207,21 @@ async fn try_write_down(
     Ok(())
 }
 
+/// Lets lines go on whose head has ended.
+fn move_on(shared: &Shared, batch: &[Finished], held: &Held) {
+    let mut standing = Vec::new();
+    for Finished { claim, line, what, .. } in batch {
+        let (Some(key), What::Ended(attempt)) = (line, what) else { continue };
+        let stays = attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
+        match held.get(&(claim.event_id, claim.endpoint_id)) {
+            Some(Some(next_due_in)) => shared.due_in(claim.endpoint_id, *next_due_in),
+            Some(None) if !stays => standing.push((claim.endpoint_id, key.clone())),
+            Some(None) | None => {}
+        }
+    }
+    shared.lines.these(standing);
+}
+
 /// Says once, where the story ends, what became of it.
 fn note(shared: &Shared, attempt: &Attempt) {
     let (event, endpoint, number) = (attempt.event_id, attempt.endpoint_id, attempt.number);
@@ -207,9 +231,7 @@ fn note(shared: &Shared, attempt: &Attempt) {
     match attempt.verdict.decision {
         Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
         Decision::Retry { after } => {
-            shared
-                .agenda()
-                .put(endpoint, shared.clock.instant() + after.min(super::agenda::HORIZON));
+            shared.due_in(endpoint, after);
             let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
             let status =
                 attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);

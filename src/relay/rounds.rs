@@ -14,9 +14,10 @@ use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
 use crate::clock::Clock;
+use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
-use crate::store::deliveries::{agenda, claim, disown};
+use crate::store::deliveries::{agenda, claim, disown, tell_others};
 use crate::store::endpoints::endpoints;
 use crate::store::routing::{Claimed, Room, Routed, floor, route};
 
@@ -26,6 +27,8 @@ const DELIVERIES_PER_STEP: f64 = 5_000.0;
 const ENDPOINTS_PER_CLAIM: usize = 500;
 /// Between two tries to give back what may have been claimed unknown to us.
 const DISOWN_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two notices to other relays, each of which costs all of them a statement.
+const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as they
 /// have: what is routed without room is written once more when it is claimed. But a full lane must not
 /// hold up the others' events: where nothing moves, routing goes on after this …
@@ -53,6 +56,8 @@ struct Rounds {
     /// Claims that may have been made although we were told of an error: token, and since when.
     doubtful: Vec<(i64, Instant)>,
     disown_at: Instant,
+    /// When the others may be told again.
+    tell_at: Instant,
 }
 
 /// What a full step of routing has left.
@@ -78,6 +83,7 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         fan_out: 1.0,
         doubtful: Vec::new(),
         disown_at: now,
+        tell_at: now,
         shared,
     };
     let mut backoff = rounds.shared.backoff();
@@ -109,15 +115,28 @@ impl Rounds {
         self.disown().await?;
         if self.wake.mend().await {
             self.shared.metrics.wakes.reconnected.increment(1);
+            self.shared.lines.all();
             self.poll_at = self.shared.clock.instant();
         }
         let now = self.shared.clock.instant();
         if self.poll_at <= now {
             self.poll().await?;
         }
+        self.tell_others().await?;
         self.claim_due().await?;
         if self.look_at.is_some_and(|at| at <= now) && self.lanes_are_ready(now) {
             self.look().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the others what is due of endpoints that they serve, now and then.
+    async fn tell_others(&mut self) -> Result<(), StoreError> {
+        let now = self.shared.clock.instant();
+        if self.shared.are_others_to_know() && self.tell_at <= now {
+            self.tell_at = now + TELL_INTERVAL;
+            self.shared.others_know();
+            tell_others(&self.shared.store).await.inspect_err(|_| self.shared.let_others_know())?;
         }
         Ok(())
     }
@@ -133,7 +152,7 @@ impl Rounds {
         let oldest = agenda.iter().map(|owed| owed.overdue).max().unwrap_or_default();
         shared.metrics.oldest_due.set(oldest);
         for owed in agenda {
-            shared.agenda().put(owed.endpoint_id, now + owed.due_in.min(super::agenda::HORIZON));
+            shared.due_in(owed.endpoint_id, owed.due_in);
             let lane = shared.lanes.get(owed.endpoint_id);
             if lane.is_some_and(|lane| !lane.is_current(owed.revision, shared.clock.now())) {
                 changed.push(owed.endpoint_id);
@@ -141,7 +160,11 @@ impl Rounds {
         }
         // Somebody has changed them, perhaps to end a pause.
         self.open_lanes(&changed).await?;
-        shared.lanes.forget_idle();
+        shared.lanes.forget_idle(now);
+        if shared.config.relay.wake == Mode::Poll {
+            // Nobody hears of steering.
+            shared.lines.all();
+        }
         shared.show();
         // A tenth of jitter, so that several relays do not poll together.
         self.poll_at = now + shared.config.relay.poll_interval.mul_f64(0.9 + 0.2 * shared.draw());
@@ -241,12 +264,20 @@ impl Rounds {
             self.fan_out =
                 (self.fan_out + f64::from(routed.deliveries) / f64::from(routed.events)) / 2.0;
         }
+        shared.lines.these(routed.lines);
+        if routed.closes_span {
+            shared.lines.all();
+        }
         let look = Look { events: routed.events, more: routed.more, xmin: Some(routed.xmin) };
         {
             let mut agenda = shared.agenda();
             for endpoint in &routed.waiting {
                 agenda.put(*endpoint, self.routed_at);
             }
+        }
+        if routed.waiting.iter().any(|id| shared.lanes.get(*id).is_some_and(|lane| !lane.serves()))
+        {
+            shared.let_others_know();
         }
         let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
         self.hand_out(routed.claimed).await?;
@@ -384,7 +415,7 @@ impl Rounds {
         let shared = &self.shared;
         for known in endpoints(&shared.store, ids).await? {
             let plan = Plan::new(shared, known.endpoint, known.secrets_until);
-            let lane = shared.lanes.open(plan, known.health, shared.config.delivery.window_start);
+            let lane = shared.lanes.open(shared, plan, known.health);
             lane.resume(shared);
         }
         Ok(())
@@ -408,6 +439,9 @@ impl Rounds {
         }
         let due_at = shared.agenda().next_after(now);
         until = until.min(due_at.unwrap_or(until));
+        if shared.are_others_to_know() {
+            until = until.min(self.tell_at);
+        }
         if let Some(at) = self.wake.mend_at() {
             until = until.min(at);
         }
@@ -419,9 +453,11 @@ impl Rounds {
                 self.look_at = Some(now);
             }
             () = self.wake.steered() => {
+                shared.lines.all();
                 shared.metrics.wakes.bell.increment(1);
                 self.poll_at = now;
             }
+            () = self.wake.due() => self.poll_at = now,
             () = shared.room_freed.notified() => {}
             () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;

@@ -9,17 +9,20 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agenda::Agenda;
+use super::agenda::{Agenda, HORIZON};
 use super::health::Strike;
 use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
+use super::lines::ToLookAt;
 use super::record::Finished;
 use crate::clock::{Clock, Present};
 use crate::config::Config;
 use crate::http::client::Client;
 use crate::metrics::Metrics;
+use crate::model::endpoint::EndpointId;
 use crate::model::health::HealthPolicy;
 use crate::model::rules::RuleSet;
 use crate::model::schedule::{Delays, Schedule};
+use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::status::Status;
 use crate::store::attempts::Attempt;
@@ -51,6 +54,7 @@ pub(super) struct Shared {
     pub(super) holdings: Holdings,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
+    pub(super) lines: ToLookAt,
     /// An endpoint is to be disabled or deleted.
     pub(super) struck: Notify,
     pub(super) workers: TaskTracker,
@@ -62,7 +66,9 @@ pub(super) struct Shared {
     pub(super) abort: CancellationToken,
     /// Every worker has gone: record what is there.
     pub(super) no_more_results: CancellationToken,
-    /// All is recorded: give the lease back.
+    /// All is recorded: look at lines a last time.
+    pub(super) recorded: CancellationToken,
+    /// Nothing is left to do: give the lease back.
     pub(super) done: CancellationToken,
     /// The lease is lost, or it is no use waiting for the database any longer.
     pub(super) over: CancellationToken,
@@ -70,6 +76,9 @@ pub(super) struct Shared {
     rules: RwLock<Arc<RuleSet>>,
     agenda: Mutex<Agenda>,
     strikes: Mutex<Vec<Strike>>,
+    share: Mutex<Share>,
+    /// Something is due of endpoints that other relays serve.
+    others_are_to_know: AtomicBool,
     /// Milliseconds after `began` at which the lease was last renewed.
     renewed: AtomicU64,
     began: Instant,
@@ -88,6 +97,7 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
+    pub(super) share: Share,
     pub(super) rules: RuleSet,
     pub(super) results: mpsc::Sender<Finished>,
     pub(super) sessions: TaskTracker,
@@ -121,6 +131,7 @@ impl Shared {
             budget: Budget::new(config.relay.max_in_flight),
             holdings: Holdings::default(),
             room_freed: Notify::new(),
+            lines: ToLookAt::default(),
             struck: Notify::new(),
             workers: TaskTracker::new(),
             stations: TaskTracker::new(),
@@ -128,12 +139,15 @@ impl Shared {
             ending: CancellationToken::new(),
             abort: CancellationToken::new(),
             no_more_results: CancellationToken::new(),
+            recorded: CancellationToken::new(),
             done: CancellationToken::new(),
             over: CancellationToken::new(),
             results: parts.results,
             rules: RwLock::new(Arc::new(parts.rules)),
             agenda: Mutex::default(),
             strikes: Mutex::default(),
+            share: Mutex::new(parts.share),
+            others_are_to_know: AtomicBool::new(false),
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
             doubt: AtomicBool::new(false),
@@ -214,6 +228,43 @@ impl Shared {
 
     pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
         self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of how many relays this one is.
+    pub(super) fn share(&self) -> Share {
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Relays have come or gone: limits are divided anew.
+    pub(super) fn divide(self: &Arc<Self>, share: Share) {
+        let before = std::mem::replace(
+            &mut *self.share.lock().unwrap_or_else(PoisonError::into_inner),
+            share,
+        );
+        if before != share {
+            tracing::info!(relays = share.relays(), "limits are divided anew");
+            self.lanes.all().iter().for_each(|lane| lane.divide(self));
+            self.room_freed.notify_one();
+        }
+    }
+
+    /// Something is due of an endpoint that other relays serve, and they may not know.
+    pub(super) fn let_others_know(&self) {
+        self.others_are_to_know.store(true, Ordering::Relaxed);
+        self.room_freed.notify_one();
+    }
+
+    pub(super) fn are_others_to_know(&self) -> bool {
+        self.others_are_to_know.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn others_know(&self) {
+        self.others_are_to_know.store(false, Ordering::Relaxed);
+    }
+
+    /// The endpoint is owed something unclaimed in so long.
+    pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
+        self.agenda().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
     }
 
     pub(super) fn strikes(&self) -> MutexGuard<'_, Vec<Strike>> {

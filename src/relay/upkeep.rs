@@ -35,5 +35,6 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
     if cancelled > 0 {
         tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
     }
+    shared.lines.all();
     trim(&shared.store, upkeep.outbox_retention).await
 }

@@ -11,11 +11,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
 use super::Shared;
 use crate::config::Wake as Mode;
-use crate::store::bell::Bell;
+use crate::store::bell::{Bell, Ears};
 
 /// So many events in one look, and the relay stays awake …
 const MANY: u32 = 16;
@@ -39,8 +37,7 @@ pub(super) struct Wake {
     shared: Arc<Shared>,
     state: State,
     bell: Option<Bell>,
-    rung: Arc<Notify>,
-    steered: Arc<Notify>,
+    ears: Ears,
     /// When the last bells rang.
     bells: VecDeque<Instant>,
     checked_at: Instant,
@@ -75,8 +72,7 @@ impl Wake {
             shared: Arc::clone(shared),
             state: State::Asleep,
             bell: None,
-            rung: Arc::new(Notify::new()),
-            steered: Arc::new(Notify::new()),
+            ears: Ears::default(),
             bells: VecDeque::with_capacity(BELLS),
             checked_at: shared.clock.instant(),
             mend_at: shared.clock.instant(),
@@ -86,12 +82,17 @@ impl Wake {
 
     /// Waits until the bell rings.
     pub(super) async fn rung(&self) {
-        self.rung.notified().await;
+        self.ears.rung.notified().await;
     }
 
     /// Waits until somebody has made deliveries due by hand.
     pub(super) async fn steered(&self) {
-        self.steered.notified().await;
+        self.ears.steered.notified().await;
+    }
+
+    /// Waits until another relay has come upon deliveries that are due.
+    pub(super) async fn due(&self) {
+        self.ears.due.notified().await;
     }
 
     /// Notes that it rang.
@@ -118,14 +119,7 @@ impl Wake {
         self.mend_at = now + MEND_INTERVAL;
         self.bell = None;
         self.state = State::Asleep;
-        match Bell::listen(
-            self.shared.store.database(),
-            &self.shared.sessions,
-            Arc::clone(&self.rung),
-            Arc::clone(&self.steered),
-        )
-        .await
-        {
+        match Bell::listen(self.shared.store.database(), &self.shared.sessions, &self.ears).await {
             Ok(bell) => {
                 self.bell = Some(bell);
                 true

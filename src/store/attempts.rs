@@ -1,9 +1,10 @@
 //! Recording: attempts are appended, and deliveries ended or rescheduled, in one statement a batch.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
@@ -28,7 +29,13 @@ pub struct Attempt {
     /// `None`: ended without an attempt.
     pub outcome: Option<Outcome>,
     pub verdict: Verdict,
+    /// Whether it is dead and those of its line are to wait behind it.
+    pub blocks: bool,
 }
+
+/// Deliveries whose claim was still the caller's when they were recorded; for each, in how long the
+/// next of its line is due, where it was the head of one and somebody follows.
+pub type Held = HashMap<(EventId, EndpointId), Option<Duration>>;
 
 /// Records them, in one statement.
 ///
@@ -43,7 +50,7 @@ pub async fn record(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
-) -> Result<HashSet<(EventId, EndpointId)>, StoreError> {
+) -> Result<Held, StoreError> {
     let client = store.queue().await?;
     let statement =
         client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
@@ -82,11 +89,16 @@ pub async fn record(
                     Decision::Retry { after } => Some(after.as_secs_f64() * 1000.0),
                     Decision::Delivered | Decision::Dead | Decision::Cancelled => None,
                 }),
+                &column(attempts, |a| a.blocks),
             ],
         )
         .await
         .map_err(StoreError::query("record attempts"))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let held = |row: &Row| {
+        let next_due_in: Option<f64> = row.get("next_due_in_ms");
+        ((row.get("event_id"), row.get("endpoint_id")), next_due_in.map(super::deliveries::millis))
+    };
+    Ok(rows.iter().map(held).collect())
 }
 
 fn answer(attempt: &Attempt) -> Option<&Answer> {

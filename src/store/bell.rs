@@ -15,11 +15,24 @@ use super::{Database, StoreError};
 const LISTEN: &str = "listen posthaste";
 /// What `posthaste.wake` says; the bell itself says nothing.
 const STEERED: &str = "deliveries";
+/// What a relay says that has come upon deliveries which others are to make.
+const DUE: &str = "due";
 /// Waits behind the inserters that hold it shared; while somebody waits, new tries fail.
 const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
 const ARM: &str = "select pg_advisory_unlock_all()";
 /// Every transaction that skipped the bell has a number below this: it had one before it tried.
 const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+
+/// Who is told what is heard.
+#[derive(Debug, Clone, Default)]
+pub struct Ears {
+    /// Events were inserted.
+    pub rung: Arc<Notify>,
+    /// Somebody has called a function that makes deliveries due.
+    pub steered: Arc<Notify>,
+    /// Another relay has come upon deliveries that are due.
+    pub due: Arc<Notify>,
+}
 
 /// A session that listens.
 #[derive(Debug)]
@@ -31,25 +44,26 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Opens the session and listens. `rung` is notified by every bell, and when the session ends;
-    /// `steered` when somebody has called a function that makes deliveries due.
+    /// Opens the session and listens. `ears.rung` is notified by every bell, and when the session
+    /// ends.
     ///
     /// # Errors
     /// When the session cannot be opened.
     pub async fn listen(
         database: &Database,
         tasks: &TaskTracker,
-        rung: Arc<Notify>,
-        steered: Arc<Notify>,
+        ears: &Ears,
     ) -> Result<Self, StoreError> {
         let (client, driver) = {
-            let rung = Arc::clone(&rung);
+            let ears = ears.clone();
             let hear = move |said: &str| match said {
-                STEERED => steered.notify_one(),
-                _ => rung.notify_one(),
+                STEERED => ears.steered.notify_one(),
+                DUE => ears.due.notify_one(),
+                _ => ears.rung.notify_one(),
             };
             database.session(hear).await?
         };
+        let rung = Arc::clone(&ears.rung);
         tasks.spawn(async move {
             if let Err(error) = driver.await {
                 tracing::warn!(%error, "the bell's session ended");

@@ -10,6 +10,7 @@ use crate::model::endpoint::EndpointId;
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 const RELEASE: &str = include_str!("../../sql/queries/release.sql");
 const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
+const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
 /// Claims what is due for these endpoints, at most the room of each.
@@ -81,6 +82,19 @@ pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64
         .map_err(StoreError::query("give back claims whose answer was lost"))
 }
 
+/// Makes all relays ask what is due: something is, of endpoints that others serve.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn tell_others(store: &Store) -> Result<(), StoreError> {
+    let client = store.queue().await?;
+    client
+        .execute(TELL_OTHERS, &[])
+        .await
+        .map_err(StoreError::query("tell the other relays what is due"))?;
+    Ok(())
+}
+
 /// An enabled endpoint that is owed something unclaimed.
 #[derive(Debug, Clone, Copy)]
 pub struct Owed {
@@ -120,6 +134,6 @@ pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
 }
 
 /// Zero where there are none to speak of.
-fn millis(millis: f64) -> Duration {
+pub(super) fn millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }

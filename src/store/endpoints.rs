@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::routing::texts;
 use super::{Store, StoreError};
-use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, Secret};
+use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDeadHead, Secret};
 use crate::model::health::{Health, State};
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
@@ -58,6 +58,10 @@ fn known(row: &Row) -> Known {
                 .map(|delays| delays.into_iter().map(from_millis).collect()),
             max_concurrency: positive(row.get("max_concurrency")),
             rate_limit: row.get("rate_limit"),
+            on_dead_head: match row.get("on_dead_head") {
+                "skip" => OnDeadHead::Skip,
+                _ => OnDeadHead::Block,
+            },
         },
         health: Health::restore(
             match row.get::<_, Option<Timestamp>>("paused_until") {

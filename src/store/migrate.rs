@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     6 "0006_inspection",
     7 "0007_rules",
     8 "0008_roles",
+    9 "0009_ordering",
 ];
 
 /// Where the applied versions are written down.

@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod endpoints;
 mod error;
 pub mod health;
+pub mod lines;
 pub mod migrate;
 pub mod relays;
 pub mod routing;

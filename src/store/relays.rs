@@ -21,12 +21,17 @@ pub struct Lease {
     relay: RelayId,
 }
 
-/// What a renewal found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
-    Held,
-    /// Another relay took us for dead and released our claims.
-    Lost,
+/// What a heartbeat found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// `false`: another relay took us for dead and released our claims.
+    pub held: bool,
+    /// The other relays that live.
+    pub others: Vec<RelayId>,
+    /// Whether one of the others is dead, and to be buried.
+    pub somebody_is_dead: bool,
+    /// Moves with every change of the rules.
+    pub rules_revision: i64,
 }
 
 impl Lease {
@@ -70,19 +75,24 @@ impl Lease {
         self.relay
     }
 
-    /// Says that we live, and how many claims we hold.
+    /// Says that we live, and how many claims we hold; a relay that has not said so for `lease` is
+    /// dead.
     ///
     /// # Errors
     /// When the session is gone or does not answer.
-    pub async fn renew(&self, claims: usize) -> Result<(Renewal, i64), StoreError> {
+    pub async fn renew(&self, claims: usize, lease: Duration) -> Result<Heartbeat, StoreError> {
         let claims = i32::try_from(claims).unwrap_or(i32::MAX);
         let row = self
             .client
-            .query_one(RENEW, &[&self.relay, &claims])
+            .query_one(RENEW, &[&self.relay, &claims, &lease.as_secs_f64()])
             .await
             .map_err(StoreError::query("renew this relay's lease"))?;
-        let renewal = if row.get::<_, bool>("held") { Renewal::Held } else { Renewal::Lost };
-        Ok((renewal, row.get("rules_revision")))
+        Ok(Heartbeat {
+            held: row.get("held"),
+            others: row.get("others"),
+            somebody_is_dead: row.get("somebody_is_dead"),
+            rules_revision: row.get("rules_revision"),
+        })
     }
 
     /// Ends the registration; the claims must have been released.

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
+use super::lines::Line;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
@@ -46,6 +47,10 @@ pub struct Routed {
     pub claimed: Vec<Claimed>,
     /// Endpoints that are owed something due which was not claimed.
     pub waiting: Vec<EndpointId>,
+    /// Lines that were joined behind a delivery which may have ended meanwhile.
+    pub lines: Vec<Line>,
+    /// Whether this ends a span that took several steps, so that its lines now have an order.
+    pub closes_span: bool,
     /// To be handed to the next step.
     pub floor: Timestamp,
 }
@@ -131,6 +136,8 @@ pub async fn route(
         more: first.get("more"),
         xmin: first.get("xmin"),
         waiting: first.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
+        lines: lines(first),
+        closes_span: first.get("closes_span"),
         floor: first.get("floor_at"),
         claimed: Vec::new(),
     };
@@ -146,6 +153,12 @@ pub async fn route(
     Ok(Some(routed))
 }
 
+fn lines(row: &Row) -> Vec<Line> {
+    let endpoints: Option<Vec<i64>> = row.get("line_endpoints");
+    let keys: Option<Vec<String>> = row.get("line_keys");
+    endpoints.unwrap_or_default().into_iter().zip(keys.unwrap_or_default()).collect()
+}
+
 /// Reads the columns that routing and claiming have in common.
 pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Delivery {
     Delivery {
@@ -156,6 +169,7 @@ pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Deliv
         endpoint_revision: row.get("revision"),
         event_type: row.get::<_, Option<String>>("event_type").unwrap_or_default(),
         event_created_at: row.get("created_at"),
+        ordering_key: row.get("ordering_key"),
         payload: row
             .get::<_, Option<Payload>>("payload")
             .map(|payload| payload.0)

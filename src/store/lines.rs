@@ -1,0 +1,53 @@
+//! Lines: the deliveries of one ordering key to an ordered endpoint, of which one at a time has its
+//! turn.
+
+use std::time::Duration;
+
+use super::deliveries::millis;
+use super::{Store, StoreError};
+use crate::model::endpoint::EndpointId;
+
+const GIVE_TURNS: &str = include_str!("../../sql/queries/give_turns.sql");
+const LINES: &str = include_str!("../../sql/queries/lines.sql");
+
+/// An endpoint and an ordering key.
+pub type Line = (EndpointId, String);
+
+/// Gives the next in these lines its turn where nobody has it. Returns the endpoints that may have
+/// something due by it, and in how long.
+///
+/// # Errors
+/// When the statement fails; also, and rarely, when somebody else gave a turn at the same moment:
+/// then it is to be tried again.
+pub async fn give_turns(
+    store: &Store,
+    lines: &[Line],
+) -> Result<Vec<(EndpointId, Duration)>, StoreError> {
+    let (endpoints, keys): (Vec<EndpointId>, Vec<&str>) =
+        lines.iter().map(|(endpoint, key)| (*endpoint, key.as_str())).unzip();
+    let client = store.queue().await?;
+    let statement = client
+        .prepare_cached(GIVE_TURNS)
+        .await
+        .map_err(StoreError::query("give the next in line its turn"))?;
+    let rows = client
+        .query(&statement, &[&endpoints, &keys, &store.now()])
+        .await
+        .map_err(StoreError::query("give the next in line its turn"))?;
+    Ok(rows.iter().map(|row| (row.get("endpoint_id"), millis(row.get("due_in_ms")))).collect())
+}
+
+/// The lines in which somebody waits that come after this one, at most so many, in the order of endpoint and key.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn lines(store: &Store, after: &Line, most: u32) -> Result<Vec<Line>, StoreError> {
+    let client = store.queue().await?;
+    let statement =
+        client.prepare_cached(LINES).await.map_err(StoreError::query("read the lines"))?;
+    let rows = client
+        .query(&statement, &[&after.0, &after.1, &i32::try_from(most).unwrap_or(i32::MAX)])
+        .await
+        .map_err(StoreError::query("read the lines"))?;
+    Ok(rows.iter().map(|row| (row.get("endpoint_id"), row.get("ordering_key"))).collect())
+}
