@@ -19,7 +19,7 @@ me as materialized (
   select id from posthaste.relays where id = $1::int for key share
 ),
 last as materialized (
-  select r.* from router cross join me cross join lateral (
+  select r.* from router, lateral (
     select * from posthaste.routing order by number desc limit 1) r
   where router.held
 ),
@@ -137,6 +137,7 @@ ranked as materialized (
   select o.*, span.number as place, turn.in_line,
          o.flowing
          and turn.in_line is null
+         and exists (select from me)
          and coalesce(o.deliver_at <= clock.now, true)
          and row_number() over (partition by o.owed_to order by o.id) <= coalesce(r.room, $8::int)
          and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $10::bigint

@@ -1,7 +1,6 @@
 //! Applications and people: transactions with events in them, and the functions that steer. What they
 //! did counts when it is committed, and not at all if it is rolled back.
 
-use jiff::Timestamp;
 use posthaste::model::delivery::EventId;
 use posthaste::model::endpoint::EndpointId;
 use tokio_postgres::types::ToSql;
@@ -9,7 +8,7 @@ use tokio_postgres::{Client, Row};
 
 use super::ground::{CONNECTIONS, Micros, seconds, timestamp};
 use super::operations::{Event as Inserted, States, Steering};
-use super::truth::{Broken, Event, Held, Pair, hold};
+use super::truth::{Broken, Event, Held, Pair, PutBack, hold};
 use super::world::World;
 
 /// The filter of one of the endpoints.
@@ -26,7 +25,7 @@ pub struct Transaction {
 struct Frame {
     events: Vec<Event>,
     keys: Vec<(String, u8)>,
-    put_back: Vec<(Pair, Micros)>,
+    put_back: Vec<PutBack>,
     /// Waited for its time, and is due now.
     due: Vec<Pair>,
 }
@@ -45,18 +44,19 @@ const ANNOUNCEMENTS: &str = "select id, xid::text::bigint, event_type, tenant, e
 const REFUSALS: [&str; 4] = ["P0002", "55000", "55P03", "57014"];
 
 impl World<'_> {
-    /// The endpoints of every list: for all, for orders of a tenant, with a filter, for a tenant, one at
-    /// a time, and for the relay's own news.
+    /// The endpoints of every list: for all, for a tenant, with a filter, one at a time, for the relay's
+    /// own news, in order; each other number of attempts.
     pub async fn add_endpoints(&mut self) {
         let endpoints = "insert into posthaste.endpoints \
-                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency) values \
-             ('https://receiver.example/1', '{*}', null, null, 3, '{5 s, 60 s}', null), \
-             ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null), \
-             ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null), \
-             ('https://receiver.example/4', '{*}', 'b', null, 4, '{0 s, 2 s}', 1), \
+                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, ordered, on_dead_head) values \
+             ('https://receiver.example/1', '{*}', null, null, 3, '{5 s, 60 s}', null, false, 'block'), \
+             ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null, true, 'skip'), \
+             ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null, false, 'block'), \
+             ('https://receiver.example/4', '{*}', 'b', null, 4, '{0 s, 2 s}', 1, true, 'block'), \
              ('https://receiver.example/5', \
               '{posthaste.delivery.dead,posthaste.endpoint.disabled,posthaste.endpoint.paused}', \
-              null, null, 2, '{1 s}', null)";
+              null, null, 2, '{1 s}', null, false, 'block'), \
+             ('https://receiver.example/6', '{order.*}', null, null, 2, '{2 s}', null, true, 'block')";
         self.ground.applications[0].batch_execute(endpoints).await.expect("add the endpoints");
     }
 
@@ -137,8 +137,8 @@ impl World<'_> {
         for frame in frames {
             self.truth.commit(frame.events);
             self.truth.keys.extend(frame.keys);
-            for (pair, not_before) in frame.put_back {
-                self.truth.put_back(pair, not_before);
+            for put_back in frame.put_back {
+                self.truth.put_back(put_back);
             }
             for pair in frame.due {
                 if let Some(owed) = self.truth.owed.get_mut(&pair) {
@@ -312,6 +312,18 @@ impl World<'_> {
                      where id = $1";
                 client.execute(subscribe, &[&endpoint(to), &to_what]).await?;
             }
+            Steering::Order { endpoint: to, ordered } => {
+                let order = "update posthaste.endpoints set ordered = $2 where id = $1";
+                client.execute(order, &[&endpoint(to), &ordered]).await?;
+            }
+            Steering::Unblock { endpoint: to, skip: true } => {
+                let skip = "select posthaste.unblock($1, skip => true)";
+                client.query(skip, &[&endpoint(to)]).await?;
+            }
+            Steering::Unblock { endpoint: to, skip: false } => {
+                let unblock = "select posthaste.unblock($1)";
+                return self.revive(client, endpoint(to), unblock, &[&endpoint(to)]).await;
+            }
             Steering::Rotate { endpoint: to } => {
                 let rotate = "select posthaste.rotate_secret($1, '10 s')";
                 client.query(rotate, &[&endpoint(to)]).await?;
@@ -335,14 +347,36 @@ impl World<'_> {
         event: EventId,
         endpoint: EndpointId,
     ) -> Result<Held<Frame>, tokio_postgres::Error> {
+        let before = live(client, endpoint).await?;
         let retry = "select posthaste.retry($1, $2)";
         let said: String = client.query_one(retry, &[&event, &endpoint]).await?.get(0);
         let pair = (event, endpoint);
         Ok(Ok(match said.as_str() {
-            "put back" => Frame { put_back: vec![(pair, 0)], ..Frame::default() },
-            "due" => Frame { due: vec![pair], ..Frame::default() },
+            "put back" => {
+                let joins = self.joins(client, pair, &before).await?;
+                let behind = self.truth.routed_span();
+                let put_back = vec![PutBack { pair, not_before: 0, joins, behind }];
+                Frame { put_back, ..Frame::default() }
+            }
+            "due" | "in line" => Frame { due: vec![pair], ..Frame::default() },
             _ => Frame::default(),
         }))
+    }
+
+    /// The line that a delivery joins which is put back, unless it is live and blocks one.
+    async fn joins(
+        &self,
+        client: &Client,
+        pair: Pair,
+        before: &[Live],
+    ) -> Result<Option<Option<String>>, tokio_postgres::Error> {
+        if before.iter().any(|live| live.event == pair.0) {
+            return Ok(None);
+        }
+        let ordered = "select ordered from posthaste.endpoints where id = $1";
+        let ordered: bool = client.query_one(ordered, &[&pair.1]).await?.get(0);
+        let event = self.truth.committed.get(&pair.0);
+        Ok(Some(event.and_then(|(_, event)| event.ordering_key.clone()).filter(|_| ordered)))
     }
 
     /// It says how many, and the deliveries say which.
@@ -352,32 +386,74 @@ impl World<'_> {
         endpoint: EndpointId,
         states: States,
     ) -> Result<Held<Frame>, tokio_postgres::Error> {
-        let live = async || -> Result<Vec<EventId>, tokio_postgres::Error> {
-            let live = "select event_id from posthaste.deliveries where endpoint_id = $1";
-            let rows = client.query(live, &[&endpoint]).await?;
-            Ok(rows.iter().map(|row| row.get(0)).collect())
-        };
-        let before = live().await?;
         let replay = "select posthaste.replay($1, $2, $3, states => $4::text::text[])";
-        let (since, until): (Timestamp, Timestamp) =
-            (timestamp(self.began), timestamp(self.now + 1));
-        let put_back: i64 =
-            client.query_one(replay, &[&endpoint, &since, &until, &states.sql()]).await?.get(0);
-        let after = live().await?;
-        let new: Vec<Pair> = after
-            .into_iter()
-            .filter(|event| !before.contains(event))
-            .map(|event| (event, endpoint))
-            .collect();
-        let counted = i64::try_from(new.len()).unwrap_or(i64::MAX);
-        Ok(hold(put_back == counted, || format!("replay said {put_back} and put back {new:?}"))
-            .map(|()| {
-                let moment = |pair: &Pair| {
-                    let known = self.truth.committed.get(&pair.0);
-                    known.and_then(|(_, event)| event.deliver_at).unwrap_or(0)
-                };
-                let put_back = new.iter().map(|pair| (*pair, moment(pair))).collect();
-                Frame { put_back, ..Frame::default() }
-            }))
+        let (since, until) = (timestamp(self.began), timestamp(self.now + 1));
+        let parameters: [&(dyn ToSql + Sync); 4] = [&endpoint, &since, &until, &states.sql()];
+        self.revive(client, endpoint, replay, &parameters).await
     }
+
+    /// Calls what makes deliveries of an endpoint live again, or due that blocked their line. It says
+    /// how many, and the deliveries say which.
+    async fn revive(
+        &self,
+        client: &Client,
+        endpoint: EndpointId,
+        call: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Held<Frame>, tokio_postgres::Error> {
+        let before = live(client, endpoint).await?;
+        let said: i64 = client.query_one(call, parameters).await?.get(0);
+        let mut put_back = Vec::new();
+        for now in live(client, endpoint).await? {
+            let was = before.iter().find(|live| live.event == now.event);
+            if was.is_some_and(|was| was.blocked == now.blocked) {
+                continue;
+            }
+            let pair = (now.event, endpoint);
+            let known = self.truth.committed.get(&now.event);
+            let not_before = known.and_then(|(_, event)| event.deliver_at).unwrap_or(0);
+            let not_before = if was.is_some() { 0 } else { not_before };
+            let joins = self.joins(client, pair, &before).await?;
+            put_back.push(PutBack { pair, not_before, joins, behind: self.truth.routed_span() });
+        }
+        let counted = i64::try_from(put_back.len()).unwrap_or(i64::MAX);
+        Ok(hold(said == counted, || format!("{call} said {said} and put back {put_back:?}"))
+            .map(|()| Frame { put_back, ..Frame::default() }))
+    }
+
+    /// Lets every line go on that is blocked, and every endpoint: nobody would end what is held.
+    pub async fn let_all_go_on(&mut self) -> Held {
+        self.transactions[0] = None;
+        for endpoint in self.subscribers().await {
+            let client = &self.ground.applications[0];
+            let enable = "select posthaste.enable_endpoint($1)";
+            if !endpoint.enabled {
+                client.query(enable, &[&endpoint.id]).await.map_err(failed)?;
+            }
+            let unblock = "select posthaste.unblock($1)";
+            let unblocked = self.revive(client, endpoint.id, unblock, &[&endpoint.id]).await;
+            let unblocked = unblocked.map_err(failed)??;
+            self.did(0, unblocked).await;
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
+fn failed(error: tokio_postgres::Error) -> Broken {
+    Broken(format!("a function of steering failed: {error:?}"))
+}
+
+/// A delivery that is owed now.
+#[derive(Debug)]
+struct Live {
+    event: EventId,
+    blocked: bool,
+}
+
+async fn live(client: &Client, endpoint: EndpointId) -> Result<Vec<Live>, tokio_postgres::Error> {
+    let live = "select event_id, blocked_at is not null from posthaste.deliveries \
+         where endpoint_id = $1 order by event_id";
+    let rows = client.query(live, &[&endpoint]).await?;
+    Ok(rows.iter().map(|row| Live { event: row.get(0), blocked: row.get(1) }).collect())
 }

@@ -28,14 +28,14 @@ struct Taste {
     connections: u8,
     /// Of a hundred statements, how many have another fate than `Fine`.
     mishaps: u8,
-    weights: [(u32, Maker); 13],
+    weights: [(u32, Maker); 15],
 }
 
 type Maker = fn(&Taste, &mut Rng, &mut Vec<Operation>);
 
 impl Taste {
     fn draw(rng: &mut Rng) -> Self {
-        let makers: [(u32, Maker); 13] = [
+        let makers: [(u32, Maker); 15] = [
             (14, insert),
             (14, transaction),
             (14, look),
@@ -43,6 +43,8 @@ impl Taste {
             (30, send),
             (26, answer),
             (20, record),
+            (8, round),
+            (8, lines),
             (8, beat),
             (12, steer),
             (4, fault),
@@ -100,14 +102,14 @@ fn maybe<T>(rng: &mut Rng, one_in: u8, value: impl FnOnce(&mut Rng) -> T) -> Opt
 }
 
 fn event(rng: &mut Rng) -> Event {
-    if rng.bool() {
+    if rng.u8(0..3) == 0 {
         return PLAIN;
     }
     Event {
         kind: [Kind::Paid, Kind::Sent, Kind::Left][rng.usize(0..3)],
         tenant: maybe(rng, 2, |rng| if rng.bool() { Tenant::A } else { Tenant::B }),
         n: rng.u8(0..4),
-        ordering_key: maybe(rng, 3, |rng| rng.u8(0..2)),
+        ordering_key: maybe(rng, 2, |rng| rng.u8(0..2)),
         idempotency_key: maybe(rng, 8, |rng| rng.u8(0..3)),
         to: maybe(rng, 8, |rng| rng.u8(0..8)),
         after: maybe(rng, 8, |rng| [2, 30, 300][rng.usize(0..3)]),
@@ -166,8 +168,8 @@ fn send(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     list.push(Operation::Send { relay: taste.relay(rng), which: rng.u8(0..8) });
 }
 
-fn answer(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
-    let answer = match rng.u8(0..24) {
+fn said(rng: &mut Rng) -> Answer {
+    match rng.u8(0..24) {
         0..=9 => Answer::Accepted,
         10 | 11 => Answer::AcceptedUnheard,
         12..=16 => Answer::Failed,
@@ -176,13 +178,40 @@ fn answer(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
         20 => Answer::Gone,
         21 => Answer::Extinct,
         _ => Answer::TimedOut,
-    };
+    }
+}
+
+fn answer(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
+    let answer = said(rng);
     list.push(Operation::Answer { relay: taste.relay(rng), which: rng.u8(0..8), answer });
 }
 
 fn record(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let (relay, most) = (taste.relay(rng), rng.u8(1..5));
     list.push(Operation::Record { relay, most, fate: taste.fate(rng) });
+}
+
+/// What a relay does in a quiet moment, from one end to the other.
+fn round(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
+    let relay = taste.relay(rng);
+    list.push(Operation::Beat { relay, fate: Fate::Fine });
+    if rng.bool() {
+        look(taste, rng, list);
+    }
+    list.push(Operation::Claim { relay, room: 3, fate: taste.fate(rng) });
+    list.push(Operation::Poll { relay, fate: Fate::Fine });
+    for _ in 0..rng.u8(1..5) {
+        list.push(Operation::Send { relay, which: rng.u8(0..8) });
+        list.push(Operation::Answer { relay, which: rng.u8(0..8), answer: said(rng) });
+    }
+    list.push(Operation::Record { relay, most: rng.u8(1..6), fate: taste.fate(rng) });
+}
+
+fn lines(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
+    let relay = taste.relay(rng);
+    for _ in 0..rng.u8(1..4) {
+        list.push(Operation::Lines { relay, fate: taste.fate(rng) });
+    }
 }
 
 fn beat(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
@@ -198,7 +227,7 @@ fn beat(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
 
 fn steer(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let (event, endpoint) = (rng.u8(0..16), rng.u8(0..8));
-    let what = match rng.u8(0..20) {
+    let what = match rng.u8(0..23) {
         0..=3 => Steering::Retry { event, endpoint },
         4..=6 => Steering::Replay {
             endpoint,
@@ -212,6 +241,8 @@ fn steer(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
         16 => Steering::Add,
         17 => Steering::Subscribe { endpoint, to_all: rng.bool() },
         18 => Steering::Rotate { endpoint },
+        19 => Steering::Order { endpoint, ordered: rng.u8(0..3) > 0 },
+        20 | 21 => Steering::Unblock { endpoint, skip: rng.bool() },
         _ => Steering::Test { endpoint },
     };
     list.push(Operation::Steer { on: rng.u8(0..taste.connections), what });

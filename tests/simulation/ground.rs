@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use posthaste::demo::postgres::{Cluster, ClusterOptions};
@@ -45,7 +44,7 @@ pub struct Ground {
     /// The tasks that drive the leases' sessions.
     pub sessions: TaskTracker,
     lists: u32,
-    connections: Mutex<JoinSet<()>>,
+    _connections: Mutex<JoinSet<()>>,
     _cluster: Cluster,
 }
 
@@ -84,7 +83,7 @@ impl Ground {
             applications,
             sessions: TaskTracker::new(),
             lists: 0,
-            connections,
+            _connections: connections,
             _cluster: cluster,
         }
     }
@@ -199,8 +198,4 @@ pub fn timestamp(micros: Micros) -> Timestamp {
 
 pub fn seconds(seconds: u32) -> Micros {
     Micros::from(seconds) * SECOND
-}
-
-pub fn duration(micros: Micros) -> Duration {
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }

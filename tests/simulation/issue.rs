@@ -22,6 +22,8 @@ use crate::support::within;
 const STATEMENT_TIMEOUT: Micros = 30 * SECOND;
 /// What a statement may fail with here: a lock that somebody holds, or its time is over.
 const FORGIVEN: [&str; 2] = ["55P03", "57014"];
+/// … or two of a line would have had their turn; it is tried again with what is there then.
+const TURN_TAKEN: &str = "one_delivery_of_a_line_has_its_turn";
 
 /// A statement that is under way.
 #[derive(Debug)]
@@ -224,11 +226,10 @@ impl World<'_> {
     ) -> Held<Option<Done>> {
         let done = match done {
             Ok(done) => done,
-            Err(error) if error.sqlstate().is_some_and(|code| FORGIVEN.contains(&code.code())) => {
-                self.count("blocked or broken off");
+            Err(error) => {
+                self.forgive(&error)?;
                 return Ok(None);
             }
-            Err(error) => return Err(Broken(format!("{statement:?} failed: {error:?}"))),
         };
         match (statement, &done) {
             (Statement::Look(look), Done::Routed(Some(routed))) => {
@@ -245,7 +246,7 @@ impl World<'_> {
             (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
                 for attempt in attempts {
                     let pair = (attempt.event_id, attempt.endpoint_id);
-                    if !held.contains(&pair) {
+                    if !held.contains_key(&pair) {
                         self.count("records refused");
                     } else if let Decision::Retry { after } = attempt.verdict.decision {
                         let after = Micros::try_from(after.as_micros()).expect("less than a year");
@@ -263,6 +264,17 @@ impl World<'_> {
             _ => {}
         }
         Ok(Some(done))
+    }
+
+    /// An error that a relay gets over.
+    pub fn forgive(&mut self, error: &StoreError) -> Held {
+        let is_forgiven = error.sqlstate().is_some_and(|code| FORGIVEN.contains(&code.code()));
+        match error {
+            StoreError::Query { source, .. } if is_turn_taken(source) => self.count("turns taken"),
+            _ if is_forgiven => self.count("blocked or broken off"),
+            _ => return Err(Broken(format!("a statement failed: {error:?}"))),
+        }
+        Ok(())
     }
 
     fn see_routed(&mut self, look: &Look, plan: &Plan, routed: &Routed) -> Held {
@@ -310,7 +322,7 @@ impl World<'_> {
 
     /// Every endpoint as its row says.
     pub async fn subscribers(&self) -> Vec<Subscriber> {
-        let statement = "select id, enabled, tenant, subscriptions, filter is not null \
+        let statement = "select id, enabled, tenant, subscriptions, filter is not null, ordered \
              from posthaste.endpoints order by id";
         let rows = self.ground.read(statement).await;
         let subscriber = |row: &tokio_postgres::Row| Subscriber {
@@ -318,10 +330,16 @@ impl World<'_> {
             enabled: row.get(1),
             tenant: row.get(2),
             subscriptions: row.get(3),
+            ordered: row.get(5),
             more_than: row.get::<_, bool>(4).then_some(super::application::FILTERED_ABOVE),
         };
         rows.iter().map(subscriber).collect()
     }
+}
+
+fn is_turn_taken(error: &tokio_postgres::Error) -> bool {
+    let constraint = error.as_db_error().and_then(tokio_postgres::error::DbError::constraint);
+    constraint == Some(TURN_TAKEN)
 }
 
 fn within_room(claimed: &[Claimed], endpoint: EndpointId, room: i32) -> Held {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use posthaste::model::delivery::Delivery;
-use posthaste::model::endpoint::{Endpoint, EndpointId};
+use posthaste::model::endpoint::{Endpoint, EndpointId, OnDeadHead};
 use posthaste::model::health::{Allowance, Health, HealthPolicy, Sign, Ticket, Transition};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 use posthaste::model::schedule::Schedule;
+use posthaste::model::share::Share;
 use posthaste::model::verdict::{self, Decision, Policy, Verdict};
 use posthaste::model::window::Window;
 use posthaste::store::endpoints::Known;
@@ -64,6 +65,8 @@ pub struct Lane {
     secrets_until: Option<Timestamp>,
     pub health: Health,
     window: Window,
+    /// Whether this relay has a part of the endpoint's limits; otherwise others serve it.
+    pub serves: bool,
     pub queue: VecDeque<Delivery>,
     /// Queued, in flight, or not yet recorded.
     pub claimed: i32,
@@ -74,29 +77,41 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn open(known: Known) -> Self {
-        let max = known.endpoint.max_concurrency.unwrap_or(MAX_CONCURRENCY);
-        Self {
+    pub fn open(known: Known, share: Share) -> Self {
+        let mut lane = Self {
             id: known.endpoint.id,
             endpoint: known.endpoint,
             secrets_until: known.secrets_until,
             health: known.health,
-            window: Window::new(WINDOW_START, max),
+            window: Window::new(WINDOW_START, MAX_CONCURRENCY),
+            serves: true,
             queue: VecDeque::new(),
             claimed: 0,
             in_flight: 0,
             closed: false,
             successes: 0,
             failures: 0,
-        }
+        };
+        lane.divide(share);
+        lane
     }
 
-    pub fn reopen(&mut self, known: Known) {
-        self.window.set_max(known.endpoint.max_concurrency.unwrap_or(MAX_CONCURRENCY));
+    pub fn reopen(&mut self, known: Known, share: Share) {
         self.closed = false;
         self.health = known.health;
         self.secrets_until = known.secrets_until;
         self.endpoint = known.endpoint;
+        self.divide(share);
+    }
+
+    /// Takes this relay's part of the endpoint's limits.
+    pub fn divide(&mut self, share: Share) {
+        let max = self.endpoint.max_concurrency.unwrap_or(MAX_CONCURRENCY);
+        let part = share.of(self.id, max, None);
+        self.serves = part.is_some();
+        if let Some(part) = part {
+            self.window.set_max(part.max_concurrency);
+        }
     }
 
     pub fn is_current(&self, revision: i64, present: Timestamp) -> bool {
@@ -105,7 +120,7 @@ impl Lane {
 
     /// How many more deliveries may be claimed for it.
     pub fn room(&self, present: Timestamp) -> i32 {
-        if self.closed {
+        if self.closed || !self.serves {
             return 0;
         }
         let most = match self.health.may_send(present) {
@@ -141,6 +156,13 @@ impl Lane {
             event_type: &delivery.event_type,
         };
         verdict::judge(outcome, &policy, &attempt, present, DRAW)
+    }
+
+    /// Whether a verdict makes its line wait.
+    pub fn blocks(&self, delivery: &Delivery, decision: Decision) -> bool {
+        decision == Decision::Dead
+            && delivery.ordering_key.is_some()
+            && self.endpoint.on_dead_head == OnDeadHead::Block
     }
 
     /// Takes in what came of an attempt.

@@ -76,6 +76,11 @@ pub enum Operation {
         most: u8,
         fate: Fate,
     },
+    /// Looks at lines in which nobody may have the turn.
+    Lines {
+        relay: u8,
+        fate: Fate,
+    },
     /// Strikes an endpoint that is to be struck, or notes how the endpoints do.
     Note {
         relay: u8,
@@ -241,6 +246,15 @@ pub enum Steering {
         endpoint: u8,
         to_all: bool,
     },
+    /// From then on its events of a key are one line, or no longer.
+    Order {
+        endpoint: u8,
+        ordered: bool,
+    },
+    Unblock {
+        endpoint: u8,
+        skip: bool,
+    },
     Rotate {
         endpoint: u8,
     },
@@ -341,6 +355,7 @@ impl Operation {
             | Self::Claim { fate, .. }
             | Self::Poll { fate, .. }
             | Self::Record { fate, .. }
+            | Self::Lines { fate, .. }
             | Self::Note { fate, .. }
             | Self::Upkeep { fate, .. } => Some(fate),
             _ => None,

@@ -1,6 +1,9 @@
 //! The receivers: what they get, and what they and the relay make of it.
 
+use posthaste::model::delivery::{Delivery, EventId};
 use posthaste::model::outcome::{Answer as Response, Cause, Outcome, Phase};
+use posthaste::store::RelayId;
+use tokio_postgres::Row;
 
 use super::operations::Answer;
 use super::truth::{Held, Request, hold};
@@ -8,7 +11,7 @@ use super::world::World;
 
 impl World<'_> {
     /// A relay begins an attempt, and the receiver has it.
-    pub fn send(&mut self, relay: u8, which: u8) -> Held<bool> {
+    pub async fn send(&mut self, relay: u8, which: u8) -> Held<bool> {
         let now = self.now;
         let request = self.truth.requests.len();
         let Some(relay) = self.relay(relay).filter(|relay| relay.may_send(now)) else {
@@ -29,6 +32,7 @@ impl World<'_> {
             hold(delivery.payload == payload, || format!("{delivery:?} is sent for {payload}"))?;
         }
         hold(self.truth.owed.contains_key(&pair), || format!("{pair:?} is sent and not owed"))?;
+        self.check_turn(&delivery, number).await?;
         self.truth.requests.push(Request {
             relay: number,
             pair,
@@ -36,6 +40,31 @@ impl World<'_> {
             answer: None,
         });
         Ok(true)
+    }
+
+    /// Of a line, only the first that is live is sent, and no other is claimed. (A relay that has lost
+    /// its claim and does not know yet sends what is made again: that comes twice, as any may.)
+    async fn check_turn(&self, delivery: &Delivery, relay: RelayId) -> Held {
+        let pair = (delivery.event_id, delivery.endpoint_id);
+        let Some((key, place)) = &self.truth.owed[&pair].line else { return Ok(()) };
+        let live = "select event_id, claimed_by, claim_token from posthaste.deliveries \
+             where endpoint_id = $1 and ordering_key = $2";
+        let live = self.ground.read_with(live, &[&pair.1, key]).await;
+        let claim = (Some(relay), Some(delivery.claim_token));
+        let is_ours =
+            |row: &Row| row.get::<_, i64>(0) == pair.0 && (row.get(1), row.get(2)) == claim;
+        if !live.iter().any(is_ours) {
+            return Ok(());
+        }
+        for row in live.iter().filter(|row| row.get::<_, i64>(0) != pair.0) {
+            let other: EventId = row.get(0);
+            let claimed: Option<RelayId> = row.get(1);
+            hold(claimed.is_none(), || format!("{pair:?} and event {other} are out at once"))?;
+            let line = self.truth.owed.get(&(other, pair.1)).and_then(|owed| owed.line.as_ref());
+            let is_before = line.is_some_and(|(_, first)| first.is_before(place));
+            hold(!is_before, || format!("{pair:?} is sent before event {other} of {key}"))?;
+        }
+        Ok(())
     }
 
     /// A request of a relay comes to an end.

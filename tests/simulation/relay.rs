@@ -14,13 +14,15 @@ use posthaste::model::delivery::Delivery;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::health::Transition;
 use posthaste::model::outcome::{Outcome, Phases};
+use posthaste::model::share::Share;
 use posthaste::model::verdict::{Decision, Effect, Verdict};
 use posthaste::store::RelayId;
-use posthaste::store::attempts::Attempt;
+use posthaste::store::attempts::{Attempt, Held};
 use posthaste::store::deliveries::Claim;
 use posthaste::store::endpoints::Known;
 use posthaste::store::health::Note;
-use posthaste::store::relays::Lease;
+use posthaste::store::lines::Line;
+use posthaste::store::relays::{Heartbeat, Lease};
 use posthaste::store::routing::Claimed;
 
 use super::ground::{Micros, SECOND, timestamp};
@@ -39,6 +41,8 @@ const SENDS_FOR: Micros = 10 * SECOND;
 #[derive(Debug, Clone)]
 pub struct Finished {
     claim: Claim,
+    /// Its ordering key, where it is the head of a line.
+    line: Option<String>,
     /// `None`: not begun, to be released.
     attempt: Option<Arc<Attempt>>,
 }
@@ -75,6 +79,20 @@ pub struct Relay {
     released: bool,
     strikes: Vec<(EndpointId, Effect, String)>,
     kept_up: u32,
+    share: Share,
+    /// Lines in which nobody may have the turn.
+    lines: Lines,
+}
+
+/// The lines that are to be looked at.
+#[derive(Debug, Default)]
+struct Lines {
+    these: BTreeSet<Line>,
+    all: bool,
+    /// While it looks at all of them: those after this one are still to be looked at.
+    walk: Option<Line>,
+    /// … and these have been found.
+    found: Vec<Line>,
 }
 
 /// What a relay is to do next, if its rules have nothing to do before.
@@ -85,6 +103,7 @@ pub enum Step {
     Poll,
     Bury,
     Record { most: u8 },
+    Lines,
     Note,
     Upkeep,
 }
@@ -114,13 +133,17 @@ impl Relay {
             released: false,
             strikes: Vec::new(),
             kept_up: 0,
+            share: Share::ALONE,
+            lines: Lines { all: true, ..Lines::default() },
         }
     }
 
     /// The lease was renewed by a statement that began then.
-    pub fn renewed(&mut self, at: Micros) {
-        self.may_bury = at - self.held_since >= SETTLE;
+    pub fn renewed(&mut self, at: Micros, found: &Heartbeat) {
+        self.may_bury = at - self.held_since >= SETTLE && found.somebody_is_dead;
         self.renewed_at = at;
+        self.share = Share::among(&found.others, self.number);
+        self.lanes.values_mut().for_each(|lane| lane.divide(self.share));
     }
 
     /// The lease was taken again.
@@ -136,7 +159,12 @@ impl Relay {
 
     /// Whether nothing can be claimed by it any more.
     pub fn leaves_nothing(&self) -> bool {
-        self.claims() == 0 && self.doubtful.is_empty()
+        self.claims() == 0 && self.doubtful.is_empty() && !self.lines.are_to_be_looked_at()
+    }
+
+    /// Whether it has looked at its lines a last time.
+    pub fn has_lines(&self) -> bool {
+        self.lines.are_to_be_looked_at()
     }
 
     /// Its next statement, if there is one to make. `endpoints` are all that there are.
@@ -145,6 +173,7 @@ impl Relay {
             Step::Look { .. } | Step::Claim { .. } | Step::Poll => Station::Rounds,
             Step::Bury => Station::Keeper,
             Step::Record { .. } => Station::Recorder,
+            Step::Lines => Station::Lines,
             Step::Note => Station::Noter,
             Step::Upkeep => Station::Upkeep,
         };
@@ -155,6 +184,7 @@ impl Relay {
             Step::Look { .. } | Step::Claim { .. } | Step::Poll => self.round(step, endpoints, now),
             Step::Bury => std::mem::take(&mut self.may_bury).then_some(Statement::Bury),
             Step::Record { most } => self.record(most, now),
+            Step::Lines => self.look_at_lines(),
             Step::Note => self.note(),
             Step::Upkeep => self.upkeep(),
         }
@@ -247,8 +277,8 @@ impl Relay {
         for known in known {
             let id = known.endpoint.id;
             match self.lanes.get_mut(&id) {
-                Some(lane) => lane.reopen(known),
-                None => drop(self.lanes.insert(id, Lane::open(known))),
+                Some(lane) => lane.reopen(known, self.share),
+                None => drop(self.lanes.insert(id, Lane::open(known, self.share))),
             }
         }
     }
@@ -266,8 +296,9 @@ impl Relay {
         let mut ready: Vec<&mut Lane> = ready.collect();
         let count = ready.len();
         let lane = ready.get_mut(usize::from(which).checked_rem(count)?)?;
-        let Some(ticket) = lane.health.begin(timestamp(now)) else {
-            // Paused since it was claimed: given back, not sent.
+        let ticket = if lane.serves { lane.health.begin(timestamp(now)) } else { None };
+        let Some(ticket) = ticket else {
+            // Paused since it was claimed, or others serve it now: given back, not sent.
             self.results.extend(lane.queue.drain(..).map(|delivery| unsent(&delivery)));
             return None;
         };
@@ -283,6 +314,7 @@ impl Relay {
         let lane = self.lanes.get_mut(&delivery.endpoint_id).expect("it was sent from there");
         let verdict = lane.judge(&delivery, &outcome, present);
         let transition = lane.ended(ticket, &outcome, verdict.decision, present);
+        let blocks = lane.blocks(&delivery, verdict.decision);
         let (endpoint, effect) = (lane.id, verdict.effect);
         if effect.is_some() || matches!(transition, Some(Transition::Disabled { .. })) {
             lane.closed = true;
@@ -295,9 +327,11 @@ impl Relay {
         let took = instant(now).saturating_duration_since(began);
         self.results.push_back(Finished {
             claim: claim_of(&delivery),
+            line: delivery.ordering_key.clone(),
             attempt: Some(Arc::new(Attempt {
                 took,
                 outcome: Some(outcome),
+                blocks,
                 ..attempt(&delivery, number, began, verdict)
             })),
         });
@@ -338,7 +372,35 @@ impl Relay {
         }
     }
 
+    /// Has lines looked at whose head has ended, and that did not move on.
+    fn move_on(&mut self, held: &Held) {
+        for Finished { claim, line, attempt } in &self.batch {
+            let (Some(key), Some(attempt)) = (line, attempt) else { continue };
+            let retried = matches!(attempt.verdict.decision, Decision::Retry { .. });
+            let next = held.get(&(claim.event_id, claim.endpoint_id));
+            if next == Some(&None) && !attempt.blocks && !retried {
+                self.lines.these.insert((claim.endpoint_id, key.clone()));
+            }
+        }
+    }
+
     // ── beside ──
+
+    fn look_at_lines(&mut self) -> Option<Statement> {
+        let lines = &mut self.lines;
+        if std::mem::take(&mut lines.all) {
+            lines.walk = Some((EndpointId::MIN, String::new()));
+            lines.found.clear();
+        }
+        if !lines.found.is_empty() {
+            return Some(Statement::GiveTurns { lines: std::mem::take(&mut lines.found) });
+        }
+        if let Some(after) = lines.walk.clone() {
+            return Some(Statement::Lines { after });
+        }
+        let these: Vec<Line> = std::mem::take(&mut lines.these).into_iter().collect();
+        (!these.is_empty()).then_some(Statement::GiveTurns { lines: these })
+    }
 
     fn note(&mut self) -> Option<Statement> {
         if let Some((endpoint, effect, reason)) = self.strikes.pop() {
@@ -366,11 +428,11 @@ impl Relay {
         let Some(done) = done else { return self.hear_an_error(statement, now) };
         match (statement, done) {
             (_, Done::Floor(floor)) => self.floor = Some(floor),
-            (_, Done::Routed(routed)) => {
-                if let Some(routed) = routed {
-                    self.floor = Some(routed.floor);
-                    self.fresh = routed.claimed;
-                }
+            (_, Done::Routed(Some(routed))) => {
+                self.lines.these.extend(routed.lines);
+                self.lines.all |= routed.closes_span;
+                self.floor = Some(routed.floor);
+                self.fresh = routed.claimed;
             }
             (_, Done::Claimed(claimed)) => self.fresh = claimed,
             (_, Done::Endpoints(known)) => {
@@ -395,7 +457,8 @@ impl Relay {
                     self.settle();
                 }
             }
-            (Statement::Record { attempts, .. }, _) => {
+            (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
+                self.move_on(&held);
                 for attempt in attempts {
                     if let Some(effect) = attempt.verdict.effect {
                         let reason = attempt.verdict.reason.clone().unwrap_or_default();
@@ -404,6 +467,13 @@ impl Relay {
                 }
                 self.settle();
             }
+            (_, Done::Lines(found)) => {
+                self.lines.walk = found.last().cloned();
+                self.lines.found = found;
+            }
+            (_, Done::Buried(buried)) => self.lines.all |= buried.relays > 0,
+            // The last of what it does there.
+            (Statement::Upkeep(Upkeep::Orphans), _) => self.lines.all = true,
             _ => {}
         }
     }
@@ -419,6 +489,11 @@ impl Relay {
                 let fresh = std::mem::take(&mut self.fresh);
                 self.results.extend(fresh.iter().map(|claimed| unsent(&claimed.delivery)));
             }
+            Statement::Lines { .. } => self.lines.look_at_all_again(),
+            Statement::GiveTurns { .. } if self.lines.walk.is_some() => {
+                self.lines.look_at_all_again();
+            }
+            Statement::GiveTurns { lines } => self.lines.these.extend(lines.iter().cloned()),
             // The whole batch is tried again.
             Statement::Release { .. } | Statement::Record { .. } => self.released = false,
             Statement::Strike { endpoint, delete, reason } => {
@@ -427,6 +502,18 @@ impl Relay {
             }
             _ => {}
         }
+    }
+}
+
+impl Lines {
+    fn are_to_be_looked_at(&self) -> bool {
+        self.all || self.walk.is_some() || !self.these.is_empty()
+    }
+
+    fn look_at_all_again(&mut self) {
+        self.walk = None;
+        self.found.clear();
+        self.all = true;
     }
 }
 
@@ -448,13 +535,14 @@ fn claim_of(delivery: &Delivery) -> Claim {
 }
 
 fn unsent(delivery: &Delivery) -> Finished {
-    Finished { claim: claim_of(delivery), attempt: None }
+    Finished { claim: claim_of(delivery), line: delivery.ordering_key.clone(), attempt: None }
 }
 
 fn cancelled_for(reason: Option<String>, delivery: &Delivery, began: Instant) -> Finished {
     let verdict = Verdict { decision: Decision::Cancelled, effect: None, reason };
     Finished {
         claim: claim_of(delivery),
+        line: delivery.ordering_key.clone(),
         attempt: Some(Arc::new(attempt(delivery, 0, began, verdict))),
     }
 }
@@ -471,5 +559,6 @@ fn attempt(delivery: &Delivery, number: u32, began: Instant, verdict: Verdict) -
         phases: Phases::default(),
         outcome: None,
         verdict,
+        blocks: false,
     }
 }

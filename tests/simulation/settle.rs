@@ -12,21 +12,31 @@ const IDLE_ROUNDS: u32 = 8;
 const ROUND_SECONDS: u32 = 120;
 
 impl World<'_> {
-    /// Lets everything come to its end.
+    /// Lets everything come to its end: first while those relays that are frozen stay so, then, when they
+    /// have thawed and brought what they have, once more.
     pub async fn settle(&mut self) -> Held {
         while self.finish(0).await? {}
         for on in 0..u8::try_from(CONNECTIONS).expect("there are three") {
             self.commit(on).await?;
         }
+        if self.relays.iter().all(|relay| relay.as_ref().is_some_and(|relay| relay.frozen)) {
+            self.crash(0).await;
+        }
+        self.work_until_settled().await?;
         for relay in 0..u8::try_from(RELAYS).expect("there are three") {
             self.thaw(relay);
         }
+        self.work_until_settled().await?;
+        self.end_relays().await
+    }
+
+    async fn work_until_settled(&mut self) -> Held {
         let (mut idle, mut ended) = (0, 0);
         while idle < IDLE_ROUNDS {
-            self.enable_all().await;
+            self.let_all_go_on().await?;
             self.work().await?;
             if self.is_settled().await {
-                return self.end_relays().await;
+                return Ok(());
             }
             let ended_by_now = self.count_ended().await;
             idle = if ended_by_now > ended { 0 } else { idle + 1 };
@@ -45,8 +55,10 @@ impl World<'_> {
         for relay in all.clone() {
             self.beat(relay, Fate::Fine).await?;
         }
-        if self.relays.iter().all(Option::is_none) {
-            self.start(0).await;
+        if self.relays.iter().flatten().all(|relay| relay.frozen) {
+            for relay in all.clone() {
+                self.start(relay).await;
+            }
         }
         // Beyond the first moments of a session, in which nobody is buried.
         self.pass(3).await?;
@@ -68,6 +80,7 @@ impl World<'_> {
                 }
             }
             while self.step(relay, Step::Note, Fate::Fine).await? {}
+            while self.step(relay, Step::Lines, Fate::Fine).await? {}
             self.end_if_stopping(relay).await;
         }
         Ok(())
@@ -85,7 +98,7 @@ impl World<'_> {
         let mut did_any = false;
         loop {
             let mut did = false;
-            while self.send(relay, 0)? {
+            while self.send(relay, 0).await? {
                 did = true;
             }
             while self.answer(relay, 0, Answer::Accepted) {
@@ -101,18 +114,11 @@ impl World<'_> {
         }
     }
 
-    /// What is held for a disabled endpoint would wait for ever.
-    async fn enable_all(&mut self) {
-        let enable =
-            "select posthaste.enable_endpoint(id) from posthaste.endpoints where not enabled";
-        self.ground.read(enable).await;
-    }
-
     async fn is_settled(&mut self) -> bool {
         self.find_announcements().await;
         let nothing_owed = "select not exists (select from posthaste.deliveries)";
         self.truth.all_is_routed()
-            && self.relays.iter().flatten().all(|relay| relay.claims() == 0)
+            && self.relays.iter().flatten().all(|relay| relay.frozen || relay.claims() == 0)
             && self.ground.read(nothing_owed).await[0].get(0)
     }
 

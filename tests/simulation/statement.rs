@@ -1,17 +1,16 @@
 //! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that it
 //! can run later or elsewhere than it was asked for.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use posthaste::model::delivery::EventId;
 use posthaste::model::endpoint::EndpointId;
-use posthaste::store::attempts::{Attempt, record};
+use posthaste::store::attempts::{Attempt, Held, record};
 use posthaste::store::deliveries::{Claim, Owed, agenda, claim, disown, release};
 use posthaste::store::endpoints::{Known, endpoints, strike};
 use posthaste::store::health::{Note, note_health};
+use posthaste::store::lines::{Line, give_turns, lines};
 use posthaste::store::relays::{Buried, bury};
 use posthaste::store::routing::{Claimed, Room, Routed, floor, route};
 use posthaste::store::upkeep::{cancel_orphans, drop_partitions, make_partitions, trim};
@@ -24,20 +23,49 @@ const OUTBOX_RETENTION: Duration = Duration::from_secs(60);
 /// Attempts are what is checked in the end, and idempotency keys are known for ever.
 const ALL_STAYS: Duration = Duration::from_secs(30 * 86_400);
 
+/// Lines that one statement looks at.
+pub const LINES: u32 = 2;
+
 /// One statement, not yet run.
 #[derive(Debug)]
 pub enum Statement {
     Floor,
     Look(Look),
-    Claim { token: i64, endpoints: Vec<EndpointId>, rooms: Vec<i32> },
-    Endpoints { ids: Vec<EndpointId> },
+    Claim {
+        token: i64,
+        endpoints: Vec<EndpointId>,
+        rooms: Vec<i32>,
+    },
+    Endpoints {
+        ids: Vec<EndpointId>,
+    },
     Agenda,
-    Disown { tokens: Vec<i64> },
-    Release { claims: Vec<Claim> },
-    Record { attempts: Vec<Arc<Attempt>>, now: Instant },
+    Disown {
+        tokens: Vec<i64>,
+    },
+    Release {
+        claims: Vec<Claim>,
+    },
+    Record {
+        attempts: Vec<Arc<Attempt>>,
+        now: Instant,
+    },
+    /// The next lines after this one.
+    Lines {
+        after: Line,
+    },
+    GiveTurns {
+        lines: Vec<Line>,
+    },
     Bury,
-    Strike { endpoint: EndpointId, delete: bool, reason: String },
-    Note { notes: Vec<Note> },
+    Strike {
+        endpoint: EndpointId,
+        delete: bool,
+        reason: String,
+    },
+    Note {
+        notes: Vec<Note>,
+    },
     Upkeep(Upkeep),
 }
 
@@ -72,7 +100,8 @@ pub enum Done {
     Claimed(Vec<Claimed>),
     Endpoints(Vec<Known>),
     Agenda(Vec<Owed>),
-    Recorded(HashSet<(EventId, EndpointId)>),
+    Recorded(Held),
+    Lines(Vec<Line>),
     Buried(Buried),
     Nothing,
 }
@@ -82,6 +111,7 @@ pub enum Done {
 pub enum Station {
     Rounds,
     Recorder,
+    Lines,
     Keeper,
     Noter,
     Upkeep,
@@ -97,6 +127,7 @@ impl Statement {
             | Self::Agenda
             | Self::Disown { .. } => Station::Rounds,
             Self::Release { .. } | Self::Record { .. } => Station::Recorder,
+            Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
             Self::Bury => Station::Keeper,
             Self::Strike { .. } | Self::Note { .. } => Station::Noter,
             Self::Upkeep(_) => Station::Upkeep,
@@ -132,6 +163,11 @@ impl Statement {
             Self::Record { attempts, now } => {
                 let attempts: Vec<&Attempt> = attempts.iter().map(AsRef::as_ref).collect();
                 Done::Recorded(record(store, relay, &attempts, *now).await?)
+            }
+            Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
+            Self::GiveTurns { lines } => {
+                give_turns(store, lines).await?;
+                Done::Nothing
             }
             Self::Bury => Done::Buried(bury(store, relay, LEASE).await?),
             Self::Strike { endpoint, delete, reason } => {

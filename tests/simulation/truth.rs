@@ -46,6 +46,7 @@ pub struct Subscriber {
     pub enabled: bool,
     pub tenant: Option<String>,
     pub subscriptions: Vec<String>,
+    pub ordered: bool,
     /// Only events whose `n` is greater.
     pub more_than: Option<u8>,
 }
@@ -57,6 +58,42 @@ pub struct Owed {
     pub times: usize,
     /// Not to be claimed before.
     pub not_before: Micros,
+    /// Its ordering key, and its place in that line.
+    pub line: Option<(String, Place)>,
+}
+
+/// Where a delivery stands in its line: between two routing spans, which are the same for one that was
+/// routed. What is put back stands behind all that had been routed when it was called for, and before
+/// all that began to be routed after it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    from: usize,
+    to: usize,
+    event: EventId,
+    is_put_back: bool,
+}
+
+impl Place {
+    /// Whether it certainly comes before another of its line.
+    pub fn is_before(&self, other: &Self) -> bool {
+        match (self.is_put_back, other.is_put_back) {
+            (false, false) => (self.to, self.event) < (other.to, other.event),
+            (false, true) => self.to <= other.from,
+            (true, false) => self.to < other.from,
+            (true, true) => false,
+        }
+    }
+}
+
+/// A delivery that is owed again.
+#[derive(Debug, Clone)]
+pub struct PutBack {
+    pub pair: Pair,
+    pub not_before: Micros,
+    /// The line whose end it joins; `None`: it stays where it was.
+    pub joins: Option<Option<String>>,
+    /// All spans up to this one had been routed when it was called for.
+    pub behind: usize,
 }
 
 /// What a receiver got.
@@ -72,7 +109,8 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Plan {
     pub events: Vec<EventId>,
-    pub owed: Vec<Pair>,
+    /// With the line where the endpoint is ordered.
+    pub owed: Vec<(Pair, Option<String>)>,
     pub unmatched: usize,
     pub more: bool,
     cursor: Cursor,
@@ -85,6 +123,7 @@ struct Cursor {
     since: usize,
     until: usize,
     after: Option<(i64, EventId)>,
+    span: usize,
 }
 
 /// See the module.
@@ -97,9 +136,11 @@ pub struct Truth {
     pub keys: BTreeSet<(String, u8)>,
     pub owed: BTreeMap<Pair, Owed>,
     pub requests: Vec<Request>,
-    /// How often an attempt may have been made without being recorded as such.
+    /// How many events have been routed.
     pub routed: usize,
     cursor: Cursor,
+    /// The last span that has begun to be routed.
+    planned: usize,
 }
 
 impl Event {
@@ -132,18 +173,31 @@ impl Truth {
         known.ok_or_else(|| Broken(format!("event {id} was never committed, and is delivered")))
     }
 
-    /// A delivery that had ended, or was never owed, is owed again.
-    pub fn put_back(&mut self, pair: Pair, not_before: Micros) {
+    pub fn put_back(&mut self, put_back: PutBack) {
+        let PutBack { pair, not_before, joins, behind } = put_back;
+        let place = Place { from: behind, to: self.planned, event: pair.0, is_put_back: true };
         let owed = self.owed.entry(pair).or_default();
         owed.times += 1;
         owed.not_before = not_before;
+        if let Some(line) = joins {
+            owed.line = line.map(|key| (key, place));
+        }
+    }
+
+    /// The last span that is routed to its end.
+    pub fn routed_span(&self) -> usize {
+        self.cursor.span - usize::from(self.cursor.after.is_some())
     }
 
     /// What routing is to do with what is committed now.
-    pub fn plan(&self, most: usize, endpoints: &[Subscriber]) -> Plan {
-        let Cursor { since, until, after } = self.cursor;
-        let (since, until) =
-            if after.is_some() { (since, until) } else { (until, self.committed.len()) };
+    pub fn plan(&mut self, most: usize, endpoints: &[Subscriber]) -> Plan {
+        let Cursor { since, until, after, span } = self.cursor;
+        let (since, until, span) = match after {
+            Some(_) => (since, until, span),
+            None => (until, self.committed.len(), span + 1),
+        };
+        let number = span;
+        self.planned = self.planned.max(number);
         let mut span: Vec<&Event> = self
             .committed
             .values()
@@ -159,11 +213,15 @@ impl Truth {
         for event in &span {
             let pairs = endpoints.iter().filter(|endpoint| event.is_for(endpoint));
             let before = owed.len();
-            owed.extend(pairs.map(|endpoint| (event.id, endpoint.id)));
+            owed.extend(pairs.map(|endpoint| {
+                let line = event.ordering_key.clone().filter(|_| endpoint.ordered);
+                ((event.id, endpoint.id), line)
+            }));
             unmatched += usize::from(owed.len() == before);
         }
         let last = span.last().map(|event| (event.xid, event.id));
-        let cursor = Cursor { since, until, after: if more { last } else { None } };
+        let after = if more { last } else { None };
+        let cursor = Cursor { since, until, after, span: number };
         Plan { events: span.iter().map(|event| event.id).collect(), owed, unmatched, more, cursor }
     }
 
@@ -171,10 +229,13 @@ impl Truth {
     pub fn route(&mut self, plan: &Plan) {
         self.cursor = plan.cursor;
         self.routed += plan.events.len();
-        for pair in &plan.owed {
+        for (pair, line) in &plan.owed {
             let owed = self.owed.entry(*pair).or_default();
             owed.times += 1;
             owed.not_before = self.committed[&pair.0].1.deliver_at.unwrap_or(0);
+            let span = plan.cursor.span;
+            let place = Place { from: span, to: span, event: pair.0, is_put_back: false };
+            owed.line = line.clone().map(|key| (key, place));
         }
     }
 

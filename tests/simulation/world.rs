@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use posthaste::model::outcome::Outcome;
 use posthaste::store::RelayId;
-use posthaste::store::relays::{Lease, Renewal};
+use posthaste::store::relays::Lease;
 
 use super::application::Transaction;
 use super::ground::{CONNECTIONS, Ground, Micros};
 use super::issue::Slow;
 use super::operations::{Fate, Operation};
 use super::relay::{Relay, Step};
+use super::statement::LEASE;
 use super::truth::{Held, Truth};
 
 pub const RELAYS: usize = 3;
@@ -79,9 +80,10 @@ impl<'g> World<'g> {
             Operation::Record { relay, most, fate } => {
                 self.step(relay, Step::Record { most }, fate).await?
             }
+            Operation::Lines { relay, fate } => self.step(relay, Step::Lines, fate).await?,
             Operation::Note { relay, fate } => self.step(relay, Step::Note, fate).await?,
             Operation::Upkeep { relay, fate } => self.step(relay, Step::Upkeep, fate).await?,
-            Operation::Send { relay, which } => self.send(relay, which)?,
+            Operation::Send { relay, which } => self.send(relay, which).await?,
             Operation::Answer { relay, which, answer } => self.answer(relay, which, answer),
             Operation::Stop { relay } => self.stop(relay).await,
             Operation::Crash { relay } => self.crash(relay).await,
@@ -117,7 +119,10 @@ impl<'g> World<'g> {
         }
         let lease = Lease::take(&self.ground.database, &self.ground.sessions, "one").await;
         let lease = lease.expect("register a relay");
-        self.relays[slot] = Some(Relay::new(lease, self.now));
+        let found = lease.renew(0, LEASE).await.expect("look who else is there");
+        let mut relay = Relay::new(lease, self.now);
+        relay.renewed(self.now, &found);
+        self.relays[slot] = Some(relay);
         true
     }
 
@@ -133,19 +138,21 @@ impl<'g> World<'g> {
         }
         let Some(lease) = &relay.lease else {
             let again = Lease::retake(&ground.database, &ground.sessions, number).await;
-            match again.expect("take a lease again") {
-                None => self.remove(number).await,
-                Some(lease) if fate == Fate::AnswerLost => {
+            match again {
+                // Somebody is just burying it; it tries again.
+                Err(error) => self.forgive(&error)?,
+                Ok(None) => self.remove(number).await,
+                Ok(Some(lease)) if fate == Fate::AnswerLost => {
                     drop(lease);
                     ground.session_is_gone(number).await;
                 }
-                Some(lease) => relay.retaken(lease, now),
+                Ok(Some(lease)) => relay.retaken(lease, now),
             }
             return Ok(true);
         };
-        match lease.renew(relay.claims()).await {
-            Ok((Renewal::Held, _)) if fate != Fate::AnswerLost => relay.renewed(now),
-            Ok((Renewal::Lost, _)) if fate != Fate::AnswerLost => self.remove(number).await,
+        match lease.renew(relay.claims(), LEASE).await {
+            Ok(found) if fate != Fate::AnswerLost && found.held => relay.renewed(now, &found),
+            Ok(_) if fate != Fate::AnswerLost => self.remove(number).await,
             // An error: the session may be broken, and another one is taken.
             _ => {
                 relay.lease = None;
@@ -166,7 +173,7 @@ impl<'g> World<'g> {
         self.ground.session_is_gone(number).await;
     }
 
-    async fn crash(&mut self, relay: u8) -> bool {
+    pub async fn crash(&mut self, relay: u8) -> bool {
         // A frozen one can be killed too.
         let number = self.relays[usize::from(relay) % RELAYS].as_ref().map(|relay| relay.number);
         if let Some(number) = number {
@@ -211,7 +218,7 @@ impl<'g> World<'g> {
             for in_flight in std::mem::take(&mut relay.in_flight) {
                 relay.ended(in_flight, Outcome::Interrupted, now);
             }
-        } else if relay.busy.is_empty() && relay.claims() == 0 {
+        } else if relay.busy.is_empty() && relay.claims() == 0 && !relay.has_lines() {
             if relay.leaves_nothing()
                 && let Some(lease) = relay.lease.take()
             {
