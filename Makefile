@@ -1,10 +1,10 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test simulate bench lint
+.PHONY: help demo test test-versions simulate soak bench lint
 
 help: ## Shows this.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
 	@scripts/install-postgres
@@ -14,10 +14,25 @@ test: ## Runs every test, against a real PostgreSQL.
 	@scripts/install-postgres
 	cargo test
 
-simulate: ## Runs random operation lists with faults: make simulate MINUTES=60 SEED=1 (LISTS=1: that one alone).
+VERSIONS = 14 16 17 18
+test-versions: ## Runs every test on other versions of PostgreSQL: make test-versions VERSIONS="14 18".
+	@scripts/install-postgres
+	@scripts/postgres-versions $(VERSIONS) >/dev/null
+	@for bin in $$(scripts/postgres-versions $(VERSIONS)); do \
+	  version=$$($$bin/postgres --version); \
+	  echo "=== $$version"; \
+	  POSTHASTE_TEST_POSTGRES=$$bin cargo test || { printf "$$passed=== failed: $$version\n"; exit 1; }; \
+	  passed="$$passed=== passed: $$version\n"; \
+	done; printf "$$passed"
+
+simulate: ## Runs random lists of statements and faults: make simulate MINUTES=60 SEED=1 (LISTS=1: that one alone).
 	@scripts/install-postgres
 	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000) LISTS=$(or $(LISTS),1000000) \
 	cargo test --test main simulation::simulate_for_long -- --ignored --nocapture
+
+soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
+	@scripts/install-postgres
+	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) cargo test --release --test main soak:: -- --ignored --nocapture
 
 bench: ## Measures what a delivery costs, everything or only WHAT: make bench WHAT="drain cost".
 	@scripts/install-postgres

@@ -101,6 +101,7 @@ fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
 struct Relay {
     child: Child,
     log: BufReader<ChildStderr>,
+    read: Vec<Value>,
 }
 
 impl Relay {
@@ -108,18 +109,19 @@ impl Relay {
         let listen = "http.listen=127.0.0.1:0";
         let mut child = posthaste(&["run", "--set", listen], environment).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log }
+        Self { child, log, read: Vec::new() }
     }
 
-    /// The next line of the log that has this field; each line must be an object.
+    /// The first line of the log that has this field; each line must be an object. What is said side
+    /// by side may come in any order.
     fn line_with(&mut self, field: &str) -> Value {
         loop {
+            if let Some(line) = self.read.iter().find(|line| line.get(field).is_some()) {
+                return line.clone();
+            }
             let mut line = String::new();
             assert!(self.log.read_line(&mut line).unwrap() > 0, "the log ended without {field}");
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if line.get(field).is_some() {
-                return line;
-            }
+            self.read.push(serde_json::from_str(&line).unwrap());
         }
     }
 

@@ -27,7 +27,7 @@ fn prepared() -> String {
 async fn run(script: std::path::PathBuf) -> Option<String> {
     let database = TestDatabase::new().await;
     let psql = database.cluster().binaries().path("psql");
-    let mut command = Command::new(if psql.exists() { psql } else { "psql".into() });
+    let mut command = Command::new(psql);
     command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", &database.url()]);
     command.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut psql = command.spawn().expect("psql comes with the server or its client package");

@@ -1,28 +1,14 @@
 //! Whatever is killed, frozen or cut off, and whenever: nothing is lost, and what may have arrived
 //! twice says so.
 
-use std::collections::BTreeSet;
-
-use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
-use tokio_postgres::{Client, NoTls};
+use posthaste::demo::postgres::StopMode;
 
 use crate::support::{
-    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, database, endpoint,
-    event, holds, inconsistencies, settled, until, value,
+    Gate, Receiver, Relay, Reply, Server, TestDatabase, attempted, attempts, endpoint, event,
+    holds, ids, inconsistencies, settled, until, value, webhook_ids,
 };
 
 const LEASE_LOCK: &str = "from pg_locks where locktype = 'advisory' and classid = 1885893228";
-
-fn ids(received: &[Received]) -> BTreeSet<String> {
-    received.iter().map(|one| one.id().to_owned()).collect()
-}
-
-/// The ids of all events, as receivers see them.
-async fn webhook_ids(client: &Client) -> BTreeSet<String> {
-    let statement = "select posthaste.webhook_id(id, created_at) from posthaste.outbox";
-    let rows = client.query(statement, &[]).await.unwrap();
-    rows.iter().map(|row| row.get(0)).collect()
-}
 
 #[tokio::test]
 async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
@@ -204,24 +190,23 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
 
 #[tokio::test]
 async fn a_restart_of_postgres_loses_nothing() {
-    let mut cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
-    database::migrate(&cluster.url()).await;
-    let client = connect(&cluster).await;
+    let mut server = Server::start(&[]).await;
+    let client = server.client().await;
     let receiver = Receiver::start().await;
     let gate = Gate::default();
     receiver.otherwise(Reply::ok().held_by(&gate));
     endpoint(&receiver.url("/")).add(&client).await;
-    let relay = Relay::on(&cluster.url()).start().await;
+    let relay = Relay::on(&server.url()).start().await;
     for _ in 0..20 {
         event("before").add(&client).await;
     }
     // These are answered while there is no database to record it in.
     receiver.wait_for(8).await;
-    cluster.stop(StopMode::Immediate).await.unwrap();
+    server.stop(StopMode::Immediate).await;
     gate.open();
     relay.logs("the database failed us").await;
-    cluster.start_again().await.unwrap();
-    let client = connect(&cluster).await;
+    server.start_again().await;
+    let client = server.client().await;
     for _ in 0..20 {
         event("after").add(&client).await;
     }
@@ -231,13 +216,6 @@ async fn a_restart_of_postgres_loses_nothing() {
     assert_eq!(ids(&all), webhook_ids(&client).await);
     assert_eq!(all.len(), 40, "it kept its claims and its results");
     assert_eq!(inconsistencies(&client).await, [""; 0]);
-}
-
-async fn connect(cluster: &Cluster) -> Client {
-    let (client, connection) = tokio_postgres::connect(&cluster.url(), NoTls).await.unwrap();
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
-    tokio::spawn(connection);
-    client
 }
 
 #[tokio::test]

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 
-use crate::support::{Authority, Gate, Receiver, Relay, Reply, TestDatabase, until, within};
+use crate::support::{
+    Authority, Gate, Receiver, Relay, Reply, TestDatabase, cluster_options, until, within,
+};
 
 const REQUEST: &[u8] =
     b"POST /hook?x=1 HTTP/1.1\r\nHost: here\r\nWebhook-Id: msg_1\r\nContent-Length: 2\r\n\r\n{}";
@@ -123,6 +126,19 @@ fn trusting(authority: &Authority) -> tokio_rustls::TlsConnector {
         .with_root_certificates(roots)
         .with_no_client_auth();
     std::sync::Arc::new(config).into()
+}
+
+#[tokio::test]
+async fn the_server_is_the_one_that_is_named() {
+    let database = TestDatabase::new().await;
+    let binaries = database.cluster().binaries();
+    if let Some(named) = cluster_options().binaries {
+        assert_eq!(binaries.path("postgres"), named.join("postgres"));
+    }
+    let output = Command::new(binaries.path("postgres")).arg("--version").output().await.unwrap();
+    let version = String::from_utf8(output.stdout).unwrap();
+    let row = database.row("show server_version", &[]).await;
+    assert!(version.contains(row.get::<_, &str>(0)), "{version}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
 use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
-use crate::support::{Receiver, Relay, migrate, until, within};
+use crate::support::{Receiver, Relay, cluster_options, migrate, until, within};
 
 const CLIENTS: usize = 8;
 const TRANSACTIONS_PER_CLIENT: usize = 2_500;
@@ -35,9 +35,8 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
-        let cluster = Cluster::start(ClusterOptions { fsync: true, ..ClusterOptions::default() })
-            .await
-            .unwrap();
+        let cluster =
+            Cluster::start(ClusterOptions { fsync: true, ..cluster_options() }).await.unwrap();
         migrate(&cluster.url()).await;
         let receiver = Receiver::start().await;
         let shop = Self { cluster, directory: tempfile::tempdir().unwrap(), receiver };

@@ -7,7 +7,7 @@ use posthaste::store::{QUEUE_PLANS, ROUTER_PLANS, SESSION};
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::{TestDatabase, endpoint, value};
+use crate::support::{TestDatabase, endpoint, inconsistencies, value};
 
 const CLAIM: &str = include_str!("../sql/queries/claim.sql");
 
@@ -220,4 +220,112 @@ async fn claims_made_at_once_never_overlap() {
     let mut all = [a, b, c].concat();
     all.sort_unstable();
     assert_eq!(all, (1..=1000).collect::<Vec<i64>>());
+}
+
+/// 3000 events of today and of each of the three days before, and an endpoint that was changed half an
+/// hour ago. 500 of today's still wait, and one of the first day's; the others were delivered.
+const FOUR_DAYS: &str = "
+    set timezone = 'UTC';
+    set session_replication_role = replica;
+    insert into posthaste.endpoints (url, updated_at)
+      values ('https://example.com/', now() - interval '30 min');
+    do $$
+    declare
+      day date;
+    begin
+      for day in select current_date - n from generate_series(1, 3) n loop
+        execute format('create table posthaste.outbox_%s partition of posthaste.outbox
+          for values from (%L) to (%L)', to_char(day, 'YYYYMMDD'), day, day + 1);
+        execute format('create table posthaste.attempts_%s partition of posthaste.attempts
+          for values from (%L) to (%L)', to_char(day, 'YYYYMMDD'), day, day + 1);
+      end loop;
+    end $$;
+    insert into posthaste.outbox (event_type, payload, created_at)
+      select 'order.paid', '{}', now() - n * interval '1 day'
+        from generate_series(0, 3) n, generate_series(1, 3000);
+    insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
+      select id, 1, created_at, now() from posthaste.outbox where id <= 500 or id = 12000;
+    insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number,
+                                    relay_id, duration_ms, outcome, verdict)
+      select id, 1, created_at, created_at, 1, 1, 1, 'answered', 'delivered'
+        from posthaste.outbox where id > 500 and id < 12000";
+
+/// Once that has been committed: ten steps, of which the last two found it all routed.
+const ROUTED: &str = "
+    insert into posthaste.routing (number, since, until, floor_at, mark_xid, mark_at, events,
+                                   deliveries, unmatched, system_identifier, database_oid)
+      select n, r.since, case when n < 9 then r.until else s end, r.floor_at, r.mark_xid, r.mark_at,
+             0, 0, 0, r.system_identifier, r.database_oid
+        from posthaste.routing r, pg_current_snapshot() s, generate_series(1, 10) n";
+
+/// Checks, and returns how many rows of the tables named like this were read for it.
+async fn read_by_a_check(database: &TestDatabase, tables: &[&str]) -> Vec<i64> {
+    // Of its own: a session counts what it has read and not reported yet.
+    let client = database.client().await;
+    client.batch_execute("begin").await.unwrap();
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+    let mut counts = Vec::new();
+    for table in tables {
+        let read = format!(
+            "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint \
+               from pg_stat_xact_user_tables where schemaname = 'posthaste' and relname like {table}"
+        );
+        counts.push(value(&client, &read).await);
+    }
+    counts
+}
+
+/// How a check finds the events that have neither delivery nor attempt: the node types of these joins.
+async fn joins_of_a_check(database: &TestDatabase) -> Vec<String> {
+    let client = database.client().await;
+    let as_the_check_does = "select set_config(split_part(c, '=', 1), split_part(c, '=', 2), false) \
+         from pg_proc p, unnest(p.proconfig) c where p.oid = 'posthaste.check_consistency'::regproc";
+    client.batch_execute(as_the_check_does).await.unwrap();
+    let explain =
+        "explain (format json) select * from posthaste.lost_events(now() - interval '1 day')";
+    let mut found = Vec::new();
+    anti_joins(&value(&client, explain).await, &mut found);
+    found
+}
+
+fn anti_joins(plan: &Value, found: &mut Vec<String>) {
+    match plan {
+        Value::Array(plans) => plans.iter().for_each(|plan| anti_joins(plan, found)),
+        Value::Object(fields) => {
+            let text = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            if text("Join Type").ends_with("Anti") {
+                found.push(text("Node Type"));
+            }
+            fields.values().for_each(|value| anti_joins(value, found));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn a_check_reads_its_days_a_few_times_and_of_older_ones_what_is_live() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    // A queue that was empty when it was last looked at.
+    client
+        .batch_execute("alter table posthaste.deliveries set (autovacuum_enabled = off)")
+        .await
+        .unwrap();
+    owe(&client, 20_000).await;
+    client.batch_execute("delete from posthaste.deliveries").await.unwrap();
+    client.batch_execute("vacuum analyze posthaste.deliveries").await.unwrap();
+    client.batch_execute(FOUR_DAYS).await.unwrap();
+    client.batch_execute(ROUTED).await.unwrap();
+
+    let first_day = "to_char(now() at time zone 'UTC' - interval '3 days', '\"outbox_\"YYYYMMDD')";
+    let tables = [first_day, "'outbox\\_%'", "'attempts\\_%'", "'deliveries'", "'routing'"];
+    for statistics in ["select 'as they are'", "analyze"] {
+        client.batch_execute(statistics).await.unwrap();
+        let read = read_by_a_check(&database, &tables).await;
+        let bounds = [1, 5 * 6_000, 2 * 9_000, 10 * 501, 100];
+        let within = read.iter().zip(bounds).all(|(read, bound)| *read <= bound);
+        let all = read[1..3].iter().all(|read| *read >= 3_000);
+        assert!(within && all, "after {statistics}: {read:?} of {bounds:?}");
+        assert_eq!(joins_of_a_check(&database).await, ["Hash Join"; 2], "after {statistics}");
+    }
 }

@@ -84,6 +84,11 @@ impl Inbox {
             .collect()
     }
 
+    /// Has the receiver do as one of its paths says.
+    pub(crate) async fn tell(&self, path: &str) -> Result<()> {
+        self.get(path).await.map(drop)
+    }
+
     async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");

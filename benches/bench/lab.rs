@@ -31,6 +31,8 @@ pub(crate) struct Lab {
     pub(crate) inbox: Inbox,
     /// `section.key=value`, for every relay.
     pub(crate) settings: Vec<String>,
+    /// Whether as many runs are wanted as take long.
+    pub(crate) in_full: bool,
     databases: u32,
 }
 
@@ -50,13 +52,13 @@ pub(crate) struct Session {
 }
 
 impl Lab {
-    pub(crate) async fn open(settings: Vec<String>) -> Result<Self> {
+    pub(crate) async fn open(settings: Vec<String>, in_full: bool) -> Result<Self> {
         let cluster = match start(&[STATEMENTS]).await {
             // It would not start: contrib is not installed.
             Err(ClusterError::Ended { .. }) => start(&[]).await?,
             started => started?,
         };
-        Ok(Self { cluster, inbox: Inbox::open().await?, settings, databases: 0 })
+        Ok(Self { cluster, inbox: Inbox::open().await?, settings, in_full, databases: 0 })
     }
 
     pub(crate) async fn bed(&mut self) -> Result<Bed> {

@@ -2,7 +2,8 @@
 //! `posthaste run`, and a receiver in a process of its own, all on this machine and in one run.
 //!
 //! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named; a word such as
-//! `relay.batch=200` is a setting for every relay, to see what it changes. Each prints a table
+//! `relay.batch=200` is a setting for every relay, to see what it changes, and `full` asks for as many runs
+//! as takes a quarter of an hour (takeover alone has so many). Each prints a table
 //! with the medians of its runs and, where there is one, the ratio to the ceiling. What is asserted is
 //! that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps figures.
 
@@ -22,6 +23,7 @@ mod processes;
 mod receiver;
 mod relay;
 mod report;
+mod takeover;
 
 use std::time::Duration;
 
@@ -32,13 +34,17 @@ use lab::Lab;
 /// The hidden argument with which this program starts itself as the receiver.
 const RECEIVER: &str = "receiver";
 
+/// Asks for more runs, where that takes long.
+const IN_FULL: &str = "full";
+
 /// Name and what it measures, in the order in which they run.
-const MEASUREMENTS: [(&str, &str); 6] = [
+const MEASUREMENTS: [(&str, &str); 7] = [
     ("drain", "deliveries a second from a backlog, against a bare client"),
     ("cost", "what a delivery costs, by statement and kind of WAL record"),
     ("latency", "from an insert to its arrival, at a steady rate"),
     ("insert", "what the bell costs the application"),
     ("isolation", "whether one hanging endpoint holds up nine others"),
+    ("takeover", "how long what a dead relay held lies still"),
     ("footprint", "start, memory at rest and size"),
 ];
 
@@ -53,6 +59,7 @@ fn main() -> Result<()> {
     }
     let (settings, named): (Vec<_>, Vec<_>) =
         named.into_iter().partition(|word| word.contains('='));
+    let (full, named): (Vec<_>, Vec<_>) = named.into_iter().partition(|word| word == IN_FULL);
     let known = MEASUREMENTS.map(|(name, _)| name);
     if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no measurement {unknown:?}; there are {}", known.join(", "));
@@ -60,7 +67,7 @@ fn main() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let mut lab = Lab::open(settings).await?;
+        let mut lab = Lab::open(settings, !full.is_empty()).await?;
         report::conditions(&lab).await?;
         for (name, what) in MEASUREMENTS {
             if named.is_empty() || named.iter().any(|wanted| wanted == name) {
@@ -79,6 +86,7 @@ async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
         "latency" => latency::measure(lab).await,
         "insert" => insert::measure(lab).await,
         "isolation" => isolation::measure(lab).await,
+        "takeover" => takeover::measure(lab).await,
         "footprint" => footprint::measure(lab).await,
         other => bail!("{other} is listed and not made"),
     }

@@ -3,7 +3,7 @@
 //! One thread, so that on a small machine it takes no more than one core from what is measured. It is
 //! the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -28,13 +28,24 @@ pub(crate) const TAKE: &str = "/_/take";
 /// What is posted here is read and never answered.
 pub(crate) const HANG: &str = "/hang";
 
+/// What is posted here while it is held is never answered; else it is answered at once.
+pub(crate) const HELD: &str = "/held";
+/// From now on that is held …
+pub(crate) const HOLD: &str = "/_/hold";
+/// … and from now on it is not. What came before stays without an answer.
+pub(crate) const RELEASE: &str = "/_/release";
+
 struct Arrival {
     path: Box<str>,
     id: Box<str>,
     at: i64,
 }
 
-type Arrivals = Rc<RefCell<Vec<Arrival>>>;
+#[derive(Default)]
+struct State {
+    arrivals: RefCell<Vec<Arrival>>,
+    holding: Cell<bool>,
+}
 
 /// Serves until standard input is closed; says its port on standard output first.
 pub(crate) fn run() -> Result<()> {
@@ -56,13 +67,13 @@ pub(crate) fn run() -> Result<()> {
 }
 
 async fn accept(listener: TcpListener) -> Result<()> {
-    let arrivals = Arrivals::default();
+    let state = Rc::new(State::default());
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let arrivals = Rc::clone(&arrivals);
-        let service = service_fn(move |request| answer(request, Rc::clone(&arrivals)));
+        let state = Rc::clone(&state);
+        let service = service_fn(move |request| answer(request, Rc::clone(&state)));
         connections.spawn_local(async move {
             let http = hyper::server::conn::http1::Builder::new();
             // An error is a connection that was cut: a relay that was stopped.
@@ -74,21 +85,25 @@ async fn accept(listener: TcpListener) -> Result<()> {
 
 async fn answer(
     request: Request<Incoming>,
-    arrivals: Arrivals,
+    state: Rc<State>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let text = match head.uri.path() {
-        COUNT => arrivals.borrow().len().to_string(),
-        TAKE => listed(&arrivals.take()),
+        COUNT => state.arrivals.borrow().len().to_string(),
+        TAKE => listed(&state.arrivals.take()),
+        HOLD | RELEASE => {
+            state.holding.set(head.uri.path() == HOLD);
+            String::new()
+        }
         path => {
             // Cut off in the middle: it did not arrive.
             if body.collect().await.is_ok() {
                 let id = head.headers.get("webhook-id").and_then(|id| id.to_str().ok());
                 let at = Clock.now().as_microsecond();
                 let id = id.unwrap_or_default().into();
-                arrivals.borrow_mut().push(Arrival { path: path.into(), id, at });
+                state.arrivals.borrow_mut().push(Arrival { path: path.into(), id, at });
             }
-            if path == HANG {
+            if path == HANG || (path == HELD && state.holding.get()) {
                 std::future::pending::<()>().await;
             }
             String::new()

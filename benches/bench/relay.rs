@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Relay {
     process: Child,
+    /// `relay.name`, where it was given one.
+    pub(crate) name: String,
     pub(crate) pid: u32,
     address: SocketAddr,
     log: PathBuf,
@@ -37,6 +39,12 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn start(lab: &Lab, bed: &Bed) -> Result<Self> {
+        // It is frozen while a backlog is written, and must not take itself for dead after that.
+        Self::start_with(lab, bed, &[("RELAY__LEASE", "10m")]).await
+    }
+
+    /// With these settings in its environment.
+    pub(crate) async fn start_with(lab: &Lab, bed: &Bed, with: &[(&str, &str)]) -> Result<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("relay.log");
@@ -48,8 +56,9 @@ impl Relay {
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
         command.env("POSTHASTE_ADDRESSES__ALLOW", LOOPBACK);
         command.env("POSTHASTE_ADDRESSES__ALLOW_HTTP", LOOPBACK);
-        // It is frozen while a backlog is written, and must not take itself for dead after that.
-        command.env("POSTHASTE_RELAY__LEASE", "10m");
+        for (setting, value) in with {
+            command.env(format!("POSTHASTE_{setting}"), value);
+        }
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let mut watchdog = Watchdog::start("KILL", None)?;
         let began = Clock.instant();
@@ -57,7 +66,10 @@ impl Relay {
         let pid = process.id().context("a process just started has a number")?;
         watchdog.watch(pid)?;
         let took = Duration::ZERO;
-        let mut relay = Self { process, pid, address, log, watchdog, _directory: directory, took };
+        let name = with.iter().find(|(setting, _)| *setting == "RELAY__NAME");
+        let name = name.map_or_else(String::new, |(_, name)| (*name).to_owned());
+        let mut relay =
+            Self { process, name, pid, address, log, watchdog, _directory: directory, took };
         relay.ready().await?;
         relay.took = Clock.since(began);
         Ok(relay)
@@ -74,6 +86,11 @@ impl Relay {
 
     pub(crate) fn thaw(&self) -> Result<()> {
         Ok(watchdog::signal(self.pid, "CONT")?)
+    }
+
+    /// A signal by its name.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        Ok(watchdog::signal(self.pid, name)?)
     }
 
     /// SIGTERM, and waits for the orderly end.

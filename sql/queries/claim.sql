@@ -1,21 +1,15 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
 -- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
--- Locks: the relay's row, against being buried meanwhile; the rows it claims, by endpoint and due time; rows
--- that others hold are skipped.
+-- Locks: the rows it claims, by endpoint and due time; rows that others hold are skipped.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
 with clock as materialized (
   select coalesce($3::timestamptz, clock_timestamp()) as now
 ),
--- A relay that was taken for dead claims nothing: nobody would ever release it.
-me as materialized (
-  select id from posthaste.relays where id = $1::int for key share
-),
 room as materialized (
   select r.endpoint_id, r.room
-  from me
-  cross join unnest($4::bigint[], $5::int[]) r(endpoint_id, room)
+  from unnest($4::bigint[], $5::int[]) r(endpoint_id, room)
   join posthaste.endpoints e on e.id = r.endpoint_id and e.enabled
 ),
 picked as materialized (

@@ -3,6 +3,6 @@
 --
 -- $1 name  $2 version
 with me as (
-  insert into posthaste.relays (name, version) values ($1, $2) returning id
+  insert into posthaste.relays (name, version) values ($1, $2) returning id, started_at
 )
-select id, pg_advisory_lock(1885893228, id) from me
+select id, started_at, pg_advisory_lock(1885893228, id) from me

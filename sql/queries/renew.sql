@@ -1,14 +1,14 @@
 -- renew: a relay's heartbeat, and what it finds out by it. Called by store::relays::Lease::renew.
 -- Index: relays_pkey. Locks: its own row; for the statement, the locks of relays that are dead.
 --
--- $1 relay  $2 claims held  $3 seconds after which a heartbeat is too old
+-- $1 relay  $2 when it registered  $3 claims held  $4 seconds after which a heartbeat is too old
 with mine as (
-  update posthaste.relays set heartbeat_at = clock_timestamp(), claim_count = $2::int
-   where id = $1::int
+  update posthaste.relays set heartbeat_at = clock_timestamp(), claim_count = $3::int
+   where id = $1::int and started_at = $2::timestamptz
   returning id
 ),
 other as materialized (
-  select id, heartbeat_at >= clock_timestamp() - $3::float8 * interval '1 second' as is_heard
+  select id, heartbeat_at >= clock_timestamp() - $4::float8 * interval '1 second' as is_heard
     from posthaste.relays where id <> $1::int
 )
 select exists (select from mine) as held,

@@ -2,7 +2,7 @@
 -- claimed for the caller as far as there is room. Called by store::routing::route.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
 -- hour ahead); endpoints_by_route.
--- Locks: the router's advisory lock for the statement; the relay's row, against being buried meanwhile.
+-- Locks: the router's advisory lock for the statement; nothing else that exists already.
 -- The new cursor's primary key lets one router in: a second one inserts nothing and returns nothing.
 --
 -- $1 relay  $2 claim token  $3 most events  $4 now (null: the database's clock)
@@ -13,10 +13,6 @@ with router as materialized (
 ),
 clock as materialized (
   select coalesce($4::timestamptz, clock_timestamp()) as now
-),
--- A relay that was taken for dead claims nothing: nobody would ever release it.
-me as materialized (
-  select id from posthaste.relays where id = $1::int for key share
 ),
 last as materialized (
   select r.* from router, lateral (
@@ -76,7 +72,9 @@ event as materialized (
   limit $3::bigint
 ),
 chunk as materialized (
-  select count(*) as events, count(*) = $3::bigint as more, max(xid) as xid
+  -- Not max(xid), which PostgreSQL 14 does not have.
+  select count(*) as events, count(*) = $3::bigint as more,
+         (select e.xid from event e order by e.xid desc limit 1) as xid
   from event
 ),
 kind as materialized (
@@ -137,7 +135,6 @@ ranked as materialized (
   select o.*, span.number as place, turn.in_line,
          o.flowing
          and turn.in_line is null
-         and exists (select from me)
          and coalesce(o.deliver_at <= clock.now, true)
          and row_number() over (partition by o.owed_to order by o.id) <= coalesce(r.room, $8::int)
          and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $10::bigint

@@ -114,10 +114,7 @@ impl Waiting<'_> {
             };
             self.status.set_ready(Err("the database cannot be reached".to_owned()));
             if !told {
-                tracing::info!(
-                    error = &error as &dyn std::error::Error,
-                    "waiting for the database"
-                );
+                tracing::info!(error = error.in_full(), "waiting for the database");
                 told = true;
             }
             tokio::select! {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a private cluster needs. `psql` and `pgbench` lie beside them but may be absent.
+/// What a private cluster needs.
 const NEEDED: [&str; 3] = ["initdb", "postgres", "pg_ctl"];
 
 /// Parents of version directories and what leads from there to the programs: Debian and Ubuntu; the
@@ -49,10 +49,15 @@ impl Binaries {
         }
     }
 
-    /// One program.
+    /// One program. A client such as `psql` may be absent here; then it is the newest installation's,
+    /// or the `PATH`'s.
     #[must_use]
     pub fn path(&self, program: &str) -> PathBuf {
-        self.0.join(program)
+        let found = std::iter::once(self.0.clone())
+            .chain(installed())
+            .map(|directory| directory.join(program))
+            .find(|path| path.is_file());
+        found.unwrap_or_else(|| program.into())
     }
 }
 

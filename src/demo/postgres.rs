@@ -431,6 +431,12 @@ fn quoted(identifier: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Of the server that the tests are told to run on.
+    fn options() -> ClusterOptions {
+        let given = std::env::var_os("POSTHASTE_TEST_POSTGRES").filter(|given| !given.is_empty());
+        ClusterOptions { binaries: given.map(PathBuf::from), ..ClusterOptions::default() }
+    }
+
     async fn answer(url: &str, statement: &str) -> String {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
         let asked = async move {
@@ -442,7 +448,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_serves_until_it_is_dropped_and_leaves_nothing() {
-        let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+        let cluster = Cluster::start(options()).await.unwrap();
         let (directory, pid) = (cluster.directory.clone(), cluster.pid().unwrap());
         assert_eq!(answer(&cluster.url(), "show fsync").await, "off");
         drop(cluster);
@@ -455,7 +461,7 @@ mod tests {
         let options = ClusterOptions {
             fsync: true,
             settings: vec!["work_mem = '5MB'".to_owned()],
-            ..ClusterOptions::default()
+            ..options()
         };
         let mut cluster = Cluster::start(options).await.unwrap();
         assert_eq!(answer(&cluster.url(), "show work_mem").await, "5MB");
@@ -473,7 +479,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_password_is_refused() {
-        let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+        let cluster = Cluster::start(options()).await.unwrap();
         let url = cluster.url().replace(&cluster.password, "wrong");
         let refused = tokio_postgres::connect(&url, NoTls).await.err().unwrap();
         assert_eq!(refused.code().unwrap().code(), "28P01");
@@ -482,7 +488,7 @@ mod tests {
     #[tokio::test]
     async fn a_setting_that_does_not_exist_is_told_from_the_log() {
         let settings = vec!["no_such_setting = 1".to_owned()];
-        let options = ClusterOptions { settings, ..ClusterOptions::default() };
+        let options = ClusterOptions { settings, ..options() };
         let error = Cluster::start(options).await.unwrap_err();
         assert!(error.to_string().contains("no_such_setting"), "{error}");
     }

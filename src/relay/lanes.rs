@@ -84,8 +84,7 @@ pub(super) struct Tally {
 /// What a worker is to do.
 enum Next {
     Send(Box<Delivery>, Arc<Plan>, Ticket),
-    /// The endpoint has been paused since these were claimed, is served by others, or allows fewer:
-    /// give them back.
+    /// The endpoint has been paused, or is served by others, since these were claimed: give them back.
     Return(Vec<Delivery>),
     /// Nothing to do, or not allowed to: wait to be called.
     Park,
@@ -202,6 +201,16 @@ impl Lane {
         self.staff(&mut inner, shared);
     }
 
+    /// Takes out what was claimed before the endpoint's limits were known and others may have.
+    pub(super) fn take_excess(&self, shared: &Shared) -> Vec<Delivery> {
+        let mut inner = self.lock();
+        let most = inner.most_claims(usize::MAX);
+        if shared.share().relays() == 1 || inner.queue.len() <= 2 * most {
+            return Vec::new();
+        }
+        inner.queue.split_off(most).into()
+    }
+
     /// Counts a claim that is not handed over but ended right away.
     pub(super) fn hold(&self) {
         self.lock().claimed += 1;
@@ -236,11 +245,6 @@ impl Lane {
         if !inner.serves && !inner.queue.is_empty() {
             shared.let_others_know();
             return Next::Return(inner.queue.drain(..).collect());
-        }
-        // Claimed before its limits were known: others may have their part of it.
-        let most = inner.most_claims(usize::MAX);
-        if inner.queue.len() > 2 * most && shared.share().relays() > 1 {
-            return Next::Return(inner.queue.split_off(most).into());
         }
         let busy = inner.in_flight >= width(&inner.window).min(shared.budget.share());
         if inner.queue.is_empty() || busy || !shared.may_send() {

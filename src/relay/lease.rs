@@ -73,9 +73,11 @@ async fn beat(
     seen_rules: &mut Option<i64>,
 ) -> Result<bool, StoreError> {
     let Some((held, since)) = lease else {
-        let again = Lease::retake(shared.store.database(), &shared.sessions, shared.relay).await?;
+        let (database, sessions) = (shared.store.database(), &shared.sessions);
+        let again = Lease::retake(database, sessions, shared.registration).await?;
         let Some(again) = again else { return Ok(false) };
         *lease = Some((again, Clock.instant()));
+        shared.retaken.notify_one();
         return Ok(true);
     };
     let settled = Clock.since(*since) >= SETTLE;

@@ -78,7 +78,7 @@ pub async fn run(
         let begun = async {
             let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
             let found = lease.renew(0, config.relay.lease).await?;
-            let share = lease::share(lease.relay(), &found);
+            let share = lease::share(lease.registration().relay, &found);
             Ok::<_, StoreError>((lease, share, rules::rules(&store).await?))
         };
         let (lease, share, rules) = match begun.await {
@@ -86,7 +86,7 @@ pub async fn run(
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin anew yet");
+                tracing::warn!(error = error.in_full(), "cannot begin anew yet");
                 status.set_ready(Err("the database is away".to_owned()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,
@@ -103,7 +103,7 @@ pub async fn run(
             clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
-            relay: lease.relay(),
+            registration: lease.registration(),
             share,
             rules,
             results,

@@ -256,14 +256,12 @@ fn note(shared: &Shared, attempt: &Attempt) {
 
 /// Frees the room that these took.
 fn settle(shared: &Shared, batch: impl Iterator<Item = Finished>) {
-    let (mut count, mut bytes) = (0, 0);
-    for finished in batch {
+    let settled = batch.map(|finished| {
         if let Some(lane) = &finished.lane {
             lane.settled(1);
         }
-        count += 1;
-        bytes += finished.bytes;
-    }
-    shared.holdings.give_back(count, bytes);
+        (finished.claim.token, finished.bytes)
+    });
+    shared.holdings.give_back(settled);
     shared.room_freed.notify_one();
 }

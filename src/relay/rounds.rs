@@ -75,7 +75,9 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
     let mut rounds = Rounds {
         wake: Wake::new(&shared),
         floor: None,
-        token: 0,
+        // By chance, so that no two tenures have one in common: after a failover that lost rows,
+        // not even the numbers of relays and events tell them apart.
+        token: fastrand::i64(0..i64::MAX / 2),
         look_at: Some(now),
         poll_at: now,
         backlog: None,
@@ -172,6 +174,12 @@ impl Rounds {
         Ok(())
     }
 
+    /// For the next statement that claims.
+    fn next_token(&mut self) {
+        self.token += 1;
+        self.shared.holdings.begin(self.token);
+    }
+
     /// The last statement may have claimed something although its answer was lost.
     fn doubt(&mut self) {
         self.doubtful.push((self.token, Clock.instant()));
@@ -221,7 +229,7 @@ impl Rounds {
         if ids.is_empty() {
             return Ok(());
         }
-        self.token += 1;
+        self.next_token();
         let began = shared.clock.instant();
         let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await;
         let claimed = claimed.inspect_err(|_| self.doubt())?;
@@ -246,7 +254,7 @@ impl Rounds {
             Some(floor) => floor,
             None => floor(&shared.store).await?,
         };
-        self.token += 1;
+        self.next_token();
         let began = shared.clock.instant();
         let routed = self.route(floor).await.inspect_err(|_| self.doubt())?;
         self.routed_at = shared.clock.instant();
@@ -358,9 +366,8 @@ impl Rounds {
             return Ok(());
         }
         shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        shared
-            .holdings
-            .take(claimed.len(), claimed.iter().map(|one| one.delivery.payload.len()).sum());
+        let bytes = claimed.iter().map(|one| one.delivery.payload.len()).sum();
+        shared.holdings.take(self.token, claimed.len(), bytes);
         let now = shared.clock.now();
         let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
         let mut stale = HashSet::new();
@@ -403,6 +410,12 @@ impl Rounds {
                     let now = shared.clock.instant();
                     shared.report(Finished::cancelled(lane.as_ref(), &delivery, reason, now)).await;
                 }
+            }
+        }
+        for lane in lanes.into_values().flatten() {
+            for delivery in lane.take_excess(&shared) {
+                shared.report(Finished::unsent(Some(&lane), &delivery)).await;
+                shared.let_others_know();
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! What the stations of one tenure share: where results go, how much is held, what has ended.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::status::Status;
 use crate::store::attempts::Attempt;
+use crate::store::relays::Registration;
 use crate::store::{RelayId, Store, StoreError};
 
 /// Claims held at once for each request that may be in flight. Enough that workers do not wait for
@@ -47,6 +50,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) relay: RelayId,
+    pub(super) registration: Registration,
     pub(super) schedule: Schedule,
     pub(super) health_policy: HealthPolicy,
     pub(super) lanes: Lanes,
@@ -57,6 +61,8 @@ pub(super) struct Shared {
     pub(super) lines: ToLookAt,
     /// An endpoint is to be disabled or deleted.
     pub(super) struck: Notify,
+    /// The lease was taken up again, perhaps in a database that has forgotten something.
+    pub(super) retaken: Notify,
     pub(super) workers: TaskTracker,
     pub(super) stations: TaskTracker,
     pub(super) sessions: TaskTracker,
@@ -96,7 +102,7 @@ pub(super) struct Parts {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
-    pub(super) relay: RelayId,
+    pub(super) registration: Registration,
     pub(super) share: Share,
     pub(super) rules: RuleSet,
     pub(super) results: mpsc::Sender<Finished>,
@@ -133,6 +139,7 @@ impl Shared {
             room_freed: Notify::new(),
             lines: ToLookAt::default(),
             struck: Notify::new(),
+            retaken: Notify::new(),
             workers: TaskTracker::new(),
             stations: TaskTracker::new(),
             sessions: parts.sessions,
@@ -158,7 +165,8 @@ impl Shared {
             clock: parts.clock,
             metrics: parts.metrics,
             status: parts.status,
-            relay: parts.relay,
+            relay: parts.registration.relay,
+            registration: parts.registration,
         }
     }
 
@@ -176,8 +184,12 @@ impl Shared {
         self.ending.is_cancelled() || self.over.is_cancelled()
     }
 
-    /// How many more deliveries may be claimed in all.
+    /// How many more deliveries may be claimed in all. None by a relay that may be taken for dead:
+    /// it could not send them, and others can.
     pub(super) fn room_for_claims(&self) -> usize {
+        if !self.may_send() {
+            return 0;
+        }
         let count = most_claims(&self.config).saturating_sub(self.holdings.count());
         let bytes = self.room_for_bytes();
         // Payloads are as large as they have been lately, one hopes; one at least always goes.
@@ -320,8 +332,7 @@ impl Shared {
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            let error: &dyn std::error::Error = error;
-            tracing::warn!(error, "the database failed us; trying again");
+            tracing::warn!(error = error.in_full(), "the database failed us; trying again");
         }
     }
 
@@ -368,10 +379,26 @@ pub(super) struct Holdings {
     bytes: AtomicUsize,
     /// Of the payloads of one claim statement after the other.
     mean_bytes: AtomicUsize,
+    tokens: Mutex<Tokens>,
+}
+
+/// Under which tokens it is held.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tokens {
+    /// Those that still hold something, and how much.
+    pub(super) held: HashMap<i64, usize>,
+    /// Of the statement that claims now or claimed last. What it has claimed is not here yet.
+    pub(super) newest: i64,
 }
 
 impl Holdings {
-    pub(super) fn take(&self, count: usize, bytes: usize) {
+    /// A statement is about to claim under this token; all before it has been [taken](Self::take).
+    pub(super) fn begin(&self, token: i64) {
+        self.tokens().newest = token;
+    }
+
+    pub(super) fn take(&self, token: i64, count: usize, bytes: usize) {
+        *self.tokens().held.entry(token).or_default() += count;
         self.count.fetch_add(count, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mean = bytes / count.max(1);
@@ -381,9 +408,27 @@ impl Holdings {
         self.mean_bytes.store(after, Ordering::Relaxed);
     }
 
-    pub(super) fn give_back(&self, count: usize, bytes: usize) {
+    /// These, by token and bytes of payload, are recorded or released.
+    pub(super) fn give_back(&self, settled: impl Iterator<Item = (i64, usize)>) {
+        let (mut count, mut all_bytes) = (0, 0);
+        let mut tokens = self.tokens();
+        for (token, bytes) in settled {
+            count += 1;
+            all_bytes += bytes;
+            if let Entry::Occupied(mut held) = tokens.held.entry(token) {
+                *held.get_mut() -= 1;
+                if *held.get() == 0 {
+                    held.remove();
+                }
+            }
+        }
         self.count.fetch_sub(count, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(all_bytes, Ordering::Relaxed);
+    }
+
+    /// The tokens at this moment.
+    pub(super) fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn count(&self) -> usize {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::store::StoreError;
-use crate::store::upkeep::{cancel_orphans, drop_partitions, make_partitions, trim};
+use crate::store::upkeep::{
+    cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
+};
 
 /// Keeps up until the end.
 pub(super) async fn keep_up(shared: Arc<Shared>) {
@@ -15,6 +17,7 @@ pub(super) async fn keep_up(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(shared.config.upkeep.interval) => {}
+            () = shared.retaken.notified() => {}
             () = shared.ending.cancelled() => {}
         }
     }
@@ -22,6 +25,12 @@ pub(super) async fn keep_up(shared: Arc<Shared>) {
 
 async fn once(shared: &Shared) -> Result<(), StoreError> {
     let upkeep = &shared.config.upkeep;
+    let tokens = shared.holdings.tokens().clone();
+    let held: Vec<_> = tokens.held.into_keys().collect();
+    let released = release_orphans(&shared.store, shared.relay, &held, tokens.newest).await?;
+    if released > 0 {
+        tracing::warn!(released, "released claims of which no relay knows");
+    }
     let made = make_partitions(&shared.store, upkeep.partitions_ahead).await?;
     if made > 0 {
         tracing::info!(made, "made partitions");

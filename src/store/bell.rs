@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
-use super::{Database, StoreError};
+use super::error::in_full;
+use super::{Database, StoreError, answered};
 
 const LISTEN: &str = "listen posthaste";
 /// What `posthaste.wake` says; the bell itself says nothing.
@@ -66,15 +67,19 @@ impl Bell {
         let rung = Arc::clone(&ears.rung);
         tasks.spawn(async move {
             if let Err(error) = driver.await {
-                tracing::warn!(%error, "the bell's session ended");
+                tracing::warn!(error = in_full(&error), "the bell's session ended");
             }
             rung.notify_one();
         });
-        client
-            .batch_execute(super::connect::SESSION)
-            .await
-            .map_err(StoreError::query("prepare the bell's session"))?;
-        client.batch_execute(LISTEN).await.map_err(StoreError::query("listen for the bell"))?;
+        let doing = "listen for the bell";
+        answered(doing, database.connect_timeout(), async {
+            let listen = async {
+                client.batch_execute(super::connect::SESSION).await?;
+                client.batch_execute(LISTEN).await
+            };
+            listen.await.map_err(StoreError::query(doing))
+        })
+        .await?;
         Ok(Self {
             client: Arc::new(client),
             database: database.clone(),

@@ -2,11 +2,14 @@
 //! session sets. Pools and sessions are built on it.
 
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use deadpool_postgres::Connect;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -15,8 +18,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreError;
@@ -29,16 +34,29 @@ pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'U
 /// A database and how to reach it.
 #[derive(Clone)]
 pub struct Database {
-    config: Config,
+    /// One for each host of the URL.
+    hosts: Arc<[Config]>,
     tls: Tls,
+    /// For each host.
     connect_timeout: Duration,
+    /// The host that was connected to last, tried first: while the others are away, they are not
+    /// waited for each time.
+    favourite: Arc<AtomicUsize>,
 }
 
 /// Whether and how connections are encrypted.
 #[derive(Clone)]
-pub(super) enum Tls {
+enum Tls {
     Off,
     On(MakeRustlsConnect),
+}
+
+type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+/// An open connection, which its driver polls.
+enum Opened {
+    Plain(Box<Connection<Socket, NoTlsStream>>),
+    Encrypted(Box<Connection<Socket, TlsStream>>),
 }
 
 /// What a session's driver does: it must be polled for the client to work, and ends with it.
@@ -99,35 +117,27 @@ impl Database {
             SslMode::Disable => Tls::Off,
             _ => Tls::On(MakeRustlsConnect::new(client_config(check, roots)?)),
         };
-        Ok(Self { config, tls, connect_timeout })
+        let hosts = apart(&config);
+        if hosts.is_empty() {
+            return Err(StoreError::Url("it names no host".to_owned()));
+        }
+        Ok(Self { hosts, tls, connect_timeout, favourite: Arc::default() })
     }
 
     /// Host and port, or socket, of the (first) server; never the password.
     #[must_use]
     pub fn address(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(name)) => name.clone(),
-            Some(tokio_postgres::config::Host::Unix(path)) => return path.display().to_string(),
-            None => "localhost".to_owned(),
-        };
-        format!("{host}:{}", self.config.get_ports().first().copied().unwrap_or(5432))
+        address(&self.hosts[0])
     }
 
     /// Every host and port it may connect to, for those who must not dial it.
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, u16)> {
-        let ports = self.config.get_ports();
-        self.config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .filter_map(|(i, host)| match host {
-                tokio_postgres::config::Host::Tcp(name) => {
-                    Some((name.clone(), ports.get(i).or(ports.first()).copied().unwrap_or(5432)))
-                }
-                tokio_postgres::config::Host::Unix(_) => None,
-            })
-            .collect()
+        let tcp = |host: &Config| match host.get_hosts() {
+            [Host::Tcp(name)] => Some((name.clone(), port(host))),
+            _ => None,
+        };
+        self.hosts.iter().filter_map(tcp).collect()
     }
 
     /// Opens a session of one's own, with the driver that must be polled beside it.
@@ -135,25 +145,59 @@ impl Database {
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
-        let connect = async {
-            match &self.tls {
-                Tls::Off => {
-                    let (client, connection) = self.config.connect(NoTls).await?;
-                    Ok((client, drive(connection, on_notification)))
-                }
-                Tls::On(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await?;
-                    Ok((client, drive(connection, on_notification)))
-                }
-            }
+        let (client, opened) = self.open().await?;
+        let driver = match opened {
+            Opened::Plain(connection) => drive(*connection, on_notification),
+            Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
-        tokio::time::timeout(self.connect_timeout, connect)
-            .await
-            .map_err(|_| StoreError::ConnectTimeout {
-                address: self.address(),
-                seconds: self.connect_timeout.as_secs(),
-            })?
-            .map_err(|source| StoreError::Connect { address: self.address(), source })
+        Ok((client, driver))
+    }
+
+    /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
+    /// itself: one that takes the connection and then says nothing is passed over as well.
+    async fn open(&self) -> Result<(Client, Opened), StoreError> {
+        let favourite = self.favourite.load(Ordering::Relaxed);
+        let mut failed = StoreError::SessionEnded;
+        for place in (0..self.hosts.len()).map(|n| (favourite + n) % self.hosts.len()) {
+            for way in self.ways_to(&self.hosts[place]).await {
+                let address = address(&way);
+                failed = match tokio::time::timeout(self.connect_timeout, self.dial(&way)).await {
+                    Ok(Ok(opened)) => {
+                        self.favourite.store(place, Ordering::Relaxed);
+                        return Ok(opened);
+                    }
+                    Ok(Err(source)) => StoreError::Connect { address, source },
+                    Err(_) => StoreError::ConnectTimeout { address, within: self.connect_timeout },
+                };
+            }
+        }
+        Err(failed)
+    }
+
+    /// The host by each address that its name has. A name that is not found is the connection's error.
+    async fn ways_to(&self, host: &Config) -> Vec<Config> {
+        let name = match (host.get_hosts(), host.get_hostaddrs()) {
+            ([Host::Tcp(name)], []) if name.parse::<IpAddr>().is_err() => name.as_str(),
+            _ => return vec![host.clone()],
+        };
+        let lookup = tokio::net::lookup_host((name, port(host)));
+        let Ok(Ok(found)) = tokio::time::timeout(self.connect_timeout, lookup).await else {
+            return vec![host.clone()];
+        };
+        found.map(|found| host.clone().hostaddr(found.ip()).clone()).collect()
+    }
+
+    async fn dial(&self, way: &Config) -> Result<(Client, Opened), tokio_postgres::Error> {
+        Ok(match &self.tls {
+            Tls::Off => {
+                let (client, connection) = way.connect(NoTls).await?;
+                (client, Opened::Plain(Box::new(connection)))
+            }
+            Tls::On(tls) => {
+                let (client, connection) = way.connect(tls.clone()).await?;
+                (client, Opened::Encrypted(Box::new(connection)))
+            }
+        })
     }
 
     /// Asks the server to break off what the session is doing.
@@ -168,17 +212,84 @@ impl Database {
         .map_err(StoreError::query("cancel waiting for the bell's lock"))
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub(super) fn tls(&self) -> &Tls {
-        &self.tls
+    /// What the pools are told of it; how it is reached, they ask [`Connect`] for.
+    pub(super) fn config(&self) -> Config {
+        self.hosts[0].clone()
     }
 
     pub(super) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
+}
+
+/// For the pools: their connections are made in the same way.
+impl Connect for Database {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + '_>> {
+        Box::pin(async {
+            let (client, driver) = self.session(|_| {}).await.map_err(|error| match error {
+                StoreError::Connect { source, .. } => source,
+                // The driver has such an error, but no other way to make one.
+                _ => tokio_postgres::Error::__private_api_timeout(),
+            })?;
+            #[expect(clippy::disallowed_methods, reason = "the pool ends it with its connection")]
+            let driving = tokio::spawn(async {
+                // A connection that breaks shows as an error of its next statement.
+                drop(driver.await);
+            });
+            Ok((client, driving))
+        })
+    }
+}
+
+type Connected = (Client, JoinHandle<()>);
+
+/// The same settings for each of the hosts alone.
+fn apart(all: &Config) -> Arc<[Config]> {
+    let (hosts, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
+    let one = |place: usize| {
+        let mut one = Config::new();
+        match hosts.get(place) {
+            Some(Host::Tcp(name)) => one.host(name),
+            Some(Host::Unix(path)) => one.host_path(path),
+            None => &mut one,
+        };
+        addresses.get(place).map(|address| one.hostaddr(*address));
+        ports.get(place).or(ports.first()).map(|port| one.port(*port));
+        all.get_user().map(|user| one.user(user));
+        all.get_password().map(|password| one.password(password));
+        all.get_dbname().map(|name| one.dbname(name));
+        all.get_options().map(|options| one.options(options));
+        all.get_application_name().map(|name| one.application_name(name));
+        all.get_connect_timeout().map(|timeout| one.connect_timeout(*timeout));
+        all.get_tcp_user_timeout().map(|timeout| one.tcp_user_timeout(*timeout));
+        all.get_keepalives_interval().map(|interval| one.keepalives_interval(interval));
+        all.get_keepalives_retries().map(|retries| one.keepalives_retries(retries));
+        one.keepalives(all.get_keepalives())
+            .keepalives_idle(all.get_keepalives_idle())
+            .ssl_mode(all.get_ssl_mode())
+            .ssl_negotiation(all.get_ssl_negotiation())
+            .channel_binding(all.get_channel_binding())
+            .target_session_attrs(all.get_target_session_attrs());
+        one
+    };
+    (0..hosts.len().max(addresses.len())).map(one).collect()
+}
+
+/// Host and port of one host, or its socket.
+fn address(host: &Config) -> String {
+    match (host.get_hosts(), host.get_hostaddrs()) {
+        ([Host::Tcp(name)], _) => format!("{name}:{}", port(host)),
+        ([Host::Unix(path)], _) => path.display().to_string(),
+        (_, [address, ..]) => SocketAddr::new(*address, port(host)).to_string(),
+        _ => format!("localhost:{}", port(host)),
+    }
+}
+
+fn port(host: &Config) -> u16 {
+    host.get_ports().first().copied().unwrap_or(5432)
 }
 
 impl std::fmt::Debug for Database {
@@ -188,7 +299,7 @@ impl std::fmt::Debug for Database {
 }
 
 fn drive<S, T>(
-    mut connection: tokio_postgres::Connection<S, T>,
+    mut connection: Connection<S, T>,
     on_notification: impl Fn(&str) + Send + 'static,
 ) -> Driver
 where

@@ -1,5 +1,9 @@
 //! What can go wrong between us and the database. Told apart by SQLSTATE and variant, never by text.
 
+use std::error::Error;
+use std::iter::successors;
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 
 /// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
@@ -13,8 +17,10 @@ pub enum StoreError {
     Build(#[source] deadpool_postgres::BuildError),
     #[error("connect to the database at {address}")]
     Connect { address: String, source: tokio_postgres::Error },
-    #[error("connect to the database at {address}: no answer within {seconds} s")]
-    ConnectTimeout { address: String, seconds: u64 },
+    #[error("connect to the database at {address}: no answer within {within:?}")]
+    ConnectTimeout { address: String, within: Duration },
+    #[error("{doing}: no answer within {within:?}")]
+    NoAnswer { doing: &'static str, within: Duration },
     #[error("get a database connection")]
     Pool(#[source] deadpool_postgres::PoolError),
     #[error("{doing}")]
@@ -41,6 +47,12 @@ impl StoreError {
         move |source| Self::Query { doing, source }
     }
 
+    /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        in_full(self)
+    }
+
     /// The server's error code, if the server answered.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&SqlState> {
@@ -63,7 +75,7 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::ConnectTimeout { .. } | Self::SessionEnded => true,
+            Self::ConnectTimeout { .. } | Self::NoAnswer { .. } | Self::SessionEnded => true,
             Self::Connect { .. } | Self::Query { .. } | Self::Pool(_) => {
                 self.sqlstate().is_none_or(|code| {
                     // Class 08 connection, 40 rollback, 53 resources, 57 operator, 58 system;
@@ -76,4 +88,12 @@ impl StoreError {
             _ => false,
         }
     }
+}
+
+/// An error with its causes, each said once: some errors of our libraries say their cause themselves.
+pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
+    let causes = successors(error.source(), |&cause| cause.source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |told, cause| {
+        if told.ends_with(&cause) { told } else { format!("{told}: {cause}") }
+    })
 }

@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     7 "0007_rules",
     8 "0008_roles",
     9 "0009_ordering",
+    10 "0010_consistency",
 ];
 
 /// Where the applied versions are written down.

@@ -12,12 +12,15 @@ pub mod endpoints;
 mod error;
 pub mod health;
 pub mod lines;
+mod loan;
 pub mod migrate;
 pub mod relays;
 pub mod routing;
 pub mod rules;
 pub mod upkeep;
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
@@ -28,7 +31,7 @@ use crate::clock::Present;
 pub use connect::{Database, SESSION};
 pub use error::StoreError;
 
-use connect::Tls;
+use loan::Loan;
 
 /// `posthaste.relays.id`.
 pub type RelayId = i32;
@@ -41,6 +44,8 @@ pub struct Store {
     queue: Pool,
     /// For routing, which joins what it has just read and may hash it.
     router: Pool,
+    /// For the answer to a statement.
+    patience: Duration,
     /// What Postgres is to take for the present: its own, but for a test.
     present: Present,
 }
@@ -58,6 +63,9 @@ pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = o
 /// The same for routing.
 pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set plan_cache_mode = force_generic_plan; \
      set jit = off;";
+
+/// A statement has been ended by Postgres long before its answer is this much later.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// Routing is one statement at a time; a second connection serves whoever reads beside it.
 const ROUTER_CONNECTIONS: usize = 2;
@@ -77,7 +85,8 @@ impl Store {
         let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
         let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
         let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
-        Ok(Self { database, queue, router, present: Present::default() })
+        let patience = statement_timeout + ANSWER_MARGIN;
+        Ok(Self { database, queue, router, patience, present: Present::default() })
     }
 
     /// The same store with another present than Postgres's own.
@@ -96,12 +105,12 @@ impl Store {
         &self.database
     }
 
-    async fn queue(&self) -> Result<deadpool_postgres::Client, StoreError> {
-        self.queue.get().await.map_err(StoreError::Pool)
+    async fn queue(&self) -> Result<Loan, StoreError> {
+        Ok(Loan::new(self.queue.get().await.map_err(StoreError::Pool)?, self.patience))
     }
 
-    async fn router(&self) -> Result<deadpool_postgres::Client, StoreError> {
-        self.router.get().await.map_err(StoreError::Pool)
+    async fn router(&self) -> Result<Loan, StoreError> {
+        Ok(Loan::new(self.router.get().await.map_err(StoreError::Pool)?, self.patience))
     }
 }
 
@@ -110,22 +119,32 @@ const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
 
 fn pool(database: &Database, size: usize, settings: &str) -> Result<Pool, StoreError> {
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = match database.tls() {
-        Tls::Off => Manager::from_config(database.config().clone(), tokio_postgres::NoTls, config),
-        Tls::On(tls) => Manager::from_config(database.config().clone(), tls.clone(), config),
-    };
-    let settings = std::sync::Arc::new(format!("{SESSION}{settings}"));
+    let manager = Manager::from_connect(database.config(), database.clone(), config);
+    let settings: Arc<str> = format!("{SESSION}{settings}").into();
+    let patience = database.connect_timeout();
     Pool::builder(manager)
         .max_size(size)
         .wait_timeout(Some(WAIT_FOR_CONNECTION))
-        .create_timeout(Some(database.connect_timeout()))
         .runtime(deadpool_postgres::Runtime::Tokio1)
         .post_create(Hook::async_fn(move |client, _| {
-            let settings = std::sync::Arc::clone(&settings);
-            Box::pin(
-                async move { client.batch_execute(&settings).await.map_err(HookError::Backend) },
-            )
+            let settings = Arc::clone(&settings);
+            Box::pin(async move {
+                match tokio::time::timeout(patience, client.batch_execute(&settings)).await {
+                    Ok(done) => done.map_err(HookError::Backend),
+                    Err(_) => Err(HookError::message("the server does not answer")),
+                }
+            })
         }))
         .build()
         .map_err(StoreError::Build)
+}
+
+/// Ends the waiting for what no statement time-out ends, because it may be the server that hangs.
+async fn answered<T>(
+    doing: &'static str,
+    within: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(within, work).await;
+    done.map_err(|_| StoreError::NoAnswer { doing, within })?
 }

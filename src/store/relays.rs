@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 use tokio_util::task::TaskTracker;
 
-use super::{Database, RelayId, Store, StoreError};
+use super::error::in_full;
+use super::{Database, RelayId, Store, StoreError, answered};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
+const EVICT: &str = include_str!("../../sql/queries/evict.sql");
 const RETAKE: &str = include_str!("../../sql/queries/retake.sql");
 const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const BURY: &str = include_str!("../../sql/queries/bury.sql");
@@ -18,8 +22,20 @@ const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
-    relay: RelayId,
+    registration: Registration,
 }
+
+/// A relay's row. After a failover that lost rows, a number may be given again; the moment tells the
+/// two apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registration {
+    pub relay: RelayId,
+    started_at: Timestamp,
+}
+
+/// A heartbeat that takes longer is of no use: Postgres ends it, and a little later so do we.
+const BOUND: &str = "set statement_timeout = '5s';";
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
 /// What a heartbeat found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,34 +61,45 @@ impl Lease {
         name: &str,
     ) -> Result<Self, StoreError> {
         let client = session(database, tasks).await?;
-        let relay = client
-            .query_one(REGISTER, &[&name, &env!("CARGO_PKG_VERSION")])
-            .await
-            .map_err(StoreError::query("register this relay"))?
-            .get(0);
-        Ok(Self { client, relay })
+        let doing = "register this relay";
+        let registered = answered(doing, ANSWER_WITHIN, async {
+            let row = client.query_one(REGISTER, &[&name, &env!("CARGO_PKG_VERSION")]).await;
+            row.map_err(StoreError::query(doing))
+        });
+        let row = registered.await?;
+        let registration = Registration { relay: row.get("id"), started_at: row.get("started_at") };
+        Ok(Self { client, registration })
     }
 
     /// Takes a lease up again after its session was lost. `None`: somebody took us for dead.
     ///
+    /// The server may not have noticed that the old session is gone, and would keep our lock for it
+    /// until it does, which takes hours where a network forgets connections. So that session is ended.
+    ///
     /// # Errors
-    /// When the session cannot be opened, or the server has not noticed yet that the old one is gone.
+    /// When the session cannot be opened, or the old one does not end.
     pub async fn retake(
         database: &Database,
         tasks: &TaskTracker,
-        relay: RelayId,
+        registration: Registration,
     ) -> Result<Option<Self>, StoreError> {
         let client = session(database, tasks).await?;
-        let mine = client
-            .query_opt(RETAKE, &[&relay])
-            .await
-            .map_err(StoreError::query("take this relay's lease again"))?;
-        Ok(mine.map(|_| Self { client, relay }))
+        let Registration { relay, started_at } = registration;
+        let doing = "take this relay's lease again";
+        let retaken = answered(doing, ANSWER_WITHIN, async {
+            client
+                .execute(EVICT, &[&relay, &started_at])
+                .await
+                .map_err(StoreError::query(doing))?;
+            let row = client.query_opt(RETAKE, &[&relay, &started_at]).await;
+            row.map_err(StoreError::query(doing))
+        });
+        Ok(retaken.await?.map(|_| Self { client, registration }))
     }
 
     #[must_use]
-    pub fn relay(&self) -> RelayId {
-        self.relay
+    pub fn registration(&self) -> Registration {
+        self.registration
     }
 
     /// Says that we live, and how many claims we hold; a relay that has not said so for `lease` is
@@ -82,11 +109,14 @@ impl Lease {
     /// When the session is gone or does not answer.
     pub async fn renew(&self, claims: usize, lease: Duration) -> Result<Heartbeat, StoreError> {
         let claims = i32::try_from(claims).unwrap_or(i32::MAX);
-        let row = self
-            .client
-            .query_one(RENEW, &[&self.relay, &claims, &lease.as_secs_f64()])
-            .await
-            .map_err(StoreError::query("renew this relay's lease"))?;
+        let Registration { relay, started_at } = self.registration;
+        let doing = "renew this relay's lease";
+        let row = answered(doing, ANSWER_WITHIN, async {
+            let parameters: [&(dyn ToSql + Sync); 4] =
+                [&relay, &started_at, &claims, &lease.as_secs_f64()];
+            self.client.query_one(RENEW, &parameters).await.map_err(StoreError::query(doing))
+        })
+        .await?;
         Ok(Heartbeat {
             held: row.get("held"),
             others: row.get("others"),
@@ -100,10 +130,13 @@ impl Lease {
     /// # Errors
     /// When the session is gone.
     pub async fn end(self) -> Result<(), StoreError> {
-        self.client
-            .execute(DEREGISTER, &[&self.relay])
-            .await
-            .map_err(StoreError::query("deregister this relay"))?;
+        let Registration { relay, started_at } = self.registration;
+        let doing = "deregister this relay";
+        let ended = answered(doing, ANSWER_WITHIN, async {
+            let done = self.client.execute(DEREGISTER, &[&relay, &started_at]).await;
+            done.map_err(StoreError::query(doing))
+        });
+        ended.await?;
         Ok(())
     }
 }
@@ -112,13 +145,15 @@ async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, Sto
     let (client, driver) = database.session(|_| {}).await?;
     tasks.spawn(async move {
         if let Err(error) = driver.await {
-            tracing::warn!(%error, "the lease's session ended");
+            tracing::warn!(error = in_full(&error), "the lease's session ended");
         }
     });
-    client
-        .batch_execute(&format!("{} set statement_timeout = '5s';", super::connect::SESSION))
-        .await
-        .map_err(StoreError::query("prepare the lease's session"))?;
+    let doing = "prepare the lease's session";
+    answered(doing, ANSWER_WITHIN, async {
+        let settings = format!("{}{BOUND}", super::connect::SESSION);
+        client.batch_execute(&settings).await.map_err(StoreError::query(doing))
+    })
+    .await?;
     Ok(client)
 }
 

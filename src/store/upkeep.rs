@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Store, StoreError};
+use super::{RelayId, Store, StoreError};
 
 const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");
 const DROP_PARTITIONS: &str = include_str!("../../sql/queries/drop_partitions.sql");
 const CANCEL_ORPHANS: &str = include_str!("../../sql/queries/cancel_orphans.sql");
+const RELEASE_ORPHANS: &str = include_str!("../../sql/queries/release_orphans.sql");
 const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 
 /// Makes the partitions that are missing up to so many days ahead; returns how many were.
@@ -49,6 +50,28 @@ pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
         .query_one(CANCEL_ORPHANS, &[])
         .await
         .map_err(StoreError::query("cancel what deleted endpoints were owed"))?;
+    Ok(row.get(0))
+}
+
+/// Releases claims of which no relay knows; returns how many. The caller's own are those under a token
+/// that it does not hold any more; the newest may be claiming just now.
+///
+/// A statement that was held up on its way may claim for a relay that was buried meanwhile. And a standby
+/// that takes over without having had everything has forgotten that an attempt was recorded.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn release_orphans(
+    store: &Store,
+    relay: RelayId,
+    held: &[i64],
+    newest: i64,
+) -> Result<i64, StoreError> {
+    let client = store.router().await?;
+    let row = client
+        .query_one(RELEASE_ORPHANS, &[&relay, &held, &newest])
+        .await
+        .map_err(StoreError::query("release claims of which no relay knows"))?;
     Ok(row.get(0))
 }
 

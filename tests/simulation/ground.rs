@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 use tokio_util::task::TaskTracker;
 
+use crate::support::database::cluster_options;
 use crate::support::{PATIENCE, migrate, until};
 
 const DATABASE: &str = "simulation";
@@ -52,7 +53,7 @@ impl Ground {
     pub async fn prepare() -> Self {
         // Plans and snapshots are to be the same in every run of a list.
         let settings = vec!["autovacuum = off".to_owned(), "synchronous_commit = off".to_owned()];
-        let options = ClusterOptions { settings, ..ClusterOptions::default() };
+        let options = ClusterOptions { settings, ..cluster_options() };
         let cluster = Cluster::start(options).await.expect("start the simulation's cluster");
         cluster.create_database(DATABASE, None).await.expect("create its database");
         let url = cluster.url_for(DATABASE);

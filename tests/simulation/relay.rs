@@ -22,7 +22,7 @@ use posthaste::store::deliveries::Claim;
 use posthaste::store::endpoints::Known;
 use posthaste::store::health::Note;
 use posthaste::store::lines::Line;
-use posthaste::store::relays::{Heartbeat, Lease};
+use posthaste::store::relays::{Heartbeat, Lease, Registration};
 use posthaste::store::routing::Claimed;
 
 use super::ground::{Micros, SECOND, timestamp};
@@ -36,6 +36,9 @@ const DISOWN_PATIENCE: Micros = 60 * SECOND;
 const SETTLE: Micros = 2 * SECOND;
 /// Two thirds of the lease: the heartbeat must be younger for a request to begin.
 const SENDS_FOR: Micros = 10 * SECOND;
+
+/// More than a list has statements.
+const TOKENS: i64 = 1_000;
 
 /// A claimed delivery that this relay is done with.
 #[derive(Debug, Clone)]
@@ -51,6 +54,7 @@ pub struct Finished {
 #[derive(Debug)]
 pub struct Relay {
     pub number: RelayId,
+    pub registration: Registration,
     /// `None`: its session was lost, and is to be taken up again.
     pub lease: Option<Lease>,
     held_since: Micros,
@@ -110,8 +114,10 @@ pub enum Step {
 
 impl Relay {
     pub fn new(lease: Lease, now: Micros) -> Self {
+        let registration = lease.registration();
         Self {
-            number: lease.relay(),
+            number: registration.relay,
+            registration,
             lease: Some(lease),
             held_since: now,
             renewed_at: now,
@@ -120,7 +126,8 @@ impl Relay {
             stopping: false,
             busy: BTreeSet::new(),
             unheard: Vec::new(),
-            token: 0,
+            // Chance would have it that no two tenures have one in common.
+            token: TOKENS * i64::from(registration.relay),
             floor: None,
             doubtful: Vec::new(),
             disown_at: now,
@@ -155,6 +162,16 @@ impl Relay {
     pub fn claims(&self) -> usize {
         let queued: usize = self.lanes.values().map(|lane| lane.queue.len()).sum();
         queued + self.fresh.len() + self.in_flight.len() + self.results.len() + self.batch.len()
+    }
+
+    /// The tokens under which it holds something.
+    fn tokens(&self) -> Vec<i64> {
+        let fresh = self.fresh.iter().map(|claimed| claimed.delivery.claim_token);
+        let queued = self.lanes.values().flat_map(|lane| &lane.queue);
+        let in_flight = self.in_flight.iter().map(|in_flight| in_flight.delivery.claim_token);
+        let done = self.results.iter().chain(&self.batch).map(|finished| finished.claim.token);
+        let held = fresh.chain(queued.map(|delivery| delivery.claim_token)).chain(in_flight);
+        held.chain(done).collect()
     }
 
     /// Whether nothing can be claimed by it any more.
@@ -216,10 +233,15 @@ impl Relay {
             return Some(Statement::Disown { tokens });
         }
         match step {
-            Step::Look { most, room } => Some(self.look(most, room, present)),
-            Step::Claim { room } => self.claim(room, endpoints, present),
+            Step::Look { most, room } => Some(self.look(most, self.room(room, now), present)),
+            Step::Claim { room } => self.claim(self.room(room, now), endpoints, present),
             _ => Some(Statement::Agenda),
         }
+    }
+
+    /// One that may be taken for dead claims nothing: it could not send it, and others can.
+    fn room(&self, room: u8, now: Micros) -> u8 {
+        if now - self.renewed_at < SENDS_FOR { room } else { 0 }
     }
 
     fn look(&mut self, most: u8, room: u8, present: Timestamp) -> Statement {
@@ -413,12 +435,13 @@ impl Relay {
     /// One of its statements after the other.
     fn upkeep(&mut self) -> Option<Statement> {
         self.kept_up += 1;
-        Some(Statement::Upkeep(match self.kept_up % 4 {
-            1 => Upkeep::Orphans,
-            2 => Upkeep::Drop,
-            3 => Upkeep::Make,
-            _ => Upkeep::Trim,
-        }))
+        Some(match self.kept_up % 5 {
+            1 => Statement::ReleaseOrphans { held: self.tokens(), newest: self.token },
+            2 => Statement::Upkeep(Upkeep::Orphans),
+            3 => Statement::Upkeep(Upkeep::Drop),
+            4 => Statement::Upkeep(Upkeep::Make),
+            _ => Statement::Upkeep(Upkeep::Trim),
+        })
     }
 
     // ── answers ──

@@ -67,7 +67,7 @@ impl World<'_> {
             self.step(relay, Step::Bury, Fate::Fine).await?;
         }
         for relay in all {
-            for _ in 0..4 {
+            for _ in 0..5 {
                 self.step(relay, Step::Upkeep, Fate::Fine).await?;
             }
             let look = Step::Look { most: 200, room: 3 };

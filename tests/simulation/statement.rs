@@ -13,7 +13,9 @@ use posthaste::store::health::{Note, note_health};
 use posthaste::store::lines::{Line, give_turns, lines};
 use posthaste::store::relays::{Buried, bury};
 use posthaste::store::routing::{Claimed, Room, Routed, floor, route};
-use posthaste::store::upkeep::{cancel_orphans, drop_partitions, make_partitions, trim};
+use posthaste::store::upkeep::{
+    cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
+};
 use posthaste::store::{RelayId, Store, StoreError};
 
 /// `relay.lease`, as it comes.
@@ -67,6 +69,12 @@ pub enum Statement {
         notes: Vec<Note>,
     },
     Upkeep(Upkeep),
+    /// Those of which no relay knows, the caller not either: tokens under which it holds something, and
+    /// its newest.
+    ReleaseOrphans {
+        held: Vec<i64>,
+        newest: i64,
+    },
 }
 
 /// A step of routing.
@@ -130,7 +138,7 @@ impl Statement {
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
             Self::Bury => Station::Keeper,
             Self::Strike { .. } | Self::Note { .. } => Station::Noter,
-            Self::Upkeep(_) => Station::Upkeep,
+            Self::Upkeep(_) | Self::ReleaseOrphans { .. } => Station::Upkeep,
         }
     }
 
@@ -176,6 +184,10 @@ impl Statement {
             }
             Self::Note { notes } => {
                 note_health(store, notes).await?;
+                Done::Nothing
+            }
+            Self::ReleaseOrphans { held, newest } => {
+                release_orphans(store, relay, held, *newest).await?;
                 Done::Nothing
             }
             Self::Upkeep(upkeep) => {

@@ -137,7 +137,7 @@ impl<'g> World<'g> {
             return Ok(true);
         }
         let Some(lease) = &relay.lease else {
-            let again = Lease::retake(&ground.database, &ground.sessions, number).await;
+            let again = Lease::retake(&ground.database, &ground.sessions, relay.registration).await;
             match again {
                 // Somebody is just burying it; it tries again.
                 Err(error) => self.forgive(&error)?,

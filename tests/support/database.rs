@@ -1,5 +1,6 @@
 //! A database for one test: a copy of a migrated template, on one private cluster for the whole run.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -115,9 +116,16 @@ impl Drop for TestDatabase {
     }
 }
 
+/// How a test's cluster is: of the server in the directory `POSTHASTE_TEST_POSTGRES`, where that is
+/// set, so that the tests can be run on any version.
+pub fn cluster_options() -> ClusterOptions {
+    let given = std::env::var_os("POSTHASTE_TEST_POSTGRES").filter(|given| !given.is_empty());
+    ClusterOptions { binaries: given.map(PathBuf::from), ..ClusterOptions::default() }
+}
+
 async fn start() -> Cluster {
     let settings = vec!["max_connections = 400".to_owned()];
-    let options = ClusterOptions { settings, ..ClusterOptions::default() };
+    let options = ClusterOptions { settings, ..cluster_options() };
     let cluster = Cluster::start(options).await.expect("start the tests' cluster");
     cluster.create_database(TEMPLATE, None).await.expect("create the template");
     migrate(&cluster.url_for(TEMPLATE)).await;

@@ -6,20 +6,30 @@
 
 mod certificates;
 pub mod database;
+mod disk;
 mod receiver;
 mod relay;
 mod rows;
+pub mod server;
+mod standby;
+mod wire;
+mod writer;
 
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use database::{TestDatabase, migrate};
-pub use receiver::{Gate, Received, Receiver, Reply};
+pub use database::{TestDatabase, cluster_options, migrate};
+pub use disk::Disk;
+pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
-    settled, value,
+    settled, value, webhook_ids,
 };
+pub use server::Server;
+pub use standby::Standby;
+pub use wire::Wire;
+pub use writer::Writer;
 
 /// How long a wait may last before it counts as failed. Nothing waits this long when all is well; it
 /// is generous because a machine may be busy.

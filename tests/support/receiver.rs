@@ -3,7 +3,8 @@
 //!
 //! It speaks HTTP/1.1 by hand, since no server library would misbehave to order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -146,6 +147,11 @@ impl Received {
     }
 }
 
+/// The `webhook-id`s of these, each once.
+pub fn ids(received: &[Received]) -> BTreeSet<String> {
+    received.iter().map(|one| one.id().to_owned()).collect()
+}
+
 impl Receiver {
     /// Plain HTTP; answers 200 until told otherwise.
     pub async fn start() -> Self {
@@ -261,14 +267,14 @@ impl Shared {
 }
 
 /// Whether the connection may carry another request.
-#[derive(PartialEq, Eq)]
-enum After {
+#[derive(Debug, PartialEq, Eq)]
+pub enum After {
     KeepAlive,
     Close,
 }
 
 /// A plain or TLS connection, with the socket beneath it.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
     fn socket(&self) -> &TcpStream;
 }
 
@@ -327,14 +333,20 @@ async fn serve(wire: impl Wire, shared: &Shared, connection: u64) -> std::io::Re
     }
 }
 
-async fn read_request(
+/// Takes in one request.
+///
+/// # Errors
+/// If the connection ends before the request does: such a request has not arrived.
+pub async fn read_request(
     wire: &mut BufReader<impl Wire>,
     connection: u64,
 ) -> std::io::Result<Received> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
-        wire.read_line(&mut line).await?;
+        if wire.read_line(&mut line).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
         let line = line.trim_end();
         if line.is_empty() {
             break;
@@ -356,7 +368,11 @@ async fn read_request(
     Ok(Received { method, path, headers, body, connection })
 }
 
-async fn give(reply: Reply, wire: &mut impl Wire) -> std::io::Result<After> {
+/// Answers, or does whatever the reply says.
+///
+/// # Errors
+/// If the peer has gone.
+pub async fn give(reply: Reply, wire: &mut impl Wire) -> std::io::Result<After> {
     match reply {
         Reply::Answer { status, headers, body } => {
             let mut head = format!("HTTP/1.1 {status} As-Scripted\r\n");

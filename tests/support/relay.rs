@@ -21,6 +21,7 @@ const LOOPBACK: &str = r#"["127.0.0.0/8", "::1/128", "localhost"]"#;
 pub struct RelayBuilder {
     database_url: String,
     settings: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 /// A running `posthaste run`. Killed when dropped; its log is shown if the test has failed.
@@ -43,6 +44,11 @@ impl RelayBuilder {
         self
     }
 
+    /// Adds its log to this file, which stays, instead of one that goes with the relay.
+    pub fn log_to(self, file: PathBuf) -> Self {
+        Self { log: Some(file), ..self }
+    }
+
     /// Starts the relay and waits until it says that it is ready.
     pub async fn start(self) -> Relay {
         let mut relay = self.spawn();
@@ -54,8 +60,8 @@ impl RelayBuilder {
     pub fn spawn(self) -> Relay {
         let address = free_address();
         let directory = tempfile::tempdir().expect("make a directory for the log");
-        let log = directory.path().join("relay.log");
-        let file = File::create(&log).expect("create the log");
+        let log = self.log.unwrap_or_else(|| directory.path().join("relay.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("open the log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
         command.arg("run").env_clear().current_dir(directory.path());
         command.env("DATABASE_URL", &self.database_url);
@@ -80,7 +86,7 @@ impl Relay {
 
     /// A relay on a database given by its URL.
     pub fn on(database_url: &str) -> RelayBuilder {
-        RelayBuilder { database_url: database_url.to_owned(), settings: Vec::new() }
+        RelayBuilder { database_url: database_url.to_owned(), settings: Vec::new(), log: None }
     }
 
     pub fn pid(&self) -> u32 {
@@ -185,6 +191,15 @@ impl Relay {
             self.watchdog.forget().expect("tell the watchdog");
             status
         })
+    }
+
+    /// Its status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.try_wait().expect("look at the relay");
+        if status.is_some() {
+            self.watchdog.forget().expect("tell the watchdog");
+        }
+        status
     }
 
     /// Sends a signal by its name.

@@ -1,6 +1,8 @@
 //! What a promise writes into its database and reads out of it: builders that name only what
 //! matters, and waits for what a relay will have written.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use tokio_postgres::Client;
 use tokio_postgres::types::FromSqlOwned;
@@ -91,6 +93,13 @@ impl NewRow {
 /// The only value of the only row.
 pub async fn value<T: FromSqlOwned>(client: &Client, statement: &str) -> T {
     client.query_one(statement, &[]).await.expect("ask for a value").get(0)
+}
+
+/// The ids of all events, as receivers see them.
+pub async fn webhook_ids(client: &Client) -> BTreeSet<String> {
+    let statement = "select posthaste.webhook_id(id, created_at) from posthaste.outbox";
+    let rows = client.query(statement, &[]).await.expect("read the outbox");
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Every attempt of an event's deliveries so far, oldest first.

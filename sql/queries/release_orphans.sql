@@ -1,0 +1,30 @@
+-- release_orphans: releases claims of which no relay knows, and says so. Called by store::upkeep::release_orphans.
+-- Index: none for claimed_by, on purpose (see bury). One scan of deliveries.
+-- Locks: the deliveries released, which nobody will record.
+-- A claim that was under way while its relay was buried is of that kind, since bury did not see it; so is one
+-- that a standby still has, which took over without the record of its attempt.
+--
+-- $1 the caller  $2 the tokens under which it holds something  $3 its newest token
+with orphan as materialized (
+  select d.event_id, d.endpoint_id, d.claimed_by, d.claim_token
+  from posthaste.deliveries d
+  where d.claimed_by = $1::int and d.claim_token < $3::bigint and d.claim_token <> all($2::bigint[])
+     or d.claimed_by is not null and not exists (select from posthaste.relays r where r.id = d.claimed_by)
+),
+released as (
+  update posthaste.deliveries d
+     set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
+    from orphan o
+   where d.event_id = any(array[o.event_id]) and d.endpoint_id = o.endpoint_id
+     and d.claimed_by = o.claimed_by and d.claim_token = o.claim_token
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, o.claimed_by as relay_id
+),
+logged as (
+  insert into posthaste.attempts
+    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
+     verdict, reason, next_attempt_at)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), attempt_count + 1, relay_id, 0,
+         'interrupted', 'retry', 'relay ' || relay_id || ' may have sent it, and there is no record of that', clock_timestamp()
+  from released
+)
+select count(*) from released

@@ -1,0 +1,78 @@
+//! A pooled connection on loan, with an end to the waiting. Postgres ends a statement of ours that takes
+//! too long, but a server that hangs ends nothing, nor does a network that has forgotten the connection.
+//! So whoever has waited for longer than any statement may take gives up; and a connection on which an
+//! answer may still come is closed, not given back.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row, Statement};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Loan {
+    /// `None` only while it is dropped.
+    client: Option<Object>,
+    patience: Duration,
+    /// An answer is outstanding.
+    waiting: AtomicBool,
+}
+
+impl Loan {
+    pub(super) fn new(client: Object, patience: Duration) -> Self {
+        Self { client: Some(client), patience, waiting: AtomicBool::new(false) }
+    }
+
+    pub(super) async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
+        self.bounded(self.client().prepare_cached(sql)).await
+    }
+
+    pub(super) async fn query(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.bounded(self.client().query(statement, parameters)).await
+    }
+
+    pub(super) async fn query_one(
+        &self,
+        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, Error> {
+        self.bounded(self.client().query_one(statement, parameters)).await
+    }
+
+    pub(super) async fn execute(
+        &self,
+        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error> {
+        self.bounded(self.client().execute(statement, parameters)).await
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("it is only taken when this is dropped")
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.waiting.store(true, Ordering::Relaxed);
+        let done = tokio::time::timeout(self.patience, work).await;
+        // The driver has such an error, but no other way to make one.
+        let done = done.map_err(|_| Error::__private_api_timeout())?;
+        self.waiting.store(false, Ordering::Relaxed);
+        done
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // Also when whoever waited was dropped.
+        if self.waiting.load(Ordering::Relaxed) {
+            drop(self.client.take().map(Object::take));
+        }
+    }
+}
