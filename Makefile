@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test test-versions soak bench lint
+.PHONY: help demo test test-versions simulate soak bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ test-versions: ## Runs every test on other versions of PostgreSQL: make test-ver
 	  POSTHASTE_TEST_POSTGRES=$$bin cargo test || { printf "$$passed=== failed: $$version\n"; exit 1; }; \
 	  passed="$$passed=== passed: $$version\n"; \
 	done; printf "$$passed"
+
+simulate: ## Runs random lists of statements and faults: make simulate MINUTES=60 SEED=1 (LISTS=1: that one alone).
+	@scripts/install-postgres
+	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000) LISTS=$(or $(LISTS),1000000) \
+	cargo test --test main simulation::simulate_for_long -- --ignored --nocapture
 
 soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
 	@scripts/install-postgres

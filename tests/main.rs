@@ -39,6 +39,7 @@ mod rules;
 mod schema;
 mod secrets;
 mod several_relays;
+mod simulation;
 mod soak;
 mod steering;
 mod stops;

@@ -1,0 +1,141 @@
+//! After the list: faults stop, time goes on, receivers accept, and relays work until nothing is left.
+
+use super::ground::CONNECTIONS;
+use super::operations::{Answer, Fate};
+use super::relay::Step;
+use super::truth::{Broken, Held};
+use super::world::{RELAYS, World};
+
+/// A world in which so many rounds have ended nothing never will.
+const IDLE_ROUNDS: u32 = 8;
+/// So many of them are longer than any delay, pause and `deliver_at` of the lists.
+const ROUND_SECONDS: u32 = 120;
+
+impl World<'_> {
+    /// Lets everything come to its end: first while those relays that are frozen stay so, then, when they
+    /// have thawed and brought what they have, once more.
+    pub async fn settle(&mut self) -> Held {
+        while self.finish(0).await? {}
+        for on in 0..u8::try_from(CONNECTIONS).expect("there are three") {
+            self.commit(on).await?;
+        }
+        if self.relays.iter().all(|relay| relay.as_ref().is_some_and(|relay| relay.frozen)) {
+            self.crash(0).await;
+        }
+        self.work_until_settled().await?;
+        for relay in 0..u8::try_from(RELAYS).expect("there are three") {
+            self.thaw(relay);
+        }
+        self.work_until_settled().await?;
+        self.end_relays().await
+    }
+
+    async fn work_until_settled(&mut self) -> Held {
+        let (mut idle, mut ended) = (0, 0);
+        while idle < IDLE_ROUNDS {
+            self.let_all_go_on().await?;
+            self.work().await?;
+            if self.is_settled().await {
+                return Ok(());
+            }
+            let ended_by_now = self.count_ended().await;
+            idle = if ended_by_now > ended { 0 } else { idle + 1 };
+            ended = ended_by_now;
+            self.pass(ROUND_SECONDS).await?;
+        }
+        let left = "select format('%s', d) from posthaste.deliveries d";
+        let left: Vec<String> = self.ground.read(left).await.iter().map(|row| row.get(0)).collect();
+        Err(Broken(format!("it does not settle; deliveries: {left:?}")))
+    }
+
+    /// What every relay does in a while, all going well.
+    async fn work(&mut self) -> Held {
+        let all = 0..u8::try_from(RELAYS).expect("there are three");
+        // First they all renew, so that nobody is taken for dead for the time that has passed.
+        for relay in all.clone() {
+            self.beat(relay, Fate::Fine).await?;
+        }
+        if self.relays.iter().flatten().all(|relay| relay.frozen) {
+            for relay in all.clone() {
+                self.start(relay).await;
+            }
+        }
+        // Beyond the first moments of a session, in which nobody is buried.
+        self.pass(3).await?;
+        for relay in all.clone() {
+            self.beat(relay, Fate::Fine).await?;
+            self.step(relay, Step::Bury, Fate::Fine).await?;
+        }
+        for relay in all {
+            for _ in 0..5 {
+                self.step(relay, Step::Upkeep, Fate::Fine).await?;
+            }
+            let look = Step::Look { most: 200, room: 3 };
+            for step in [Step::Poll, look, Step::Poll, Step::Claim { room: 4 }, Step::Poll] {
+                self.step(relay, step, Fate::Fine).await?;
+            }
+            while self.deliver(relay).await? {
+                for step in [Step::Claim { room: 4 }, Step::Poll] {
+                    self.step(relay, step, Fate::Fine).await?;
+                }
+            }
+            while self.step(relay, Step::Note, Fate::Fine).await? {}
+            while self.step(relay, Step::Lines, Fate::Fine).await? {}
+            self.end_if_stopping(relay).await;
+        }
+        Ok(())
+    }
+
+    /// One that stops ends in this round: what is in flight has been answered.
+    async fn end_if_stopping(&mut self, relay: u8) {
+        if self.relay(relay).is_some_and(|relay| relay.stopping) {
+            self.stop(relay).await;
+        }
+    }
+
+    /// Sends what is claimed, has it accepted, and records it. Returns whether there was anything.
+    async fn deliver(&mut self, relay: u8) -> Held<bool> {
+        let mut did_any = false;
+        loop {
+            let mut did = false;
+            while self.send(relay, 0).await? {
+                did = true;
+            }
+            while self.answer(relay, 0, Answer::Accepted) {
+                did = true;
+            }
+            while self.step(relay, Step::Record { most: 100 }, Fate::Fine).await? {
+                did = true;
+            }
+            if !did {
+                return Ok(did_any);
+            }
+            did_any = true;
+        }
+    }
+
+    async fn is_settled(&mut self) -> bool {
+        self.find_announcements().await;
+        let nothing_owed = "select not exists (select from posthaste.deliveries)";
+        self.truth.all_is_routed()
+            && self.relays.iter().flatten().all(|relay| relay.frozen || relay.claims() == 0)
+            && self.ground.read(nothing_owed).await[0].get(0)
+    }
+
+    /// How many deliveries have come to an end so far.
+    async fn count_ended(&self) -> i64 {
+        let ended = "select count(*) from posthaste.attempts where verdict <> 'retry'";
+        self.ground.read(ended).await[0].get(0)
+    }
+
+    /// They stop in order; in the end nobody is registered but those that were in doubt.
+    async fn end_relays(&mut self) -> Held {
+        for relay in 0..u8::try_from(RELAYS).expect("there are three") {
+            for _ in 0..2 {
+                self.stop(relay).await;
+            }
+        }
+        let left: Vec<_> = self.relays.iter().flatten().map(|relay| relay.number).collect();
+        if left.is_empty() { Ok(()) } else { Err(Broken(format!("relays {left:?} do not end"))) }
+    }
+}

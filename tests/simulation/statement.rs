@@ -1,0 +1,226 @@
+//! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that it
+//! can run later or elsewhere than it was asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use posthaste::model::endpoint::EndpointId;
+use posthaste::store::attempts::{Attempt, Held, record};
+use posthaste::store::deliveries::{Claim, Owed, agenda, claim, disown, release};
+use posthaste::store::endpoints::{Known, endpoints, strike};
+use posthaste::store::health::{Note, note_health};
+use posthaste::store::lines::{Line, give_turns, lines};
+use posthaste::store::relays::{Buried, bury};
+use posthaste::store::routing::{Claimed, Room, Routed, floor, route};
+use posthaste::store::upkeep::{
+    cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
+};
+use posthaste::store::{RelayId, Store, StoreError};
+
+/// `relay.lease`, as it comes.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// A day of the outbox may go a minute after its end.
+const OUTBOX_RETENTION: Duration = Duration::from_secs(60);
+/// Attempts are what is checked in the end, and idempotency keys are known for ever.
+const ALL_STAYS: Duration = Duration::from_secs(30 * 86_400);
+
+/// Lines that one statement looks at.
+pub const LINES: u32 = 2;
+
+/// One statement, not yet run.
+#[derive(Debug)]
+pub enum Statement {
+    Floor,
+    Look(Look),
+    Claim {
+        token: i64,
+        endpoints: Vec<EndpointId>,
+        rooms: Vec<i32>,
+    },
+    Endpoints {
+        ids: Vec<EndpointId>,
+    },
+    Agenda,
+    Disown {
+        tokens: Vec<i64>,
+    },
+    Release {
+        claims: Vec<Claim>,
+    },
+    Record {
+        attempts: Vec<Arc<Attempt>>,
+        now: Instant,
+    },
+    /// The next lines after this one.
+    Lines {
+        after: Line,
+    },
+    GiveTurns {
+        lines: Vec<Line>,
+    },
+    Bury,
+    Strike {
+        endpoint: EndpointId,
+        delete: bool,
+        reason: String,
+    },
+    Note {
+        notes: Vec<Note>,
+    },
+    Upkeep(Upkeep),
+    /// Those of which no relay knows, the caller not either: tokens under which it holds something, and
+    /// its newest.
+    ReleaseOrphans {
+        held: Vec<i64>,
+        newest: i64,
+    },
+}
+
+/// A step of routing.
+#[derive(Debug)]
+pub struct Look {
+    pub token: i64,
+    pub most: u32,
+    pub floor: Timestamp,
+    pub endpoints: Vec<EndpointId>,
+    pub rooms: Vec<i32>,
+    pub of_others: i32,
+    pub in_all: i32,
+    pub bytes: i64,
+}
+
+/// One of what upkeep does.
+#[derive(Debug, Clone, Copy)]
+pub enum Upkeep {
+    Make,
+    Drop,
+    Orphans,
+    Trim,
+}
+
+/// What a statement has answered.
+#[derive(Debug)]
+pub enum Done {
+    Floor(Timestamp),
+    /// `None`: another relay is routing.
+    Routed(Option<Routed>),
+    Claimed(Vec<Claimed>),
+    Endpoints(Vec<Known>),
+    Agenda(Vec<Owed>),
+    Recorded(Held),
+    Lines(Vec<Line>),
+    Buried(Buried),
+    Nothing,
+}
+
+/// What of a relay waits for a statement: each of them for one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Station {
+    Rounds,
+    Recorder,
+    Lines,
+    Keeper,
+    Noter,
+    Upkeep,
+}
+
+impl Statement {
+    pub fn station(&self) -> Station {
+        match self {
+            Self::Floor
+            | Self::Look(_)
+            | Self::Claim { .. }
+            | Self::Endpoints { .. }
+            | Self::Agenda
+            | Self::Disown { .. } => Station::Rounds,
+            Self::Release { .. } | Self::Record { .. } => Station::Recorder,
+            Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
+            Self::Bury => Station::Keeper,
+            Self::Strike { .. } | Self::Note { .. } => Station::Noter,
+            Self::Upkeep(_) | Self::ReleaseOrphans { .. } => Station::Upkeep,
+        }
+    }
+
+    /// Its number, if it claims.
+    pub fn token(&self) -> Option<i64> {
+        match self {
+            Self::Look(look) => Some(look.token),
+            Self::Claim { token, .. } => Some(*token),
+            _ => None,
+        }
+    }
+
+    pub async fn run(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
+        Ok(match self {
+            Self::Floor => Done::Floor(floor(store).await?),
+            Self::Look(look) => Done::Routed(look.run(store, relay).await?),
+            Self::Claim { token, endpoints, rooms } => {
+                Done::Claimed(claim(store, relay, *token, endpoints, rooms, i64::MAX).await?)
+            }
+            Self::Endpoints { ids } => Done::Endpoints(endpoints(store, ids).await?),
+            Self::Agenda => Done::Agenda(agenda(store).await?),
+            Self::Disown { tokens } => {
+                disown(store, relay, tokens).await?;
+                Done::Nothing
+            }
+            Self::Release { claims } => {
+                release(store, relay, claims).await?;
+                Done::Nothing
+            }
+            Self::Record { attempts, now } => {
+                let attempts: Vec<&Attempt> = attempts.iter().map(AsRef::as_ref).collect();
+                Done::Recorded(record(store, relay, &attempts, *now).await?)
+            }
+            Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
+            Self::GiveTurns { lines } => {
+                give_turns(store, lines).await?;
+                Done::Nothing
+            }
+            Self::Bury => Done::Buried(bury(store, relay, LEASE).await?),
+            Self::Strike { endpoint, delete, reason } => {
+                strike(store, *endpoint, *delete, reason).await?;
+                Done::Nothing
+            }
+            Self::Note { notes } => {
+                note_health(store, notes).await?;
+                Done::Nothing
+            }
+            Self::ReleaseOrphans { held, newest } => {
+                release_orphans(store, relay, held, *newest).await?;
+                Done::Nothing
+            }
+            Self::Upkeep(upkeep) => {
+                upkeep.run(store).await?;
+                Done::Nothing
+            }
+        })
+    }
+}
+
+impl Look {
+    async fn run(&self, store: &Store, relay: RelayId) -> Result<Option<Routed>, StoreError> {
+        let room = Room {
+            endpoints: &self.endpoints,
+            rooms: &self.rooms,
+            of_others: self.of_others,
+            in_all: self.in_all,
+            bytes: self.bytes,
+        };
+        route(store, relay, self.token, self.most, self.floor, &room).await
+    }
+}
+
+impl Upkeep {
+    async fn run(self, store: &Store) -> Result<(), StoreError> {
+        match self {
+            Self::Make => drop(make_partitions(store, 7).await?),
+            Self::Drop => {
+                drop(drop_partitions(store, OUTBOX_RETENTION, ALL_STAYS).await?);
+            }
+            Self::Orphans => drop(cancel_orphans(store).await?),
+            Self::Trim => trim(store, ALL_STAYS).await?,
+        }
+        Ok(())
+    }
+}
