@@ -87,7 +87,7 @@ impl Drop for Waiting<'_> {
 /// it a hundred times as many if it asks.
 fn raised_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let most = Rlimit { current: limit.maximum, ..limit.clone() };
+    let most = Rlimit { current: limit.maximum, ..limit };
     let current =
         if setrlimit(Resource::Nofile, most).is_ok() { limit.maximum } else { limit.current };
     current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))

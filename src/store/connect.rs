@@ -55,7 +55,7 @@ type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// An open connection, which its driver polls.
 enum Opened {
-    Plain(Connection<Socket, NoTlsStream>),
+    Plain(Box<Connection<Socket, NoTlsStream>>),
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
 
@@ -147,7 +147,7 @@ impl Database {
     ) -> Result<(Client, Driver), StoreError> {
         let (client, opened) = self.open().await?;
         let driver = match opened {
-            Opened::Plain(connection) => drive(connection, on_notification),
+            Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
         Ok((client, driver))
@@ -191,7 +191,7 @@ impl Database {
         Ok(match &self.tls {
             Tls::Off => {
                 let (client, connection) = way.connect(NoTls).await?;
-                (client, Opened::Plain(connection))
+                (client, Opened::Plain(Box::new(connection)))
             }
             Tls::On(tls) => {
                 let (client, connection) = way.connect(tls.clone()).await?;
