@@ -1,5 +1,5 @@
-//! That `docs/CHECKLIST.md` can be believed: each test it names is there, and each default it gives
-//! is one.
+//! That `docs/CHECKLIST.md` and `docs/GUARANTEES.md` can be believed: each test they name is there,
+//! what follows from each fault names one, and each default is one.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,29 +9,54 @@ use posthaste::config::{self, Sources};
 use regex::Regex;
 
 const CHECKLIST: &str = include_str!("../docs/CHECKLIST.md");
+const GUARANTEES: &str = include_str!("../docs/GUARANTEES.md");
 
 /// Where `journey::…` or `src/model/schedule.rs::…` stands.
 fn file_of(named: &str) -> String {
     if named.ends_with(".rs") { named.to_owned() } else { format!("tests/{named}.rs") }
 }
 
-#[test]
-fn each_test_that_is_named_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+/// The tests that a text names, as (file, name).
+fn named(text: &str) -> Vec<(String, String)> {
     let named = Regex::new("`([a-z0-9_/]+(?:\\.rs)?)::([a-z0-9_]+)`").unwrap();
+    named.captures_iter(text).map(|found| (file_of(&found[1]), found[2].to_owned())).collect()
+}
+
+fn assert_there(tests: &[(String, String)]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut complaints = Vec::new();
-    let mut count = 0;
-    for found in named.captures_iter(CHECKLIST) {
-        count += 1;
-        let (file, test) = (file_of(&found[1]), &found[2]);
-        let text = std::fs::read_to_string(root.join(&file)).unwrap_or_default();
+    for (file, test) in tests {
+        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
         let is_test = Regex::new(&format!(r"test(\([^)]*\))?\]\s+(async )?fn {test}\(")).unwrap();
         if !is_test.is_match(&text) {
             complaints.push(format!("{file} has no test {test}"));
         }
     }
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
-    assert!(count > 40, "found only {count}: is this test still right?");
+}
+
+#[test]
+fn each_test_that_is_named_is_there() {
+    let tests = named(CHECKLIST);
+    assert_there(&tests);
+    assert!(tests.len() > 40, "found only {}: is this test still right?", tests.len());
+}
+
+#[test]
+fn what_follows_from_each_fault_is_shown_by_a_test_that_is_there() {
+    assert_there(&named(GUARANTEES));
+    let (_, faults) = GUARANTEES.split_once("## What follows when …").unwrap();
+    let lines = faults.replace("\n* ", "\n\n* ").replace("\n|", "\n\n|");
+    let told: Vec<&str> = lines
+        .split("\n\n")
+        .map(str::trim)
+        // Headlines of sections and tables.
+        .filter(|told| !told.is_empty() && !told.starts_with(['#']) && !told.starts_with("|---"))
+        .filter(|told| !told.ends_with("| shown by |"))
+        .collect();
+    let unshown: Vec<_> = told.iter().filter(|told| named(told).is_empty()).collect();
+    assert!(unshown.is_empty(), "no test shows:\n{unshown:#?}");
+    assert!(told.len() > 40, "found only {}: is this test still right?", told.len());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use posthaste::demo::postgres::StopMode;
 
 use crate::support::{
     Gate, Receiver, Relay, Reply, Server, TestDatabase, attempted, attempts, endpoint, event,
-    holds, ids, inconsistencies, settled, until, value, webhook_ids,
+    holds, ids, inconsistencies, settled, until, value, waits_for_a_lock, webhook_ids,
 };
 
 const LEASE_LOCK: &str = "from pg_locks where locktype = 'advisory' and classid = 1885893228";
@@ -286,4 +286,32 @@ async fn two_relays_share_the_work_and_send_everything_once() {
     let relays =
         "array_agg(distinct relay_id) = '{1,2}' and count(*) = 300 from posthaste.attempts";
     holds(&client, relays).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_relay_had_not_noted_of_an_endpoint_the_next_one_finds_out() {
+    let database = TestDatabase::new().await;
+    let (client, locker) = (database.client().await, database.client().await);
+    let receiver = Receiver::start().await;
+    receiver.otherwise(Reply::status(410));
+    endpoint(&receiver.url("/")).add(&client).await;
+    let mut killed = Relay::start(&database).await;
+    // The attempt can be recorded, and what follows for the endpoint cannot.
+    locker.batch_execute("begin; select from posthaste.endpoints for update").await.unwrap();
+    let first = event("order.paid").add(&client).await;
+    assert_eq!(attempted(&client, first, 1).await[0].verdict, "dead");
+    waits_for_a_lock(&client, "strike").await;
+    killed.kill().await;
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+               where datname = current_database() and application_name = 'posthaste'";
+    assert!(value::<i64>(&client, cut).await > 0);
+    locker.batch_execute("rollback").await.unwrap();
+    let nothing = "select bool_and(enabled) and not exists (select from posthaste.endpoint_health) \
+                   from posthaste.endpoints";
+    assert!(value::<bool>(&client, nothing).await);
+
+    let _next = Relay::start(&database).await;
+    event("order.refunded").add(&client).await;
+    holds(&client, "not enabled from posthaste.endpoints").await;
+    holds(&client, "consecutive_failures = 1 from posthaste.endpoint_health").await;
 }

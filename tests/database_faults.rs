@@ -206,3 +206,56 @@ async fn a_full_disk_fails_inserts_and_delays_the_rest_until_there_is_room() {
     large.add(&client).await;
     assert_each_came_once(&receiver, &client).await;
 }
+
+#[tokio::test]
+async fn two_relays_that_come_back_from_a_restart_together_lose_nothing() {
+    const EVENTS: usize = 400;
+    let mut server = Server::start(&[]).await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&server.client().await).await;
+    let (one, other) =
+        tokio::join!(Relay::on(&server.url()).start(), Relay::on(&server.url()).start());
+    let writer = Writer::start(&server.url(), EVENTS);
+    writer.has_written(EVENTS / 2).await;
+    server.stop(StopMode::Immediate).await;
+    server.start_again().await;
+    writer.done().await;
+
+    let client = server.client().await;
+    settled(&client).await;
+    let (all, committed) = (receiver.received(), webhook_ids(&client).await);
+    assert_eq!(ids(&all), committed);
+    // Only if one of them took longer than it leaves the other.
+    let buried = async |relay: &Relay| relay.metric("posthaste_relays_buried_total", "").await;
+    if buried(&one).await + buried(&other).await == 0.0 {
+        assert_eq!(all.len(), committed.len(), "each once");
+    }
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_inserted_by_a_clock_set_back_by_days_is_named_if_it_was_passed_over() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    let id = endpoint(&receiver.url("/")).add(&client).await;
+    // Its last look was the day after tomorrow, and a minute ago at least.
+    let future = "update posthaste.routing set floor_at = now() + interval '2 days', \
+                  mark_at = floor_at, routed_at = now() - interval '1 hour'";
+    client.execute(future, &[]).await.unwrap();
+    let passed_over = event("order.paid").add(&client).await;
+    let _relay = Relay::start(&database).await;
+    // An idle look moves the cursor on after a minute.
+    holds(&client, "count(*) = 2 from posthaste.routing").await;
+    let named = inconsistencies(&client).await;
+    assert_eq!(named.len(), 1, "{named:?}");
+    let expected =
+        format!("an event was routed, but neither delivered nor ended {passed_over} {id}");
+    assert!(named[0].starts_with(&expected), "{named:?}");
+
+    let replay =
+        format!("select posthaste.replay({id}, now() - interval '1 hour', states => '{{never}}')");
+    assert_eq!(value::<i64>(&client, &replay).await, 1);
+    receiver.next().await;
+    assert_each_came_once(&receiver, &client).await;
+}

@@ -137,6 +137,26 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
 }
 
 #[tokio::test]
+async fn a_relay_that_cannot_renew_its_lease_routes_and_claims_nothing() {
+    let database = TestDatabase::new().await;
+    let (client, locker) = (database.client().await, database.client().await);
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&client).await;
+    let relay = Relay::on(&database.url()).set("relay.lease", "3s").set("relay.heartbeat", "500ms");
+    let relay = relay.start().await;
+    locker.batch_execute("begin; select from posthaste.relays for update").await.unwrap();
+    // By now the lease is over: the heartbeat had 5 s.
+    relay.logs("renew this relay's lease").await;
+    event("order.paid").add(&client).await;
+    // Anybody could claim it, if there were another.
+    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by is null").await;
+    assert_eq!(receiver.received().len(), 0);
+    locker.batch_execute("rollback").await.unwrap();
+    settled(&client).await;
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
 async fn a_relay_alone_whose_connections_are_forgotten_makes_new_ones_and_goes_on() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
