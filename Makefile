@@ -10,8 +10,8 @@ demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
 	@scripts/install-postgres
 	cargo run --release --quiet -- demo
 
-test: ## Runs every test, against a real PostgreSQL.
-	@scripts/install-postgres
+test: ## Runs every test, against a real PostgreSQL and a real PgBouncer.
+	@scripts/install-postgres pgbouncer
 	cargo test
 
 VERSIONS = 14 16 17 18

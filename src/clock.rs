@@ -2,10 +2,10 @@
 //! stand still.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// The real time: wall time for headers, monotonic time for durations. What is due is decided by
 /// Postgres, on its own clock.
@@ -32,18 +32,20 @@ impl Clock {
 }
 
 /// What a relay takes for the present, and tells Postgres to: the real one, or one that a test has
-/// moved ahead. Hours pass in it without anybody waiting.
+/// moved ahead or set wrong. Hours pass in it without anybody waiting.
 #[derive(Debug, Clone, Default)]
 pub struct Present {
     /// Milliseconds ahead of the real time. `None`: it cannot be moved.
     ahead: Option<Arc<AtomicU64>>,
+    /// Milliseconds by which the wall clock is wrong. Nobody is told.
+    wrong: Arc<AtomicI64>,
 }
 
 impl Present {
     /// One that can be moved ahead; every clone moves with it.
     #[must_use]
     pub fn movable() -> Self {
-        Self { ahead: Some(Arc::default()) }
+        Self { ahead: Some(Arc::default()), ..Self::default() }
     }
 
     /// Lets this much time pass at once. The real present stays where it is.
@@ -53,9 +55,18 @@ impl Present {
         }
     }
 
+    /// Sets the wall clock wrong by so much, as an operator or a virtual machine may; what is monotonic
+    /// goes on, and Postgres has a clock of its own.
+    pub fn set_wrong(&self, by: SignedDuration) {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.wrong.store(by, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Clock.now().checked_add(self.ahead()).unwrap_or(Timestamp::MAX)
+        let wrong = SignedDuration::from_millis(self.wrong.load(Ordering::Relaxed));
+        let now = Clock.now().saturating_add(wrong).unwrap_or(Timestamp::MAX);
+        now.checked_add(self.ahead()).unwrap_or(Timestamp::MAX)
     }
 
     #[must_use]

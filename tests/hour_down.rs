@@ -2,19 +2,13 @@
 //! relay runs in this process on a present that the test moves ahead, so the hours pass in seconds.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use posthaste::clock::{Clock, Present};
-use posthaste::config::{self, Sources};
-use posthaste::metrics::Metrics;
-use posthaste::relay;
-use posthaste::status::Status;
+use posthaste::clock::Present;
 use posthaste::stopper::Stopper;
-use posthaste::store::Database;
 use tokio_postgres::Client;
 
-use crate::support::{Receiver, Reply, TestDatabase, until, within};
+use crate::support::{Receiver, Reply, TestDatabase, run_inside, until, within};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -71,30 +65,9 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_nobody_else_
     }
     failing.otherwise(Reply::status(503));
 
-    // Everything is at its default but what the loopback needs, and polls that keep up with the hours.
-    let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let config = config::load(&Sources {
-        flags: vec![
-            setting("database.url", &database.url()),
-            setting("http.listen", "off"),
-            setting("addresses.allow", "127.0.0.0/8"),
-            setting("addresses.allow_http", "127.0.0.0/8"),
-            setting("relay.poll_interval", "50ms"),
-        ],
-        ..Sources::default()
-    })
-    .unwrap();
     let (stopper, present) = (Stopper::new(), Present::movable());
-    let status = Status::new(Clock, stopper.clone());
-    let place = Database::parse(&database.url(), None, None, MINUTE).unwrap();
-    let relay = relay::run(
-        &config,
-        place,
-        Arc::new(Metrics::new()),
-        status,
-        present.clone(),
-        stopper.clone(),
-    );
+    // Polls that keep up with the hours.
+    let relay = run_inside(&database, &[], present.clone(), stopper.clone());
 
     let story = async {
         let mut hours = Hours { client, present, healthy, failing, sent: 0 };

@@ -2,31 +2,14 @@
 //! whatever had been committed arrives, and what was done unknown to the relay is found and undone.
 
 use crate::support::{
-    Gate, Receiver, Relay, Reply, TestDatabase, Wire, attempted, endpoint, event, holds,
-    inconsistencies, settled, until, value,
+    Gate, HOLD_ROUTING, Receiver, Relay, Reply, TestDatabase, Wire, attempted, endpoint, event,
+    holds, inconsistencies, settled, until, value, waits_for_a_lock,
 };
 
 /// The wire between a test's relay and the shared cluster.
 async fn wire(database: &TestDatabase) -> Wire {
     Wire::to(database.cluster().port()).await
 }
-
-/// Waits until a statement of the relay's, by the name in its first line, waits for a lock.
-async fn waits_for_a_lock(client: &tokio_postgres::Client, statement: &str) {
-    let waits = format!(
-        "exists (select from pg_stat_activity where datname = current_database() \
-                 and wait_event_type = 'Lock' and query like '-- {statement}:%')"
-    );
-    holds(client, &waits).await;
-}
-
-/// Holds up the next routing statement while it runs: it writes the row that this has written, and
-/// waits to see whether that is taken back.
-const HOLD_ROUTING: &str = "begin; insert into posthaste.routing \
-     (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, \
-      system_identifier, database_oid) \
-     select number + 1, since, until, floor_at, mark_xid, mark_at, 0, 0, 0, system_identifier, \
-            database_oid from posthaste.routing order by number desc limit 1";
 
 #[tokio::test]
 async fn what_was_routed_by_a_statement_whose_answer_was_lost_is_given_back_and_sent_once() {

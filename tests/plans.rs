@@ -13,7 +13,12 @@ const CLAIM: &str = include_str!("../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides on.
 const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
-    ("claim", CLAIM, "1, 1, null, '{1,2,3}', '{9,9,9}'", &["deliveries_due", "deliveries_pkey"]),
+    (
+        "claim",
+        CLAIM,
+        "1, 1, null, '{1,2,3}', '{9,9,9}', 1000",
+        &["deliveries_due", "deliveries_pkey"],
+    ),
     ("agenda", include_str!("../sql/queries/agenda.sql"), "null", &["deliveries_due"]),
     (
         "record",
@@ -158,8 +163,10 @@ async fn routing_reads_the_outbox_by_transaction_and_finds_endpoints_by_route() 
 /// Claims of one endpoint, as `claim` returns them.
 async fn claim(client: &Client, statement: &tokio_postgres::Statement, token: i64) -> Vec<i64> {
     let now: Option<jiff::Timestamp> = None;
-    let rows =
-        client.query(statement, &[&1i32, &token, &now, &vec![1i64], &vec![10i32]]).await.unwrap();
+    let rows = client
+        .query(statement, &[&1i32, &token, &now, &vec![1i64], &vec![10i32], &i64::MAX])
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get("event_id")).collect()
 }
 

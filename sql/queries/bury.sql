@@ -2,13 +2,14 @@
 -- Index: none for claimed_by, on purpose: it would cost every claim, and a crash is rare. One scan of deliveries.
 -- Locks: the dead relays' rows, then their deliveries.
 -- Nobody knows whether an interrupted request arrived: the attempt is made again, under its number.
+-- The lock of a relay without a session is always free; it is dead when its heartbeat is too old.
 --
 -- $1 the caller  $2 seconds after which a heartbeat is too old
 with dead as materialized (
   select id from posthaste.relays
   where id <> $1::int
     and (heartbeat_at < clock_timestamp() - $2::float8 * interval '1 second'
-         or pg_try_advisory_xact_lock(1885893228, id))
+         or has_session and pg_try_advisory_xact_lock(1885893228, id))
   for update skip locked
 ),
 gone as (

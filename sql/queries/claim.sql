@@ -1,9 +1,10 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
 -- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
--- Locks: the rows it claims, by endpoint and due time; rows that others hold are skipped.
+-- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that others hold are skipped.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
+-- $6 room in bytes of payload; the first is claimed however large it is
 with clock as materialized (
   select coalesce($3::timestamptz, clock_timestamp()) as now
 ),
@@ -13,11 +14,11 @@ room as materialized (
   join posthaste.endpoints e on e.id = r.endpoint_id and e.enabled
 ),
 picked as materialized (
-  select d.event_id, d.endpoint_id
+  select d.*
   from room r
   cross join clock
   cross join lateral (
-    select d.event_id, d.endpoint_id
+    select d.event_id, d.endpoint_id, d.event_created_at, d.created_at, d.next_attempt_at
     from posthaste.deliveries d
     where d.endpoint_id = r.endpoint_id
       and d.claimed_by is null and d.in_line is null
@@ -27,24 +28,33 @@ picked as materialized (
     for update skip locked
   ) d
 ),
+event as materialized (
+  select p.event_id, p.endpoint_id, p.event_created_at, p.created_at, o.id, o.event_type, o.payload, o.headers,
+         o.endpoint_id as only_to, o.tenant, o.deliver_at, o.expires_at,
+         sum(octet_length(o.payload::text)) over longest_due as bytes,
+         row_number() over longest_due as place
+  from picked p
+  left join posthaste.outbox o on o.id = p.event_id and o.created_at = p.event_created_at
+  window longest_due as (order by p.next_attempt_at, p.event_id, p.endpoint_id)
+),
 claimed as (
   update posthaste.deliveries d
      set claimed_by = $1::int, claim_token = $2::bigint
-    from picked p
-   where d.event_id = any(array[p.event_id]) and d.endpoint_id = p.endpoint_id
-  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, d.created_at, d.ordering_key
+    from event v
+   where d.event_id = any(array[v.event_id]) and d.endpoint_id = v.endpoint_id
+     and (v.place = 1 or coalesce(v.bytes, 0) <= $6::bigint)
+  returning v.*, d.attempt_count, d.ordering_key
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
-       c.ordering_key, e.revision, o.event_type, o.payload, o.headers,
-       greatest(c.event_created_at, o.deliver_at) as due_at,
-       case when o.id is null then 'the event is no longer in the outbox'
-            when o.expires_at <= clock.now then 'expired'
+       c.ordering_key, e.revision, c.event_type, c.payload, c.headers,
+       (extract(epoch from clock.now - greatest(c.event_created_at, c.deliver_at)) * 1000)::float8 as age_ms,
+       case when c.id is null then 'the event is no longer in the outbox'
+            when c.expires_at <= clock.now then 'expired'
             -- Asked only where the endpoint has changed since.
-            when o.endpoint_id is null and e.updated_at > c.created_at
+            when c.only_to is null and e.updated_at > c.created_at
              and not posthaste.route_keys(e.tenant, e.subscriptions)
-                  && posthaste.route_keys_of_event(o.tenant, o.event_type) then 'no longer subscribed'
+                  && posthaste.route_keys_of_event(c.tenant, c.event_type) then 'no longer subscribed'
        end as cancelled
 from claimed c
 cross join clock
 join posthaste.endpoints e on e.id = c.endpoint_id
-left join posthaste.outbox o on o.id = c.event_id and o.created_at = c.event_created_at

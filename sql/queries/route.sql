@@ -206,7 +206,9 @@ select coalesce(a.floor_at, last.floor_at) as floor_at,
        case when row_number() over (order by d.id) = 1 then behind.keys end as line_keys,
        span.taken_up and not chunk.more and a.number is not null as closes_span,
        d.id as event_id, d.owed_to as endpoint_id, d.revision, d.event_type, d.created_at, d.payload,
-       d.headers, d.line as ordering_key, greatest(d.created_at, d.deliver_at) as due_at, coalesce(d.expires_at <= clock.now, false) as expired
+       d.headers, d.line as ordering_key,
+       (extract(epoch from clock.now - greatest(d.created_at, d.deliver_at)) * 1000)::float8 as age_ms,
+       coalesce(d.expires_at <= clock.now, false) as expired
 from last
 cross join chunk
 cross join clock

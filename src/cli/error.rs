@@ -24,6 +24,8 @@ pub enum CliError {
     Server(#[from] ServerError),
     #[error("use the database as set")]
     Database(#[source] StoreError),
+    #[error("try the way to the database")]
+    Reach(#[source] StoreError),
     #[error("migrate the schema")]
     Migrate(#[source] StoreError),
     #[error("check the schema")]
@@ -45,10 +47,14 @@ impl CliError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Logging(_) | Self::Database(_) => USAGE,
+            Self::Config(_)
+            | Self::Logging(_)
+            | Self::Database(_)
+            | Self::Reach(StoreError::NoSessions { .. } | StoreError::Elsewhere { .. }) => USAGE,
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Server(_)
+            | Self::Reach(_)
             | Self::Migrate(_)
             | Self::Schema(_)
             | Self::Relay(_)
@@ -71,6 +77,9 @@ impl CliError {
             },
             Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
+            ),
+            Self::Reach(StoreError::NoSessions { .. }) => Some(
+                "behind such a pooler set database.pooler = \"transaction\", and database.direct_url past it, or relay.wake = \"poll\"",
             ),
             _ => None,
         }

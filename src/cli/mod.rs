@@ -7,10 +7,10 @@ mod run;
 
 use std::io::{self, Write};
 
-use crate::config::{self, Config, LogFormat, LogSettings};
+use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
-use crate::store::{Database, migrate};
+use crate::store::{Database, migrate, reach};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
@@ -72,7 +72,9 @@ impl Work {
         match self {
             Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
             Self::Migrate { config } => {
-                let applied = migrate::run(&database(&config)?).await.map_err(CliError::Migrate)?;
+                let database = database(&config)?;
+                reach::is_one_database(&database).await.map_err(CliError::Reach)?;
+                let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
                 match &applied[..] {
                     [] => say("nothing to do: the schema is up to date\n"),
                     applied => applied.iter().try_for_each(|migration| {
@@ -91,10 +93,20 @@ impl Work {
 
 fn database(config: &Config) -> Result<Database, CliError> {
     let settings = &config.database;
-    let password = settings.password.as_ref().map(config::Hidden::expose);
-    let ca_file = settings.ca_file.as_deref();
-    Database::parse(settings.url.expose(), password, ca_file, settings.connect_timeout)
-        .map_err(CliError::Database)
+    let parse = |url: &Hidden| {
+        let password = settings.password.as_ref().map(Hidden::expose);
+        let ca_file = settings.ca_file.as_deref();
+        Database::parse(url.expose(), password, ca_file, settings.connect_timeout)
+            .map_err(CliError::Database)
+    };
+    let database = match settings.pooler {
+        Pooler::None => parse(&settings.url)?,
+        Pooler::Transaction => parse(&settings.url)?.behind_pooler(),
+    };
+    Ok(match &settings.direct_url {
+        Some(url) => database.with_direct(parse(url)?),
+        None => database,
+    })
 }
 
 /// Writes to standard output. A reader that has gone away, as `head` does, is no failure.

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
-use crate::store::{Database, StoreError, migrate};
+use crate::store::{Database, StoreError, migrate, reach};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
@@ -59,6 +59,13 @@ async fn relay(
     stopper: &Stopper,
 ) -> Result<(), CliError> {
     let waiting = Waiting { status, stopper, patience: config.database.start_patience };
+    let reached = waiting.until_reached(async || {
+        reach::is_one_database(database).await?;
+        reach::keeps_sessions(database).await
+    });
+    if reached.await.map_err(CliError::Reach)?.is_none() {
+        return Ok(());
+    }
     if migrate {
         let applied = waiting.until_reached(async || migrate::run(database).await).await;
         let Some(applied) = applied.map_err(CliError::Migrate)? else { return Ok(()) };

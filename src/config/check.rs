@@ -7,7 +7,8 @@ use hyper::header::HeaderValue;
 use jiff::SignedDuration;
 use tracing_subscriber::EnvFilter;
 
-use super::settings::Config;
+use super::settings::{Config, Pooler, Wake};
+use super::units::Hidden;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -49,15 +50,21 @@ pub(super) fn check(config: &Config) -> Vec<Violation> {
 
 fn check_database(config: &Config, found: &mut Found) {
     let database = &config.database;
-    let url = database.url.expose();
-    let looks_right = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-        || (!url.contains("://") && url.contains('='));
-    // the text is not repeated: it may hold a password
-    found.unless(
-        looks_right || url.is_empty(),
-        if database.url_file.is_some() { "database.url_file" } else { "database.url" },
-        "not a Postgres URL; write postgres://user:password@host:port/database",
-    );
+    let key = if database.url_file.is_some() { "database.url_file" } else { "database.url" };
+    found.url(key, database.url.expose());
+    let file = database.direct_url_file.as_ref();
+    let key = file.map_or("database.direct_url", |_| "database.direct_url_file");
+    found.url(key, database.direct_url.as_ref().map_or("", Hidden::expose));
+    let keeps_sessions = database.pooler == Pooler::None || database.direct_url.is_some();
+    if !keeps_sessions && config.relay.wake == Wake::Listen {
+        found.0.push(Violation {
+            key: "database.pooler",
+            with: Some("relay.wake"),
+            what: "with \"transaction\" the bell needs another way to the database: give \
+                   database.direct_url, or do without the bell by relay.wake = \"poll\""
+                .to_owned(),
+        });
+    }
     found.count("database.pool_size", database.pool_size, 1..=100);
     found.time(
         "database.connect_timeout",
@@ -192,6 +199,18 @@ impl Found {
         if !right {
             self.push(key, what.to_owned());
         }
+    }
+
+    fn url(&mut self, key: &'static str, url: &str) {
+        let looks_right =
+            ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+                || (!url.contains("://") && url.contains('='));
+        // the text is not repeated: it may hold a password
+        self.unless(
+            looks_right || url.is_empty(),
+            key,
+            "not a Postgres URL; write postgres://user:password@host:port/database",
+        );
     }
 
     fn count(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {

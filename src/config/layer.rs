@@ -71,7 +71,7 @@ impl Layer {
             }
         }
         layer.drop_unknown(known, problems);
-        layer.settle_url(problems);
+        layer.settle_urls(problems);
         layer
     }
 
@@ -142,7 +142,7 @@ impl Layer {
                 }),
             }
         }
-        layer.settle_url(problems);
+        layer.settle_urls(problems);
         layer
     }
 
@@ -185,18 +185,24 @@ impl Layer {
         });
     }
 
-    /// A layer that names the URL or its file overrules both of the layers below it.
-    fn settle_url(&mut self, problems: &mut Vec<Problem>) {
+    /// A layer that names a URL or its file overrules both of the layers below it.
+    fn settle_urls(&mut self, problems: &mut Vec<Problem>) {
+        for pair in [["url", "url_file"], ["direct_url", "direct_url_file"]] {
+            self.settle_url(pair, problems);
+        }
+    }
+
+    fn settle_url(&mut self, [url, file]: [&str; 2], problems: &mut Vec<Problem>) {
         let Some(Value::Dict(_, keys)) = self.values.get_mut("database") else { return };
         let given =
             |key: &str| keys.get(key).and_then(Value::as_str).is_some_and(|s| !s.is_empty());
-        let overruled = match (given("url"), given("url_file")) {
-            (true, false) => "url_file",
-            (false, true) => "url",
+        let overruled = match (given(url), given(file)) {
+            (true, false) => file,
+            (false, true) => url,
             (false, false) => return,
             (true, true) => {
-                let key = "database.url_file".to_owned();
-                let what = "database.url is given beside it; give one of the two".to_owned();
+                let key = format!("database.{file}");
+                let what = format!("database.{url} is given beside it; give one of the two");
                 problems.push(Problem {
                     place: self.places.get(&key).cloned(),
                     key: Some(key),

@@ -28,7 +28,7 @@ use layer::{CONFIG_FILE_VARIABLE, Layer};
 pub use error::{ConfigError, Problem};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
-    LogFormat, LogSettings, RelaySettings, RetrySettings, UpkeepSettings, Wake,
+    LogFormat, LogSettings, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
 };
 pub use units::Hidden;
 
@@ -219,6 +219,9 @@ fn read_secrets(
     };
     if let Some(url) = secret("database.url_file", database.url_file.as_ref()) {
         database.url = url;
+    }
+    if let Some(url) = secret("database.direct_url_file", database.direct_url_file.as_ref()) {
+        database.direct_url = Some(url);
     }
     database.password = secret("database.password_file", database.password_file.as_ref());
 }

@@ -35,9 +35,16 @@ pub struct DatabaseSettings {
     pub(super) url_file: Option<PathBuf>,
     #[serde(deserialize_with = "serde_as::path")]
     pub(super) password_file: Option<PathBuf>,
-    /// Replaces the URL's password. Read from `password_file`.
+    /// Replaces the password of both URLs. Read from `password_file`.
     #[serde(skip)]
     pub password: Option<Hidden>,
+    pub pooler: Pooler,
+    /// The way to sessions that are kept, if it is another; what `direct_url_file` holds has been read
+    /// into it.
+    #[serde(deserialize_with = "serde_as::hidden")]
+    pub direct_url: Option<Hidden>,
+    #[serde(deserialize_with = "serde_as::path")]
+    pub(super) direct_url_file: Option<PathBuf>,
     /// Pooled connections, besides the relay's own session. 1 to 100.
     pub pool_size: usize,
     /// Per host.
@@ -51,6 +58,16 @@ pub struct DatabaseSettings {
     /// Root certificates in PEM to trust besides the system's.
     #[serde(deserialize_with = "serde_as::path")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// What lies between the relay and the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooler {
+    /// Nothing that matters: a connection is a session.
+    None,
+    /// A pooler that lends a session for each transaction.
+    Transaction,
 }
 
 /// `[http]`: the relay's own listener.

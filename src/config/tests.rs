@@ -256,6 +256,18 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
             r#"settings: posthaste.toml:2: relay.wake: "sleep" does not fit; write "listen" or "poll""#,
         ),
         (
+            "[database]\npooler = \"session\"",
+            r#"settings: posthaste.toml:2: database.pooler: "session" does not fit; write "none" or "transaction""#,
+        ),
+        (
+            "[database]\ndirect_url = \"db.internal\"",
+            "settings: posthaste.toml:2: database.direct_url: not a Postgres URL; write postgres://user:password@host:port/database",
+        ),
+        (
+            "[database]\npooler = \"transaction\"",
+            r#"settings: posthaste.toml:2: database.pooler: with "transaction" the bell needs another way to the database: give database.direct_url, or do without the bell by relay.wake = "poll""#,
+        ),
+        (
             "[delivery]\nbody_kept = \"2MiB\"",
             "settings: posthaste.toml:2: delivery.body_kept: 2097152 bytes are out of bounds; write 0B to 1MiB",
         ),
@@ -388,6 +400,30 @@ fn a_secret_may_come_from_a_file() {
         );
         assert!(error.contains(what), "{error}");
     }
+}
+
+#[test]
+fn behind_a_pooler_there_is_a_direct_way_or_no_bell() {
+    let pooled = "[database]\npooler = \"transaction\"\n";
+    let polling = with_file(&format!("{pooled}[relay]\nwake = \"poll\"")).load().unwrap();
+    assert_eq!(polling.database.pooler, Pooler::Transaction);
+    assert_eq!(polling.database.direct_url, None);
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("direct");
+    fs::write(&path, "postgres://app:hunter2@past.the.pooler\n").unwrap();
+    let file = format!("{pooled}direct_url_file = {:?}", path.to_str().unwrap());
+    let listening = with_file(&file).load().unwrap();
+    let direct = listening.database.direct_url.as_ref().map(Hidden::expose);
+    assert_eq!(direct, Some("postgres://app:hunter2@past.the.pooler"));
+    assert_eq!(listening.database.url.expose(), URL);
+    assert!(!format!("{listening:?}").contains("hunter2"));
+
+    let both = with_file(&format!("{file}\ndirect_url = \"postgres://x\"")).error();
+    assert_eq!(
+        both,
+        "settings: posthaste.toml:3: database.direct_url_file: database.direct_url is given beside it; give one of the two"
+    );
 }
 
 #[test]

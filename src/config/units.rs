@@ -98,7 +98,7 @@ pub(super) mod serde_as {
     //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
 
     use super::{
-        Deserialize, Deserializer, Display, Duration, PathBuf, ProxyUrl, SocketAddr, de,
+        Deserialize, Deserializer, Display, Duration, Hidden, PathBuf, ProxyUrl, SocketAddr, de,
         parse_duration, parse_listen, parse_size, unless_off,
     };
 
@@ -145,6 +145,14 @@ pub(super) mod serde_as {
         d: D,
     ) -> Result<Option<PathBuf>, D::Error> {
         Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    /// Empty: none.
+    pub(in crate::config) fn hidden<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Hidden>, D::Error> {
+        let text = String::deserialize(d)?;
+        Ok((!text.trim().is_empty()).then(|| Hidden::new(text)))
     }
 
     fn parsed<T, W: Display, E: de::Error>(

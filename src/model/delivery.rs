@@ -28,7 +28,7 @@ pub struct Delivery {
     /// The event's extra headers, and `traceparent`.
     pub headers: Vec<(String, String)>,
     /// When it was created or, if that is later, when it was first to be sent: its age counts from
-    /// then.
+    /// then. By the relay's clock, as it was when this was claimed.
     pub due_at: Timestamp,
 }
 

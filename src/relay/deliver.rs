@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT
 use jiff::Timestamp;
 
 use super::Shared;
+use super::files::File;
 use crate::http::client::{Connection, Exchange};
 use crate::http::target::Target;
 use crate::model::body;
@@ -46,6 +47,13 @@ struct Sending {
     headers: HeaderMap,
 }
 
+/// A worker's connection, if it has one, and its right to have one.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) connection: Option<Connection>,
+    pub(super) file: Option<File>,
+}
+
 /// A finished attempt.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -62,13 +70,24 @@ pub(super) async fn deliver(
     shared: &Arc<Shared>,
     plan: &Plan,
     delivery: &Delivery,
-    connection: &mut Option<Connection>,
+    line: &mut Line,
 ) -> Sent {
-    let began = shared.clock.instant();
+    let mut began = shared.clock.instant();
     let exchange = match &plan.sending {
         Ok(sending) => {
-            let request = request(shared, plan, sending, delivery);
-            let send = shared.client.send(connection, &sending.target, request, plan.timeout);
+            let send = async {
+                if line.file.is_none() {
+                    line.file = Some(shared.files.take().await);
+                    began = shared.clock.instant();
+                    // It may have waited for long.
+                    if !shared.may_send() {
+                        return unfinished(Outcome::Interrupted);
+                    }
+                }
+                let request = request(shared, plan, sending, delivery);
+                let connection = &mut line.connection;
+                shared.client.send(connection, &sending.target, request, plan.timeout).await
+            };
             tokio::select! {
                 exchange = send => exchange,
                 // The grace is over. Nobody knows whether it arrived.
@@ -77,6 +96,9 @@ pub(super) async fn deliver(
         }
         Err(why) => unfinished(Outcome::Refused { why: Refusal::BadEndpoint, detail: why.clone() }),
     };
+    if line.connection.is_none() {
+        line.file = None;
+    }
     let now = shared.clock.now();
     let rules = shared.rules();
     let policy = Policy {

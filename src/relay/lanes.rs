@@ -5,6 +5,7 @@
 //! recorder says when they are written down and their room is free again.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,9 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::deliver::{Plan, deliver};
+use super::deliver::{Line, Plan, deliver};
 use super::pace::Pace;
 use super::record::Finished;
-use crate::http::client::Connection;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
@@ -376,12 +376,12 @@ fn width(window: &Window) -> usize {
 
 /// One worker: takes deliveries of its lane and sends them over one connection, one at a time.
 async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
-    let mut connection: Option<Connection> = None;
+    let mut line = Line::default();
     loop {
         match lane.next(&shared) {
             Next::Send(delivery, plan, ticket) => {
                 let permit = shared.budget.take().await;
-                let sent = deliver(&shared, &plan, &delivery, &mut connection).await;
+                let sent = deliver(&shared, &plan, &delivery, &mut line).await;
                 drop(permit);
                 let decision = sent.verdict.decision;
                 let transition = lane.finished(&shared, ticket, &sent.outcome, decision, sent.took);
@@ -395,9 +395,15 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                 }
             }
             Next::Park => {
-                let called =
-                    tokio::time::timeout(shared.config.delivery.idle_timeout, lane.calls.acquire());
-                match called.await {
+                let idle_timeout = shared.config.delivery.idle_timeout;
+                let mut called = pin!(tokio::time::timeout(idle_timeout, lane.calls.acquire()));
+                let called = loop {
+                    tokio::select! {
+                        called = &mut called => break called,
+                        () = shared.files.needed(), if line.file.is_some() => line = Line::default(),
+                    }
+                };
+                match called {
                     Ok(Ok(call)) => call.forget(),
                     Ok(Err(_)) => return,
                     Err(_) if lane.retire() => return,

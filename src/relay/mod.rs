@@ -9,6 +9,7 @@
 
 mod agenda;
 mod deliver;
+mod files;
 mod health;
 mod lanes;
 mod lease;
@@ -21,8 +22,10 @@ mod upkeep;
 mod wake;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -114,6 +117,9 @@ pub async fn run(
     Ok(())
 }
 
+/// What is still to be written at the end takes milliseconds, or the database is blocked.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// One tenure: until the stop, or until the lease is lost.
 async fn tenure(
     shared: &Arc<Shared>,
@@ -138,19 +144,23 @@ async fn tenure(
     }
     shared.ending.cancel();
     shared.status.set_ready(Err("stopping".to_owned()));
-    joined("rounds", rounds.await);
-    release_queued(shared).await;
     let grace = shared.config.relay.grace;
-    let patience = async {
+    let over_at = tokio::time::Instant::now() + grace;
+    let patience = async |after: Duration| {
         tokio::select! {
-            () = tokio::time::sleep(grace) => {}
-            () = shared.over.cancelled() => {}
+            () = tokio::time::sleep_until(over_at) => {}
+            () = async { shared.over.cancelled().await; tokio::time::sleep(after).await } => {}
         }
     };
+    if ended(rounds, "rounds", patience(LAST_WORDS)).await.is_none() {
+        // Its statement may go on in the server and claim for us.
+        shared.leave_doubt(true);
+    }
+    release_queued(shared).await;
     shared.workers.close();
     tokio::select! {
         () = shared.workers.wait() => {}
-        () = patience => {
+        () = patience(Duration::ZERO) => {
             // What is still in flight is recorded as interrupted and made again.
             shared.abort.cancel();
             shared.workers.wait().await;
@@ -159,18 +169,19 @@ async fn tenure(
     shared.no_more_results.cancel();
     // The results have as long as the requests had; a database that is away for longer hears of them
     // by the claims that are then released for us.
-    if tokio::time::timeout(grace, async { joined("record", recorder.await) }).await.is_err() {
+    if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
         shared.over.cancel();
     }
-    joined("health", noting.await);
-    joined("upkeep", upkeep.await);
+    let last_words = || tokio::time::sleep(LAST_WORDS);
+    ended(noting, "health", last_words()).await;
+    ended(upkeep, "upkeep", last_words()).await;
     shared.recorded.cancel();
-    if !matches!(lines.await, Ok(true)) {
+    if ended(lines, "lines", last_words()).await != Some(true) {
         // Whoever buries us looks at all lines.
         shared.leave_doubt(true);
     }
     shared.done.cancel();
-    if let Ok(Ended::Lost) = keeper.await {
+    if let Some(Ended::Lost) = ended(keeper, "lease", last_words()).await {
         tracing::warn!(
             relay = shared.relay,
             "the lease was lost: what it held is made again by others"
@@ -200,9 +211,27 @@ async fn release_queued(shared: &Arc<Shared>) {
     }
 }
 
-fn joined<T>(station: &str, result: Result<T, tokio::task::JoinError>) {
-    if let Err(error) = result {
-        tracing::error!(station, %error, "a station ended by a bug");
+/// What a station ends with. `None`: it ended by a bug, or it was held up for longer than anybody waits,
+/// and was left.
+async fn ended<T>(
+    mut station: JoinHandle<T>,
+    name: &str,
+    patience: impl Future<Output = ()>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        ended = &mut station => match ended {
+            Ok(ended) => Some(ended),
+            Err(error) => {
+                tracing::error!(station = name, %error, "a station ended by a bug");
+                None
+            }
+        },
+        () = patience => {
+            station.abort();
+            tracing::warn!(station = name, "the database holds up the end: it is not waited for");
+            None
+        }
     }
 }
 

@@ -197,6 +197,10 @@ impl Rounds {
         let tokens: Vec<_> = self.doubtful.iter().map(|(token, _)| *token).collect();
         let released = disown(&self.shared.store, self.shared.relay, &tokens).await?;
         self.shared.metrics.claims_released.increment(released);
+        if released > 0 {
+            // They are due, and nobody has been told.
+            self.poll_at = self.shared.clock.instant();
+        }
         self.disown_at = now + DISOWN_INTERVAL;
         let patience = self.shared.config.database.statement_timeout * 2;
         self.doubtful.retain(|(_, since)| now.saturating_duration_since(*since) < patience);
@@ -231,16 +235,21 @@ impl Rounds {
         }
         self.next_token();
         let began = shared.clock.instant();
-        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms).await;
+        let bytes = i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX);
+        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms, bytes).await;
         let claimed = claimed.inspect_err(|_| self.doubt())?;
         shared.metrics.claim_duration.record(shared.clock.since(began));
         let mut counts: HashMap<EndpointId, i32> = HashMap::with_capacity(ids.len());
+        let mut left = bytes;
         for one in &claimed {
             *counts.entry(one.delivery.endpoint_id).or_default() += 1;
+            left -= i64::try_from(one.delivery.payload.len()).unwrap_or(i64::MAX);
         }
+        // A next one may have been too large.
+        let all_fitted = left > bytes / 2;
         for (endpoint, room) in ids.iter().zip(&rooms) {
             // Fewer than asked for: nothing more is due, as far as one can see.
-            if counts.get(endpoint).is_none_or(|count| count < room) {
+            if all_fitted && counts.get(endpoint).is_none_or(|count| count < room) {
                 shared.agenda().strike(*endpoint);
             }
         }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agenda::{Agenda, HORIZON};
+use super::files::Files;
 use super::health::Strike;
 use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
 use super::lines::ToLookAt;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) health_policy: HealthPolicy,
     pub(super) lanes: Lanes,
     pub(super) budget: Budget,
+    pub(super) files: Files,
     pub(super) holdings: Holdings,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
@@ -135,6 +137,7 @@ impl Shared {
             health_policy,
             lanes: Lanes::default(),
             budget: Budget::new(config.relay.max_in_flight),
+            files: Files::of_this_process(),
             holdings: Holdings::default(),
             room_freed: Notify::new(),
             lines: ToLookAt::default(),

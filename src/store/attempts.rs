@@ -51,12 +51,11 @@ pub async fn record(
     attempts: &[&Attempt],
     now: Instant,
 ) -> Result<Held, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(RECORD).await.map_err(StoreError::query("record attempts"))?;
-    let rows = client
+    let rows = store
+        .queue
         .query(
-            &statement,
+            RECORD,
+            "record attempts",
             &[
                 &relay,
                 &store.now(),
@@ -92,8 +91,7 @@ pub async fn record(
                 &column(attempts, |a| a.blocks),
             ],
         )
-        .await
-        .map_err(StoreError::query("record attempts"))?;
+        .await?;
     let held = |row: &Row| {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
         ((row.get("event_id"), row.get("endpoint_id")), next_due_in.map(super::deliveries::millis))

@@ -62,7 +62,7 @@ impl Bell {
                 DUE => ears.due.notify_one(),
                 _ => ears.rung.notify_one(),
             };
-            database.session(hear).await?
+            database.direct().session(hear).await?
         };
         let rung = Arc::clone(&ears.rung);
         tasks.spawn(async move {
@@ -82,7 +82,7 @@ impl Bell {
         .await?;
         Ok(Self {
             client: Arc::new(client),
-            database: database.clone(),
+            database: database.direct().clone(),
             tasks: tasks.clone(),
             silencing: None,
         })
@@ -164,10 +164,7 @@ impl Bell {
 /// # Errors
 /// When the statement fails.
 pub async fn install(store: &super::Store, on: bool) -> Result<(), StoreError> {
-    let client = store.router().await?;
-    client
-        .execute(include_str!("../../sql/queries/install_bell.sql"), &[&on])
-        .await
-        .map_err(StoreError::query("turn the bell on or off"))?;
+    let sql = include_str!("../../sql/queries/install_bell.sql");
+    store.router.execute(sql, "turn the bell on or off", &[&on]).await?;
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! How the database is reached: the URL with libpq's sslmode in full, TLS by rustls, and what every
-//! session sets. Pools and sessions are built on it.
+//! How the database is reached: the URL with libpq's sslmode in full, and what every session sets. Pools and sessions are built on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -10,14 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Connect;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
@@ -25,13 +16,14 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::StoreError;
+use super::tls::{Check, client_config};
 
 /// Set by statement, not by start-up option: poolers refuse those. Routing compares snapshots of
 /// single statements, so the isolation level must be the one that takes them anew.
 pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
      set default_transaction_isolation = 'read committed'; set search_path = pg_catalog, pg_temp;";
 
-/// A database and how to reach it.
+/// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
 pub struct Database {
     /// One for each host of the URL.
@@ -42,6 +34,10 @@ pub struct Database {
     /// The host that was connected to last, tried first: while the others are away, they are not
     /// waited for each time.
     favourite: Arc<AtomicUsize>,
+    /// A pooler in transaction mode lies in between.
+    is_pooled: bool,
+    /// The way to sessions that are kept, if it is another.
+    direct: Option<Box<Database>>,
 }
 
 /// Whether and how connections are encrypted.
@@ -121,7 +117,35 @@ impl Database {
         if hosts.is_empty() {
             return Err(StoreError::Url("it names no host".to_owned()));
         }
-        Ok(Self { hosts, tls, connect_timeout, favourite: Arc::default() })
+        let favourite = Arc::default();
+        Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled: false, direct: None })
+    }
+
+    /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
+    #[must_use]
+    pub fn behind_pooler(self) -> Self {
+        Self { is_pooled: true, ..self }
+    }
+
+    /// The same, with another way to it for sessions that are kept.
+    #[must_use]
+    pub fn with_direct(self, direct: Self) -> Self {
+        Self { direct: Some(Box::new(direct)), ..self }
+    }
+
+    /// Whether sessions last only as long as their transaction.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    /// Whether there is a way to sessions that are kept, for what hangs on them.
+    pub(super) fn keeps_sessions(&self) -> bool {
+        !self.direct().is_pooled
+    }
+
+    /// The way to sessions that are kept, if there is one.
+    pub(super) fn direct(&self) -> &Self {
+        self.direct.as_deref().unwrap_or(self)
     }
 
     /// Host and port, or socket, of the (first) server; never the password.
@@ -137,7 +161,8 @@ impl Database {
             [Host::Tcp(name)] => Some((name.clone(), port(host))),
             _ => None,
         };
-        self.hosts.iter().filter_map(tcp).collect()
+        let own = self.hosts.iter().filter_map(tcp);
+        own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
     /// Opens a session of one's own, with the driver that must be polled beside it.
@@ -353,100 +378,6 @@ fn split_ssl(text: &str) -> (String, Ssl) {
             .join(" ")
     };
     (plain, ssl)
-}
-
-/// How much of the server's certificate is believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    Nothing,
-    Authority,
-    AuthorityAndName,
-}
-
-fn client_config(check: Check, extra_roots: Option<&Path>) -> Result<ClientConfig, StoreError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("ring serves the default versions");
-    let mut roots = RootCertStore::empty();
-    if check != Check::Nothing {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if let Some(path) = extra_roots {
-        let unreadable =
-            |source| StoreError::Authorities { path: path.display().to_string(), source };
-        for cert in
-            CertificateDer::pem_file_iter(path).map_err(|e| unreadable(std::io::Error::other(e)))?
-        {
-            let cert = cert.map_err(|e| unreadable(std::io::Error::other(e)))?;
-            roots.add(cert).map_err(|e| unreadable(std::io::Error::other(e)))?;
-        }
-    }
-    let inner = (check != Check::Nothing && !roots.is_empty())
-        .then(|| {
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-        })
-        .transpose()
-        .map_err(|e| StoreError::Url(format!("no usable certificate authority: {e}")))?;
-    if check != Check::Nothing && inner.is_none() {
-        return Err(StoreError::Url("sslmode asks for a certificate check, but no authority is known: give sslrootcert or database.ca_file".to_owned()));
-    }
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { check, inner, provider }))
-        .with_no_client_auth())
-}
-
-/// libpq's notion of checking: as much as sslmode asks for, and no more.
-#[derive(Debug)]
-struct Verifier {
-    check: Check,
-    inner: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
-        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.check == Check::Authority => Ok(ServerCertVerified::assertion()),
-            result => result,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

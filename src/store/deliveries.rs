@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::routing::{Claimed, delivery};
+use super::statements::Parameters;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
@@ -13,7 +14,8 @@ const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
-/// Claims what is due for these endpoints, at most the room of each.
+/// Claims what is due for these endpoints, at most the room of each, and no more bytes of payload than
+/// that, unless it is one delivery alone.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been claimed.
@@ -23,14 +25,11 @@ pub async fn claim(
     token: i64,
     endpoints: &[EndpointId],
     rooms: &[i32],
+    bytes: i64,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(CLAIM).await.map_err(StoreError::query("claim due deliveries"))?;
-    let rows = client
-        .query(&statement, &[&relay, &token, &store.now(), &endpoints, &rooms])
-        .await
-        .map_err(StoreError::query("claim due deliveries"))?;
+    let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
+    let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
+    let now = store.present.now();
     Ok(rows
         .iter()
         .map(|row| Claimed {
@@ -38,6 +37,7 @@ pub async fn claim(
                 row,
                 token,
                 u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0),
+                now,
             ),
             cancelled: row.get("cancelled"),
         })
@@ -57,16 +57,11 @@ pub struct Claim {
 /// # Errors
 /// When the statement fails.
 pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<u64, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(RELEASE).await.map_err(StoreError::query("release claims"))?;
     let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
     let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
     let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();
-    client
-        .execute(&statement, &[&relay, &events, &endpoints, &tokens])
-        .await
-        .map_err(StoreError::query("release claims"))
+    let parameters: &Parameters<'_> = &[&relay, &events, &endpoints, &tokens];
+    store.queue.execute(RELEASE, "release claims", parameters).await
 }
 
 /// Gives back what was claimed under these tokens: by statements whose answer never came. Returns
@@ -75,11 +70,8 @@ pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<
 /// # Errors
 /// When the statement fails.
 pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64, StoreError> {
-    let client = store.router().await?;
-    client
-        .execute(DISOWN, &[&relay, &tokens])
-        .await
-        .map_err(StoreError::query("give back claims whose answer was lost"))
+    let doing = "give back claims whose answer was lost";
+    store.router.execute(DISOWN, doing, &[&relay, &tokens]).await
 }
 
 /// Makes all relays ask what is due: something is, of endpoints that others serve.
@@ -87,11 +79,7 @@ pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64
 /// # Errors
 /// When the statement fails.
 pub async fn tell_others(store: &Store) -> Result<(), StoreError> {
-    let client = store.queue().await?;
-    client
-        .execute(TELL_OTHERS, &[])
-        .await
-        .map_err(StoreError::query("tell the other relays what is due"))?;
+    store.queue.execute(TELL_OTHERS, "tell the other relays what is due", &[]).await?;
     Ok(())
 }
 
@@ -112,13 +100,7 @@ pub struct Owed {
 /// # Errors
 /// When the statement fails.
 pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(AGENDA).await.map_err(StoreError::query("look what is due"))?;
-    let rows = client
-        .query(&statement, &[&store.now()])
-        .await
-        .map_err(StoreError::query("look what is due"))?;
+    let rows = store.queue.query(AGENDA, "look what is due", &[&store.now()]).await?;
     Ok(rows
         .iter()
         .map(|row| {

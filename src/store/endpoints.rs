@@ -27,13 +27,7 @@ pub struct Known {
 /// # Errors
 /// When the statement fails.
 pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Known>, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(ENDPOINTS).await.map_err(StoreError::query("read endpoints"))?;
-    let rows = client
-        .query(&statement, &[&ids, &store.now()])
-        .await
-        .map_err(StoreError::query("read endpoints"))?;
+    let rows = store.queue.query(ENDPOINTS, "read endpoints", &[&ids, &store.now()]).await?;
     Ok(rows.iter().map(known).collect())
 }
 
@@ -95,14 +89,7 @@ pub async fn strike(
     delete: bool,
     reason: &str,
 ) -> Result<bool, StoreError> {
-    let client = store.queue().await?;
-    let statement = client
-        .prepare_cached(STRIKE)
-        .await
-        .map_err(StoreError::query("disable or delete an endpoint"))?;
-    let row = client
-        .query_one(&statement, &[&endpoint, &delete, &reason])
-        .await
-        .map_err(StoreError::query("disable or delete an endpoint"))?;
+    let doing = "disable or delete an endpoint";
+    let row = store.queue.query_one(STRIKE, doing, &[&endpoint, &delete, &reason]).await?;
     Ok(row.get(0))
 }

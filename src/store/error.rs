@@ -4,7 +4,7 @@ use std::error::Error;
 use std::iter::successors;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 /// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,18 @@ pub enum StoreError {
     Pool(#[source] deadpool_postgres::PoolError),
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
+    #[error("{doing}: the statement returned no row")]
+    NoRow { doing: &'static str },
+    #[error(
+        "{doing}: the session does not know what it was told before; if database.url leads through a pooler in transaction mode, set database.pooler = \"transaction\""
+    )]
+    Forgotten { doing: &'static str, source: tokio_postgres::Error },
+    #[error(
+        "{setting} ({address}) leads through a pooler in transaction mode, where no session is kept"
+    )]
+    NoSessions { setting: &'static str, address: String },
+    #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
+    Elsewhere { direct: String, url: String },
     #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
@@ -44,7 +56,13 @@ pub enum StoreError {
 impl StoreError {
     /// Names what was being done, for `map_err`.
     pub(super) fn query(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
-        move |source| Self::Query { doing, source }
+        // A statement that we have prepared is not there, or one that we have not is.
+        const STRANGE: [SqlState; 2] =
+            [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+        move |source| match source.code() {
+            Some(code) if STRANGE.contains(code) => Self::Forgotten { doing, source },
+            _ => Self::Query { doing, source },
+        }
     }
 
     /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
@@ -58,6 +76,7 @@ impl StoreError {
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
             Self::Query { source, .. }
+            | Self::Forgotten { source, .. }
             | Self::Connect { source, .. }
             | Self::Migration { source, .. } => source.code(),
             Self::Pool(
@@ -91,9 +110,30 @@ impl StoreError {
 }
 
 /// An error with its causes, each said once: some errors of our libraries say their cause themselves.
+/// Of what the server says only message and code: its details may quote rows.
 pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
-    let causes = successors(error.source(), |&cause| cause.source()).map(ToString::to_string);
-    causes.fold(error.to_string(), |told, cause| {
-        if told.ends_with(&cause) { told } else { format!("{told}: {cause}") }
-    })
+    let causes =
+        successors(
+            Some(error),
+            |&cause| {
+                if server_said(cause).is_some() { None } else { cause.source() }
+            },
+        );
+    let mut told = String::new();
+    for cause in causes {
+        let said = server_said(cause).map_or_else(
+            || cause.to_string(),
+            |said| format!("{} ({})", said.message(), said.code().code()),
+        );
+        if told.is_empty() {
+            told = said;
+        } else if !told.ends_with(&said) {
+            told = format!("{told}: {said}");
+        }
+    }
+    told
+}
+
+fn server_said<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a DbError> {
+    error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error)
 }

@@ -22,11 +22,6 @@ pub struct Note {
 /// # Errors
 /// When the statement fails.
 pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError> {
-    let client = store.queue().await?;
-    let statement = client
-        .prepare_cached(NOTE_HEALTH)
-        .await
-        .map_err(StoreError::query("note endpoints' health"))?;
     let column = |of: &dyn Fn(&Note) -> f64| -> Vec<f64> { notes.iter().map(of).collect() };
     let endpoints: Vec<i64> = notes.iter().map(|note| note.endpoint_id).collect();
     let failing: Vec<_> = notes.iter().map(|note| note.health.failing_since).collect();
@@ -48,9 +43,11 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
     let integers = |of: &dyn Fn(&Note) -> u32| -> Vec<i32> {
         notes.iter().map(|note| i32::try_from(of(note)).unwrap_or(i32::MAX)).collect()
     };
-    client
+    store
+        .queue
         .execute(
-            &statement,
+            NOTE_HEALTH,
+            "note endpoints' health",
             &[
                 &store.now(),
                 &endpoints,
@@ -64,7 +61,6 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
                 &until,
             ],
         )
-        .await
-        .map_err(StoreError::query("note endpoints' health"))?;
+        .await?;
     Ok(())
 }

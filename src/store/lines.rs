@@ -25,15 +25,10 @@ pub async fn give_turns(
 ) -> Result<Vec<(EndpointId, Duration)>, StoreError> {
     let (endpoints, keys): (Vec<EndpointId>, Vec<&str>) =
         lines.iter().map(|(endpoint, key)| (*endpoint, key.as_str())).unzip();
-    let client = store.queue().await?;
-    let statement = client
-        .prepare_cached(GIVE_TURNS)
-        .await
-        .map_err(StoreError::query("give the next in line its turn"))?;
-    let rows = client
-        .query(&statement, &[&endpoints, &keys, &store.now()])
-        .await
-        .map_err(StoreError::query("give the next in line its turn"))?;
+    let rows = store
+        .queue
+        .query(GIVE_TURNS, "give the next in line its turn", &[&endpoints, &keys, &store.now()])
+        .await?;
     Ok(rows.iter().map(|row| (row.get("endpoint_id"), millis(row.get("due_in_ms")))).collect())
 }
 
@@ -42,12 +37,7 @@ pub async fn give_turns(
 /// # Errors
 /// When the statement fails.
 pub async fn lines(store: &Store, after: &Line, most: u32) -> Result<Vec<Line>, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(LINES).await.map_err(StoreError::query("read the lines"))?;
-    let rows = client
-        .query(&statement, &[&after.0, &after.1, &i32::try_from(most).unwrap_or(i32::MAX)])
-        .await
-        .map_err(StoreError::query("read the lines"))?;
+    let most = i32::try_from(most).unwrap_or(i32::MAX);
+    let rows = store.queue.query(LINES, "read the lines", &[&after.0, &after.1, &most]).await?;
     Ok(rows.iter().map(|row| (row.get("endpoint_id"), row.get("ordering_key"))).collect())
 }

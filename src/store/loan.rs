@@ -7,9 +7,8 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::Object;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row, Statement};
+use deadpool_postgres::{ClientWrapper, Object};
+use tokio_postgres::Error;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,39 +25,15 @@ impl Loan {
         Self { client: Some(client), patience, waiting: AtomicBool::new(false) }
     }
 
-    pub(super) async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
-        self.bounded(self.client().prepare_cached(sql)).await
-    }
-
-    pub(super) async fn query(
-        &self,
-        statement: &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, Error> {
-        self.bounded(self.client().query(statement, parameters)).await
-    }
-
-    pub(super) async fn query_one(
-        &self,
-        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Row, Error> {
-        self.bounded(self.client().query_one(statement, parameters)).await
-    }
-
-    pub(super) async fn execute(
-        &self,
-        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, Error> {
-        self.bounded(self.client().execute(statement, parameters)).await
-    }
-
-    fn client(&self) -> &Object {
+    pub(super) fn client(&self) -> &ClientWrapper {
         self.client.as_ref().expect("it is only taken when this is dropped")
     }
 
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// Waits for an answer on this connection, but not for ever.
+    pub(super) async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.waiting.store(true, Ordering::Relaxed);
         let done = tokio::time::timeout(self.patience, work).await;
         // The driver has such an error, but no other way to make one.

@@ -36,16 +36,17 @@ pub const MIGRATIONS: &[Migration] = migrations![
     8 "0008_roles",
     9 "0009_ordering",
     10 "0010_consistency",
+    11 "0011_relays_without_a_session",
 ];
 
 /// Where the applied versions are written down.
 const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 
 /// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
-const LOCK: &str = "select pg_advisory_lock(1886352244, 3)";
+const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
 
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
-const TIMEOUTS: &str = "set lock_timeout = '2s'; set statement_timeout = '5min';";
+const TIMEOUTS: &str = "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
 
 /// Applies what is missing, each migration in a transaction of its own. Returns what it applied.
 ///
@@ -53,22 +54,10 @@ const TIMEOUTS: &str = "set lock_timeout = '2s'; set statement_timeout = '5min';
 /// When the database cannot be reached, is newer than this binary, or a statement fails: the
 /// migrations before the failing one stay applied.
 pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreError> {
-    let (mut client, driver) = database.session(|_| {}).await?;
+    let (client, driver) = database.direct().session(|_| {}).await?;
     let work = async move {
-        // However long another one migrates; the timeouts are for locks that applications hold.
-        client
-            .batch_execute(&format!("{LOCK}; {TIMEOUTS} set timezone = 'UTC';"))
-            .await
-            .map_err(StoreError::query("wait for the migration lock"))?;
-        client
-            .batch_execute(LEDGER)
-            .await
-            .map_err(StoreError::query("create the migration ledger"))?;
-        let applied = applied(&client).await?;
-        verify(&applied)?;
         let mut done = Vec::new();
-        for migration in &MIGRATIONS[applied.len()..] {
-            apply(&mut client, migration).await?;
+        while let Some(migration) = step(&client).await? {
             done.push(migration);
         }
         Ok(done)
@@ -79,6 +68,27 @@ pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreEr
     }
 }
 
+/// Applies the first migration that is missing. Nothing that it tells its session outlasts the
+/// transaction, so a pooler in transaction mode may lie in between.
+async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError> {
+    // However long another one migrates; the timeouts are for locks that applications hold.
+    client
+        .batch_execute(&format!("begin; {LOCK}; {TIMEOUTS} set local timezone = 'UTC';"))
+        .await
+        .map_err(StoreError::query("wait for the migration lock"))?;
+    client.batch_execute(LEDGER).await.map_err(StoreError::query("create the migration ledger"))?;
+    // Another migrator may have been here since our last step.
+    let applied = applied(client).await?;
+    verify(&applied)?;
+    let missing = MIGRATIONS.get(applied.len());
+    let script = missing.map_or_else(String::new, Migration::script);
+    client.batch_execute(&format!("{script}commit;")).await.map_err(|source| match missing {
+        Some(&Migration { version, name, .. }) => StoreError::Migration { version, name, source },
+        None => StoreError::Query { doing: "create the migration ledger", source },
+    })?;
+    Ok(missing)
+}
+
 /// Refuses a database whose schema is missing, older or newer than this binary's.
 ///
 /// # Errors
@@ -87,7 +97,7 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
         let exists: bool = client
-            .query_one("select to_regclass('posthaste.migrations') is not null", &[])
+            .query_typed_one("select to_regclass('posthaste.migrations') is not null", &[])
             .await
             .map_err(StoreError::query("look for the schema"))?
             .get(0);
@@ -114,13 +124,8 @@ pub fn print() -> String {
     let mut script =
         format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
     for migration in MIGRATIONS {
-        script.push_str(&format!(
-            "\n-- {name}\nbegin;\n{sql}\ninsert into posthaste.migrations (version, name, checksum) values ({version}, '{name}', '{checksum}');\ncommit;\n",
-            name = migration.name,
-            sql = migration.sql,
-            version = migration.version,
-            checksum = migration.checksum(),
-        ));
+        let (name, sql) = (migration.name, migration.script());
+        script.push_str(&format!("\n-- {name}\nbegin;\n{sql}commit;\n"));
     }
     script
 }
@@ -135,6 +140,15 @@ impl Migration {
             .map(|byte| format!("{byte:02x}"))
             .collect()
     }
+
+    /// Its text, and what writes it down.
+    fn script(&self) -> String {
+        let Self { version, name, sql } = self;
+        let checksum = self.checksum();
+        format!(
+            "{sql}\ninsert into posthaste.migrations (version, name, checksum) values ({version}, '{name}', '{checksum}');\n"
+        )
+    }
 }
 
 struct Applied {
@@ -145,7 +159,10 @@ struct Applied {
 
 async fn applied(client: &Client) -> Result<Vec<Applied>, StoreError> {
     let rows = client
-        .query("select version, name, checksum from posthaste.migrations order by version", &[])
+        .query_typed(
+            "select version, name, checksum from posthaste.migrations order by version",
+            &[],
+        )
         .await
         .map_err(StoreError::query("read the migration ledger"))?;
     Ok(rows
@@ -176,21 +193,6 @@ fn newest(applied: &[Applied]) -> i32 {
 
 fn newest_known() -> i32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
-}
-
-async fn apply(client: &mut Client, migration: &Migration) -> Result<(), StoreError> {
-    let failed =
-        |source| StoreError::Migration { version: migration.version, name: migration.name, source };
-    let transaction = client.transaction().await.map_err(failed)?;
-    transaction.batch_execute(migration.sql).await.map_err(failed)?;
-    transaction
-        .execute(
-            "insert into posthaste.migrations (version, name, checksum) values ($1, $2, $3)",
-            &[&migration.version, &migration.name, &migration.checksum()],
-        )
-        .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)
 }
 
 #[cfg(test)]

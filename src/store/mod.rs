@@ -1,8 +1,9 @@
 //! Everything that touches the database. All SQL runs here, and nothing else uses `tokio_postgres`.
 //!
 //! One file of functions per table or concern; each function runs one statement of `sql/queries`,
-//! named like itself. Nothing here holds a transaction or a connection longer than its statement;
-//! the two sessions that must be kept, for the bell and the lease, are types of their own.
+//! named like itself, by way of [`statements`]. Nothing here holds a transaction or a connection longer
+//! than its statement; the two sessions that must be kept, for the bell and the lease, are types of
+//! their own.
 
 pub mod attempts;
 pub mod bell;
@@ -14,24 +15,26 @@ pub mod health;
 pub mod lines;
 mod loan;
 pub mod migrate;
+pub mod reach;
 pub mod relays;
 pub mod routing;
 pub mod rules;
+mod statements;
+mod tls;
 pub mod upkeep;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use jiff::Timestamp;
 
 use crate::clock::Present;
 
 pub use connect::{Database, SESSION};
 pub use error::StoreError;
+pub use statements::parameter_types;
 
-use loan::Loan;
+use statements::Statements;
 
 /// `posthaste.relays.id`.
 pub type RelayId = i32;
@@ -41,16 +44,14 @@ pub type RelayId = i32;
 pub struct Store {
     database: Database,
     /// For statements on the queue, whose plans are pinned.
-    queue: Pool,
+    queue: Statements,
     /// For routing, which joins what it has just read and may hash it.
-    router: Pool,
-    /// For the answer to a statement.
-    patience: Duration,
+    router: Statements,
     /// What Postgres is to take for the present: its own, but for a test.
     present: Present,
 }
 
-/// How a session plans.
+/// How a session plans, or the one transaction for which we have it.
 ///
 /// Statistics of a queue table are stale by nature: with autovacuum's view of
 /// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
@@ -82,11 +83,13 @@ impl Store {
         connections: usize,
         statement_timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let settings = format!("set statement_timeout = {};", statement_timeout.as_millis());
-        let queue = pool(&database, connections.max(1), &format!("{QUEUE_PLANS}{settings}"))?;
-        let router = pool(&database, ROUTER_CONNECTIONS, &format!("{ROUTER_PLANS}{settings}"))?;
+        let bound = format!("set statement_timeout = {};", statement_timeout.as_millis());
         let patience = statement_timeout + ANSWER_MARGIN;
-        Ok(Self { database, queue, router, patience, present: Present::default() })
+        let open =
+            |size, plans| Statements::open(&database, size, &format!("{plans}{bound}"), patience);
+        let queue = open(connections.max(1), QUEUE_PLANS)?;
+        let router = open(ROUTER_CONNECTIONS, ROUTER_PLANS)?;
+        Ok(Self { database, queue, router, present: Present::default() })
     }
 
     /// The same store with another present than Postgres's own.
@@ -104,39 +107,6 @@ impl Store {
     pub fn database(&self) -> &Database {
         &self.database
     }
-
-    async fn queue(&self) -> Result<Loan, StoreError> {
-        Ok(Loan::new(self.queue.get().await.map_err(StoreError::Pool)?, self.patience))
-    }
-
-    async fn router(&self) -> Result<Loan, StoreError> {
-        Ok(Loan::new(self.router.get().await.map_err(StoreError::Pool)?, self.patience))
-    }
-}
-
-/// A connection that cannot be had in this time is reported, not waited for.
-const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
-
-fn pool(database: &Database, size: usize, settings: &str) -> Result<Pool, StoreError> {
-    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_connect(database.config(), database.clone(), config);
-    let settings: Arc<str> = format!("{SESSION}{settings}").into();
-    let patience = database.connect_timeout();
-    Pool::builder(manager)
-        .max_size(size)
-        .wait_timeout(Some(WAIT_FOR_CONNECTION))
-        .runtime(deadpool_postgres::Runtime::Tokio1)
-        .post_create(Hook::async_fn(move |client, _| {
-            let settings = Arc::clone(&settings);
-            Box::pin(async move {
-                match tokio::time::timeout(patience, client.batch_execute(&settings)).await {
-                    Ok(done) => done.map_err(HookError::Backend),
-                    Err(_) => Err(HookError::message("the server does not answer")),
-                }
-            })
-        }))
-        .build()
-        .map_err(StoreError::Build)
 }
 
 /// Ends the waiting for what no statement time-out ends, because it may be the server that hangs.

@@ -1,14 +1,15 @@
 //! The lease: a relay's row and session lock, which say that it lives; and what becomes of the
-//! claims of one that does not.
+//! claims of one that does not. Where no session is kept, the row says so and lives by its heartbeat
+//! alone.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
 use tokio_util::task::TaskTracker;
 
 use super::error::in_full;
+use super::statements::{Answer, Parameters, Sessions};
 use super::{Database, RelayId, Store, StoreError, answered};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
@@ -18,10 +19,12 @@ const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const BURY: &str = include_str!("../../sql/queries/bury.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
-/// The session that holds a relay's lock. When it ends, others may take the relay for dead.
+/// The session that holds a relay's lock. When it ends, others may take the relay for dead. Behind a
+/// pooler it is only a connection for heartbeats, which no statement of the pools holds up.
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
+    sessions: Sessions,
     registration: Registration,
 }
 
@@ -60,18 +63,16 @@ impl Lease {
         tasks: &TaskTracker,
         name: &str,
     ) -> Result<Self, StoreError> {
-        let client = session(database, tasks).await?;
-        let doing = "register this relay";
-        let registered = answered(doing, ANSWER_WITHIN, async {
-            let row = client.query_one(REGISTER, &[&name, &env!("CARGO_PKG_VERSION")]).await;
-            row.map_err(StoreError::query(doing))
-        });
-        let row = registered.await?;
+        let (client, sessions) = connect(database, tasks).await?;
+        let (doing, version) = ("register this relay", env!("CARGO_PKG_VERSION"));
+        let parameters: &Parameters<'_> = &[&name, &version, &database.keeps_sessions()];
+        let registered = sessions.run_once(&client, REGISTER, doing, parameters);
+        let row = answered(doing, ANSWER_WITHIN, registered).await?.one(doing)?;
         let registration = Registration { relay: row.get("id"), started_at: row.get("started_at") };
-        Ok(Self { client, registration })
+        Ok(Self { client, sessions, registration })
     }
 
-    /// Takes a lease up again after its session was lost. `None`: somebody took us for dead.
+    /// Takes a lease up again after its connection was lost. `None`: somebody took us for dead.
     ///
     /// The server may not have noticed that the old session is gone, and would keep our lock for it
     /// until it does, which takes hours where a network forgets connections. So that session is ended.
@@ -83,18 +84,13 @@ impl Lease {
         tasks: &TaskTracker,
         registration: Registration,
     ) -> Result<Option<Self>, StoreError> {
-        let client = session(database, tasks).await?;
+        let (client, sessions) = connect(database, tasks).await?;
+        let lease = Self { client, sessions, registration };
         let Registration { relay, started_at } = registration;
         let doing = "take this relay's lease again";
-        let retaken = answered(doing, ANSWER_WITHIN, async {
-            client
-                .execute(EVICT, &[&relay, &started_at])
-                .await
-                .map_err(StoreError::query(doing))?;
-            let row = client.query_opt(RETAKE, &[&relay, &started_at]).await;
-            row.map_err(StoreError::query(doing))
-        });
-        Ok(retaken.await?.map(|_| Self { client, registration }))
+        lease.run(EVICT, doing, &[&relay, &started_at]).await?;
+        let mine = lease.run(RETAKE, doing, &[&relay, &started_at]).await?.rows;
+        Ok((!mine.is_empty()).then_some(lease))
     }
 
     #[must_use]
@@ -106,17 +102,13 @@ impl Lease {
     /// dead.
     ///
     /// # Errors
-    /// When the session is gone or does not answer.
+    /// When the connection is gone or does not answer.
     pub async fn renew(&self, claims: usize, lease: Duration) -> Result<Heartbeat, StoreError> {
         let claims = i32::try_from(claims).unwrap_or(i32::MAX);
         let Registration { relay, started_at } = self.registration;
         let doing = "renew this relay's lease";
-        let row = answered(doing, ANSWER_WITHIN, async {
-            let parameters: [&(dyn ToSql + Sync); 4] =
-                [&relay, &started_at, &claims, &lease.as_secs_f64()];
-            self.client.query_one(RENEW, &parameters).await.map_err(StoreError::query(doing))
-        })
-        .await?;
+        let parameters: &Parameters<'_> = &[&relay, &started_at, &claims, &lease.as_secs_f64()];
+        let row = self.run(RENEW, doing, parameters).await?.one(doing)?;
         Ok(Heartbeat {
             held: row.get("held"),
             others: row.get("others"),
@@ -128,33 +120,42 @@ impl Lease {
     /// Ends the registration; the claims must have been released.
     ///
     /// # Errors
-    /// When the session is gone.
+    /// When the connection is gone.
     pub async fn end(self) -> Result<(), StoreError> {
         let Registration { relay, started_at } = self.registration;
-        let doing = "deregister this relay";
-        let ended = answered(doing, ANSWER_WITHIN, async {
-            let done = self.client.execute(DEREGISTER, &[&relay, &started_at]).await;
-            done.map_err(StoreError::query(doing))
-        });
-        ended.await?;
+        self.run(DEREGISTER, "deregister this relay", &[&relay, &started_at]).await?;
         Ok(())
+    }
+
+    async fn run(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let ran = self.sessions.run_once(&self.client, sql, doing, parameters);
+        answered(doing, ANSWER_WITHIN, ran).await
     }
 }
 
-async fn session(database: &Database, tasks: &TaskTracker) -> Result<Client, StoreError> {
+async fn connect(
+    database: &Database,
+    tasks: &TaskTracker,
+) -> Result<(Client, Sessions), StoreError> {
+    let database = database.direct();
     let (client, driver) = database.session(|_| {}).await?;
     tasks.spawn(async move {
         if let Err(error) = driver.await {
             tracing::warn!(error = in_full(&error), "the lease's session ended");
         }
     });
+    let sessions = Sessions::of(database, BOUND);
     let doing = "prepare the lease's session";
     answered(doing, ANSWER_WITHIN, async {
-        let settings = format!("{}{BOUND}", super::connect::SESSION);
-        client.batch_execute(&settings).await.map_err(StoreError::query(doing))
+        sessions.greet(&client).await.map_err(StoreError::query(doing))
     })
     .await?;
-    Ok(client)
+    Ok((client, sessions))
 }
 
 /// What was found when looking for dead relays.
@@ -171,14 +172,7 @@ pub struct Buried {
 /// # Errors
 /// When the statement fails.
 pub async fn bury(store: &Store, me: RelayId, lease: Duration) -> Result<Buried, StoreError> {
-    let client = store.router().await?;
-    let statement = client
-        .prepare_cached(BURY)
-        .await
-        .map_err(StoreError::query("release the claims of dead relays"))?;
-    let row = client
-        .query_one(&statement, &[&me, &lease.as_secs_f64()])
-        .await
-        .map_err(StoreError::query("release the claims of dead relays"))?;
+    let doing = "release the claims of dead relays";
+    let row = store.router.query_one(BURY, doing, &[&me, &lease.as_secs_f64()]).await?;
     Ok(Buried { relays: row.get("relays"), claims: row.get("claims") })
 }

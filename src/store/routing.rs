@@ -1,5 +1,7 @@
 //! Routing: from events to the deliveries they owe. One statement does it all.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -69,22 +71,12 @@ pub struct Claimed {
 /// # Errors
 /// When the database fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
-    let client = store.router().await?;
-    let statement = client
-        .prepare_cached(CURSOR)
-        .await
-        .map_err(StoreError::query("read the routing cursor"))?;
-    let row = client
-        .query_one(&statement, &[])
-        .await
-        .map_err(StoreError::query("read the routing cursor"))?;
+    let row = store.router.query_one(CURSOR, "read the routing cursor", &[]).await?;
     if row.get("is_here") {
         return Ok(row.get("floor_at"));
     }
-    let row = client
-        .query_one(REBASE, &[])
-        .await
-        .map_err(StoreError::query("begin routing anew in a restored database"))?;
+    let row =
+        store.router.query_one(REBASE, "begin routing anew in a restored database", &[]).await?;
     tracing::warn!(
         events = row.get::<_, i64>("events"),
         "this database was restored from another one: what was neither delivered nor tried is routed again"
@@ -104,14 +96,13 @@ pub async fn route(
     floor: Timestamp,
     room: &Room<'_>,
 ) -> Result<Option<Routed>, StoreError> {
-    let client = store.router().await?;
-    let statement =
-        client.prepare_cached(ROUTE).await.map_err(StoreError::query("route events"))?;
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
     // The rows are all here, and so the statement has committed, before one of them is sent.
-    let rows = client
+    let rows = store
+        .router
         .query(
-            &statement,
+            ROUTE,
+            "route events",
             &[
                 &relay,
                 &token,
@@ -125,8 +116,7 @@ pub async fn route(
                 &room.bytes,
             ],
         )
-        .await
-        .map_err(StoreError::query("route events"))?;
+        .await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let count = |name| u32::try_from(first.get::<_, i32>(name)).unwrap_or(0);
     let mut routed = Routed {
@@ -142,10 +132,11 @@ pub async fn route(
         claimed: Vec::new(),
     };
     if first.get::<_, Option<i64>>("event_id").is_some() {
+        let now = store.present.now();
         routed.claimed = rows
             .iter()
             .map(|row| Claimed {
-                delivery: delivery(row, token, 0),
+                delivery: delivery(row, token, 0, now),
                 cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
             })
             .collect();
@@ -160,7 +151,16 @@ fn lines(row: &Row) -> Vec<Line> {
 }
 
 /// Reads the columns that routing and claiming have in common.
-pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Delivery {
+///
+/// `now` is ours. How old an event is, the database says; it is told as a moment of our clock, which may
+/// be wrong, so that both mistakes cancel out.
+pub(super) fn delivery(
+    row: &Row,
+    claim_token: i64,
+    attempt_count: u32,
+    now: Timestamp,
+) -> Delivery {
+    let age = Duration::try_from_secs_f64(row.get::<_, f64>("age_ms") / 1000.0);
     Delivery {
         event_id: row.get("event_id"),
         endpoint_id: row.get("endpoint_id"),
@@ -178,7 +178,7 @@ pub(super) fn delivery(row: &Row, claim_token: i64, attempt_count: u32) -> Deliv
             .get::<_, Option<serde_json::Value>>("headers")
             .map(|headers| texts(&headers))
             .unwrap_or_default(),
-        due_at: row.get("due_at"),
+        due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
     }
 }
 

@@ -11,10 +11,7 @@ const RULES: &str = include_str!("../../sql/queries/rules.sql");
 /// # Errors
 /// When the statement fails.
 pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(RULES).await.map_err(StoreError::query("read the rules"))?;
-    let rows = client.query(&statement, &[]).await.map_err(StoreError::query("read the rules"))?;
+    let rows = store.queue.query(RULES, "read the rules", &[]).await?;
     let rules = rows.iter().filter_map(|row| {
         let status = row
             .get::<_, Option<i32>>("status_from")

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::statements::Parameters;
 use super::{RelayId, Store, StoreError};
 
 const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");
@@ -15,11 +16,8 @@ const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 /// # Errors
 /// When the statement fails; also when somebody held a lock for longer than 100 ms.
 pub async fn make_partitions(store: &Store, days_ahead: u32) -> Result<i32, StoreError> {
-    let client = store.router().await?;
-    let row = client
-        .query_one(MAKE_PARTITIONS, &[&i32::try_from(days_ahead).unwrap_or(i32::MAX)])
-        .await
-        .map_err(StoreError::query("make partitions"))?;
+    let days = i32::try_from(days_ahead).unwrap_or(i32::MAX);
+    let row = store.router.query_one(MAKE_PARTITIONS, "make partitions", &[&days]).await?;
     Ok(row.get(0))
 }
 
@@ -32,11 +30,9 @@ pub async fn drop_partitions(
     outbox: Duration,
     attempts: Duration,
 ) -> Result<Vec<String>, StoreError> {
-    let client = store.router().await?;
-    let row = client
-        .query_one(DROP_PARTITIONS, &[&outbox.as_secs_f64(), &attempts.as_secs_f64()])
-        .await
-        .map_err(StoreError::query("drop old partitions"))?;
+    let (outbox, attempts) = (outbox.as_secs_f64(), attempts.as_secs_f64());
+    let parameters: &Parameters<'_> = &[&outbox, &attempts];
+    let row = store.router.query_one(DROP_PARTITIONS, "drop old partitions", parameters).await?;
     Ok(row.get(0))
 }
 
@@ -45,11 +41,8 @@ pub async fn drop_partitions(
 /// # Errors
 /// When the statement fails.
 pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
-    let client = store.router().await?;
-    let row = client
-        .query_one(CANCEL_ORPHANS, &[])
-        .await
-        .map_err(StoreError::query("cancel what deleted endpoints were owed"))?;
+    let doing = "cancel what deleted endpoints were owed";
+    let row = store.router.query_one(CANCEL_ORPHANS, doing, &[]).await?;
     Ok(row.get(0))
 }
 
@@ -67,12 +60,9 @@ pub async fn release_orphans(
     held: &[i64],
     newest: i64,
 ) -> Result<i64, StoreError> {
-    let client = store.router().await?;
-    let row = client
-        .query_one(RELEASE_ORPHANS, &[&relay, &held, &newest])
-        .await
-        .map_err(StoreError::query("release claims of which no relay knows"))?;
-    Ok(row.get(0))
+    let (doing, parameters): (_, &Parameters<'_>) =
+        ("release claims of which no relay knows", &[&relay, &held, &newest]);
+    Ok(store.router.query_one(RELEASE_ORPHANS, doing, parameters).await?.get(0))
 }
 
 /// Trims the routing ledger and forgets idempotency keys of events that are past their retention.
@@ -80,12 +70,6 @@ pub async fn release_orphans(
 /// # Errors
 /// When the statement fails.
 pub async fn trim(store: &Store, outbox: Duration) -> Result<(), StoreError> {
-    let client = store.queue().await?;
-    let statement =
-        client.prepare_cached(TRIM).await.map_err(StoreError::query("trim the ledgers"))?;
-    client
-        .execute(&statement, &[&outbox.as_secs_f64()])
-        .await
-        .map_err(StoreError::query("trim the ledgers"))?;
+    store.queue.execute(TRIM, "trim the ledgers", &[&outbox.as_secs_f64()]).await?;
     Ok(())
 }

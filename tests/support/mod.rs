@@ -7,6 +7,8 @@
 mod certificates;
 pub mod database;
 mod disk;
+mod inside;
+mod pooler;
 mod receiver;
 mod relay;
 mod rows;
@@ -20,11 +22,13 @@ use std::time::Duration;
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
+pub use inside::run_inside;
+pub use pooler::Pooler;
 pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
-    Attempt, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies, make_due,
-    settled, value, webhook_ids,
+    Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
+    make_due, settled, value, waits_for_a_lock, webhook_ids,
 };
 pub use server::Server;
 pub use standby::Standby;

@@ -22,6 +22,8 @@ pub struct RelayBuilder {
     database_url: String,
     settings: Vec<(String, String)>,
     log: Option<PathBuf>,
+    arguments: Vec<&'static str>,
+    files: Option<u32>,
 }
 
 /// A running `posthaste run`. Killed when dropped; its log is shown if the test has failed.
@@ -49,6 +51,18 @@ impl RelayBuilder {
         Self { log: Some(file), ..self }
     }
 
+    /// As `posthaste run --migrate`.
+    pub fn migrating(mut self) -> Self {
+        self.arguments.push("--migrate");
+        self
+    }
+
+    /// It may have no more files open at once, connections included.
+    pub fn with_files(mut self, most: u32) -> Self {
+        self.files = Some(most);
+        self
+    }
+
     /// Starts the relay and waits until it says that it is ready.
     pub async fn start(self) -> Relay {
         let mut relay = self.spawn();
@@ -60,10 +74,10 @@ impl RelayBuilder {
     pub fn spawn(self) -> Relay {
         let address = free_address();
         let directory = tempfile::tempdir().expect("make a directory for the log");
-        let log = self.log.unwrap_or_else(|| directory.path().join("relay.log"));
+        let log = self.log.clone().unwrap_or_else(|| directory.path().join("relay.log"));
         let file = File::options().create(true).append(true).open(&log).expect("open the log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-        command.arg("run").env_clear().current_dir(directory.path());
+        let mut command = self.command();
+        command.arg("run").args(self.arguments).env_clear().current_dir(directory.path());
         command.env("DATABASE_URL", &self.database_url);
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
         command.env("POSTHASTE_ADDRESSES__ALLOW", LOOPBACK);
@@ -78,6 +92,16 @@ impl RelayBuilder {
     }
 }
 
+impl RelayBuilder {
+    fn command(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_posthaste");
+        let Some(files) = self.files else { return Command::new(program) };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!(r#"ulimit -n {files}; exec "$0" "$@""#)).arg(program);
+        shell
+    }
+}
+
 impl Relay {
     /// A relay with the defaults, but that it may dial the loopback.
     pub async fn start(database: &TestDatabase) -> Self {
@@ -86,7 +110,9 @@ impl Relay {
 
     /// A relay on a database given by its URL.
     pub fn on(database_url: &str) -> RelayBuilder {
-        RelayBuilder { database_url: database_url.to_owned(), settings: Vec::new(), log: None }
+        let (settings, arguments) = (Vec::new(), Vec::new());
+        let database_url = database_url.to_owned();
+        RelayBuilder { database_url, settings, arguments, files: None, log: None }
     }
 
     pub fn pid(&self) -> u32 {

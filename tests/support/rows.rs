@@ -173,3 +173,20 @@ pub fn holds<'a>(client: &'a Client, condition: &'a str) -> impl Future<Output =
         holds.then_some(())
     })
 }
+
+/// Waits until a statement of the relay's, by the name in its first line, waits for a lock.
+pub async fn waits_for_a_lock(client: &Client, statement: &str) {
+    let waits = format!(
+        "exists (select from pg_stat_activity where datname = current_database() \
+                 and wait_event_type = 'Lock' and query like '-- {statement}:%')"
+    );
+    holds(client, &waits).await;
+}
+
+/// Holds up the next routing statement while it runs: it writes the row that this has written, and
+/// waits to see whether that is taken back.
+pub const HOLD_ROUTING: &str = "begin; insert into posthaste.routing \
+     (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, \
+      system_identifier, database_oid) \
+     select number + 1, since, until, floor_at, mark_xid, mark_at, 0, 0, 0, system_identifier, \
+            database_oid from posthaste.routing order by number desc limit 1";

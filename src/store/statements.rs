@@ -1,0 +1,282 @@
+//! Where statements are run: the one way from the functions of this folder to the database.
+//!
+//! On a session that is ours a statement is prepared once, and its plan is pinned by what the session
+//! was told when it was made. A pooler in transaction mode lends us another session each time, which
+//! must be given back as it was. There a statement is not prepared, and stands in a transaction that
+//! tells the session its settings for as long as itself: three messages that are sent together and
+//! cost one round trip.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
+use futures_util::TryStreamExt as _;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, RowStream};
+
+use super::StoreError;
+use super::connect::{Database, SESSION};
+use super::loan::Loan;
+
+/// A connection that cannot be had in this time is reported, not waited for.
+const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Our three messages travel together. Where the last does not arrive (a cut cable, a frozen relay) the
+/// transaction is ended after this, or it would keep its locks until the connection is missed.
+const PARTED: &str = "set idle_in_transaction_session_timeout = '10s';";
+
+/// What a statement is given for `$1`, `$2` and so on.
+pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+
+/// A small pool whose connections run statements of `sql/queries`.
+#[derive(Debug, Clone)]
+pub(super) struct Statements {
+    pool: Pool,
+    sessions: Sessions,
+    /// For the answer to a statement.
+    patience: Duration,
+}
+
+/// Whose the sessions are that run our statements.
+#[derive(Debug, Clone)]
+pub(super) enum Sessions {
+    /// Ours as long as their connection, and told this at its beginning.
+    Ours { settings: Arc<str> },
+    /// A pooler's, for a transaction that begins with these words.
+    Lent { begin: Arc<str> },
+}
+
+/// What came of a statement.
+pub(super) struct Answer {
+    pub(super) rows: Vec<Row>,
+    /// How many rows it wrote, or returned.
+    affected: u64,
+}
+
+impl Statements {
+    /// At most so many connections, made when they are first needed; `settings` is a sequence of `set`.
+    /// An answer is not waited for longer than `patience`.
+    pub(super) fn open(
+        database: &Database,
+        connections: usize,
+        settings: &str,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
+        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(database.config(), database.clone(), config);
+        let sessions = Sessions::of(database, settings);
+        let created = sessions.clone();
+        let greeted_within = database.connect_timeout();
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .wait_timeout(Some(WAIT_FOR_CONNECTION))
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .post_create(Hook::async_fn(move |client, _| {
+                let sessions = created.clone();
+                Box::pin(async move {
+                    match tokio::time::timeout(greeted_within, sessions.greet(client)).await {
+                        Ok(done) => done.map_err(HookError::Backend),
+                        Err(_) => Err(HookError::message("the server does not answer")),
+                    }
+                })
+            }))
+            .build()
+            .map_err(StoreError::Build)?;
+        Ok(Self { pool, sessions, patience })
+    }
+
+    /// The rows that a statement returns. `doing` says in an error what it was for.
+    pub(super) async fn query(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(self.run(sql, doing, parameters).await?.rows)
+    }
+
+    /// The row of a statement that always returns one.
+    pub(super) async fn query_one(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Row, StoreError> {
+        self.run(sql, doing, parameters).await?.one(doing)
+    }
+
+    /// How many rows a statement writes.
+    pub(super) async fn execute(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<u64, StoreError> {
+        Ok(self.run(sql, doing, parameters).await?.affected)
+    }
+
+    async fn run(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let loan = Loan::new(self.pool.get().await.map_err(StoreError::Pool)?, self.patience);
+        let client = loan.client();
+        let answer = loan.bounded(async {
+            match &self.sessions {
+                Sessions::Ours { .. } => {
+                    let prepared = client.prepare_cached(sql).await?;
+                    gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
+                }
+                Sessions::Lent { begin } => lent(client, begin, sql, parameters).await,
+            }
+        });
+        answer.await.map_err(StoreError::query(doing))
+    }
+}
+
+impl Sessions {
+    /// Those that this way to the database leads to. `settings` is a sequence of `set`.
+    pub(super) fn of(database: &Database, settings: &str) -> Self {
+        let settings = format!("{SESSION}{settings}");
+        if !database.is_pooled() {
+            return Self::Ours { settings: settings.into() };
+        }
+        let local = format!("{settings}{PARTED}").replace("set ", "set local ");
+        Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
+    }
+
+    /// Tells a new connection what is to hold as long as it does.
+    pub(super) async fn greet(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        match self {
+            Self::Ours { settings } => client.batch_execute(settings).await,
+            Self::Lent { .. } => Ok(()),
+        }
+    }
+
+    /// Runs a statement on a connection outside of any pool, where preparing it would not pay.
+    pub(super) async fn run_once(
+        &self,
+        client: &Client,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let answer = match self {
+            Self::Ours { .. } => unprepared(client, sql, parameters).await,
+            Self::Lent { begin } => lent(client, begin, sql, parameters).await,
+        };
+        answer.map_err(StoreError::query(doing))
+    }
+}
+
+impl Answer {
+    /// The row of a statement that always returns one.
+    pub(super) fn one(mut self, doing: &'static str) -> Result<Row, StoreError> {
+        self.rows.pop().ok_or(StoreError::NoRow { doing })
+    }
+}
+
+/// In a transaction of its own.
+async fn lent(
+    client: &Client,
+    begin: &str,
+    sql: &str,
+    parameters: &Parameters<'_>,
+) -> Result<Answer, tokio_postgres::Error> {
+    // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
+    // us has sent all three, and leaves no transaction open.
+    let (began, answer, ended) = tokio::join!(
+        biased;
+        client.batch_execute(begin),
+        unprepared(client, sql, parameters),
+        client.batch_execute("commit"),
+    );
+    // After an error there is nothing to commit, and the last one says nothing new.
+    began?;
+    let answer = answer?;
+    ended?;
+    Ok(answer)
+}
+
+/// Parsed, planned, run and forgotten, in one round trip.
+async fn unprepared(
+    client: &Client,
+    sql: &str,
+    parameters: &Parameters<'_>,
+) -> Result<Answer, tokio_postgres::Error> {
+    let types = parameter_types(sql).expect("a test looks for the casts of every statement");
+    let typed = parameters.iter().copied().zip(types);
+    gather(client.query_typed_raw(sql, typed).await?).await
+}
+
+async fn gather(stream: RowStream) -> Result<Answer, tokio_postgres::Error> {
+    let mut stream = pin!(stream);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row);
+    }
+    Ok(Answer { rows, affected: stream.rows_affected().unwrap_or(0) })
+}
+
+/// The types of `$1`, `$2` and so on, by the casts in the statement itself. Nothing, if one has no cast
+/// or one to a type that no statement has had yet.
+#[must_use]
+pub fn parameter_types(sql: &str) -> Option<Vec<Type>> {
+    let mut types: Vec<Option<Type>> = Vec::new();
+    for (number, cast) in sql.split('$').skip(1).filter_map(|text| text.split_once("::")) {
+        // Also cuts off a mention in a comment, which a cast follows later.
+        let Ok(number @ 1..) = number.parse::<usize>() else { continue };
+        let end = cast.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(cast.len());
+        let (name, rest) = cast.split_at(end);
+        types.resize(types.len().max(number), None);
+        types[number - 1] = Some(type_named(name, rest.starts_with("[]"))?);
+    }
+    types.into_iter().collect()
+}
+
+fn type_named(name: &str, is_array: bool) -> Option<Type> {
+    let (one, many) = match name {
+        "bool" => (Type::BOOL, Type::BOOL_ARRAY),
+        "int" => (Type::INT4, Type::INT4_ARRAY),
+        "bigint" => (Type::INT8, Type::INT8_ARRAY),
+        "float4" => (Type::FLOAT4, Type::FLOAT4_ARRAY),
+        "float8" => (Type::FLOAT8, Type::FLOAT8_ARRAY),
+        "text" => (Type::TEXT, Type::TEXT_ARRAY),
+        "timestamptz" => (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
+        _ => return None,
+    };
+    Some(if is_array { many } else { one })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_lent_is_told_nothing_that_outlasts_the_transaction() {
+        let url = "postgres://localhost/x";
+        let database = Database::parse(url, None, None, Duration::from_secs(1)).unwrap();
+        let plans = crate::store::QUEUE_PLANS;
+        let Sessions::Lent { begin } = Sessions::of(&database.behind_pooler(), plans) else {
+            panic!("it is not lent");
+        };
+        let (begin, told) = begin.split_once(';').unwrap();
+        assert_eq!(begin, "begin isolation level read committed");
+        let told: Vec<_> = told.split(';').map(str::trim).filter(|told| !told.is_empty()).collect();
+        assert!(told.len() > 8, "{told:?}");
+        assert!(told.iter().all(|told| told.starts_with("set local ")), "{told:?}");
+    }
+
+    #[test]
+    fn parameters_have_the_types_that_they_are_cast_to() {
+        let sql = "-- $1 one  $2 others, see $3::text\nselect $2::bigint[], $1::int, $2::bigint[] || $3::text";
+        let types = parameter_types(sql);
+        assert_eq!(types, Some(vec![Type::INT4, Type::INT8_ARRAY, Type::TEXT]));
+        assert_eq!(parameter_types("select 1"), Some(Vec::new()));
+        assert_eq!(parameter_types("select $2::int, $1"), None);
+        assert_eq!(parameter_types("select $1::inet"), None);
+    }
+}
