@@ -121,6 +121,8 @@ async fn bury_the_dead(shared: &Shared) -> Result<(), StoreError> {
     let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
     if buried.relays > 0 {
         shared.lines.all();
+        // What they held is due now, for whichever of us serves its endpoint.
+        shared.let_others_know();
         shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
         tracing::warn!(
             relays = buried.relays,

@@ -116,10 +116,14 @@ impl Fleet {
     /// Starts all relays, and waits until they are ready.
     pub async fn begin(&self) {
         for seat in &self.seats {
-            let mut seat = seat.lock().await;
-            self.start(&mut seat);
-            seat.relay.as_mut().expect("it has just been started").ready().await;
+            self.start_ready(&mut *seat.lock().await).await;
         }
+    }
+
+    /// Starts a process, and waits until it is ready.
+    pub async fn start_ready(&self, seat: &mut Seat) {
+        self.start(seat);
+        seat.relay.as_mut().expect("it has just been started").ready().await;
     }
 
     /// Starts a process, and does not wait for it to be ready.

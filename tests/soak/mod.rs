@@ -201,7 +201,7 @@ impl Soak {
             self.fleet.stop(&mut *seat.lock().await).await;
         }
         let mut last = self.fleet.seats[0].lock().await;
-        self.fleet.start(&mut last);
+        self.fleet.start_ready(&mut last).await;
         if !rows::buried(&self.cluster.url(), BURIES_WITHIN).await {
             let case = || format!("after {BURIES_WITHIN:?} there were rows of others");
             self.ledger.complain("a relay that ended was not buried", case);
