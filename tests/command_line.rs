@@ -74,7 +74,7 @@ fn a_database_that_does_not_come_ends_the_start_with_one_message() {
     assert_eq!(code, Some(1));
     assert!(
         said.starts_with(
-            "posthaste: try the way to the database: connect to the database at 127.0.0.1:1"
+            "posthaste: check the schema: connect to the database at 127.0.0.1:1"
         ),
         "{said}"
     );

@@ -25,7 +25,11 @@ pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Res
     let metrics = Arc::new(Metrics::new());
     let status = Status::new(Clock, stopper.clone());
     let server = match config.http.listen {
-        Some(address) => Some(Server::bind(address).await?),
+        Some(address) => {
+            let server = Server::bind(address).await?;
+            tracing::info!(address = %server.address(), "serving /live, /ready and /metrics");
+            Some(server)
+        }
         None => None,
     };
     let admin = Arc::new(Admin { status: status.clone(), metrics: Arc::clone(&metrics) });
@@ -39,7 +43,6 @@ pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Res
     };
     let serving = async {
         if let Some(server) = server {
-            tracing::info!(address = %server.address(), "serving /live, /ready and /metrics");
             server.serve(admin, &closing).await;
         }
     };
@@ -59,11 +62,8 @@ async fn relay(
     stopper: &Stopper,
 ) -> Result<(), CliError> {
     let waiting = Waiting { status, stopper, patience: config.database.start_patience };
-    let reached = waiting.until_reached(async || {
-        reach::is_one_database(database).await?;
-        reach::keeps_sessions(database).await
-    });
-    if reached.await.map_err(CliError::Reach)?.is_none() {
+    let reached = waiting.until_reached(async || reach::is_one_database(database).await).await;
+    if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());
     }
     if migrate {
@@ -79,6 +79,10 @@ async fn relay(
     }
     let checked = waiting.until_reached(async || migrate::check(database).await).await;
     if checked.map_err(CliError::Schema)?.is_none() {
+        return Ok(());
+    }
+    let reached = waiting.until_reached(async || reach::keeps_sessions(database).await).await;
+    if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());
     }
     relay::run(

@@ -11,7 +11,7 @@ use super::{Database, StoreError};
 /// The process that serves the session, and nothing prepared.
 const SERVED_BY: &str = "select pg_backend_pid()";
 /// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for ours
-/// once in a hundred million starts.
+/// once in billions of starts.
 const ROUNDS: usize = 4;
 /// Which database this is, of which cluster.
 const IDENTITY: &str = "select system_identifier || '/' \
