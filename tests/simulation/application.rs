@@ -49,15 +49,16 @@ impl World<'_> {
     pub async fn add_endpoints(&mut self) {
         let endpoints = "insert into posthaste.endpoints \
                 (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, ordered, on_dead_head) values \
-             ('https://receiver.example/1', '{*}', null, null, 3, '{5 s, 60 s}', null, false, 'block'), \
+             ('https://receiver.example/1', '{*}', null, null, 3, '{0 s, 60 s}', null, false, 'block'), \
              ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null, true, 'skip'), \
              ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null, false, 'block'), \
              ('https://receiver.example/4', '{*}', 'b', null, 4, '{0 s, 2 s}', 1, true, 'block'), \
              ('https://receiver.example/5', \
               '{posthaste.delivery.dead,posthaste.endpoint.disabled,posthaste.endpoint.paused}', \
               null, null, 2, '{1 s}', null, false, 'block'), \
-             ('https://receiver.example/6', '{order.*}', null, null, 2, '{2 s}', null, true, 'block')";
+             ('https://receiver.example/6', '{order.*}', null, null, 3, '{0 s, 2 s}', null, true, 'block')";
         self.ground.applications[0].batch_execute(endpoints).await.expect("add the endpoints");
+        self.endpoints = 6;
     }
 
     fn connection(&self, on: u8) -> (usize, &Client) {
@@ -305,6 +306,7 @@ impl World<'_> {
                 let add = "select posthaste.add_endpoint('https://receiver.example/new', \
                      max_attempts => 2, schedule => '{1 s}')";
                 client.query(add, &[]).await?;
+                self.endpoints += 1;
             }
             Steering::Subscribe { endpoint: to, to_all } => {
                 let to_what = if to_all { "{*}" } else { "{user.*}" };
@@ -423,15 +425,16 @@ impl World<'_> {
 
     /// Lets every line go on that is blocked, and every endpoint: nobody would end what is held.
     pub async fn let_all_go_on(&mut self) -> Held {
-        self.transactions[0] = None;
-        for endpoint in self.subscribers().await {
+        let held = "select e.id from posthaste.endpoints e where not e.enabled or exists ( \
+             select from posthaste.deliveries d where d.endpoint_id = e.id and d.blocked_at is not null)";
+        let held: Vec<EndpointId> =
+            self.ground.read(held).await.iter().map(|row| row.get(0)).collect();
+        for endpoint in held {
             let client = &self.ground.applications[0];
             let enable = "select posthaste.enable_endpoint($1)";
-            if !endpoint.enabled {
-                client.query(enable, &[&endpoint.id]).await.map_err(failed)?;
-            }
+            client.query(enable, &[&endpoint]).await.map_err(failed)?;
             let unblock = "select posthaste.unblock($1)";
-            let unblocked = self.revive(client, endpoint.id, unblock, &[&endpoint.id]).await;
+            let unblocked = self.revive(client, endpoint, unblock, &[&endpoint]).await;
             let unblocked = unblocked.map_err(failed)??;
             self.did(0, unblocked).await;
         }

@@ -10,11 +10,10 @@ delete from posthaste.endpoint_health;
 delete from posthaste.endpoint_secrets;
 delete from posthaste.endpoints;
 set session_replication_role = origin;
-alter sequence posthaste.revision restart;
-alter table posthaste.outbox alter column id restart;
-alter table posthaste.endpoints alter column id restart;
-alter table posthaste.endpoint_secrets alter column id restart;
-alter table posthaste.relays alter column id restart;
+-- Not by `alter … restart`, after which every session would plan everything anew.
+select setval('posthaste.revision', 1, false);
+select setval(pg_get_serial_sequence('posthaste.' || of, 'id'), 1, false)
+  from unnest(array['outbox', 'endpoints', 'endpoint_secrets', 'relays']) of;
 select posthaste.make_partitions(7);
 -- Ten minutes before midnight, so that days change under way; and the last day stays out of reach.
 select setval('simulation.clock', (extract(epoch from current_date + time '23:50') * 1000000)::bigint);

@@ -53,8 +53,8 @@ impl Taste {
             (6, beside),
         ];
         let mut weight = |usual: u32| match rng.u8(0..6) {
-            0 => usual / 4,
-            1 => usual * 3,
+            0 => usual / 6,
+            1 => usual * 4,
             _ => usual,
         };
         let weights = makers.map(|(usual, maker)| (weight(usual).max(1), maker));
@@ -170,9 +170,9 @@ fn send(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
 
 fn said(rng: &mut Rng) -> Answer {
     match rng.u8(0..24) {
-        0..=9 => Answer::Accepted,
-        10 | 11 => Answer::AcceptedUnheard,
-        12..=16 => Answer::Failed,
+        0..=7 => Answer::Accepted,
+        8..=10 => Answer::AcceptedUnheard,
+        11..=16 => Answer::Failed,
         17 => Answer::Busy,
         18 | 19 => Answer::Unwanted,
         20 => Answer::Gone,

@@ -23,10 +23,12 @@ impl World<'_> {
             self.crash(0).await;
         }
         self.work_until_settled().await?;
-        for relay in 0..u8::try_from(RELAYS).expect("there are three") {
-            self.thaw(relay);
+        if self.relays.iter().flatten().any(|relay| relay.frozen) {
+            for relay in 0..u8::try_from(RELAYS).expect("there are three") {
+                self.thaw(relay);
+            }
+            self.work_until_settled().await?;
         }
-        self.work_until_settled().await?;
         self.end_relays().await
     }
 
@@ -67,11 +69,10 @@ impl World<'_> {
             self.step(relay, Step::Bury, Fate::Fine).await?;
         }
         for relay in all {
-            for _ in 0..5 {
-                self.step(relay, Step::Upkeep, Fate::Fine).await?;
-            }
+            // Each does one of the five things that upkeep does; another one each round.
+            self.step(relay, Step::Upkeep, Fate::Fine).await?;
             let look = Step::Look { most: 200, room: 3 };
-            for step in [Step::Poll, look, Step::Poll, Step::Claim { room: 4 }, Step::Poll] {
+            for step in [look, Step::Poll, Step::Claim { room: 4 }, Step::Poll] {
                 self.step(relay, step, Fate::Fine).await?;
             }
             while self.deliver(relay).await? {
