@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::support::{
     PATIENCE, Receiver, Relay, TestDatabase, endpoint, event, holds, inconsistencies, settled,
-    value,
+    value, waits_for_a_lock,
 };
 
 fn reached(database: &TestDatabase) -> Database {
@@ -141,6 +141,28 @@ async fn an_event_of_a_day_without_a_partition_is_delivered_and_moved_to_its_day
     assert_eq!(value::<i64>(&client, &caught).await, 0);
     let kept = format!("select count(*) from posthaste.outbox where id = {event}");
     assert_eq!(value::<i64>(&client, &kept).await, 1);
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_being_moved_to_its_day_is_not_passed_over() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&client).await;
+    let today = "posthaste.outbox_' || to_char(now() at time zone 'UTC', 'YYYYMMDD')";
+    let drop_today = format!("do $$ begin execute 'drop table {today}; end $$");
+    client.batch_execute(&drop_today).await.unwrap();
+    event("order.paid").add(&client).await;
+    let mover = database.client().await;
+    mover.batch_execute("begin; select posthaste.make_partitions(1)").await.unwrap();
+    // Routing begins before the event has moved and goes on when it has.
+    let _relay = Relay::on(&database.url()).set("relay.poll_interval", "60s").spawn();
+    waits_for_a_lock(&client, "route").await;
+    mover.batch_execute("commit").await.unwrap();
+
+    receiver.next().await;
+    settled(&client).await;
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 

@@ -37,6 +37,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     9 "0009_ordering",
     10 "0010_consistency",
     11 "0011_relays_without_a_session",
+    12 "0012_moved_days",
 ];
 
 /// Where the applied versions are written down.
