@@ -8,7 +8,7 @@ use posthaste::clock::Present;
 use posthaste::stopper::Stopper;
 use tokio_postgres::Client;
 
-use crate::support::{Receiver, Reply, TestDatabase, run_inside, until, within};
+use crate::support::{Receiver, Reply, TestDatabase, holds, run_inside, until, within};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -102,13 +102,9 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_nobody_else_
             "posthaste.delivery_attempts a join posthaste.endpoints e on e.id = a.endpoint_id
                         where e.url like '%/healthy'";
         assert_eq!(hours.count(healthy).await, 60, "one attempt each, no more");
-        // Health is noted a little later than what it follows from.
-        until("the endpoint to flow", || async {
-            let flowing =
-                "posthaste.endpoint_status where url like '%/failing' and health = 'flowing'";
-            (hours.count(flowing).await == 1).then_some(())
-        })
-        .await;
+        // It is noted about once a second.
+        let health = "health = 'flowing' from posthaste.endpoint_status where url like '%/failing'";
+        holds(&hours.client, health).await;
         stopper.stop();
     };
     let (ended, ()) =
