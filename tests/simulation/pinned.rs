@@ -1,22 +1,42 @@
 //! Lists that have failed, as short as they could be made, each with the promise that it broke.
 
 use super::ground::Ground;
-use super::operations::{Fate::Fine, Operation, Operation::*, PLAIN};
+use super::operations::Fate::{Fine, NotRun, Slow};
+use super::operations::{Gate, Operation, Operation::*, PLAIN};
 use super::run;
 
-const PINNED: [(&str, &[Operation]); 1] = [(
-    // It routed and claimed under a number that nobody would look for again.
-    "a relay that was taken for dead and does not know it yet claims nothing",
-    &[
-        Start { relay: 0 },
-        Insert { on: 0, count: 1, event: PLAIN },
-        Start { relay: 1 },
-        Pass { seconds: 16 },
-        Beat { relay: 1, fate: Fine },
-        Bury { relay: 1, fate: Fine },
-        Look { relay: 0, most: 200, room: 3, fate: Fine },
-    ],
-)];
+const PINNED: &[(&str, &[Operation])] = &[
+    (
+        // It routed and claimed under a number that nobody would look for again.
+        "a relay that was taken for dead and does not know it yet claims nothing",
+        &[
+            Start { relay: 0 },
+            Insert { on: 0, count: 1, event: PLAIN },
+            Start { relay: 1 },
+            Pass { seconds: 16 },
+            Beat { relay: 1, fate: Fine },
+            Bury { relay: 1, fate: Fine },
+            Look { relay: 0, most: 200, room: 3, fate: Fine },
+        ],
+    ),
+    (
+        // Whoever buries another holds its lock, and was taken for the session that it had lost.
+        "a relay that takes its lease again ends nobody's statement",
+        &[
+            Start { relay: 0 },
+            Start { relay: 1 },
+            Start { relay: 2 },
+            Insert { on: 0, count: 1, event: PLAIN },
+            Pass { seconds: 3 },
+            Look { relay: 2, most: 200, room: 3, fate: Fine },
+            Beat { relay: 0, fate: NotRun },
+            Beat { relay: 2, fate: NotRun },
+            Beat { relay: 1, fate: Fine },
+            Bury { relay: 1, fate: Slow(Gate::Row) },
+            Beat { relay: 0, fate: Fine },
+        ],
+    ),
+];
 
 #[tokio::test]
 async fn what_has_failed_once_holds() {
