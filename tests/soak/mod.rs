@@ -47,9 +47,6 @@ use self::receivers::{Receivers, Serving};
 use self::writers::{JOURNAL, Writing};
 use crate::support::database;
 
-/// Whether the relay keeps the order of events with one key, to endpoints that ask for it.
-const ORDER_IS_KEPT: bool = true;
-
 const MINUTES: f64 = 5.0;
 const EVENTS_A_SECOND: f64 = 500.0;
 
@@ -258,7 +255,9 @@ impl Soak {
             endpoint_ids: &self.endpoint_ids,
             absences: &course.absences,
         };
+        let began = Clock.instant();
         let figures = reckoning.make().await;
+        eprintln!("soak: reckoned up in {:.1} s", Clock.since(began).as_secs_f64());
         for seat in 0..plan::RELAYS {
             rows::check_log(&self.ledger, &self.fleet.log(seat));
         }

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::Client;
 
-use super::ORDER_IS_KEPT;
 use super::endpoints::{ENDPOINTS, Mood, Spec};
 use super::faults::Absences;
 use super::inbox::{Inbox, Received};
@@ -304,9 +303,7 @@ impl Look<'_> {
                     figures.in_order += 1;
                 } else {
                     figures.out_of_order += 1;
-                    if ORDER_IS_KEPT {
-                        wrongs.push(("a key's order was broken", self.number, serial));
-                    }
+                    wrongs.push(("a key's order was broken", self.number, serial));
                 }
             }
         }
@@ -316,9 +313,7 @@ impl Look<'_> {
                 continue;
             }
             figures.overlaps += 1;
-            if ORDER_IS_KEPT {
-                wrongs.push(("two of a key were in flight at once", self.number, overlap.later));
-            }
+            wrongs.push(("two of a key were in flight at once", self.number, overlap.later));
         }
     }
 }

@@ -11,7 +11,7 @@ use super::endpoints::ENDPOINTS;
 use super::fleet::{COUNTED, Tally, most_memory};
 use super::ledger::Complaint;
 use super::reckoning::{Figures, OfEndpoint};
-use super::{Course, ORDER_IS_KEPT, Wanted};
+use super::{Course, Wanted};
 
 pub struct Report<'a> {
     pub wanted: Wanted,
@@ -146,8 +146,7 @@ impl Report<'_> {
     }
 
     fn show_order(&self) {
-        let promise = if ORDER_IS_KEPT { "" } else { " (not checked)" };
-        println!("\nOrder per key{promise}:\n");
+        println!("\nOrder per key:\n");
         let rows =
             ENDPOINTS.iter().zip(&self.figures.endpoints).filter(|(spec, _)| spec.ordered).map(
                 |(spec, of)| {
@@ -222,7 +221,6 @@ impl Report<'_> {
                 "counted": COUNTED.iter().zip(self.tally.counted).collect::<BTreeMap<_, _>>(),
             },
             "disk_bytes": self.sizes.iter().copied().collect::<BTreeMap<_, _>>(),
-            "order_is_checked": ORDER_IS_KEPT,
             "violations": self.complaints.iter().map(|(kind, complaint)| {
                 (*kind, json!({ "count": complaint.count, "cases": complaint.cases }))
             }).collect::<BTreeMap<_, _>>(),
