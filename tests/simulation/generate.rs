@@ -88,7 +88,7 @@ impl Taste {
         match rng.u8(0..8) {
             0 | 1 => Fate::AnswerLost,
             2 => Fate::NotRun,
-            3 => Fate::Slow(Gate::Start),
+            3 => Fate::Slow(Gate::Beginning),
             4 => Fate::Slow(Gate::Routing),
             5 => Fate::Slow(Gate::Deliveries),
             6 => Fate::Slow(Gate::Row),

@@ -117,7 +117,7 @@ impl World<'_> {
             statement,
         };
         let number = match gate {
-            Gate::Start => None,
+            Gate::Beginning => None,
             Gate::Routing => Some(1),
             Gate::Deliveries => Some(2),
             Gate::Row => Some(3),

@@ -157,7 +157,7 @@ pub enum Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// Before it began: it has no snapshot yet.
-    Start,
+    Beginning,
     /// About to append the routing cursor.
     Routing,
     /// About to change deliveries.
