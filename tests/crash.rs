@@ -168,21 +168,21 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
     client.batch_execute(claim).await.unwrap();
     let record = async |relay: i32, token: i64, verdict: &str, retry_in: &str| {
         let record = format!(
-            "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{now}}', '{{1}}', \
-             '{{1}}', '{{answered}}', '{{null}}', '{{null}}', '{{200}}', '{{null}}', '{{null}}', \
-             '{{f}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{{verdict}}}', \
-             '{{null}}', '{{{retry_in}}}', '{{f}}')"
+            "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{{retry_in}}}', '{{f}}', \
+             '{{1}}', '{{1}}', '{{200}}', '{{f}}', '{{1}}', '{{-1}}', '{{-1}}', '{{-1}}', '{{1}}', '{{1}}', \
+             '{{answered}}', '{{1}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', \
+             '{{{verdict}}}', '{{1}}', '{{}}', '{{0}}')"
         );
         client.query(&record, &[]).await.unwrap().len()
     };
     for (relay, token) in [(1, 7), (2, 6)] {
-        assert_eq!(record(relay, token, "delivered", "null").await, 0);
+        assert_eq!(record(relay, token, "delivered", "-1").await, 0);
         assert_eq!(record(relay, token, "retry", "1000").await, 0);
     }
     let untouched = "select claimed_by = 2 and claim_token = 7 and attempt_count = 0 \
          and not exists (select from posthaste.attempts) from posthaste.deliveries";
     assert!(value::<bool>(&client, untouched).await);
-    assert_eq!(record(2, 7, "delivered", "null").await, 1);
+    assert_eq!(record(2, 7, "delivered", "-1").await, 1);
     let ended = "select not exists (select from posthaste.deliveries) and count(*) = 1 \
          from posthaste.attempts";
     assert!(value::<bool>(&client, ended).await);

@@ -6,20 +6,17 @@
 -- Where the head of a line ends, the next one has its turn. What was routed beside us is not seen here: the
 -- caller looks at the lines that did not move on once more (give_turns).
 --
--- $1 relay  $2 now (null: the database's clock)  $3… one array per column of a result
+-- $1 relay  $2 now (null: the database's clock)  then one array per column of a result. None of them holds
+-- a null, so that the n-th element is found at once: 0 or -1 stands for it. Of texts, most of which are
+-- the same, there is an array of different ones and another that says which of them is the n-th (0: none).
+-- Unnesting all of these instead keeps a tuple store for each: 2 µs a result more (*measured*).
 with clock as materialized (
   select coalesce($2::timestamptz, clock_timestamp()) as now
 ),
 result as materialized (
-  select r.*
-  from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::int[], $8::float8[],
-              $9::text[], $10::text[], $11::text[], $12::int[], $13::text[], $14::text[], $15::bool[],
-              $16::float4[], $17::float4[], $18::float4[], $19::float4[], $20::float4[], $21::float4[],
-              $22::text[], $23::text[], $24::float8[], $25::bool[])
-       r(event_id, endpoint_id, claim_token, event_created_at, number, began_ms_ago,
-         outcome, cause, detail, status, response_headers, response_body, body_truncated,
-         duration_ms, resolve_ms, connect_ms, tls_ms, headers_ms, body_ms,
-         verdict, reason, retry_after_ms, blocks)
+  select n::int, event_id, ($4::bigint[])[n::int] as endpoint_id, ($5::bigint[])[n::int] as claim_token,
+         nullif(($6::float8[])[n::int], -1) as retry_after_ms, ($7::bool[])[n::int] as blocks
+  from unnest($3::bigint[]) with ordinality r(event_id, n)
 ),
 ended as (
   delete from posthaste.deliveries d
@@ -27,21 +24,22 @@ ended as (
    where d.event_id = any(array[r.event_id]) and d.endpoint_id = r.endpoint_id
      and d.claimed_by = $1::int and d.claim_token = r.claim_token
      and r.retry_after_ms is null and not r.blocks
-  returning r.*, d.ordering_key
+  returning r.n, d.event_id, d.endpoint_id, d.event_created_at, d.ordering_key, r.retry_after_ms
 ),
 rescheduled as (
   update posthaste.deliveries d
-     set attempt_count = case when r.outcome = 'interrupted' then d.attempt_count else r.number end,
+     set attempt_count = case when ($18::text[])[($19::int[])[r.n]] = 'interrupted' then d.attempt_count
+                              else ($8::int[])[r.n] end,
          claimed_by = null, claim_token = null,
          blocked_at = case when r.blocks then clock.now end,
          next_attempt_at = case when not r.blocks then clock.now + r.retry_after_ms * interval '1 ms'
                                 else coalesce((select o.expires_at from posthaste.outbox o
-                                                where o.id = r.event_id and o.created_at = r.event_created_at), 'infinity') end
+                                                where o.id = d.event_id and o.created_at = d.event_created_at), 'infinity') end
     from result r cross join clock
    where d.event_id = any(array[r.event_id]) and d.endpoint_id = r.endpoint_id
      and d.claimed_by = $1::int and d.claim_token = r.claim_token
      and (r.retry_after_ms is not null or r.blocks)
-  returning r.*, d.ordering_key
+  returning r.n, d.event_id, d.endpoint_id, d.event_created_at, d.ordering_key, r.retry_after_ms
 ),
 next as materialized (
   select e.event_id as after, n.event_id, n.endpoint_id
@@ -67,17 +65,25 @@ held as (
 ),
 logged as (
   insert into posthaste.attempts
-    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, outcome, cause, detail,
-     status, response_headers, response_body, body_truncated, duration_ms, resolve_ms, connect_ms,
-     tls_ms, headers_ms, body_ms, verdict, reason, next_attempt_at)
-  select event_id, endpoint_id, event_created_at, clock.now - began_ms_ago * interval '1 ms', number,
-         $1::int, outcome, cause, detail, status, response_headers::json, response_body,
-         body_truncated, duration_ms, resolve_ms, connect_ms, tls_ms, headers_ms, body_ms, verdict,
-         reason, clock.now + retry_after_ms * interval '1 ms'
+    (event_id, endpoint_id, event_created_at, next_attempt_at, started_at, relay_id,
+     number, status, body_truncated,
+     duration_ms, resolve_ms, connect_ms,
+     tls_ms, headers_ms, body_ms,
+     outcome, cause, detail,
+     response_headers, response_body,
+     verdict, reason)
+  select event_id, endpoint_id, event_created_at, clock.now + retry_after_ms * interval '1 ms',
+         clock.now - ($9::float8[])[n] * interval '1 ms', $1::int,
+         ($8::int[])[n], nullif(($10::int[])[n], 0), ($11::bool[])[n],
+         ($12::float4[])[n], nullif(($13::float4[])[n], -1), nullif(($14::float4[])[n], -1),
+         nullif(($15::float4[])[n], -1), nullif(($16::float4[])[n], -1), nullif(($17::float4[])[n], -1),
+         ($18::text[])[($19::int[])[n]], ($20::text[])[($21::int[])[n]], ($22::text[])[($23::int[])[n]],
+         ($24::text[])[($25::int[])[n]]::json, ($26::text[])[($27::int[])[n]],
+         ($28::text[])[($29::int[])[n]], ($30::text[])[($31::int[])[n]]
   from held cross join clock
 )
-select held.event_id, held.endpoint_id,
-       (extract(epoch from least(given.next_attempt_at, clock.now + interval '1 year') - clock.now) * 1000)::float8 as next_due_in_ms
-from held
-cross join clock
-left join given on given.after = held.event_id and given.endpoint_id = held.endpoint_id
+select event_id, endpoint_id, null::float8 as next_due_in_ms from held
+union all
+select g.after, g.endpoint_id,
+       (extract(epoch from least(g.next_attempt_at, clock.now + interval '1 year') - clock.now) * 1000)::float8
+from given g cross join clock

@@ -2,6 +2,7 @@
 -- claimed for the caller as far as there is room. Called by store::routing::route.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
 -- hour ahead); endpoints_by_route.
+-- Nested loops are off for it (ROUTER_PLANS): `offset 0` keeps a lookup by index from becoming a join.
 -- Locks: the router's advisory lock for the statement; nothing else that exists already.
 -- The new cursor's primary key lets one router in: a second one inserts nothing and returns nothing.
 --
@@ -11,71 +12,55 @@
 with router as materialized (
   select pg_try_advisory_xact_lock(1886352244, 2) as held
 ),
-clock as materialized (
-  select coalesce($4::timestamptz, clock_timestamp()) as now
-),
-last as materialized (
-  select r.* from router, lateral (
-    select * from posthaste.routing order by number desc limit 1) r
-  where router.held
-),
 -- What is visible in until and not in since. An unfinished span is taken up where it was left.
 span as materialized (
-  select case when after_id is null then until else since end as since,
-         case when after_id is null then pg_current_snapshot() else until end as until,
-         coalesce(after_xid, '0'::xid8) as after_xid,
-         coalesce(after_id, -1) as after_id,
-         after_id is not null as taken_up,
-         case when after_id is null then number + 1 else coalesce(span_number, number) end as number
-  from last
+  select case when last.after_id is null then last.until else last.since end as since,
+         case when last.after_id is null then pg_current_snapshot() else last.until end as until,
+         coalesce(last.after_xid, '0'::xid8) as after_xid,
+         coalesce(last.after_id, -1) as after_id,
+         last.after_id is not null as taken_up,
+         case when last.after_id is null then last.number + 1 else coalesce(last.span_number, last.number) end as number,
+         last.number as last_number, last.floor_at, last.mark_xid, last.mark_at, last.routed_at,
+         last.system_identifier, last.database_oid,
+         coalesce($4::timestamptz, clock_timestamp()) as now
+  from router
+  cross join lateral (select * from posthaste.routing order by number desc limit 1) last
+  where router.held
 ),
--- Transactions that were open at since and have committed by until …
-straggler as (
-  select e.*
+range as materialized (
+  -- Transactions that were open at since and have committed by until …
+  select x.xid as after_xid, case when x.xid = span.after_xid then span.after_id else -1 end as after_id,
+         (x.xid::text::bigint + 1)::text::xid8 as end_xid
   from span
   cross join lateral pg_snapshot_xip(span.since) x(xid)
-  cross join lateral (
-    select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
-           o.deliver_at, o.expires_at, o.created_at
-    from posthaste.outbox o
-    -- Not `=`, which would let the planner read the primary key in the order of ids.
-    where o.xid >= x.xid and o.xid <= x.xid
-      and (o.xid, o.id) > (span.after_xid, span.after_id)
-      and o.created_at >= $5::timestamptz
-      and o.created_at < now() + interval '1 day'
-    order by o.xid, o.id
-    limit $3::bigint
-  ) e
-  where pg_visible_in_snapshot(x.xid, span.until)
-),
--- … and those that began after it.
-fresh as (
-  select e.*
+  where x.xid >= span.after_xid and pg_visible_in_snapshot(x.xid, span.until)
+  union all
+  -- … and those that began after it.
+  select greatest(span.after_xid, first.xid), case when span.after_xid >= first.xid then span.after_id else -1 end,
+         pg_snapshot_xmax(span.until)
   from span
+  cross join lateral pg_snapshot_xmax(span.since) first(xid)
+),
+event as materialized (
+  select e.*, octet_length(e.payload::text) as bytes
+  from span
+  cross join range
   cross join lateral (
     select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
            o.deliver_at, o.expires_at, o.created_at
     from posthaste.outbox o
-    where (o.xid, o.id) > (greatest(span.after_xid, pg_snapshot_xmax(span.since)),
-                           case when span.after_xid >= pg_snapshot_xmax(span.since) then span.after_id else -1 end)
-      and o.xid < pg_snapshot_xmax(span.until)
+    where (o.xid, o.id) > (range.after_xid, range.after_id) and o.xid < range.end_xid
       and pg_visible_in_snapshot(o.xid, span.until)
       and o.created_at >= $5::timestamptz
       and o.created_at < now() + interval '1 day'
     order by o.xid, o.id
     limit $3::bigint
   ) e
-),
-event as materialized (
-  select * from (select * from straggler union all select * from fresh) e
-  order by xid, id
+  order by e.xid, e.id
   limit $3::bigint
 ),
 chunk as materialized (
-  -- Not max(xid), which PostgreSQL 14 does not have.
-  select count(*) as events, count(*) = $3::bigint as more,
-         (select e.xid from event e order by e.xid desc limit 1) as xid
-  from event
+  select count(*) as events, count(*) = $3::bigint as more from event
 ),
 kind as materialized (
   select event_type, coalesce(tenant, '') as tenant
@@ -87,25 +72,30 @@ subscriber as materialized (
   select k.event_type, k.tenant, e.id as endpoint_id, e.filter, e.revision, e.ordered,
          coalesce(h.state = 'flowing', true) as flowing
   from kind k
-  join posthaste.endpoints e
-    on posthaste.route_keys(e.tenant, e.subscriptions)
-       && posthaste.route_keys_of_event(nullif(k.tenant, ''), k.event_type)
-  left join posthaste.endpoint_health h on h.endpoint_id = e.id
-  where e.enabled
+  cross join lateral (
+    select e.* from posthaste.endpoints e
+    where e.enabled
+      and posthaste.route_keys(e.tenant, e.subscriptions)
+          && posthaste.route_keys_of_event(nullif(k.tenant, ''), k.event_type)
+    offset 0
+  ) e
+  left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = e.id offset 0) h on true
 ),
+-- Without the payload: what follows sorts and copies these rows many times.
 owed as materialized (
-  select e.*, s.endpoint_id as owed_to, s.revision, s.flowing,
+  select e.id, e.created_at, e.deliver_at, e.bytes, s.endpoint_id as owed_to, s.revision, s.flowing,
          case when s.ordered then e.ordering_key end as line
   from event e
   join subscriber s on s.event_type = e.event_type and s.tenant = coalesce(e.tenant, '')
   where e.endpoint_id is null
     and (s.filter is null or posthaste.filter_matches(e.payload, s.filter))
   union all
-  select e.*, n.id, n.revision, n.enabled and coalesce(h.state = 'flowing', true),
+  select e.id, e.created_at, e.deliver_at, e.bytes, n.id, n.revision,
+         n.enabled and coalesce(h.state = 'flowing', true),
          case when n.ordered then e.ordering_key end
   from event e
-  join posthaste.endpoints n on n.id = e.endpoint_id
-  left join posthaste.endpoint_health h on h.endpoint_id = n.id
+  cross join lateral (select n.* from posthaste.endpoints n where n.id = e.endpoint_id offset 0) n
+  left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = n.id offset 0) h on true
   where e.endpoint_id is not null
 ),
 -- Where somebody is live already, all are in line; else all but the first. While the span has more to
@@ -132,15 +122,14 @@ line as materialized (
   ) next on true
 ),
 ranked as materialized (
-  select o.*, span.number as place, turn.in_line,
+  select o.*, span.number as place, turn.in_line, due.is_due,
          o.flowing
          and turn.in_line is null
-         and coalesce(o.deliver_at <= clock.now, true)
+         and due.is_due
          and row_number() over (partition by o.owed_to order by o.id) <= coalesce(r.room, $8::int)
-         and sum(octet_length(o.payload::text)) over (order by o.id, o.owed_to) <= $10::bigint
+         and sum(o.bytes) over (order by o.id, o.owed_to) <= $10::bigint
          and row_number() over (order by o.id, o.owed_to) <= $9::int as claimed
   from owed o
-  cross join clock
   cross join span
   cross join chunk
   left join unnest($6::bigint[], $7::int[]) r(endpoint_id, room) on r.endpoint_id = o.owed_to
@@ -148,11 +137,7 @@ ranked as materialized (
   cross join lateral (
     select case when o.line is not null and (chunk.more or l.is_live or o.id > l.first) then true end as in_line
   ) turn
-),
-waiting as materialized (
-  select array_agg(distinct o.owed_to) as endpoints
-  from ranked o cross join clock
-  where not o.claimed and o.in_line is null and coalesce(o.deliver_at <= clock.now, true)
+  cross join lateral (select coalesce(o.deliver_at <= span.now, true) as is_due) due
 ),
 -- What was ended beside us is not seen here: the caller looks at these lines once more (give_turns).
 behind as materialized (
@@ -164,20 +149,22 @@ advanced as (
   insert into posthaste.routing
     (number, since, until, after_xid, after_id, floor_at, mark_xid, mark_at, events, deliveries,
      unmatched, routed_at, system_identifier, database_oid, span_number)
-  select last.number + 1, span.since, span.until,
-         case when chunk.more then chunk.xid end,
-         case when chunk.more then (select max(e.id) from event e where e.xid = chunk.xid) end,
-         case when pg_snapshot_xmin(span.until) >= last.mark_xid then last.mark_at else last.floor_at end,
-         case when pg_snapshot_xmin(span.until) >= last.mark_xid then pg_snapshot_xmax(span.until) else last.mark_xid end,
-         case when pg_snapshot_xmin(span.until) >= last.mark_xid then last.routed_at else last.mark_at end,
-         chunk.events,
-         (select count(*) from owed),
-         chunk.events - (select count(distinct o.id) from owed o),
-         clock_timestamp(), last.system_identifier, last.database_oid,
-         case when span.number <= last.number then span.number end
-  from last, span, chunk
+  select span.last_number + 1, span.since, span.until, rest.after_xid, rest.after_id,
+         case when mark.is_passed then span.mark_at else span.floor_at end,
+         case when mark.is_passed then pg_snapshot_xmax(span.until) else span.mark_xid end,
+         case when mark.is_passed then span.routed_at else span.mark_at end,
+         chunk.events, found.deliveries, chunk.events - found.events,
+         clock_timestamp(), span.system_identifier, span.database_oid,
+         case when span.number <= span.last_number then span.number end
+  from span
+  cross join chunk
+  cross join lateral (select pg_snapshot_xmin(span.until) >= span.mark_xid as is_passed) mark
+  cross join (select count(*) as deliveries, count(distinct id) as events from owed) found
+  left join lateral (
+    select e.xid as after_xid, e.id as after_id from event e order by e.xid desc, e.id desc limit 1
+  ) rest on chunk.more
   -- An idle look leaves no row, but now and then the cursor moves on.
-  where chunk.events > 0 or last.after_id is not null or last.routed_at < clock_timestamp() - interval '1 minute'
+  where chunk.events > 0 or span.taken_up or span.routed_at < clock_timestamp() - interval '1 minute'
   on conflict (number) do nothing
   returning number, floor_at, events, deliveries, unmatched
 ),
@@ -186,35 +173,39 @@ inserted as (
     (event_id, endpoint_id, event_created_at, next_attempt_at, claimed_by, claim_token, ordering_key,
      place, in_line)
   select o.id, o.owed_to, o.created_at,
-         case when o.deliver_at > clock.now then o.deliver_at else clock.now end,
+         greatest(o.deliver_at, span.now),
          case when o.claimed then $1::int end,
          case when o.claimed then $2::bigint end,
          o.line, case when o.line is not null then o.place end, o.in_line
-  from ranked o cross join clock
+  from ranked o cross join span
   where exists (select from advanced)
-  order by o.id
 )
-select coalesce(a.floor_at, last.floor_at) as floor_at,
+-- What the step has done …
+select coalesce(a.floor_at, span.floor_at) as floor_at,
        coalesce(a.events, 0) as events,
        coalesce(a.deliveries, 0) as deliveries,
        coalesce(a.unmatched, 0) as unmatched,
        chunk.more and a.number is not null as more,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as xmax,
-       case when row_number() over (order by d.id) = 1 then waiting.endpoints end as waiting,
-       case when row_number() over (order by d.id) = 1 then behind.endpoints end as line_endpoints,
-       case when row_number() over (order by d.id) = 1 then behind.keys end as line_keys,
+       (select array_agg(distinct r.owed_to) from ranked r
+         where r.is_due and not r.claimed and r.in_line is null) as waiting,
+       behind.endpoints as line_endpoints,
+       behind.keys as line_keys,
        span.taken_up and not chunk.more and a.number is not null as closes_span,
-       d.id as event_id, d.owed_to as endpoint_id, d.revision, d.event_type, d.created_at, d.payload,
-       d.headers, d.line as ordering_key,
-       (extract(epoch from clock.now - greatest(d.created_at, d.deliver_at)) * 1000)::float8 as age_ms,
-       coalesce(d.expires_at <= clock.now, false) as expired
-from last
+       null::bigint as event_id, null::bigint as endpoint_id, null::bigint as revision,
+       null as event_type, null::timestamptz as created_at, null::json as payload, null::jsonb as headers,
+       null as ordering_key, null::float8 as age_ms, null::boolean as expired
+from span
 cross join chunk
-cross join clock
-cross join waiting
 cross join behind
-cross join span
 left join advanced a on true
-left join ranked d on d.claimed and a.number is not null
-order by d.id
+union all
+-- … and each delivery that it has claimed.
+select null, null, null, null, null, null, null, null, null, null,
+       r.id, r.owed_to, r.revision, e.event_type, e.created_at, e.payload, e.headers, r.line,
+       (extract(epoch from span.now - greatest(e.created_at, e.deliver_at)) * 1000)::float8,
+       coalesce(e.expires_at <= span.now, false)
+from ranked r
+join event e on e.id = r.id
+cross join span
+where r.claimed and exists (select from advanced)

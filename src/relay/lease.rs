@@ -44,8 +44,15 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
                 lease = None;
             }
         }
-        // A session that failed is taken up again soon: until then nobody holds our lock.
-        let pause = if lease.is_some() { heartbeat } else { heartbeat.min(RETAKE) };
+        let pause = if lease.is_none() {
+            // Taken up again soon: until then nobody holds our lock.
+            heartbeat.min(RETAKE)
+        } else if shared.share().relays() == 1 {
+            // Nobody's death is to be noticed.
+            (heartbeat * 2).min(shared.config.relay.lease / 4).max(heartbeat)
+        } else {
+            heartbeat
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.done.cancelled() => break,

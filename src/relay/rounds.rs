@@ -23,6 +23,8 @@ use crate::store::routing::{Claimed, Room, Routed, floor, route};
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
+/// Who hears the bell polls so much less often: an idle database is to notice little of us.
+const INTERVALS_BEHIND_THE_BELL: u32 = 5;
 /// Endpoints that one claim looks at.
 const ENDPOINTS_PER_CLAIM: usize = 500;
 /// Between two tries to give back what may have been claimed unknown to us.
@@ -109,7 +111,8 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
 
 /// A round takes a poll interval and a few statements at most; well beyond that it hangs.
 fn stuck_after(shared: &Shared) -> Duration {
-    shared.config.relay.poll_interval + 5 * shared.config.database.statement_timeout
+    let interval = shared.config.relay.poll_interval * INTERVALS_BEHIND_THE_BELL;
+    interval + 5 * shared.config.database.statement_timeout
 }
 
 impl Rounds {
@@ -168,8 +171,10 @@ impl Rounds {
             shared.lines.all();
         }
         shared.show();
+        let intervals = if self.wake.hears() { INTERVALS_BEHIND_THE_BELL } else { 1 };
         // A tenth of jitter, so that several relays do not poll together.
-        self.poll_at = now + shared.config.relay.poll_interval.mul_f64(0.9 + 0.2 * shared.draw());
+        let jitter = 0.9 + 0.2 * shared.draw();
+        self.poll_at = now + (shared.config.relay.poll_interval * intervals).mul_f64(jitter);
         self.look_at = Some(now);
         Ok(())
     }

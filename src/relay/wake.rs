@@ -102,10 +102,14 @@ impl Wake {
         self.bells.push_front(self.shared.clock.instant());
     }
 
+    /// Whether there is a session to hear the bell with, as far as one knows.
+    pub(super) fn hears(&self) -> bool {
+        self.bell.as_ref().is_some_and(|bell| !bell.is_broken())
+    }
+
     /// When a session is to be opened, if there is none and there is to be one.
     pub(super) fn mend_at(&self) -> Option<Instant> {
-        let whole = self.bell.as_ref().is_some_and(|bell| !bell.is_broken());
-        (!whole && self.shared.config.relay.wake == Mode::Listen).then_some(self.mend_at)
+        (!self.hears() && self.shared.config.relay.wake == Mode::Listen).then_some(self.mend_at)
     }
 
     /// Opens a session if one is needed. Returns whether it was, after which a look is due: what rang

@@ -1,10 +1,11 @@
 //! Recording: attempts are appended, and deliveries ended or rescheduled, in one statement a batch.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio_postgres::Row;
 
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
@@ -51,6 +52,15 @@ pub async fn record(
     attempts: &[&Attempt],
     now: Instant,
 ) -> Result<Held, StoreError> {
+    let outcomes =
+        Texts::of(attempts, |a| Some(a.outcome.as_ref().map_or("none", Outcome::kind)), Cow::from);
+    let causes = Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause), Cow::from);
+    let details =
+        Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::detail), without_nul);
+    let headers = Texts::of(attempts, |a| answer(a).map(|a| a.headers.as_slice()), headers_json);
+    let bodies = Texts::of(attempts, |a| answer(a).map(|a| a.body.as_slice()), body_text);
+    let verdicts = Texts::of(attempts, |a| Some(a.verdict.decision.as_str()), Cow::from);
+    let reasons = Texts::of(attempts, |a| a.verdict.reason.as_deref(), without_nul);
     let rows = store
         .queue
         .query(
@@ -62,41 +72,76 @@ pub async fn record(
                 &column(attempts, |a| a.event_id),
                 &column(attempts, |a| a.endpoint_id),
                 &column(attempts, |a| a.claim_token),
-                &column(attempts, |a| a.event_created_at),
+                &column(attempts, |a| match a.verdict.decision {
+                    Decision::Retry { after } => after.as_secs_f64() * 1000.0,
+                    Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
+                }),
+                &column(attempts, |a| a.blocks),
                 &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
                 &column(attempts, |a| {
                     now.saturating_duration_since(a.began).as_secs_f64() * 1000.0
                 }),
-                &column(attempts, |a| a.outcome.as_ref().map_or("none", Outcome::kind)),
-                &column(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause)),
-                &column(attempts, |a| {
-                    a.outcome.as_ref().and_then(Outcome::detail).map(without_nul)
-                }),
-                &column(attempts, |a| answer(a).map(|a| i32::from(a.status))),
-                &column(attempts, |a| answer(a).map(headers_json)),
-                &column(attempts, |a| answer(a).map(body_text)),
+                &column(attempts, |a| answer(a).map_or(0, |a| i32::from(a.status))),
                 &column(attempts, |a| answer(a).is_some_and(|a| a.body_truncated)),
                 &column(attempts, |a| millis(a.took)),
-                &column(attempts, |a| a.phases.resolve.map(millis)),
-                &column(attempts, |a| a.phases.connect.map(millis)),
-                &column(attempts, |a| a.phases.tls.map(millis)),
-                &column(attempts, |a| a.phases.headers.map(millis)),
-                &column(attempts, |a| a.phases.body.map(millis)),
-                &column(attempts, |a| a.verdict.decision.as_str()),
-                &column(attempts, |a| a.verdict.reason.as_deref().map(without_nul)),
-                &column(attempts, |a| match a.verdict.decision {
-                    Decision::Retry { after } => Some(after.as_secs_f64() * 1000.0),
-                    Decision::Delivered | Decision::Dead | Decision::Cancelled => None,
-                }),
-                &column(attempts, |a| a.blocks),
+                &column(attempts, |a| a.phases.resolve.map_or(-1.0, millis)),
+                &column(attempts, |a| a.phases.connect.map_or(-1.0, millis)),
+                &column(attempts, |a| a.phases.tls.map_or(-1.0, millis)),
+                &column(attempts, |a| a.phases.headers.map_or(-1.0, millis)),
+                &column(attempts, |a| a.phases.body.map_or(-1.0, millis)),
+                &outcomes.different,
+                &outcomes.which,
+                &causes.different,
+                &causes.which,
+                &details.different,
+                &details.which,
+                &headers.different,
+                &headers.which,
+                &bodies.different,
+                &bodies.which,
+                &verdicts.different,
+                &verdicts.which,
+                &reasons.different,
+                &reasons.which,
             ],
         )
         .await?;
-    let held = |row: &Row| {
+    let mut held = Held::with_capacity(rows.len());
+    for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
-        ((row.get("event_id"), row.get("endpoint_id")), next_due_in.map(super::deliveries::millis))
-    };
-    Ok(rows.iter().map(held).collect())
+        let next = held.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
+        *next = next.or(next_due_in.map(super::deliveries::millis));
+    }
+    Ok(held)
+}
+
+/// A column of texts, most of which are the same.
+struct Texts<'a> {
+    different: Vec<Cow<'a, str>>,
+    /// For each row, the place of its text among those, from 1 on; 0 where it has none.
+    which: Vec<i32>,
+}
+
+impl<'a> Texts<'a> {
+    /// `text` is made of each `part` once, however many attempts have it.
+    fn of<P: Copy + Eq + Hash>(
+        attempts: &[&'a Attempt],
+        part: impl Fn(&'a Attempt) -> Option<P>,
+        text: impl Fn(P) -> Cow<'a, str>,
+    ) -> Self {
+        let mut places = HashMap::new();
+        let mut texts = Self { different: Vec::new(), which: Vec::with_capacity(attempts.len()) };
+        for attempt in attempts {
+            let place = part(attempt).map_or(0, |part| {
+                *places.entry(part).or_insert_with(|| {
+                    texts.different.push(text(part));
+                    i32::try_from(texts.different.len()).unwrap_or_default()
+                })
+            });
+            texts.which.push(place);
+        }
+        texts
+    }
 }
 
 fn answer(attempt: &Attempt) -> Option<&Answer> {
@@ -116,18 +161,21 @@ fn millis(duration: Duration) -> f32 {
 }
 
 /// Postgres's text has no NUL.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{FFFD}")
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }
 
-fn body_text(answer: &Answer) -> String {
-    without_nul(&String::from_utf8_lossy(&answer.body))
+fn body_text(body: &[u8]) -> Cow<'_, str> {
+    match String::from_utf8_lossy(body) {
+        Cow::Borrowed(text) => without_nul(text),
+        Cow::Owned(text) => without_nul(&text).into_owned().into(),
+    }
 }
 
 /// `{"name": "value"}`; a header that came more than once has its values joined, as HTTP reads it.
-fn headers_json(answer: &Answer) -> String {
-    let mut object = serde_json::Map::with_capacity(answer.headers.len());
-    for (name, value) in &answer.headers {
+fn headers_json(headers: &[(String, String)]) -> Cow<'_, str> {
+    let mut object = serde_json::Map::with_capacity(headers.len());
+    for (name, value) in headers {
         // json accepts \u0000, but what reads it as jsonb or text later does not.
         let value = without_nul(value);
         match object.get_mut(name) {
@@ -140,5 +188,5 @@ fn headers_json(answer: &Answer) -> String {
             }
         }
     }
-    serde_json::Value::Object(object).to_string()
+    serde_json::Value::Object(object).to_string().into()
 }

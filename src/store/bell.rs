@@ -165,6 +165,6 @@ impl Bell {
 /// When the statement fails.
 pub async fn install(store: &super::Store, on: bool) -> Result<(), StoreError> {
     let sql = include_str!("../../sql/queries/install_bell.sql");
-    store.router.execute(sql, "turn the bell on or off", &[&on]).await?;
+    store.upkeep.execute(sql, "turn the bell on or off", &[&on]).await?;
     Ok(())
 }

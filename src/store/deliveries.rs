@@ -71,7 +71,7 @@ pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<
 /// When the statement fails.
 pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64, StoreError> {
     let doing = "give back claims whose answer was lost";
-    store.router.execute(DISOWN, doing, &[&relay, &tokens]).await
+    store.upkeep.execute(DISOWN, doing, &[&relay, &tokens]).await
 }
 
 /// Makes all relays ask what is due: something is, of endpoints that others serve.

@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     10 "0010_consistency",
     11 "0011_relays_without_a_session",
     12 "0012_moved_days",
+    13 "0013_route_keys",
 ];
 
 /// Where the applied versions are written down.

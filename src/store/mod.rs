@@ -39,14 +39,16 @@ use statements::Statements;
 /// `posthaste.relays.id`.
 pub type RelayId = i32;
 
-/// Two small pools on one database. Cheap to clone.
+/// Three small pools on one database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     database: Database,
     /// For statements on the queue, whose plans are pinned.
     queue: Statements,
-    /// For routing, which joins what it has just read and may hash it.
+    /// For routing.
     router: Statements,
+    /// For what is done now and then.
+    upkeep: Statements,
     /// What Postgres is to take for the present: its own, but for a test.
     present: Present,
 }
@@ -61,15 +63,21 @@ pub struct Store {
 pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
      set enable_mergejoin = off; set enable_sort = off; \
      set plan_cache_mode = force_generic_plan; set jit = off;";
-/// The same for routing.
-pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set plan_cache_mode = force_generic_plan; \
-     set jit = off;";
+/// The same for routing. It joins what it has just read, which no statistics know of: taken for one row,
+/// 500 were joined with 500 by comparing each with each. So it hashes; what is to be looked up row by
+/// row is written as a lateral subquery.
+pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set enable_nestloop = off; \
+     set plan_cache_mode = force_generic_plan; set jit = off;";
+/// What is not done with every batch may be planned as the statistics say.
+const UPKEEP_PLANS: &str = "set enable_seqscan = off; set jit = off;";
 
 /// A statement has been ended by Postgres long before its answer is this much later.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// Routing is one statement at a time; a second connection serves whoever reads beside it.
-const ROUTER_CONNECTIONS: usize = 2;
+/// Routing is one statement at a time.
+const ROUTER_CONNECTIONS: usize = 1;
+/// One that waits for a lock does not hold up burying a relay.
+const UPKEEP_CONNECTIONS: usize = 2;
 
 impl Store {
     /// Opens the pools; connections are made when first needed.
@@ -89,7 +97,8 @@ impl Store {
             |size, plans| Statements::open(&database, size, &format!("{plans}{bound}"), patience);
         let queue = open(connections.max(1), QUEUE_PLANS)?;
         let router = open(ROUTER_CONNECTIONS, ROUTER_PLANS)?;
-        Ok(Self { database, queue, router, present: Present::default() })
+        let upkeep = open(UPKEEP_CONNECTIONS, UPKEEP_PLANS)?;
+        Ok(Self { database, queue, router, upkeep, present: Present::default() })
     }
 
     /// The same store with another present than Postgres's own.

@@ -173,6 +173,6 @@ pub struct Buried {
 /// When the statement fails.
 pub async fn bury(store: &Store, me: RelayId, lease: Duration) -> Result<Buried, StoreError> {
     let doing = "release the claims of dead relays";
-    let row = store.router.query_one(BURY, doing, &[&me, &lease.as_secs_f64()]).await?;
+    let row = store.upkeep.query_one(BURY, doing, &[&me, &lease.as_secs_f64()]).await?;
     Ok(Buried { relays: row.get("relays"), claims: row.get("claims") })
 }

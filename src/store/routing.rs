@@ -9,7 +9,7 @@ use tokio_postgres::types::{FromSql, Type};
 
 use super::lines::Line;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::Delivery;
+use crate::model::delivery::{Delivery, EventId};
 use crate::model::endpoint::EndpointId;
 
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
@@ -71,12 +71,12 @@ pub struct Claimed {
 /// # Errors
 /// When the database fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
-    let row = store.router.query_one(CURSOR, "read the routing cursor", &[]).await?;
+    let row = store.upkeep.query_one(CURSOR, "read the routing cursor", &[]).await?;
     if row.get("is_here") {
         return Ok(row.get("floor_at"));
     }
     let row =
-        store.router.query_one(REBASE, "begin routing anew in a restored database", &[]).await?;
+        store.upkeep.query_one(REBASE, "begin routing anew in a restored database", &[]).await?;
     tracing::warn!(
         events = row.get::<_, i64>("events"),
         "this database was restored from another one: what was neither delivered nor tried is routed again"
@@ -117,31 +117,32 @@ pub async fn route(
             ],
         )
         .await?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    let count = |name| u32::try_from(first.get::<_, i32>(name)).unwrap_or(0);
-    let mut routed = Routed {
+    // The first row says what was done, and each of the others is a claim.
+    let (claims, done): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| row.get::<_, Option<EventId>>("event_id").is_some());
+    let Some(done) = done.first() else { return Ok(None) };
+    let count = |name| u32::try_from(done.get::<_, i32>(name)).unwrap_or(0);
+    let now = store.present.now();
+    let mut claimed: Vec<_> = claims
+        .into_iter()
+        .map(|row| Claimed {
+            delivery: delivery(row, token, 0, now),
+            cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
+        })
+        .collect();
+    claimed.sort_by_key(|one| one.delivery.event_id);
+    Ok(Some(Routed {
         events: count("events"),
         deliveries: count("deliveries"),
         unmatched: count("unmatched"),
-        more: first.get("more"),
-        xmin: first.get("xmin"),
-        waiting: first.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
-        lines: lines(first),
-        closes_span: first.get("closes_span"),
-        floor: first.get("floor_at"),
-        claimed: Vec::new(),
-    };
-    if first.get::<_, Option<i64>>("event_id").is_some() {
-        let now = store.present.now();
-        routed.claimed = rows
-            .iter()
-            .map(|row| Claimed {
-                delivery: delivery(row, token, 0, now),
-                cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
-            })
-            .collect();
-    }
-    Ok(Some(routed))
+        more: done.get("more"),
+        xmin: done.get("xmin"),
+        claimed,
+        waiting: done.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
+        lines: lines(done),
+        closes_span: done.get("closes_span"),
+        floor: done.get("floor_at"),
+    }))
 }
 
 fn lines(row: &Row) -> Vec<Line> {

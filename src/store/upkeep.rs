@@ -17,7 +17,7 @@ const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 /// When the statement fails; also when somebody held a lock for longer than 100 ms.
 pub async fn make_partitions(store: &Store, days_ahead: u32) -> Result<i32, StoreError> {
     let days = i32::try_from(days_ahead).unwrap_or(i32::MAX);
-    let row = store.router.query_one(MAKE_PARTITIONS, "make partitions", &[&days]).await?;
+    let row = store.upkeep.query_one(MAKE_PARTITIONS, "make partitions", &[&days]).await?;
     Ok(row.get(0))
 }
 
@@ -32,7 +32,7 @@ pub async fn drop_partitions(
 ) -> Result<Vec<String>, StoreError> {
     let (outbox, attempts) = (outbox.as_secs_f64(), attempts.as_secs_f64());
     let parameters: &Parameters<'_> = &[&outbox, &attempts];
-    let row = store.router.query_one(DROP_PARTITIONS, "drop old partitions", parameters).await?;
+    let row = store.upkeep.query_one(DROP_PARTITIONS, "drop old partitions", parameters).await?;
     Ok(row.get(0))
 }
 
@@ -42,7 +42,7 @@ pub async fn drop_partitions(
 /// When the statement fails.
 pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
     let doing = "cancel what deleted endpoints were owed";
-    let row = store.router.query_one(CANCEL_ORPHANS, doing, &[]).await?;
+    let row = store.upkeep.query_one(CANCEL_ORPHANS, doing, &[]).await?;
     Ok(row.get(0))
 }
 
@@ -62,7 +62,7 @@ pub async fn release_orphans(
 ) -> Result<i64, StoreError> {
     let (doing, parameters): (_, &Parameters<'_>) =
         ("release claims of which no relay knows", &[&relay, &held, &newest]);
-    Ok(store.router.query_one(RELEASE_ORPHANS, doing, parameters).await?.get(0))
+    Ok(store.upkeep.query_one(RELEASE_ORPHANS, doing, parameters).await?.get(0))
 }
 
 /// Trims the routing ledger and forgets idempotency keys of events that are past their retention.
