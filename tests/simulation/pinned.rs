@@ -2,7 +2,7 @@
 
 use super::ground::Ground;
 use super::operations::Fate::{Fine, NotRun, Slow};
-use super::operations::{Gate, Operation, Operation::*, PLAIN};
+use super::operations::{Gate, Operation, Operation::*, PLAIN, Steering::Subscribe};
 use super::run;
 
 const PINNED: &[(&str, &[Operation])] = &[
@@ -34,6 +34,18 @@ const PINNED: &[(&str, &[Operation])] = &[
             Beat { relay: 1, fate: Fine },
             Bury { relay: 1, fate: Slow(Gate::Row) },
             Beat { relay: 0, fate: Fine },
+        ],
+    ),
+    (
+        // The check took the number of a subtransaction that was open for one that had ended.
+        "a subscription that is committed after an event was routed owes nothing",
+        &[
+            Start { relay: 0 },
+            Begin { on: 0 },
+            Savepoint { on: 0 },
+            Steer { on: 0, what: Subscribe { endpoint: 4, to_all: true } },
+            Insert { on: 1, count: 1, event: PLAIN },
+            Look { relay: 0, most: 200, room: 3, fate: Fine },
         ],
     ),
 ];
