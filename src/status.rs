@@ -2,10 +2,13 @@
 //! the relay's loops, read by [`http::admin`](crate::http::admin).
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::stopper::Stopper;
@@ -21,6 +24,8 @@ struct Shared {
     /// `Err`: why not, for an operator to read.
     ready: Mutex<Result<(), String>>,
     parts: Mutex<Vec<Part>>,
+    /// What parts say of themselves, by their names.
+    told: Mutex<BTreeMap<&'static str, Value>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +56,13 @@ impl Status {
     #[must_use]
     pub fn new(clock: Clock, stopper: Stopper) -> Self {
         let ready = Mutex::new(Err("starting".to_owned()));
-        Self(Arc::new(Shared { clock, stopper, ready, parts: Mutex::default() }))
+        Self(Arc::new(Shared {
+            clock,
+            stopper,
+            ready,
+            parts: Mutex::default(),
+            told: Mutex::default(),
+        }))
     }
 
     /// `Ok` when connected and the schema is right; otherwise why not. No secrets: it is served.
@@ -77,6 +88,23 @@ impl Status {
         let id = parts.iter().map(|part| part.id + 1).max().unwrap_or(0);
         parts.push(Part { id, name, bound, moved: self.0.clock.instant() });
         Pulse { shared: Arc::clone(&self.0), id }
+    }
+
+    /// What a part says of itself now, in place of what it said before. No secrets: it is served.
+    pub fn tell(&self, part: &'static str, said: Value) {
+        locked(&self.0.told).insert(part, said);
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn report(&self) -> Value {
+        let ready = self.ready();
+        let stuck: Vec<_> = self.stuck().iter().map(ToString::to_string).collect();
+        let mut report = json!({ "ready": ready.is_ok(), "why": ready.err(), "stuck": stuck });
+        for (part, said) in &*locked(&self.0.told) {
+            report[*part] = said.clone();
+        }
+        report
     }
 
     /// The parts that are stuck by now.

@@ -1,4 +1,4 @@
-//! What the relay's own listener answers: is it alive, is it ready, what has it counted.
+//! What the relay's own listener answers: is it alive, is it ready, how are its parts, what has it counted.
 //!
 //! Decides without waiting for anything, so a probe is answered even when the database is not. Connections
 //! are the [`server`](super::server)'s affair.
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, HeaderValue},
 };
-use serde_json::json;
 
+use super::problem::{JSON, problem, respond};
 use crate::metrics::Metrics;
 use crate::status::Status;
 
@@ -20,7 +20,6 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The version is what tells Prometheus how to parse it.
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// Answers for one process.
 #[derive(Debug, Clone)]
@@ -30,15 +29,16 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// `GET /live`, `/ready` and `/metrics`; a problem for everything else.
+    /// `GET /live`, `/ready`, `/status` and `/metrics`; a problem for everything else.
     #[must_use]
     pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let answer: fn(&Self) -> Response<Full<Bytes>> = match path {
             "/live" => Self::live,
             "/ready" => Self::ready,
+            "/status" => Self::status,
             "/metrics" => Self::metrics,
             _ => {
-                let detail = "there are /live, /ready and /metrics";
+                let detail = "there are /live, /ready, /status and /metrics";
                 return problem(StatusCode::NOT_FOUND, detail);
             }
         };
@@ -68,28 +68,14 @@ impl Admin {
         }
     }
 
+    /// Always 200: for looking, not for probes.
+    fn status(&self) -> Response<Full<Bytes>> {
+        respond(StatusCode::OK, JSON, format!("{}\n", self.status.report()))
+    }
+
     fn metrics(&self) -> Response<Full<Bytes>> {
         respond(StatusCode::OK, PROMETHEUS, self.metrics.render())
     }
-}
-
-/// RFC 9457: what is wrong, for programs and people alike.
-fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    respond(status, PROBLEM, body.to_string())
-}
-
-fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[cfg(test)]
@@ -97,10 +83,12 @@ mod tests {
     use std::time::Duration;
 
     use http_body_util::BodyExt;
-    use serde_json::Value;
+    use hyper::header::CONTENT_TYPE;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::clock::Clock;
+    use crate::http::problem::PROBLEM;
     use crate::stopper::Stopper;
 
     fn admin() -> (Admin, Stopper) {
@@ -149,6 +137,17 @@ mod tests {
         assert!(detail.starts_with("route has not moved for "), "{detail}");
         drop(pulse);
         assert_eq!(get(&admin, "/live").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn status_tells_what_the_parts_say_of_themselves() {
+        let (admin, _) = admin();
+        admin.status.tell("spool", json!({"files": 3}));
+        let (status, body) = get(&admin, "/status").await;
+        let said: Value = serde_json::from_str(&body).unwrap();
+        let expected =
+            json!({"ready": false, "why": "starting", "stuck": [], "spool": {"files": 3}});
+        assert_eq!((status, said), (200, expected));
     }
 
     #[tokio::test]
