@@ -28,7 +28,7 @@ pub fn render(format: BodyFormat, delivery: &Delivery, source: &str) -> Bytes {
     let capacity = ENVELOPE + ESCAPED * (kind.len() + source.len()) + delivery.payload.len();
     let mut body = Body(Vec::new());
     match format {
-        BodyFormat::Raw => return delivery.payload.clone(),
+        BodyFormat::Raw => return raw(delivery),
         BodyFormat::Standard => {
             body.0.reserve_exact(capacity);
             body.text(r#"{"type":"#).string(kind);
@@ -60,6 +60,26 @@ pub fn content_type(format: BodyFormat) -> &'static str {
         BodyFormat::Standard | BodyFormat::EventPayload | BodyFormat::Raw => "application/json",
         BodyFormat::CloudEvents => "application/cloudevents+json",
     }
+}
+
+/// The content type of an event whose payload stands for a body that is not JSON: its headers name one, and
+/// the payload is a JSON string, which holds the body.
+#[must_use]
+pub fn own_type(delivery: &Delivery) -> Option<&str> {
+    let mut named =
+        delivery.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let kind = named.next().map(|(_, kind)| kind.as_str())?;
+    let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_json = media.ends_with("/json") || media.ends_with("+json");
+    let is_text = delivery.payload.trim_ascii_start().first() == Some(&b'"');
+    (!is_json && is_text).then_some(kind)
+}
+
+/// The payload alone: as inserted or, where it stands for another body, that.
+fn raw(delivery: &Delivery) -> Bytes {
+    let held =
+        own_type(delivery).and_then(|_| serde_json::from_slice::<String>(&delivery.payload).ok());
+    held.map_or_else(|| delivery.payload.clone(), Bytes::from)
 }
 
 /// A JSON text in the making, written from left to right.
@@ -159,6 +179,29 @@ mod tests {
     fn raw_shares_the_payload() {
         let d = delivery("order.paid", AWKWARD);
         assert_eq!(render(BodyFormat::Raw, &d, "").as_ptr(), d.payload.as_ptr());
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_is_sent_raw_as_it_was_and_under_its_own_type() {
+        let form = "payload=%7B%22a%22%3A1%7D&text=\"\u{fc}\"";
+        let mut d = delivery("slack.command", &serde_json::to_string(form).unwrap());
+        assert_eq!(own_type(&d), None);
+        assert_eq!(text(BodyFormat::Raw, &d), serde_json::to_string(form).unwrap());
+        d.headers =
+            vec![("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
+        assert_eq!(own_type(&d), Some("application/x-www-form-urlencoded"));
+        assert_eq!(text(BodyFormat::Raw, &d), form);
+        let standard: Value = serde_json::from_str(&text(BodyFormat::Standard, &d)).unwrap();
+        assert_eq!(standard["data"], form);
+        for kind in ["application/json; charset=utf-8", "application/vnd.acme+json"] {
+            d.headers[0].1 = kind.to_owned();
+            assert_eq!(own_type(&d), None, "{kind}");
+        }
+        let object = Delivery {
+            headers: vec![("content-type".into(), "text/plain".into())],
+            ..delivery("a", "{}")
+        };
+        assert_eq!((own_type(&object), text(BodyFormat::Raw, &object)), (None, "{}".to_owned()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::http::client::{Connection, Exchange};
 use crate::http::target::Target;
 use crate::model::body;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::{Endpoint, OnDeadHead};
+use crate::model::endpoint::{BodyFormat, Endpoint, OnDeadHead};
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::schedule::Schedule;
 use crate::model::signature::Signer;
@@ -146,10 +146,31 @@ fn request(
     if let Some(signature) = signature {
         headers.insert(WEBHOOK_SIGNATURE, header(&signature));
     }
+    if plan.endpoint.body_format == BodyFormat::Raw {
+        pass_on(headers, delivery);
+    }
     for (name, value) in &delivery.headers {
         add(headers, name, value);
     }
     request
+}
+
+/// What a raw body needs of the event's own headers to be what it was: its type, where it is not JSON; and
+/// the three of Standard Webhooks, which only together verify.
+fn pass_on(headers: &mut HeaderMap, delivery: &Delivery) {
+    let own = |name: &HeaderName| {
+        let mut named = delivery.headers.iter().filter(|(theirs, _)| name == theirs.as_str());
+        named.next().and_then(|(_, value)| HeaderValue::from_str(value).ok())
+    };
+    if let Some(kind) = body::own_type(delivery).and_then(|kind| HeaderValue::from_str(kind).ok()) {
+        headers.insert(CONTENT_TYPE, kind);
+    }
+    let signed = [WEBHOOK_ID, WEBHOOK_TIMESTAMP, WEBHOOK_SIGNATURE];
+    if let [Some(id), Some(timestamp), Some(signature)] = signed.each_ref().map(own) {
+        for (name, value) in signed.into_iter().zip([id, timestamp, signature]) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn header(text: &str) -> HeaderValue {
