@@ -39,8 +39,14 @@ impl Delivery {
     /// which would make what is signed ambiguous.
     #[must_use]
     pub fn webhook_id(&self) -> String {
-        format!("evt_{}_{:x}", self.event_id, self.event_created_at.as_microsecond())
+        webhook_id(self.event_id, self.event_created_at)
     }
+}
+
+/// What `webhook-id` says of an event. See [`Delivery::webhook_id`].
+#[must_use]
+pub fn webhook_id(event_id: EventId, created_at: Timestamp) -> String {
+    format!("evt_{event_id}_{:x}", created_at.as_microsecond())
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ pub mod delivery;
 pub mod endpoint;
 pub mod subscription;
 
+// What came in.
+pub mod incoming;
+pub mod pick;
+
 // How much of it may be in flight.
 pub mod share;
 pub mod window;

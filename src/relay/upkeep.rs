@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::store::StoreError;
+use crate::store::received;
 use crate::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
@@ -45,5 +46,6 @@ async fn once(shared: &Shared) -> Result<(), StoreError> {
         tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
     }
     shared.lines.all();
-    trim(&shared.store, upkeep.outbox_retention).await
+    trim(&shared.store, upkeep.outbox_retention).await?;
+    received::trim(&shared.store, upkeep.received_retention).await
 }

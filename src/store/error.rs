@@ -89,6 +89,13 @@ impl StoreError {
         }
     }
 
+    /// Whether the server refused what it was given, and would refuse it again: the database is well.
+    #[must_use]
+    pub fn is_about_the_data(&self) -> bool {
+        // Class 22 data, 23 constraints, 54 limits of the server's own.
+        self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
+    }
+
     /// Whether trying again later can help: the database is away, starting, failing over or busy.
     /// Everything else (wrong password, no such database, a bug in a statement) needs a person.
     #[must_use]

@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     12 "0012_moved_days",
     13 "0013_route_keys",
     14 "0014_savepoints",
+    15 "0015_received",
 ];
 
 /// Where the applied versions are written down.

@@ -16,6 +16,7 @@ pub mod lines;
 mod loan;
 pub mod migrate;
 pub mod reach;
+pub mod received;
 pub mod relays;
 pub mod routing;
 pub mod rules;

@@ -1,0 +1,47 @@
+-- receive: inserts webhooks that came in as events, each once by what its sender called it. Called by store::received::receive.
+-- Index: received_pkey, a descent or two for each. Locks: the rows it inserts; where another transaction is
+-- inserting the same, it waits for that one. They are inserted in the order of the key, so that no two wait for each other.
+-- Numbers are drawn for what is inserted, in the order in which it came, so that it is routed in that order.
+-- A row that a transaction beside us has just inserted is not seen here: it is told as known, without its event.
+--
+-- $1… one array per column of a webhook
+with came as materialized (
+  select r.*
+  from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) with ordinality
+       r(source, sender_id, event_type, payload, tenant, ordering_key, headers, place)
+),
+first as materialized (
+  select distinct on (source, sender_id) * from came order by source, sender_id, place
+),
+known as materialized (
+  select r.source, r.sender_id, r.event_id, r.event_created_at
+  from first f
+  join posthaste.received r on r.source = f.source and r.sender_id = f.sender_id
+),
+numbered as materialized (
+  select nextval('posthaste.outbox_id_seq') as id, clock_timestamp() as created_at, f.*
+  from (select * from first f
+         where (f.source, f.sender_id) not in (select k.source, k.sender_id from known k)
+         order by f.place) f
+),
+noted as (
+  insert into posthaste.received (source, sender_id, event_id, event_created_at)
+  select source, sender_id, id, created_at from numbered order by source, sender_id
+  on conflict do nothing
+  returning event_id
+),
+inserted as (
+  insert into posthaste.outbox (id, event_type, payload, tenant, ordering_key, headers, created_at)
+  overriding system value
+  select id, event_type, payload::json, tenant, ordering_key, headers::jsonb, created_at
+  from numbered
+  where id in (select event_id from noted)
+  order by place
+)
+select c.place, n.id is not null and n.place = c.place as is_new,
+       coalesce(k.event_id, n.id) as event_id, coalesce(k.event_created_at, n.created_at) as created_at
+from came c
+left join known k on k.source = c.source and k.sender_id = c.sender_id
+left join (select * from numbered where id in (select event_id from noted)) n
+  on n.source = c.source and n.sender_id = c.sender_id
+order by c.place

@@ -1,0 +1,56 @@
+//! A webhook that came in, as it is to be stored: checked, named, and with its bytes as they were.
+
+use bytes::Bytes;
+
+/// What is kept of a request. Becomes one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// Who sent it.
+    pub source: String,
+    /// What the sender calls it, or a number drawn before anything was tried: with it, storing it a
+    /// second time is nothing. At most [`TEXT_MAX`] characters.
+    pub sender_id: String,
+    /// Dotted words.
+    pub event_type: String,
+    pub tenant: Option<String>,
+    /// At most [`TEXT_MAX`] characters.
+    pub ordering_key: Option<String>,
+    /// `{"name": "value"}`, as JSON.
+    pub headers: String,
+    /// A JSON text: the body as it came, or one string that holds it where it is not JSON.
+    pub payload: Payload,
+}
+
+/// Bytes that are known to be UTF-8. Not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+/// What the columns hold.
+pub const TEXT_MAX: usize = 256;
+
+impl Incoming {
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payload.as_str().len() + self.headers.len() + 512
+    }
+}
+
+impl Payload {
+    /// `None`: not UTF-8.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Option<Self> {
+        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("it was checked in new")
+    }
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
