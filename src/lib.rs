@@ -32,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod http;
+pub mod ingest;
 pub mod logging;
 pub mod metrics;
 pub mod model;

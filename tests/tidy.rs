@@ -10,14 +10,18 @@ const LINES_MAX: usize = 500;
 
 /// What each part may use of ours, besides itself. A part is the longest name that fits; what is not
 /// listed may use anything. There is no circle, and `model` uses nothing.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
-    ("config", &["model", "http::addresses", "http::client::ProxyUrl"]),
+    ("config", &["model", "http::addresses", "http::client::ProxyUrl", "ingest::verify"]),
     ("http::addresses", &["model", "http::target"]),
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
     ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
+    (
+        "ingest",
+        &["store", "model", "metrics", "clock", "stopper", "config", "status", "http::problem"],
+    ),
     ("store", &["model", "clock"]),
     ("demo", &["clock", "stopper"]),
 ];

@@ -5,6 +5,7 @@ use std::io;
 use crate::config::ConfigError;
 use crate::demo::DemoError;
 use crate::http::server::ServerError;
+use crate::ingest::IngestError;
 use crate::logging::LoggingError;
 use crate::relay::RelayError;
 use crate::store::StoreError;
@@ -22,6 +23,8 @@ pub enum CliError {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error("take in webhooks")]
+    Ingest(#[from] IngestError),
     #[error("use the database as set")]
     Database(#[source] StoreError),
     #[error("try the way to the database")]
@@ -54,6 +57,7 @@ impl CliError {
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Server(_)
+            | Self::Ingest(_)
             | Self::Reach(_)
             | Self::Migrate(_)
             | Self::Schema(_)

@@ -11,6 +11,7 @@ use crate::clock::{Clock, Present};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::server::Server;
+use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
@@ -32,12 +33,19 @@ pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Res
         }
         None => None,
     };
+    let ingest = Ingest::open(config, &database, &metrics, &status).await?;
+    // What comes in is kept in the spool meanwhile, so there is a use in waiting.
+    let patience = match &ingest {
+        Some(ingest) if ingest.has_spool() => Duration::MAX,
+        _ => config.database.start_patience,
+    };
     let admin = Arc::new(Admin { status: status.clone(), metrics: Arc::clone(&metrics) });
     // asked for when the relay has ended, however it ended
     let closing = Stopper::new();
 
     let relaying = async {
-        let ended = relay(config, &database, migrate, &metrics, &status, &stopper).await;
+        let waiting = Waiting { status: &status, stopper: &stopper, patience };
+        let ended = relay(config, &database, migrate, &metrics, waiting).await;
         closing.stop();
         ended
     };
@@ -46,7 +54,22 @@ pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Res
             server.serve(admin, &closing).await;
         }
     };
-    let (ended, (), ()) = tokio::join!(Box::pin(relaying), serving, metrics.keep(&closing));
+    let taking_in = async {
+        if let Some(ingest) = ingest {
+            tracing::info!(address = %ingest.address(), "taking in webhooks at /in/SOURCE");
+            let ending = Stopper::new();
+            let told = async {
+                tokio::select! {
+                    () = stopper.stopping() => {}
+                    () = closing.stopping() => {}
+                }
+                ending.stop();
+            };
+            tokio::join!(Box::pin(ingest.run(&ending)), told);
+        }
+    };
+    let (ended, (), (), ()) =
+        tokio::join!(Box::pin(relaying), serving, taking_in, metrics.keep(&closing));
     if ended.is_ok() {
         tracing::info!("stopped");
     }
@@ -58,10 +81,8 @@ async fn relay(
     database: &Database,
     migrate: bool,
     metrics: &Arc<Metrics>,
-    status: &Status,
-    stopper: &Stopper,
+    waiting: Waiting<'_>,
 ) -> Result<(), CliError> {
-    let waiting = Waiting { status, stopper, patience: config.database.start_patience };
     let reached = waiting.until_reached(async || reach::is_one_database(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());
@@ -89,9 +110,9 @@ async fn relay(
         config,
         database.clone(),
         Arc::clone(metrics),
-        status.clone(),
+        waiting.status.clone(),
         Present::default(),
-        stopper.clone(),
+        waiting.stopper.clone(),
     )
     .await?;
     Ok(())

@@ -1,18 +1,19 @@
 //! The bounds of the settings, and what they ask of one another. Runs after every value has its type; finds
 //! everything that is wrong, not only the first.
 
-use std::{ops::RangeInclusive, path::Path, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, path::Path, time::Duration};
 
 use hyper::header::HeaderValue;
 use jiff::SignedDuration;
 use tracing_subscriber::EnvFilter;
 
+use super::ingest;
 use super::settings::{Config, Pooler, Wake};
 use super::units::Hidden;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// No time in the settings means anything beyond ten years; it also keeps sums of them in range.
@@ -23,7 +24,7 @@ const GIB: usize = 1 << 30;
 /// A setting that is out of bounds.
 #[derive(Debug)]
 pub(super) struct Violation {
-    pub(super) key: &'static str,
+    pub(super) key: Cow<'static, str>,
     /// The other setting it disagrees with: it may be the one that was written down.
     pub(super) with: Option<&'static str>,
     /// What would be right.
@@ -34,6 +35,7 @@ pub(super) struct Violation {
 pub(super) fn check(config: &Config) -> Vec<Violation> {
     let mut found = Found(Vec::new());
     check_database(config, &mut found);
+    ingest::check(&config.ingest, &mut found);
     check_relay(config, &mut found);
     check_delivery(config, &mut found);
     check_retry(config, &mut found);
@@ -58,7 +60,7 @@ fn check_database(config: &Config, found: &mut Found) {
     let keeps_sessions = database.pooler == Pooler::None || database.direct_url.is_some();
     if !keeps_sessions && config.relay.wake == Wake::Listen {
         found.0.push(Violation {
-            key: "database.pooler",
+            key: "database.pooler".into(),
             with: Some("relay.wake"),
             what: "with \"transaction\" the bell needs another way to the database: give \
                    database.direct_url, or do without the bell by relay.wake = \"poll\""
@@ -179,23 +181,25 @@ fn check_health_and_upkeep(config: &Config, found: &mut Found) {
     // partitions are days, so nothing shorter can be dropped
     found.time("upkeep.outbox_retention", upkeep.outbox_retention, DAY..=TEN_YEARS);
     found.time("upkeep.attempts_retention", upkeep.attempts_retention, DAY..=TEN_YEARS);
+    // with less, a sender's next try is taken for another event
+    found.time("upkeep.received_retention", upkeep.received_retention, HOUR..=365 * DAY);
 }
 
-struct Found(Vec<Violation>);
+pub(super) struct Found(pub(super) Vec<Violation>);
 
 impl Found {
-    fn push(&mut self, key: &'static str, what: String) {
-        self.0.push(Violation { key, with: None, what });
+    pub(super) fn push(&mut self, key: &'static str, what: String) {
+        self.0.push(Violation { key: key.into(), with: None, what });
     }
 
     fn at_least(&mut self, is: bool, key: &'static str, times: &str, with: &'static str) {
         if !is {
             let what = format!("must be at least {times}{with}");
-            self.0.push(Violation { key, with: Some(with), what });
+            self.0.push(Violation { key: key.into(), with: Some(with), what });
         }
     }
 
-    fn unless(&mut self, right: bool, key: &'static str, what: &str) {
+    pub(super) fn unless(&mut self, right: bool, key: &'static str, what: &str) {
         if !right {
             self.push(key, what.to_owned());
         }
@@ -213,14 +217,14 @@ impl Found {
         );
     }
 
-    fn count(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
+    pub(super) fn count(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
         let (least, most) = bounds.into_inner();
         if !(least..=most).contains(&value) {
             self.push(key, format!("{value} is out of bounds; write {least} to {most}"));
         }
     }
 
-    fn size(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
+    pub(super) fn size(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
         let (least, most) = bounds.into_inner();
         if !(least..=most).contains(&value) {
             let what = format!(
@@ -232,7 +236,12 @@ impl Found {
         }
     }
 
-    fn time(&mut self, key: &'static str, value: Duration, bounds: RangeInclusive<Duration>) {
+    pub(super) fn time(
+        &mut self,
+        key: &'static str,
+        value: Duration,
+        bounds: RangeInclusive<Duration>,
+    ) {
         if !bounds.contains(&value) {
             let (least, most) = bounds.into_inner();
             let what = format!(
@@ -245,7 +254,7 @@ impl Found {
         }
     }
 
-    fn file(&mut self, key: &'static str, path: Option<&Path>) {
+    pub(super) fn file(&mut self, key: &'static str, path: Option<&Path>) {
         if let Some(path) = path.filter(|path| !path.is_file()) {
             self.push(key, format!("there is no file {}", path.display()));
         }

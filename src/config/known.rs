@@ -7,46 +7,81 @@ use figment::{
 
 use super::error::{Problem, nearest};
 
+/// Where sources of ingest stand; each is a section of its own, named by the operator.
+pub(super) const SOURCES: &str = "ingest.sources.";
+/// The section that says what each is unless it says otherwise.
+const EXAMPLE: &str = "example";
+
 /// What keys there are, and what kind of value each has: the defaults.
 #[derive(Debug)]
-pub(super) struct Known(Dict);
+pub(super) struct Known {
+    sections: Dict,
+    /// What every source of ingest has.
+    source: Dict,
+}
 
 impl Known {
     /// # Panics
     ///
     /// If the built-in defaults are not TOML, which a test rules out.
     pub(super) fn new(defaults: &str) -> Self {
-        Self(Toml::from_str(defaults).expect("the built-in defaults are TOML, as a test shows"))
+        let mut sections: Dict =
+            Toml::from_str(defaults).expect("the built-in defaults are TOML, as a test shows");
+        let sources = match sections.get_mut("ingest") {
+            Some(Value::Dict(_, ingest)) => ingest.remove("sources"),
+            _ => None,
+        };
+        let source = sources
+            .and_then(|sources| sources.as_dict()?.get(EXAMPLE)?.as_dict().cloned())
+            .expect("the built-in defaults say what a source is, as a test shows");
+        Self { sections, source }
     }
 
     pub(super) fn values(&self) -> &Dict {
-        &self.0
+        &self.sections
+    }
+
+    /// What every source of ingest has.
+    pub(super) fn source(&self) -> &Dict {
+        &self.source
     }
 
     /// The section's settings, if there is such a section.
     pub(super) fn section(&self, name: &str) -> Option<&Dict> {
-        self.0.get(name).and_then(Value::as_dict)
+        self.sections.get(name).and_then(Value::as_dict)
     }
 
     /// Every key with its section.
+    #[cfg(test)]
     pub(super) fn keys(&self) -> Vec<String> {
+        self.keys_with_source(EXAMPLE)
+    }
+
+    /// Those of sources as they are for the one of this name.
+    fn keys_with_source(&self, source: &str) -> Vec<String> {
         let mut keys = Vec::new();
-        for (section, values) in &self.0 {
+        for (section, values) in &self.sections {
             keys.extend(
                 values.as_dict().into_iter().flatten().map(|(k, _)| format!("{section}.{k}")),
             );
         }
+        keys.extend(self.source.keys().map(|key| format!("{SOURCES}{source}.{key}")));
         keys
     }
 
     /// The default of a key: a value that is set must be of its kind.
     pub(super) fn kind(&self, key: &str) -> Option<&Value> {
+        if let Some((source, key)) = key.strip_prefix(SOURCES).and_then(|rest| rest.split_once('.'))
+        {
+            return self.source.get(key).filter(|_| is_source_name(source));
+        }
         let (section, key) = key.split_once('.')?;
         self.section(section)?.get(key)
     }
 
     pub(super) fn unknown(&self, key: String, place: Option<String>) -> Problem {
-        let keys = self.keys();
+        let source = key.strip_prefix(SOURCES).and_then(|rest| rest.split('.').next());
+        let keys = self.keys_with_source(source.unwrap_or(EXAMPLE));
         let what = match nearest(&key, keys.iter().map(String::as_str)) {
             Some(near) => format!("no such setting; did you mean {near}?"),
             None => "no such setting".to_owned(),
@@ -55,13 +90,20 @@ impl Known {
     }
 
     pub(super) fn unknown_section(&self, key: String, place: Option<String>) -> Problem {
-        let what = match nearest(&key, self.0.keys().map(String::as_str)) {
+        let what = match nearest(&key, self.sections.keys().map(String::as_str)) {
             Some(near) => format!("no such section; did you mean [{near}]?"),
             None => {
-                let sections: Vec<_> = self.0.keys().map(|name| format!("[{name}]")).collect();
+                let sections: Vec<_> =
+                    self.sections.keys().map(|name| format!("[{name}]")).collect();
                 format!("no such section; there are {}", sections.join(" "))
             }
         };
         Problem { place, key: Some(key), what }
     }
+}
+
+/// It stands in a URL's path, in a variable's name and before an event's type.
+pub(super) fn is_source_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    (1..=64).contains(&name.len()) && name.chars().all(plain) && name != "posthaste"
 }

@@ -12,7 +12,8 @@ use figment::{
 };
 use toml_edit::{ImDocument, TableLike};
 
-use super::{error::Problem, known::Known};
+use super::error::Problem;
+use super::known::{Known, SOURCES, is_source_name};
 
 const PREFIX: &str = "POSTHASTE_";
 /// Names a configuration file; not a setting itself.
@@ -39,6 +40,23 @@ struct Assignment {
 impl Layer {
     pub(super) fn defaults(known: &Known) -> Self {
         Self { name: "defaults", values: known.values().clone(), places: BTreeMap::new() }
+    }
+
+    /// The sources of ingest that this layer names.
+    pub(super) fn sources(&self) -> Vec<String> {
+        let ingest = self.values.get("ingest").and_then(Value::as_dict);
+        let sources = ingest.and_then(|ingest| ingest.get("sources")?.as_dict());
+        sources.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Gives each of these sources what every source has.
+    pub(super) fn with_sources(mut self, names: &[String], known: &Known) -> Self {
+        for name in names {
+            for (key, value) in known.source() {
+                put(&mut self.values, &format!("{SOURCES}{name}.{key}"), value.clone());
+            }
+        }
+        self
     }
 
     /// What stands in a TOML file. Keys that are none are left out and reported.
@@ -147,12 +165,7 @@ impl Layer {
     }
 
     fn set(&mut self, assignment: &Assignment, kind: &Value) {
-        let (section, key) =
-            assignment.key.split_once('.').expect("a known key has a section, or it has no kind");
-        let section = self.values.entry(section.to_owned()).or_insert_with(|| Dict::new().into());
-        if let Value::Dict(_, keys) = section {
-            keys.insert(key.to_owned(), typed(&assignment.text, kind));
-        }
+        put(&mut self.values, &assignment.key, typed(&assignment.text, kind));
         self.places.insert(assignment.key.clone(), assignment.place.clone());
     }
 
@@ -172,8 +185,11 @@ impl Layer {
                 problems.push(Problem { place: place(section), key: Some(section.clone()), what });
                 return false;
             };
-            keys.retain(|key, _| {
+            keys.retain(|key, value| {
                 let full = format!("{section}.{key}");
+                if section == "ingest" && key == "sources" {
+                    return keep_known_sources(value, known, places, problems);
+                }
                 let is_known = there.contains_key(key);
                 if !is_known {
                     let place = place(&full);
@@ -223,6 +239,70 @@ impl Provider for Layer {
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         Ok(Profile::Default.collect(self.values.clone()))
     }
+}
+
+/// Puts a value where its key says, below its section.
+fn put(values: &mut Dict, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            values.insert(key.to_owned(), value);
+        }
+        Some((section, key)) => {
+            let section = values.entry(section.to_owned()).or_insert_with(|| Dict::new().into());
+            if let Value::Dict(_, values) = section {
+                put(values, key, value);
+            }
+        }
+    }
+}
+
+/// Drops and reports what is no source, or no setting of one. Whether anything is left.
+fn keep_known_sources(
+    sources: &mut Value,
+    known: &Known,
+    places: &BTreeMap<String, String>,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let mut wrong = |key: String, what: &str| {
+        let place = places.get(&key).cloned();
+        problems.push(Problem { place, key: Some(key), what: what.to_owned() });
+        false
+    };
+    let Value::Dict(_, sources) = sources else {
+        return wrong(
+            "ingest.sources".to_owned(),
+            "is a section of sections; write [ingest.sources.NAME] and its settings below it",
+        );
+    };
+    let mut unknown = Vec::new();
+    sources.retain(|name, settings| {
+        let full = format!("{SOURCES}{name}");
+        if !is_source_name(name) {
+            return wrong(
+                full,
+                "not a source's name; write 1 to 64 of a-z, 0-9, \"_\" and \"-\", and not \"posthaste\"",
+            );
+        }
+        let Value::Dict(_, settings) = settings else {
+            return wrong(
+                full,
+                "is a section; write [ingest.sources.NAME] and its settings below it",
+            );
+        };
+        settings.retain(|key, _| {
+            let is_known = known.source().contains_key(key);
+            if !is_known {
+                unknown.push(format!("{full}.{key}"));
+            }
+            is_known
+        });
+        true
+    });
+    for key in unknown {
+        let place = places.get(&key).cloned();
+        problems.push(known.unknown(key, place));
+    }
+    true
 }
 
 /// The text as a value of the same kind. What does not fit stays text, and the setting's type objects.

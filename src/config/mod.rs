@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod ingest;
 mod known;
 mod layer;
 mod settings;
@@ -22,10 +23,11 @@ use std::{
 use figment::{Figment, error::Kind};
 use serde::de::DeserializeOwned;
 
-use known::Known;
+use known::{Known, SOURCES};
 use layer::{CONFIG_FILE_VARIABLE, Layer};
 
 pub use error::{ConfigError, Problem};
+pub use ingest::{Content, EventType, IngestSettings, SourceSettings};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
     LogFormat, LogSettings, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
@@ -78,33 +80,38 @@ impl Sources {
 /// that cannot be read, no database.
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let layers = layers(sources, &mut problems);
+    let (layers, names) = layers(sources, &mut problems);
     let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
     let place =
         |key: &str| layers.iter().rev().find_map(|layer| layer.place(key)).map(str::to_owned);
 
-    let typed = typed(&figment, &place, &mut problems);
+    let typed = typed(&figment, &names, &place, &mut problems);
     let Some(mut config) = typed else { return Err(ConfigError { problems }) };
     read_secrets(&mut config, &place, &mut problems);
     fill_in(&mut config, sources);
     problems.extend(check::check(&config).into_iter().map(|violation| Problem {
-        place: place(violation.key).or_else(|| place(violation.with?)),
-        key: Some(violation.key.to_owned()),
+        place: place(&violation.key).or_else(|| place(violation.with?)),
+        key: Some(violation.key.into_owned()),
         what: violation.what,
     }));
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
 }
 
-fn layers(sources: &Sources, problems: &mut Vec<Problem>) -> Vec<Layer> {
+/// All layers, and the names of the sources of ingest.
+fn layers(sources: &Sources, problems: &mut Vec<Problem>) -> (Vec<Layer>, Vec<String>) {
     let known = Known::new(DEFAULTS);
-    let mut layers = vec![Layer::defaults(&known)];
+    let mut layers = Vec::new();
     if let Some((path, text)) = settings_file(sources, problems) {
         layers.push(Layer::file(&path, &text, &known, problems));
     }
     layers.push(Layer::database_url(&sources.environment, &known, problems));
     layers.push(Layer::environment(&sources.environment, &known, problems));
     layers.push(Layer::flags(&sources.flags, &known, problems));
-    layers
+    let mut names: Vec<_> = layers.iter().flat_map(Layer::sources).collect();
+    names.sort();
+    names.dedup();
+    layers.insert(0, Layer::defaults(&known).with_sources(&names, &known));
+    (layers, names)
 }
 
 /// The file's name and text: one that is named must be there, the customary one may be missing.
@@ -136,6 +143,7 @@ fn settings_file(sources: &Sources, problems: &mut Vec<Problem>) -> Option<(Path
 /// Every section in its type, or `None` if one has a problem.
 fn typed(
     figment: &Figment,
+    sources: &[String],
     place: &impl Fn(&str) -> Option<String>,
     problems: &mut Vec<Problem>,
 ) -> Option<Config> {
@@ -143,6 +151,7 @@ fn typed(
     // all are read before any is asked for, so that a problem in each is reported
     let database = sections.read("database");
     let http = sections.read("http");
+    let ingest = sections.read_ingest(sources);
     let relay = sections.read("relay");
     let delivery = sections.read("delivery");
     let retry = sections.read("retry");
@@ -153,6 +162,7 @@ fn typed(
     Some(Config {
         database: database?,
         http: http?,
+        ingest: ingest?,
         relay: relay?,
         delivery: delivery?,
         retry: retry?,
@@ -170,6 +180,17 @@ struct Sections<'a, P> {
 }
 
 impl<P: Fn(&str) -> Option<String>> Sections<'_, P> {
+    /// The section and those of its sources.
+    fn read_ingest(&mut self, sources: &[String]) -> Option<IngestSettings> {
+        let ingest = self.read("ingest");
+        let sources: Vec<_> = sources
+            .iter()
+            .map(|name| Some((name.clone(), self.read(&format!("{SOURCES}{name}"))?)))
+            .collect();
+        let sources = sources.into_iter().collect::<Option<_>>()?;
+        Some(IngestSettings { sources, ..ingest? })
+    }
+
     fn read<T: DeserializeOwned>(&mut self, section: &str) -> Option<T> {
         let error = match self.figment.focus(section).extract() {
             Ok(read) => return Some(read),
@@ -224,6 +245,12 @@ fn read_secrets(
         database.direct_url = Some(url);
     }
     database.password = secret("database.password_file", database.password_file.as_ref());
+    for (name, source) in &mut config.ingest.sources {
+        if let Err(what) = source.read_secrets(|path| read_file(path)) {
+            let key = format!("{SOURCES}{name}.secret_file");
+            problems.push(Problem { place: place(&key), key: Some(key), what });
+        }
+    }
 }
 
 /// Puts what depends on the host or the build in the place of an empty text.

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use serde::Deserialize;
 
+use super::ingest::IngestSettings;
 use super::units::{Hidden, serde_as};
 use crate::http::addresses::AllowEntry;
 use crate::http::client::ProxyUrl;
@@ -16,6 +17,7 @@ use crate::http::client::ProxyUrl;
 pub struct Config {
     pub database: DatabaseSettings,
     pub http: HttpSettings,
+    pub ingest: IngestSettings,
     pub relay: RelaySettings,
     pub delivery: DeliverySettings,
     pub retry: RetrySettings,
@@ -231,6 +233,9 @@ pub struct UpkeepSettings {
     /// At least a day.
     #[serde(deserialize_with = "serde_as::duration")]
     pub attempts_retention: Duration,
+    /// At least an hour.
+    #[serde(deserialize_with = "serde_as::duration")]
+    pub received_retention: Duration,
 }
 
 /// `[log]`: what is logged, and how it looks.

@@ -72,9 +72,12 @@ fn without_a_database_the_error_says_how_to_name_one() {
 #[test]
 fn every_default_is_read_and_none_is_missing() {
     let known = Known::new(DEFAULTS);
+    let example = ["example".to_owned()];
+    let figment =
+        |known: &Known| Figment::new().merge(Layer::defaults(known).with_sources(&example, known));
     for key in known.keys() {
         // a key that is not read, or that the types do without, could be taken away unnoticed
-        let (section, name) = key.split_once('.').unwrap();
+        let (section, name) = key.rsplit_once('.').unwrap();
         let mut here = "";
         let without: String = DEFAULTS
             .lines()
@@ -86,14 +89,13 @@ fn every_default_is_read_and_none_is_missing() {
             })
             .fold(String::new(), |text, line| text + line + "\n");
         assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
-        let figment = Figment::new().merge(Layer::defaults(&Known::new(&without)));
+        let figment = figment(&Known::new(&without));
         let mut problems = Vec::new();
-        assert!(typed(&figment, &|_| None, &mut problems).is_none(), "{key} is required");
+        assert!(typed(&figment, &example, &|_| None, &mut problems).is_none(), "{key} is required");
         assert!(problems[0].key.as_deref() == Some(&*key), "{key}: {problems:?}");
     }
-    let figment = Figment::new().merge(Layer::defaults(&known));
     let mut problems = Vec::new();
-    assert!(typed(&figment, &|_| None, &mut problems).is_some(), "{problems:?}");
+    assert!(typed(&figment(&known), &example, &|_| None, &mut problems).is_some(), "{problems:?}");
 }
 
 #[test]
@@ -115,7 +117,15 @@ fn every_setting_can_come_from_the_environment() {
     for key in Known::new(DEFAULTS).keys() {
         let name = format!("POSTHASTE_{}", key.replace('.', "__").to_uppercase());
         // no setting takes this, so each must object, and say where it stands
-        let error = environment_error(&name, "\u{1}no\u{7f} such value\n");
+        let source = ("POSTHASTE_INGEST__SOURCES__EXAMPLE__VERIFY", "none");
+        let given = (&*name, "\u{1}no\u{7f} such value\n");
+        let secret = ("POSTHASTE_INGEST__SOURCES__EXAMPLE__SECRET", "hunter2");
+        let environment = match key.rsplit('.').next().unwrap() {
+            "secret" | "old_secret" | "secret_file" => vec![("DATABASE_URL", URL), given],
+            _ if key.starts_with(SOURCES) => vec![("DATABASE_URL", URL), secret, given],
+            _ => vec![("DATABASE_URL", URL), source, given],
+        };
+        let error = Given { environment: &environment, ..Given::default() }.error();
         let texts = [
             "name",
             "level",
@@ -125,6 +135,11 @@ fn every_setting_can_come_from_the_environment() {
             "user_agent",
             "source",
             "url",
+            "certificate_file",
+            "key_file",
+            "spool",
+            "secret",
+            "secret_file",
         ];
         let is_text = texts.iter().any(|text| key.ends_with(text));
         assert!(error.starts_with(&format!("settings: {name}: {key}: ")), "{error}");
@@ -423,6 +438,133 @@ fn behind_a_pooler_there_is_a_direct_way_or_no_bell() {
     assert_eq!(
         both,
         "settings: posthaste.toml:3: database.direct_url_file: database.direct_url is given beside it; give one of the two"
+    );
+}
+
+#[test]
+fn a_source_has_what_it_says_and_the_defaults_for_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secrets");
+    fs::write(&path, "new one\nold one\r\n\n").unwrap();
+    let file = format!(
+        "[ingest]\nlisten = \"0.0.0.0:7879\"\n[ingest.sources.build-1]\nsecret_file = {:?}\n\
+         event_type = \"header:X-Kind\"\nclients = [\"10.0.0.0/8\", \"::1\"]\nheaders = [\"X-*\"]\n\
+         [ingest.sources.shop]\nmax_body = \"2MiB\"\ntenant = \"acme\"",
+        path.to_str().unwrap()
+    );
+    let environment = [
+        ("DATABASE_URL", URL),
+        ("POSTHASTE_INGEST__SOURCES__SHOP__SECRET", "hunter2"),
+        ("POSTHASTE_INGEST__SOURCES__SHOP__OLD_SECRET", "hunter1"),
+        ("POSTHASTE_INGEST__SOURCES__HOOK__VERIFY", "none"),
+    ];
+    let given = Given { file: Some(&file), environment: &environment, ..Given::default() };
+    let config = given.load().unwrap();
+    let sources = &config.ingest.sources;
+    assert_eq!(sources.keys().collect::<Vec<_>>(), ["build-1", "hook", "shop"]);
+    let (build, shop) = (&sources["build-1"], &sources["shop"]);
+    assert_eq!(build.exposed_secrets(), ["new one", "old one"]);
+    assert_eq!(shop.exposed_secrets(), ["hunter2", "hunter1"]);
+    assert_eq!((build.max_body, shop.max_body), (1 << 20, 2 << 20));
+    assert_eq!(build.clients, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert_eq!(build.headers, ["x-*"]);
+    assert_eq!(shop.tenant.as_deref(), Some("acme"));
+    assert_eq!(shop.event_type, EventType::Conventional);
+    assert!(!format!("{config:?}").contains("hunter") && !format!("{config:?}").contains("one\""));
+}
+
+#[test]
+fn what_is_wrong_with_a_source_is_said_where_it_stands() {
+    let of_source = |line: &str| {
+        let file = format!("[ingest.sources.shop]\nsecret = \"hunter2\"\n{line}");
+        let error = with_file(&file).error();
+        assert!(!error.contains("hunter2"), "{error}");
+        error.replace("settings: posthaste.toml:3: ingest.sources.shop.", "")
+    };
+    for (line, error) in [
+        (
+            "max_bdy = \"1B\"",
+            "max_bdy: no such setting; did you mean ingest.sources.shop.max_body?",
+        ),
+        (
+            "verify = \"bitbucket\"",
+            r#"verify: "bitbucket" does not fit; write "gitlab" or "github" or "stripe" or "standard" or "slack" or "shopify" or "token" or "none""#,
+        ),
+        (
+            "verify = \"none\"",
+            "verify: with a secret, requests should be verified; write how the sender proves that it knows it",
+        ),
+        ("max_body = \"1GiB\"", ""),
+        ("max_body = \"65MiB\"", "max_body: must be at most ingest.max_in_flight_bytes"),
+        ("event_type = \"a..b\"", ""),
+        ("event_type = \"posthaste.test\"", ""),
+        ("ordering_key = \"project\"", ""),
+        (
+            "headers = [\"a b\"]",
+            r#"headers: "a b" is not a header's name; write "x-acme-kind", "x-acme-*" or "*""#,
+        ),
+        (
+            "content_types = [\"xml\"]",
+            r#"content_types: "xml" does not fit; write "json" or "form""#,
+        ),
+        (
+            "content_types = []",
+            r#"content_types: nothing could be sent; write ["json"], ["form"] or both"#,
+        ),
+        (
+            "clients = [\"10.0.0.0/33\"]",
+            r#"clients: "10.0.0.0/33" is not a network; write "34.74.90.64/28" or "2001:db8::1""#,
+        ),
+        (
+            "secret_file = \"/no/such\"",
+            "secret_file: cannot open /no/such: No such file or directory (os error 2)",
+        ),
+    ] {
+        let said = of_source(line);
+        let expected = if error.is_empty() { line.split(' ').next().unwrap() } else { error };
+        assert!(said.starts_with(expected), "{line}: {said}");
+        assert!(!error.is_empty() || said.contains("write"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_ingest_is_said_where_it_stands() {
+    for (file, error) in [
+        (
+            "[ingest.sources.shop]\ntenant = \"a\"",
+            "settings: ingest.sources.shop.secret: not set; write the secret that the sender knows, or its file in secret_file, or verify = \"none\"",
+        ),
+        (
+            "[ingest.sources.Shop]\nsecret = \"x\"",
+            "settings: posthaste.toml:1: ingest.sources.Shop: not a source's name; write 1 to 64 of a-z, 0-9, \"_\" and \"-\", and not \"posthaste\"",
+        ),
+        (
+            "[ingest.sources]\nshop = 1",
+            "settings: posthaste.toml:2: ingest.sources.shop: is a section; write [ingest.sources.NAME] and its settings below it",
+        ),
+        (
+            "[ingest]\nsources = 1",
+            "settings: posthaste.toml:2: ingest.sources: is a section of sections; write [ingest.sources.NAME] and its settings below it",
+        ),
+        (
+            "[ingest]\nlisten = \"[::]:7879\"",
+            "settings: posthaste.toml:2: ingest.listen: nobody may send; write a section such as [ingest.sources.gitlab], or \"off\"",
+        ),
+        (
+            "[ingest]\nspool = \"/no/such\"",
+            "settings: posthaste.toml:2: ingest.spool: there is no directory /no/such; make it, or write \"off\" for no spool",
+        ),
+        (
+            "[ingest]\nkey_file = \"Cargo.toml\"",
+            "settings: posthaste.toml:2: ingest.key_file: certificate and key go together; give both or neither",
+        ),
+    ] {
+        assert_eq!(with_file(file).error(), error);
+    }
+    let variable = environment_error("POSTHASTE_INGEST__SOURCES__SHOP__SECRT", "x");
+    assert_eq!(
+        variable,
+        "settings: POSTHASTE_INGEST__SOURCES__SHOP__SECRT: ingest.sources.shop.secrt: no such setting; did you mean ingest.sources.shop.secret?"
     );
 }
 

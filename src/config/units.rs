@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de};
 
+use super::ingest::{EventType, header_pattern, network};
 use crate::http::client::ProxyUrl;
+use crate::model::pick::Pick;
 
 /// What an operator writes for "none of it". An empty text says the same.
 const OFF: &str = "off";
@@ -98,8 +101,9 @@ pub(super) mod serde_as {
     //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
 
     use super::{
-        Deserialize, Deserializer, Display, Duration, Hidden, PathBuf, ProxyUrl, SocketAddr, de,
-        parse_duration, parse_listen, parse_size, unless_off,
+        Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, Pick,
+        ProxyUrl, SocketAddr, de, header_pattern, network, parse_duration, parse_listen,
+        parse_size, unless_off,
     };
 
     pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
@@ -145,6 +149,57 @@ pub(super) mod serde_as {
         d: D,
     ) -> Result<Option<PathBuf>, D::Error> {
         Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    pub(in crate::config) fn path_or_off<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        parsed(&String::deserialize(d)?, |text| {
+            unless_off(text, |text| Ok::<_, String>(PathBuf::from(text)))
+        })
+    }
+
+    pub(in crate::config) fn event_type<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<EventType, D::Error> {
+        parsed(&String::deserialize(d)?, EventType::parse)
+    }
+
+    /// Empty: none.
+    pub(in crate::config) fn pick<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Pick>, D::Error> {
+        parsed(&String::deserialize(d)?, |text| match text {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|wrong| format!("{text:?} is neither; {wrong}")),
+        })
+    }
+
+    pub(in crate::config) fn header_patterns<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Vec<String>, D::Error> {
+        all(d, header_pattern)
+    }
+
+    pub(in crate::config) fn networks<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Vec<IpNet>, D::Error> {
+        all(d, network)
+    }
+
+    fn all<'de, T, D: Deserializer<'de>>(
+        d: D,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, D::Error> {
+        let texts = Vec::<String>::deserialize(d)?;
+        texts.iter().map(|text| parse(text).map_err(de::Error::custom)).collect()
+    }
+
+    /// Empty: none.
+    pub(in crate::config) fn unless_empty<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<String>, D::Error> {
+        Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()))
     }
 
     /// Empty: none.

@@ -4,6 +4,8 @@
 //! counting is an atomic addition with no look-up; a test may have its own set, as nothing here is global.
 //! What is served under `/metrics` comes from [`Metrics::render`].
 
+mod ingest;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -13,6 +15,8 @@ use metrics_exporter_prometheus::{
 
 use crate::model::outcome::Outcome;
 use crate::stopper::Stopper;
+
+pub use ingest::Ingest;
 
 /// How often recorded durations are folded into their buckets. They are kept one by one until then: at
 /// 50,000 deliveries a second this holds some 2 MB.
@@ -69,6 +73,7 @@ pub struct Metrics {
     pub relays_buried: Counter,
     pub endpoints_paused: Counter,
     pub endpoints_disabled: Counter,
+    pub ingest: Ingest,
     handle: PrometheusHandle,
 }
 
@@ -103,6 +108,7 @@ pub struct ByDoing {
     pub heartbeat: Counter,
     pub wake: Counter,
     pub upkeep: Counter,
+    pub ingest: Counter,
 }
 
 #[derive(Debug)]
@@ -185,6 +191,7 @@ impl Metrics {
                 "posthaste_endpoints_disabled_total",
                 "Endpoints disabled by a rule or for failing too long.",
             ),
+            ingest: Ingest::new(&new),
             handle: recorder.handle(),
         }
     }
@@ -237,6 +244,7 @@ fn recorder() -> PrometheusRecorder {
     };
     let builder = buckets(PrometheusBuilder::new(), ATTEMPT_DURATION, &ATTEMPT_BUCKETS);
     let builder = buckets(builder, STATEMENT_DURATION, &STATEMENT_BUCKETS);
+    let builder = buckets(builder, ingest::BATCH_SIZE, &BATCH_BUCKETS);
     buckets(builder, RECORD_BATCH_SIZE, &BATCH_BUCKETS).build_recorder()
 }
 
@@ -333,6 +341,7 @@ impl Registrar<'_> {
             heartbeat: of("heartbeat"),
             wake: of("wake"),
             upkeep: of("upkeep"),
+            ingest: of("ingest"),
         }
     }
 }

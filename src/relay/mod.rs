@@ -238,7 +238,8 @@ async fn ended<T>(
 /// The HTTP client, with what it may dial.
 async fn client(config: &Config, database: &Database) -> Result<Client, RelayError> {
     let resolver = Resolver::system()?;
-    let mut own: Vec<std::net::SocketAddr> = config.http.listen.into_iter().collect();
+    let listeners = [config.http.listen, config.ingest.listen];
+    let mut own: Vec<std::net::SocketAddr> = listeners.into_iter().flatten().collect();
     for (host, port) in database.hosts() {
         let addresses = match host.parse() {
             Ok(address) => vec![address],

@@ -1,0 +1,146 @@
+//! What a sender hears: where its webhook is, or why it is not taken, with the status that says whose
+//! affair that is. Nothing that it did not say itself, and nothing of the inside.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::source::Wrong;
+use super::verify::Refusal;
+use crate::http::problem::{JSON, problem, respond};
+use crate::model::delivery::webhook_id;
+use crate::store::received::Stored;
+
+/// When to try again where we are at fault: soon, since senders have little patience and few tries.
+const SOON: HeaderValue = HeaderValue::from_static("5");
+/// When there are only too many at once.
+const AT_ONCE: HeaderValue = HeaderValue::from_static("1");
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Where a webhook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Stored(Stored),
+    Spooled,
+}
+
+/// Why it is not taken.
+#[derive(Debug)]
+pub(super) enum Refused {
+    NoSource,
+    NotPost,
+    Client,
+    Wrong(Wrong),
+    NoLength,
+    TooLong {
+        most: usize,
+    },
+    TooSlow,
+    /// The peer has gone, or its chunks are none.
+    Broken,
+    Unverified(Refusal),
+    /// Too many of this source at once.
+    SourceFull,
+    /// Too many at once.
+    Full,
+    /// The database is well and does not take it.
+    NotStorable,
+    /// The spool has no room.
+    SpoolFull,
+    /// The database is away, and there is no spool, or it does not work.
+    Away,
+}
+
+pub(super) fn kept(kept: Kept) -> Answer {
+    let (status, body) = match kept {
+        Kept::Stored(stored) => {
+            let id = stored.event.map(|(id, created_at)| webhook_id(id, created_at));
+            let status = if stored.is_new { "stored" } else { "duplicate" };
+            (StatusCode::OK, json!({ "status": status, "id": id }))
+        }
+        Kept::Spooled => (StatusCode::ACCEPTED, json!({ "status": "spooled", "id": null })),
+    };
+    respond(status, JSON, body.to_string())
+}
+
+/// Problems of RFC 9457.
+pub(super) fn refused(refused: Refused) -> Answer {
+    let text = |text| HeaderValue::from_static(text);
+    match refused {
+        Refused::NoSource => {
+            problem(StatusCode::NOT_FOUND, "there is no such source; POST to /in/SOURCE")
+        }
+        Refused::NotPost => {
+            with(ALLOW, text("POST"), problem(StatusCode::METHOD_NOT_ALLOWED, "write POST"))
+        }
+        Refused::Client => problem(StatusCode::FORBIDDEN, "this address may not send here"),
+        Refused::Wrong(Wrong::Body(said)) => problem(StatusCode::BAD_REQUEST, &said),
+        Refused::Wrong(Wrong::Content(said)) => problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &said),
+        Refused::Wrong(Wrong::Event(said)) => problem(StatusCode::UNPROCESSABLE_ENTITY, &said),
+        Refused::NoLength => {
+            let said = "send the body's content-length, or send it chunked";
+            closing(problem(StatusCode::LENGTH_REQUIRED, said))
+        }
+        Refused::TooLong { most } => {
+            let said = format!("the body is longer than the {most} bytes that are taken");
+            closing(problem(StatusCode::PAYLOAD_TOO_LARGE, &said))
+        }
+        Refused::TooSlow => {
+            closing(problem(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))
+        }
+        Refused::Broken => {
+            closing(problem(StatusCode::BAD_REQUEST, "the body ended before its end"))
+        }
+        Refused::Unverified(refusal) => {
+            let answer = problem(StatusCode::UNAUTHORIZED, &refusal.to_string());
+            with(WWW_AUTHENTICATE, text("Webhook"), answer)
+        }
+        Refused::SourceFull => {
+            let said = "there are too many requests of this source at once";
+            closing(with(RETRY_AFTER, AT_ONCE, problem(StatusCode::TOO_MANY_REQUESTS, said)))
+        }
+        Refused::Full => {
+            let said = "there are too many requests at once";
+            closing(with(RETRY_AFTER, AT_ONCE, problem(StatusCode::SERVICE_UNAVAILABLE, said)))
+        }
+        Refused::NotStorable => {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "the database does not take this webhook")
+        }
+        Refused::SpoolFull => unavailable("it cannot be kept now: there is no room"),
+        Refused::Away => unavailable("it cannot be kept now"),
+    }
+}
+
+/// hyper closes the connection of a head that does not come to its end without a word. This is the word.
+pub(super) fn slow_head() -> String {
+    let status = StatusCode::REQUEST_TIMEOUT;
+    let body = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": "the head did not come in time",
+    })
+    .to_string();
+    format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn unavailable(why: &str) -> Answer {
+    with(RETRY_AFTER, SOON, problem(StatusCode::SERVICE_UNAVAILABLE, why))
+}
+
+/// With this answer the connection ends: what is left of the request is not read.
+fn closing(answer: Answer) -> Answer {
+    with(CONNECTION, HeaderValue::from_static("close"), answer)
+}
+
+fn with(name: HeaderName, value: HeaderValue, mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(name, value);
+    answer
+}

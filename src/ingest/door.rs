@@ -1,0 +1,148 @@
+//! The front door: one request of one source, read within its bounds, verified, and handed to the
+//! keeper. Whatever is wrong with it is said in a problem of RFC 9457; what is wrong with us is 503.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use hyper::{Method, Request};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::answer::{self, Answer, Kept, Refused};
+use super::keeper::{Room, Waiting};
+use super::source::Source;
+use crate::clock::Clock;
+use crate::config::IngestSettings;
+use crate::metrics::Metrics;
+
+/// Answers requests to `POST /in/SOURCE`.
+#[derive(Debug)]
+pub(super) struct Door {
+    sources: BTreeMap<String, Source>,
+    body_time: Duration,
+    /// A place for each request at once, over all sources.
+    places: Arc<Semaphore>,
+    /// A permit for each byte of a body in memory.
+    bytes: Arc<Semaphore>,
+    keeper: mpsc::Sender<Waiting>,
+    metrics: Arc<Metrics>,
+    random: SystemRandom,
+}
+
+impl Door {
+    pub(super) fn new(
+        sources: Vec<Source>,
+        settings: &IngestSettings,
+        keeper: mpsc::Sender<Waiting>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            sources: sources.into_iter().map(|source| (source.name.clone(), source)).collect(),
+            body_time: settings.body_time,
+            places: Arc::new(Semaphore::new(settings.max_in_flight)),
+            bytes: Arc::new(Semaphore::new(settings.max_in_flight_bytes)),
+            keeper,
+            metrics: Arc::clone(metrics),
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// The answer to one request. It counts what it says.
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
+        let answer = match self.take(request, peer).await {
+            Ok(kept) => answer::kept(kept),
+            Err(refused) => answer::refused(refused),
+        };
+        self.metrics.ingest.answers(answer.status().as_u16()).increment(1);
+        answer
+    }
+
+    async fn take(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Kept, Refused> {
+        let (head, body) = request.into_parts();
+        let headers = &head.headers;
+        let name = head.uri.path().strip_prefix("/in/");
+        let source = name.and_then(|name| self.sources.get(name)).ok_or(Refused::NoSource)?;
+        if head.method != Method::POST {
+            return Err(Refused::NotPost);
+        }
+        if !source.admits(peer) {
+            return Err(Refused::Client);
+        }
+        let content = source.content(headers).map_err(Refused::Wrong)?;
+        let mut room = self.room(source)?;
+        let reading = self.read(source, headers, body, &mut room);
+        let body = tokio::time::timeout(self.body_time, reading);
+        let body = body.await.map_err(|_| Refused::TooSlow)??;
+        let verified = source.verifier.verify(headers, &body, Clock.now()).map_err(|refusal| {
+            // not louder: anybody can have it said as often as they like
+            tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
+            Refused::Unverified(refusal)
+        })?;
+        let incoming = source.incoming(verified, headers, content, &body, || self.draw());
+        let incoming = incoming.map_err(Refused::Wrong)?;
+        let (answer, kept) = oneshot::channel();
+        self.keeper.send(Waiting { incoming, answer, room }).await.map_err(|_| Refused::Away)?;
+        kept.await.unwrap_or(Err(Refused::Away))
+    }
+
+    /// A place for one request, of its source's and of all.
+    fn room(&self, source: &Source) -> Result<Room, Refused> {
+        let of_source = Arc::clone(&source.places).try_acquire_owned();
+        let of_all = Arc::clone(&self.places);
+        Ok(Room::new(
+            of_source.map_err(|_| Refused::SourceFull)?,
+            of_all.try_acquire_owned().map_err(|_| Refused::Full)?,
+            self.some_bytes(0)?,
+            &self.metrics,
+        ))
+    }
+
+    fn some_bytes(&self, more: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        let more = u32::try_from(more).map_err(|_| Refused::Full)?;
+        Arc::clone(&self.bytes).try_acquire_many_owned(more).map_err(|_| Refused::Full)
+    }
+
+    /// The whole body, no longer than it may be. What it takes of memory is taken from the room first.
+    async fn read(
+        &self,
+        source: &Source,
+        headers: &HeaderMap,
+        mut body: Incoming,
+        room: &mut Room,
+    ) -> Result<Bytes, Refused> {
+        let most = source.settings.max_body;
+        if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Refused::NoLength);
+        }
+        let told = body.size_hint().exact().map_or(Ok(0), usize::try_from);
+        let told = told.ok().filter(|&told| told <= most).ok_or(Refused::TooLong { most })?;
+        room.grow(self.some_bytes(told)?);
+        let mut whole = BytesMut::with_capacity(told);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Refused::Broken)?.into_data() else { continue };
+            let length = whole.len() + data.len();
+            if length > most {
+                return Err(Refused::TooLong { most });
+            }
+            if length > room.bytes() {
+                room.grow(self.some_bytes(length - room.bytes())?);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// A name for what its sender has not named, drawn before anything is tried.
+    fn draw(&self) -> String {
+        let mut bytes = [0; 16];
+        self.random.fill(&mut bytes).expect("the system has random bytes");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("drawn:{hex}")
+    }
+}

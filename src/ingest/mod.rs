@@ -1,0 +1,129 @@
+//! Webhooks that come in: what a sender may never send again is kept before it is answered.
+//!
+//! # One webhook's way
+//!
+//! The **listener** (`listener`) takes a connection, bounded in number and time. The **door** (`door`) reads
+//! one request of a **source** (`source`) within its bounds, lets the verifier ([`verify`]) say whether it is
+//! the source's, and makes of it what is to be stored. The **keeper** (`keeper`) gathers what comes
+//! while a commit is under way into the next, and answers when it is committed. While the database is
+//! away, or slower than it may be, the **spool** (`spool`) keeps it on disk; the keeper stores it from
+//! there when the database is back, in order, and each once.
+//!
+//! From the outbox on it is an event like any other.
+
+mod answer;
+mod door;
+mod keeper;
+mod listener;
+mod source;
+mod spool;
+mod tls;
+pub mod verify;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::status::Status;
+use crate::stopper::Stopper;
+use crate::store::{Database, Store, StoreError};
+
+use door::Door;
+use keeper::Keeper;
+use listener::Listener;
+use source::Source;
+use spool::Spool;
+
+/// What comes in is one statement at a time; beside it one may be looking whether the database is back.
+const CONNECTIONS: usize = 2;
+
+/// Webhooks cannot be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error("listen on {address} (ingest.listen)")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("read {setting} {}", path.display())]
+    Certificate { setting: &'static str, path: PathBuf, source: io::Error },
+    #[error("use the certificate and key of ingest")]
+    Tls(#[from] rustls::Error),
+    #[error("use the spool {}", path.display())]
+    Spool { path: PathBuf, source: io::Error },
+    #[error("the spool {} is in use by another process", path.display())]
+    SpoolInUse { path: PathBuf },
+    #[error("ingest.sources.{name}.secret")]
+    Secret { name: String, source: verify::VerifierError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A front door that is bound and lets nobody in yet.
+#[derive(Debug)]
+pub struct Ingest {
+    listener: Listener,
+    door: Door,
+    keeper: Keeper,
+    waiting: mpsc::Receiver<keeper::Waiting>,
+    grace: Duration,
+}
+
+impl Ingest {
+    /// Takes the port and the spool, so that what is wrong with either is known before anything starts.
+    /// `None`: nothing is to be taken in.
+    ///
+    /// # Errors
+    /// When it cannot be as it is set.
+    pub async fn open(
+        config: &Config,
+        database: &Database,
+        metrics: &Arc<Metrics>,
+        status: &Status,
+    ) -> Result<Option<Self>, IngestError> {
+        let settings = &config.ingest;
+        let Some(address) = settings.listen else { return Ok(None) };
+        let tls = match (&settings.certificate_file, &settings.key_file) {
+            (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
+            _ => None,
+        };
+        let listener = Listener::bind(address, tls, settings, metrics).await?;
+        let spool = match &settings.spool {
+            Some(path) => Some(Spool::open(path, settings.spool_bytes, settings.spool_files)?),
+            None => None,
+        };
+        let sources = settings.sources.iter().map(|(name, source)| {
+            let opened = Source::new(name, source);
+            opened.map_err(|source| IngestError::Secret { name: name.clone(), source })
+        });
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let timeout = config.database.statement_timeout;
+        let store = Store::open(database.clone(), CONNECTIONS, timeout)?;
+        let (sender, waiting) = mpsc::channel(settings.max_in_flight);
+        let keeper = Keeper::new(store, spool, settings, metrics, status);
+        let door = Door::new(sources, settings, sender, metrics);
+        Ok(Some(Self { listener, door, keeper, waiting, grace: config.relay.grace }))
+    }
+
+    /// Where it listens: the port is the one that was given by the system if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Whether webhooks are kept while the database is away.
+    #[must_use]
+    pub fn has_spool(&self) -> bool {
+        self.keeper.has_spool()
+    }
+
+    /// Takes webhooks in until the stop; then answers what had come, and returns.
+    pub async fn run(self, stopper: &Stopper) {
+        let serving = self.listener.serve(self.door, self.grace, stopper);
+        // ends when the door is gone, and with it the last that could wait
+        tokio::join!(serving, self.keeper.keep(self.waiting));
+    }
+}

@@ -1,0 +1,244 @@
+//! A source made ready: who may send, and what is made of what it sends. Decides; reads no clock and
+//! waits for nothing.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use ring::digest::{SHA256, digest};
+use tokio::sync::Semaphore;
+
+use super::verify::{Verified, Verifier, VerifierError};
+use crate::config::{Content, EventType, SourceSettings};
+use crate::model::incoming::{Incoming, Payload, TEXT_MAX};
+use crate::model::pick::{Pick, is_json};
+
+/// One section of the settings, with its verifier.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) settings: SourceSettings,
+    pub(super) verifier: Verifier,
+    /// A place for each request at once.
+    pub(super) places: Arc<Semaphore>,
+}
+
+/// What is wrong with a request, for its sender to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// 400
+    Body(String),
+    /// 415
+    Content(String),
+    /// 422
+    Event(String),
+}
+
+/// Never kept by `*`: of one hop, or our own affair.
+const HOP: [&str; 17] = [
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "content-length",
+    "content-encoding",
+    "user-agent",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "via",
+    "forwarded",
+];
+/// Nor these: they hold a secret as it is, or say who somebody is.
+const SECRET: [&str; 7] = [
+    "authorization",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "cookie",
+    "x-gitlab-token",
+    "x-webhook-token",
+    "x-real-ip",
+];
+
+impl Source {
+    pub(super) fn new(name: &str, settings: &SourceSettings) -> Result<Self, VerifierError> {
+        let secrets = settings.exposed_secrets();
+        Ok(Self {
+            name: name.to_owned(),
+            verifier: Verifier::new(settings.verify, &secrets, settings.tolerance)?,
+            places: Arc::new(Semaphore::new(settings.max_in_flight)),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Whether somebody at this address may send.
+    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+        let clients = &self.settings.clients;
+        clients.is_empty() || clients.iter().any(|net| net.contains(&peer.to_canonical()))
+    }
+
+    /// What the body is said to be, if that may be sent.
+    pub(super) fn content(&self, headers: &HeaderMap) -> Result<Content, Wrong> {
+        let may = &self.settings.content_types;
+        let wanted: Vec<_> = may
+            .iter()
+            .map(|content| match content {
+                Content::Json => "application/json",
+                Content::Form => "application/x-www-form-urlencoded",
+            })
+            .collect();
+        let wanted = wanted.join(" or ");
+        let encoded = headers.get(CONTENT_ENCODING);
+        if encoded.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Wrong::Content("send the body without a content-encoding".to_owned()));
+        }
+        let said = headers.get(CONTENT_TYPE).and_then(|said| said.to_str().ok());
+        let Some(said) = said else {
+            return Err(Wrong::Content(format!("the content-type is missing; send {wanted}")));
+        };
+        let media = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let content = if media == "application/x-www-form-urlencoded" {
+            Some(Content::Form)
+        } else if media == "application/json" || media == "text/json" || media.ends_with("+json") {
+            Some(Content::Json)
+        } else {
+            None
+        };
+        content
+            .filter(|content| may.contains(content))
+            .ok_or_else(|| Wrong::Content(format!("this content-type is not taken; send {wanted}")))
+    }
+
+    /// What is to be stored of a request that was verified. `draw` names one whose sender does not.
+    pub(super) fn incoming(
+        &self,
+        verified: Verified,
+        headers: &HeaderMap,
+        content: Content,
+        body: &Bytes,
+        draw: impl FnOnce() -> String,
+    ) -> Result<Incoming, Wrong> {
+        let not_utf8 = || Wrong::Body("the body is not UTF-8".to_owned());
+        let text = Payload::new(body.clone()).ok_or_else(not_utf8)?;
+        if content == Content::Json && !is_json(text.as_str()) {
+            return Err(Wrong::Body("the body is not JSON".to_owned()));
+        }
+        let pick = |pick: &Pick| match (pick, content) {
+            (Pick::Header(name), _) => {
+                headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+            }
+            (Pick::Path(path), Content::Json) => path.find(body),
+            (Pick::Path(path), Content::Form) => {
+                let field = path.field()?;
+                let mut fields = url::form_urlencoded::parse(body);
+                fields.find(|(name, _)| name == field).map(|(_, value)| value.into_owned())
+            }
+        };
+        let event_type = self.event_type(verified.event_type, pick)?;
+        let ordering_key = self.settings.ordering_key.as_ref().and_then(pick);
+        Ok(Incoming {
+            source: self.name.clone(),
+            sender_id: verified.id.filter(|id| !id.is_empty()).map_or_else(draw, |id| fitting(&id)),
+            event_type,
+            tenant: self.settings.tenant.clone(),
+            ordering_key: ordering_key.filter(|key| !key.is_empty()).map(|key| fitting(&key)),
+            headers: self.kept(headers, content),
+            payload: match content {
+                Content::Json => text,
+                Content::Form => quoted(text.as_str()),
+            },
+        })
+    }
+
+    fn event_type(
+        &self,
+        conventional: Option<String>,
+        pick: impl Fn(&Pick) -> Option<String>,
+    ) -> Result<String, Wrong> {
+        let said = match &self.settings.event_type {
+            EventType::Fixed(event_type) => return Ok(event_type.clone()),
+            EventType::Conventional => match conventional {
+                None => return Ok(self.name.clone()),
+                Some(said) => said,
+            },
+            EventType::Picked(place) => pick(place).ok_or_else(|| {
+                Wrong::Event("what the event's type is taken from is not there".to_owned())
+            })?,
+        };
+        let words = dotted_words(&said).map(|words| format!("{}.{words}", self.name));
+        words.filter(|words| words.chars().count() <= TEXT_MAX).ok_or_else(|| {
+            Wrong::Event("what the event's type is taken from does not make one".to_owned())
+        })
+    }
+
+    /// The headers that are sent on with the event, as JSON.
+    fn kept(&self, headers: &HeaderMap, content: Content) -> String {
+        let mut kept = serde_json::Map::new();
+        for name in headers.keys() {
+            let mut values = headers
+                .get_all(name)
+                .iter()
+                .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+            let Some(first) = values.next() else { continue };
+            let value = values.fold(first.to_owned(), |all, value| all + ", " + value);
+            // What is not JSON cannot be sent on without its type.
+            let needed = name == CONTENT_TYPE && content == Content::Form;
+            if needed || self.keeps(name.as_str(), &value) {
+                kept.insert(name.as_str().to_owned(), value.into());
+            }
+        }
+        serde_json::Value::Object(kept).to_string()
+    }
+
+    fn keeps(&self, name: &str, value: &str) -> bool {
+        let patterns = &self.settings.headers;
+        if patterns.iter().any(|pattern| pattern == name) {
+            return true;
+        }
+        let tells = HOP.contains(&name)
+            || SECRET.contains(&name)
+            || name.starts_with("x-forwarded-")
+            || self.settings.secrets.iter().any(|secret| value.contains(secret.expose()));
+        let matches = |pattern: &String| {
+            pattern.strip_suffix('*').is_some_and(|beginning| name.starts_with(beginning))
+        };
+        !tells && patterns.iter().any(matches)
+    }
+}
+
+/// As the outbox has them: no white space, no star, no empty word; in lower case.
+fn dotted_words(said: &str) -> Option<String> {
+    let plain: String = said
+        .trim()
+        .chars()
+        .map(|c| match c {
+            '/' | ':' => '.',
+            c if c.is_whitespace() || c.is_control() || c == '*' => '_',
+            c => c.to_ascii_lowercase(),
+        })
+        .collect();
+    let words: Vec<_> = plain.split('.').filter(|word| !word.is_empty()).collect();
+    (!words.is_empty()).then(|| words.join("."))
+}
+
+/// The text itself, if a column holds it; else its digest, which tells it apart as well.
+fn fitting(text: &str) -> String {
+    if text.chars().count() <= TEXT_MAX && !text.chars().any(char::is_control) {
+        return text.to_owned();
+    }
+    let hash = digest(&SHA256, text.as_bytes());
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// As one JSON string.
+fn quoted(text: &str) -> Payload {
+    let quoted = serde_json::to_vec(text).expect("a text is always written");
+    Payload::new(quoted.into()).expect("JSON is UTF-8")
+}
