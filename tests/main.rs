@@ -24,6 +24,7 @@ mod harness;
 mod host_faults;
 mod hostile;
 mod hour_down;
+mod ingest;
 mod isolation;
 mod journey;
 mod network_faults;

@@ -12,6 +12,7 @@ mod pooler;
 mod receiver;
 mod relay;
 mod rows;
+mod sender;
 pub mod server;
 mod standby;
 mod wire;
@@ -30,6 +31,7 @@ pub use rows::{
     Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
     make_due, settled, value, waits_for_a_lock, webhook_ids,
 };
+pub use sender::{Line, post};
 pub use server::Server;
 pub use standby::Standby;
 pub use wire::Wire;

@@ -24,6 +24,7 @@ pub struct RelayBuilder {
     log: Option<PathBuf>,
     arguments: Vec<&'static str>,
     files: Option<u32>,
+    door: Option<SocketAddr>,
 }
 
 /// A running `posthaste run`. Killed when dropped; its log is shown if the test has failed.
@@ -32,6 +33,7 @@ pub struct Relay {
     process: Child,
     pid: u32,
     address: SocketAddr,
+    door: Option<SocketAddr>,
     log: PathBuf,
     _directory: tempfile::TempDir,
     /// For when the test process is itself killed.
@@ -57,6 +59,19 @@ impl RelayBuilder {
         self
     }
 
+    /// It takes in webhooks: of a source `shop`, which proves itself with the token `s3cret`.
+    pub fn taking_in(self) -> Self {
+        self.taking_in_at(free_address())
+    }
+
+    /// The same, where another one did.
+    pub fn taking_in_at(self, door: SocketAddr) -> Self {
+        let there = self.set("ingest.listen", &door.to_string());
+        let there = there.set("ingest.sources.shop.secret", "s3cret");
+        // A test that holds up the database lets go of it when all has come.
+        Self { door: Some(door), ..there.set("ingest.database_patience", "1m") }
+    }
+
     /// It may have no more files open at once, connections included.
     pub fn with_files(mut self, most: u32) -> Self {
         self.files = Some(most);
@@ -72,7 +87,9 @@ impl RelayBuilder {
 
     /// Starts it without waiting: for a relay that is not expected to become ready.
     pub fn spawn(self) -> Relay {
-        let address = free_address();
+        let address = std::iter::repeat_with(free_address)
+            .find(|&free| Some(free) != self.door)
+            .expect("there are other ports");
         let directory = tempfile::tempdir().expect("make a directory for the log");
         let log = self.log.clone().unwrap_or_else(|| directory.path().join("relay.log"));
         let file = File::options().create(true).append(true).open(&log).expect("open the log");
@@ -88,7 +105,8 @@ impl RelayBuilder {
         let pid = process.id().expect("a process just started has a number");
         let mut watchdog = Watchdog::start("KILL", None).expect("start a watchdog");
         watchdog.watch(pid).expect("tell the watchdog");
-        Relay { process, pid, address, log, _directory: directory, watchdog }
+        let door = self.door;
+        Relay { process, pid, address, door, log, _directory: directory, watchdog }
     }
 }
 
@@ -112,7 +130,7 @@ impl Relay {
     pub fn on(database_url: &str) -> RelayBuilder {
         let (settings, arguments) = (Vec::new(), Vec::new());
         let database_url = database_url.to_owned();
-        RelayBuilder { database_url, settings, arguments, files: None, log: None }
+        RelayBuilder { database_url, settings, arguments, files: None, log: None, door: None }
     }
 
     pub fn pid(&self) -> u32 {
@@ -122,6 +140,25 @@ impl Relay {
     /// Where it answers for health and metrics.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it takes in webhooks.
+    pub fn door(&self) -> SocketAddr {
+        self.door.expect("it was told to take in webhooks")
+    }
+
+    /// Waits until it takes in webhooks, ready or not.
+    #[track_caller]
+    pub fn lets_in(&self) -> impl Future<Output = ()> + '_ {
+        until("the relay to take in webhooks", move || async move {
+            TcpStream::connect(self.door()).await.ok().map(drop)
+        })
+    }
+
+    /// What it says of its spool.
+    pub async fn spool(&self) -> serde_json::Value {
+        let (_, body) = self.get("/status").await.expect("the relay answers");
+        serde_json::from_str::<serde_json::Value>(&body).expect("it is JSON")["spool"].clone()
     }
 
     /// The status and body of a GET, or nothing if it does not answer.

@@ -1,0 +1,7 @@
+//! Webhooks that come in: what is answered with a 2xx is kept, and leaves as an event, once.
+
+mod bounds;
+mod chaos;
+mod door;
+mod raw;
+mod spool;

@@ -1,0 +1,159 @@
+//! What leaves raw is what came in: the same bytes, and the headers that prove whose they are, so that a
+//! receiver behind us verifies them as if we were not there.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
+use standardwebhooks::Webhook;
+
+use crate::support::{
+    Received, Receiver, Relay, RelayBuilder, TestDatabase, endpoint, post, settled,
+};
+
+/// As GitHub sends it: its own order of keys, escapes and characters of every length.
+const GITHUB: &str = include_str!("github_push.json");
+/// As GitLab sends it.
+const GITLAB: &str = include_str!("gitlab_push.json");
+
+fn mac(secret: &str, signed: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), signed)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
+/// What a receiver behind the relay gets of one webhook.
+async fn forwarded(
+    source: impl FnOnce(RelayBuilder) -> RelayBuilder,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Received {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).with("body_format", "raw").add(&client).await;
+    let relay = source(Relay::on(&database.url()).taking_in()).start().await;
+    let answer = post(relay.door(), path, headers, body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let received = receiver.next().await;
+    settled(&client).await;
+    received
+}
+
+#[tokio::test]
+async fn githubs_webhook_still_verifies_behind_us() {
+    let signature = format!("sha256={}", hex(mac("It's a Secret", GITHUB.as_bytes()).as_ref()));
+    let headers = [
+        ("x-github-event", "push"),
+        ("x-github-delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
+        ("x-hub-signature-256", &*signature),
+        ("user-agent", "GitHub-Hookshot/044aadd"),
+    ];
+    let source = |relay: RelayBuilder| {
+        relay
+            .set("ingest.sources.github.verify", "none")
+            .set("ingest.sources.github.event_type", "header:X-GitHub-Event")
+    };
+    let received = forwarded(source, "/in/github", &headers, GITHUB).await;
+    assert_eq!(received.body, GITHUB.as_bytes());
+    let said = received.header("x-hub-signature-256").unwrap();
+    assert_eq!(said, format!("sha256={}", hex(mac("It's a Secret", &received.body).as_ref())));
+    assert_eq!(received.header("x-github-event"), Some("push"));
+    assert_eq!(received.header("x-github-delivery"), Some("72d3162e-cc78-11e3-81ab-4c9367dc0958"));
+    assert_eq!(received.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn gitlabs_token_is_passed_on_where_it_is_named_and_nowhere_else() {
+    let headers = [
+        ("x-gitlab-event", "Push Hook"),
+        ("x-gitlab-token", "a token"),
+        ("idempotency-key", "f5e5f430-f57b-4e6e-9fac-d9128cd7232f"),
+        ("authorization", "Bearer s3cret"),
+    ];
+    let named = |relay: RelayBuilder| {
+        relay.set("ingest.sources.shop.headers", "x-gitlab-*, x-gitlab-token")
+    };
+    let received = forwarded(named, "/in/shop", &headers, GITLAB).await;
+    assert_eq!(received.body, GITLAB.as_bytes());
+    assert_eq!(received.header("x-gitlab-token"), Some("a token"));
+    assert_eq!(received.header("x-gitlab-event"), Some("Push Hook"));
+    assert_eq!(received.header("idempotency-key"), None);
+    assert_eq!(received.header("authorization"), None);
+
+    let received = forwarded(|relay| relay, "/in/shop", &headers, GITLAB).await;
+    assert_eq!(received.header("x-gitlab-token"), None);
+    assert_eq!(received.header("authorization"), None);
+    assert_eq!(received.header("x-gitlab-event"), Some("Push Hook"));
+}
+
+#[tokio::test]
+async fn a_standard_webhook_keeps_its_own_id_and_signature_behind_us() {
+    let secret = format!("whsec_{}", STANDARD.encode([7; 24]));
+    let webhook = Webhook::new(&secret).unwrap();
+    let (id, at) = ("msg_loFOjxBNrRLzqYUf", jiff::Timestamp::now().as_second());
+    let signature = webhook.sign(id, at, GITHUB.as_bytes()).unwrap();
+    let at = at.to_string();
+    let headers = [
+        ("webhook-id", id),
+        ("webhook-timestamp", &*at),
+        ("webhook-signature", &*signature),
+        ("authorization", "Bearer s3cret"),
+    ];
+    let received = forwarded(|relay| relay, "/in/shop", &headers, GITHUB).await;
+    let verified: hyper::HeaderMap = received
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            (hyper::header::HeaderName::try_from(name).unwrap(), value.parse().unwrap())
+        })
+        .collect();
+    webhook.verify(&received.body, &verified).unwrap();
+    assert_eq!(received.id(), id);
+    // Two of the three would verify for nobody, so ours stand.
+    let received = forwarded(|relay| relay, "/in/shop", &headers[1..], GITHUB).await;
+    assert!(received.id().starts_with("evt_"));
+    assert_ne!(received.header("webhook-signature"), Some(&*signature));
+}
+
+#[tokio::test]
+async fn a_form_leaves_raw_as_it_came_and_can_be_read_otherwise() {
+    let form = "token=x&command=%2Fweather&text=94070%20%26+more&payload=%7B%22a%22%3A%201%7D";
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded; charset=utf-8"),
+        (
+            "x-slack-signature",
+            "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503",
+        ),
+        ("authorization", "Bearer s3cret"),
+    ];
+    let source = |relay: RelayBuilder| {
+        relay
+            .set("ingest.sources.shop.content_types", "form")
+            .set("ingest.sources.shop.event_type", "$.command")
+    };
+    let received = forwarded(source, "/in/shop", &headers, form).await;
+    assert_eq!(received.body, form.as_bytes());
+    assert_eq!(
+        received.header("content-type"),
+        Some("application/x-www-form-urlencoded; charset=utf-8")
+    );
+    assert!(received.header("x-slack-signature").is_some());
+
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).with("subscriptions", "{shop.weather}").add(&client).await;
+    let relay = source(Relay::on(&database.url()).taking_in()).start().await;
+    assert_eq!(post(relay.door(), "/in/shop", &headers, form).await.status, 200);
+    let received = receiver.next().await;
+    assert_eq!(received.header("content-type"), Some("application/json"));
+    assert_eq!(received.json()["data"], form);
+}
