@@ -25,6 +25,7 @@
 //! | Verdict | what we do about an outcome: chosen |
 //! | Health | how an endpoint has been doing: flowing, paused, probing, disabled |
 //! | Relay | one running process; several may serve one database |
+//! | Source | who sends webhooks that come in ([`ingest`]), and how it proves that |
 //! | Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
 
 pub mod cli;

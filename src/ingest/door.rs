@@ -15,7 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::answer::{self, Answer, Kept, Refused};
-use super::keeper::{Room, Waiting};
+use super::keeper::{Place, Room, Waiting};
 use super::source::Source;
 use crate::clock::Clock;
 use crate::config::IngestSettings;
@@ -75,7 +75,7 @@ impl Door {
             return Err(Refused::Client);
         }
         let content = source.content(headers).map_err(Refused::Wrong)?;
-        let mut room = self.room(source)?;
+        let mut room = Room::new(self.some_bytes(0)?, &self.metrics);
         let reading = self.read(source, headers, body, &mut room);
         let body = tokio::time::timeout(self.body_time, reading);
         let body = body.await.map_err(|_| Refused::TooSlow)??;
@@ -84,21 +84,25 @@ impl Door {
             tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
             Refused::Unverified(refusal)
         })?;
+        // Only now: nobody who proves nothing, or drips, keeps others from their places.
+        let place = self.place(source)?;
         let incoming = source.incoming(verified, headers, content, &body, || self.draw());
         let incoming = incoming.map_err(Refused::Wrong)?;
         let (answer, kept) = oneshot::channel();
-        self.keeper.send(Waiting { incoming, answer, room }).await.map_err(|_| Refused::Away)?;
+        self.keeper
+            .send(Waiting { incoming, answer, place, room })
+            .await
+            .map_err(|_| Refused::Away)?;
         kept.await.unwrap_or(Err(Refused::Away))
     }
 
     /// A place for one request, of its source's and of all.
-    fn room(&self, source: &Source) -> Result<Room, Refused> {
+    fn place(&self, source: &Source) -> Result<Place, Refused> {
         let of_source = Arc::clone(&source.places).try_acquire_owned();
         let of_all = Arc::clone(&self.places);
-        Ok(Room::new(
+        Ok(Place::new(
             of_source.map_err(|_| Refused::SourceFull)?,
             of_all.try_acquire_owned().map_err(|_| Refused::Full)?,
-            self.some_bytes(0)?,
             &self.metrics,
         ))
     }
@@ -108,7 +112,8 @@ impl Door {
         Arc::clone(&self.bytes).try_acquire_many_owned(more).map_err(|_| Refused::Full)
     }
 
-    /// The whole body, no longer than it may be. What it takes of memory is taken from the room first.
+    /// The whole body, no longer than it may be. What has come of it is taken from the room; what is only
+    /// told is not, or a few words would keep out everybody else.
     async fn read(
         &self,
         source: &Source,
@@ -121,18 +126,15 @@ impl Door {
             return Err(Refused::NoLength);
         }
         let told = body.size_hint().exact().map_or(Ok(0), usize::try_from);
-        let told = told.ok().filter(|&told| told <= most).ok_or(Refused::TooLong { most })?;
-        room.grow(self.some_bytes(told)?);
-        let mut whole = BytesMut::with_capacity(told);
+        told.ok().filter(|&told| told <= most).ok_or(Refused::TooLong { most })?;
+        let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Refused::Broken)?.into_data() else { continue };
             let length = whole.len() + data.len();
             if length > most {
                 return Err(Refused::TooLong { most });
             }
-            if length > room.bytes() {
-                room.grow(self.some_bytes(length - room.bytes())?);
-            }
+            room.grow(self.some_bytes(data.len())?);
             whole.extend_from_slice(&data);
         }
         Ok(whole.freeze())

@@ -37,15 +37,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Waiting {
     pub(super) incoming: Incoming,
     pub(super) answer: oneshot::Sender<Result<Kept, Refused>>,
-    /// Given back when it is kept.
+    pub(super) place: Place,
     pub(super) room: Room,
 }
 
-/// A place for a request and for the bytes of its body.
+/// A place for a request, until it is kept.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Place {
     _of_source: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
+    metrics: Arc<Metrics>,
+}
+
+/// Room for the bytes of a body, until it is kept.
+#[derive(Debug)]
+pub(super) struct Room {
     bytes: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
@@ -80,19 +86,26 @@ enum Fate {
 
 type Draining = Pin<Box<dyn Future<Output = Drained> + Send>>;
 
-impl Room {
+impl Place {
     pub(super) fn new(
         of_source: OwnedSemaphorePermit,
         of_all: OwnedSemaphorePermit,
-        bytes: OwnedSemaphorePermit,
         metrics: &Arc<Metrics>,
     ) -> Self {
         metrics.ingest.in_flight.increment(1);
-        Self { _of_source: of_source, _of_all: of_all, bytes, metrics: Arc::clone(metrics) }
+        Self { _of_source: of_source, _of_all: of_all, metrics: Arc::clone(metrics) }
     }
+}
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes.num_permits()
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.ingest.in_flight.decrement(1);
+    }
+}
+
+impl Room {
+    pub(super) fn new(bytes: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+        Self { bytes, metrics: Arc::clone(metrics) }
     }
 
     pub(super) fn grow(&mut self, more: OwnedSemaphorePermit) {
@@ -104,10 +117,8 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let gauges = &self.metrics.ingest;
-        gauges.in_flight.decrement(1);
         #[expect(clippy::cast_precision_loss, reason = "a body is far smaller than 2^53 bytes")]
-        gauges.in_flight_bytes.decrement(self.bytes.num_permits() as f64);
+        self.metrics.ingest.in_flight_bytes.decrement(self.bytes.num_permits() as f64);
     }
 }
 
@@ -187,7 +198,8 @@ impl Keeper {
                 came.drain(..as_many_as_fit(came, |waiting| waiting.incoming.size())).collect();
             let kept = self.keep_batch(&batch).await;
             for (waiting, kept) in batch.into_iter().zip(kept) {
-                drop(waiting.room);
+                // given back first: who hears the answer may send the next
+                drop((waiting.place, waiting.room));
                 // a sender that has gone away hears nothing, and will send it again
                 let _heard = waiting.answer.send(kept);
             }

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{Authority, Line, Relay, TestDatabase, until, value, waits_for_a_lock};
+use crate::support::{Authority, Line, Relay, TestDatabase, post, until, value, waits_for_a_lock};
 
 const HEAD: &str = "POST /in/shop HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                     authorization: Bearer s3cret\r\n";
@@ -63,42 +63,49 @@ async fn one_source_at_its_bound_is_told_so_and_leaves_room_for_others() {
         .set("ingest.sources.other.secret", "s3cret")
         .start()
         .await;
-    let slow = |path: &str| {
-        let head = HEAD.replace("/in/shop", path);
-        let door = relay.door();
-        async move {
-            let mut line = Line::to(door).await.unwrap();
-            line.say(format!("{head}content-length: 2\r\n\r\n{{")).await.unwrap();
-            line
-        }
-    };
     let in_flight = |count: f64| {
         let relay = &relay;
         until("requests in flight", move || async move {
             (relay.metric("posthaste_ingest_in_flight", "").await == count).then_some(())
         })
     };
-    let mut held = vec![slow("/in/shop").await, slow("/in/shop").await];
+    // Whoever drips, or proves nothing, takes nobody's place.
+    let mut dripping = Vec::new();
+    for _ in 0..5 {
+        let mut line = Line::to(relay.door()).await.unwrap();
+        line.say(format!("{HEAD}content-length: 2\r\n\r\n{{")).await.unwrap();
+        dripping.push(line);
+    }
+    let locker = database.client().await;
+    locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
+    let mut held = JoinSet::new();
+    let mut hold = |path: &'static str| {
+        let door = relay.door();
+        held.spawn(async move {
+            post(door, path, &[("authorization", "Bearer s3cret")], "{}").await.status
+        });
+    };
+    hold("/in/shop");
+    hold("/in/shop");
     in_flight(2.0).await;
     let mut line = Line::to(relay.door()).await.unwrap();
     let answer = line.shop("x", "{}").await.unwrap();
     assert_eq!(answer.status, 429);
     assert!(answer.problem().contains("too many requests of this source"));
     assert!(answer.header("retry-after").is_some());
-    let token = [("authorization", "Bearer s3cret")];
-    let mut other = Line::to(relay.door()).await.unwrap();
-    assert_eq!(other.post("/in/other", &token, "{}").await.unwrap().status, 200);
 
-    held.push(slow("/in/other").await);
+    hold("/in/other");
     in_flight(3.0).await;
-    let answer = other.post("/in/other", &token, "{}").await.unwrap();
+    let answer = post(relay.door(), "/in/other", &[("authorization", "Bearer s3cret")], "{}").await;
     assert_eq!(answer.status, 503);
     assert!(answer.header("retry-after").is_some());
-    for mut line in held {
-        line.say("}").await.unwrap();
-        assert_eq!(line.hear().await.unwrap().status, 200, "what was let in is taken");
-    }
+    locker.batch_execute("commit").await.unwrap();
+    assert_eq!(held.join_all().await, [200; 3], "what was let in is taken");
     in_flight(0.0).await;
+    for mut line in dripping {
+        line.say("}").await.unwrap();
+        assert_eq!(line.hear().await.unwrap().status, 200);
+    }
 }
 
 /// The memory that a process has had at most, in bytes.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use posthaste::store::{ROUTER_PLANS, SESSION};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -236,6 +237,35 @@ async fn requests_that_come_together_share_a_commit() {
     let commits = "select count(distinct xid) from posthaste.outbox";
     assert_eq!(value::<i64>(&client, commits).await, 2);
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 100);
+}
+
+#[tokio::test]
+async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
+    const RECEIVE: &str = include_str!("../../sql/queries/receive.sql");
+    const TRIM: &str = include_str!("../../sql/queries/trim_received.sql");
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    client.batch_execute(&format!("{SESSION}{ROUTER_PLANS}")).await.unwrap();
+    client
+        .batch_execute(&format!("prepare receive as {RECEIVE}; prepare trim as {TRIM}"))
+        .await
+        .unwrap();
+    let fill = "insert into posthaste.received \
+                select 's' || n % 3, n::text, n, now() from generate_series(1, 20000) n";
+    for statistics in ["", "analyze posthaste.received", fill, "analyze posthaste.received"] {
+        client.batch_execute(statistics).await.unwrap();
+        for (execute, index) in [
+            ("receive('{a}', '{1}', '{a}', '{1}', '{null}', '{null}', '{{}}')", "received_pkey"),
+            ("trim(60)", "received_by_source"),
+        ] {
+            let explain = format!("explain execute {execute}");
+            let plan: Vec<String> =
+                client.query(&explain, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+            let plan = plan.join("\n");
+            assert!(plan.contains(index), "{statistics}\n{plan}");
+            assert!(!plan.contains("Seq Scan on received"), "{statistics}\n{plan}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -62,12 +62,12 @@ declare
   v text;
 begin
   foreach v in array array['delivery_status', 'delivery_attempts', 'endpoint_status', 'backlog', 'recent_failures',
-                           'relay_status', 'unrouted_events', 'rules', 'explain(1)', 'check_consistency()'] loop
+                           'relay_status', 'unrouted_events', 'ingest_status', 'rules', 'explain(1)', 'check_consistency()'] loop
     assert pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   assert pg_temp.may('select id, url, tenant from posthaste.endpoints');
   assert not pg_temp.may('select headers from posthaste.endpoints');
-  foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing'] loop
+  foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing', 'received'] loop
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   foreach v in array array['add_endpoint(''https://x.example'')', 'enable_endpoint(1)', 'disable_endpoint(1)', 'rotate_secret(1)', 'send_test(1)',

@@ -242,3 +242,6 @@ fn quoted(text: &str) -> Payload {
     let quoted = serde_json::to_vec(text).expect("a text is always written");
     Payload::new(quoted.into()).expect("JSON is UTF-8")
 }
+
+#[cfg(test)]
+mod tests;
