@@ -46,7 +46,7 @@ pub struct Store {
     database: Database,
     /// For statements on the queue, whose plans are pinned.
     queue: Statements,
-    /// For routing.
+    /// For routing, and for what comes in.
     router: Statements,
     /// For what is done now and then.
     upkeep: Statements,
@@ -75,8 +75,8 @@ const UPKEEP_PLANS: &str = "set enable_seqscan = off; set jit = off;";
 /// A statement has been ended by Postgres long before its answer is this much later.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// Routing is one statement at a time.
-const ROUTER_CONNECTIONS: usize = 1;
+/// Routing is one statement at a time; what comes in may be two.
+const ROUTER_CONNECTIONS: usize = 2;
 /// One that waits for a lock does not hold up burying a relay.
 const UPKEEP_CONNECTIONS: usize = 2;
 

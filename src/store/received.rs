@@ -64,7 +64,7 @@ pub async fn trim(store: &Store, kept: Duration) -> Result<(), StoreError> {
     const CALLS: usize = 20;
     for _ in 0..CALLS {
         let doing = "forget what came in long ago";
-        let deleted = store.router.execute(TRIM_RECEIVED, doing, &[&kept.as_secs_f64()]).await?;
+        let deleted = store.upkeep.execute(TRIM_RECEIVED, doing, &[&kept.as_secs_f64()]).await?;
         if deleted < A_CALL {
             break;
         }
