@@ -24,9 +24,18 @@ const SYMMETRIC_BYTES: std::ops::RangeInclusive<usize> = 24..=75;
 
 const SEED_BYTES: usize = 32;
 
+/// How a key begins, by what it is for. Whoever verifies (`ingest::verify`) reads the same ones.
+pub(crate) const WHSEC: &str = "whsec_";
+pub(crate) const WHSK: &str = "whsk_";
+pub(crate) const WHPK: &str = "whpk_";
+
+/// How a signature begins: HMAC-SHA256, ed25519.
+pub(crate) const V1_PREFIX: &str = "v1,";
+pub(crate) const V1A_PREFIX: &str = "v1a,";
+
 /// Base64 of 32 bytes (HMAC-SHA256) and of 64 (ed25519), with the version before and a space after.
-const V1_LEN: usize = "v1,".len() + 44 + 1;
-const V1A_LEN: usize = "v1a,".len() + 88 + 1;
+const V1_LEN: usize = V1_PREFIX.len() + 44 + 1;
+const V1A_LEN: usize = V1A_PREFIX.len() + 88 + 1;
 
 /// The parsed secrets of one endpoint.
 pub struct Signer {
@@ -103,12 +112,12 @@ impl Signer {
     /// `webhook-timestamp` says.
     #[must_use]
     pub fn sign(&self, webhook_id: &str, unix_seconds: i64, body: &[u8]) -> String {
-        let mut dotted = [0; 22]; // two dots and the twenty characters of i64::MIN
-        let mut rest = &mut dotted[..];
-        write!(rest, ".{unix_seconds}.").expect("22 bytes hold any i64 between two dots");
+        let mut digits = [0; 20]; // as many characters as i64::MIN has
+        let mut rest = &mut digits[..];
+        write!(rest, "{unix_seconds}").expect("20 bytes hold any i64");
         let unused = rest.len();
-        let timestamp = &dotted[..dotted.len() - unused];
-        let parts = [webhook_id.as_bytes(), timestamp, body];
+        let timestamp = &digits[..digits.len() - unused];
+        let parts = signed(webhook_id.as_bytes(), timestamp, body);
 
         let mut header = String::with_capacity(self.header_len);
         let mut whole = Vec::new(); // ed25519 cannot be fed in parts; stays empty without such a key
@@ -118,16 +127,14 @@ impl Signer {
             }
             match key {
                 Key::Symmetric(key) => {
-                    let mut hmac = hmac::Context::with_key(key);
-                    parts.iter().for_each(|part| hmac.update(part));
-                    header.push_str("v1,");
-                    STANDARD.encode_string(hmac.sign(), &mut header);
+                    header.push_str(V1_PREFIX);
+                    STANDARD.encode_string(mac(key, &parts), &mut header);
                 }
                 Key::Asymmetric(key) => {
                     if whole.is_empty() {
                         whole = parts.concat();
                     }
-                    header.push_str("v1a,");
+                    header.push_str(V1A_PREFIX);
                     STANDARD.encode_string(key.sign(&whole), &mut header);
                 }
             }
@@ -136,19 +143,31 @@ impl Signer {
     }
 }
 
+/// What Standard Webhooks signs, in parts.
+pub(crate) fn signed<'a>(id: &'a [u8], timestamp: &'a [u8], body: &'a [u8]) -> [&'a [u8]; 5] {
+    [id, b".", timestamp, b".", body]
+}
+
+/// The HMAC of the parts as if they were one, without copying them.
+pub(crate) fn mac(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+    let mut hmac = hmac::Context::with_key(key);
+    parts.iter().for_each(|part| hmac.update(part));
+    hmac.sign()
+}
+
 impl Key {
     fn parse(secret: &str) -> Result<Self, SecretFault> {
-        if let Some(encoded) = secret.strip_prefix("whsec_") {
+        if let Some(encoded) = secret.strip_prefix(WHSEC) {
             let key = decode(encoded)?;
             if !SYMMETRIC_BYTES.contains(&key.len()) {
                 return Err(SecretFault::SymmetricLength { found: key.len() });
             }
             return Ok(Self::Symmetric(hmac::Key::new(hmac::HMAC_SHA256, &key)));
         }
-        if let Some(encoded) = secret.strip_prefix("whsk_") {
+        if let Some(encoded) = secret.strip_prefix(WHSK) {
             return Self::asymmetric(&decode(encoded)?).map(Self::Asymmetric);
         }
-        Err(if secret.starts_with("whpk_") {
+        Err(if secret.starts_with(WHPK) {
             SecretFault::PublicKey
         } else {
             SecretFault::UnknownPrefix
@@ -176,7 +195,7 @@ impl Key {
     }
 }
 
-fn decode(encoded: &str) -> Result<Vec<u8>, SecretFault> {
+pub(crate) fn decode(encoded: &str) -> Result<Vec<u8>, SecretFault> {
     // The decoder's own error would quote a byte of the secret.
     STANDARD.decode(encoded).map_err(|_| SecretFault::NotBase64)
 }
