@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
         &["store", "model", "metrics", "clock", "stopper", "config", "status", "http::problem"],
     ),
     ("store", &["model", "clock"]),
+    ("ingest::verify", &["model"]),
     ("demo", &["clock", "stopper"]),
 ];
 

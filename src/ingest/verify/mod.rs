@@ -1,102 +1,172 @@
-//! How a source proves who it is: by a token, a signature, or not at all. Pure: the time is handed in.
+//! Tells whether an incoming webhook comes from whom its source says, and what the sender calls it.
+//!
+//! A [`Verifier`] is made once for each source. It reads the headers and the exact bytes of the
+//! body, before anybody parses them; it keeps nothing, waits for nothing and is told the time. What
+//! becomes of a request, and what the answer looks like, is the listener's affair. Where a sender's
+//! rules are written down stands in the module of its scheme.
+//!
+//! # What all schemes have in common
+//!
+//! * **Any one secret suffices**, so that a secret can be changed: both are known while the sender
+//!   still uses the old one.
+//! * **A header that comes twice is refused**, also one that only names the event: two readers of
+//!   such a request could take different ones.
+//! * **Comparisons take the same time whatever is sent** and are made by `ring`; plain tokens are
+//!   compared by their digests, so that not even their length shows.
+//! * **The work is bounded** before anything is known about the sender: by the length of a header,
+//!   by the number of signatures in it and by the number of secrets.
+//! * **A signed timestamp is plain digits.** Where it is joined with the body by a dot or a colon
+//!   there is then only one way to take the signed bytes apart.
+//! * **An id that cannot be stored is no id.** The event is kept and not de-duplicated: twice is
+//!   better than never. Most schemes do not sign the id, only the body; whoever has seen a signed
+//!   request can send its body again under another id, where no timestamp prevents it.
 
+mod body;
+mod compare;
+mod encoding;
+mod headers;
+mod refusal;
+mod secrets;
+mod timestamp;
+
+mod github;
+mod gitlab;
+mod shopify;
+mod slack;
+mod standard;
+mod stripe;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::HeaderMap;
 use jiff::Timestamp;
+use ring::hmac;
+
+pub use self::refusal::Refusal;
+pub use self::secrets::{SecretFault, VerifierError};
 
 /// How a source proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
+    /// A secret token in a header, or a signing token (`whsec_…`).
     Gitlab,
     Github,
     Stripe,
+    /// Standard Webhooks: shared secrets (`whsec_…`) and public keys (`whpk_…`).
     Standard,
     Slack,
     Shopify,
+    /// A token in a header, as senders do it that sign nothing.
     Token,
+    /// Whoever can reach the listener is believed.
     None,
 }
 
-/// Checks requests of one source.
-pub struct Verifier {
-    scheme: Scheme,
-    secrets: Vec<String>,
-}
-
 /// What a verified request says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The sender's id of this delivery, for telling one that is sent again.
+    /// The sender's id of this delivery, the same when it is sent again. 1 to 255 bytes without
+    /// control characters.
     pub id: Option<String>,
-    /// The sender's name of the event.
+    /// The sender's name of the event, within the same bounds.
     pub event_type: Option<String>,
 }
 
-/// Why a request is not believed. Says what the sender may be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("Authorization is missing")]
-    Missing,
-    #[error("the token does not match")]
-    Mismatch,
+/// Checks what one source sends.
+pub struct Verifier {
+    scheme: Scheme,
+    /// For `Debug` alone.
+    secrets: usize,
+    keys: Keys,
+    tolerance: Duration,
 }
 
-/// The settings do not make a verifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum VerifierError {
-    #[error("there is no secret")]
-    NoSecret,
-    #[error("this scheme is not there yet")]
-    NotThere,
+/// What is left of the secrets: keys and digests, by what the scheme does with them.
+enum Keys {
+    Gitlab(gitlab::Keys),
+    Github(Vec<hmac::Key>),
+    Stripe(Vec<hmac::Key>),
+    Standard(standard::Keys),
+    Slack(Vec<hmac::Key>),
+    Shopify(Vec<hmac::Key>),
+    Token(compare::Tokens),
+    None,
 }
 
 impl Verifier {
-    /// One or several secrets, during rotation; `tolerance` is how far a signed timestamp may be from now.
+    /// One secret, or several while they are being changed; none for [`Scheme::None`].
+    /// `tolerance` is how far a signed timestamp may be from now, either way: for Stripe, Standard
+    /// Webhooks, Slack and GitLab's signing token.
     ///
     /// # Errors
-    /// When the secrets do not fit the scheme.
+    /// The first secret that cannot be used, by its number; or that there are none, or too many.
     pub fn new(
         scheme: Scheme,
         secrets: &[String],
-        _tolerance: Duration,
+        tolerance: Duration,
     ) -> Result<Self, VerifierError> {
-        if scheme != Scheme::None && secrets.is_empty() {
-            return Err(VerifierError::NoSecret);
-        }
-        match scheme {
-            Scheme::Token | Scheme::None => Ok(Self { scheme, secrets: secrets.to_vec() }),
-            _ => Err(VerifierError::NotThere),
-        }
+        secrets::check(scheme, secrets)?;
+        let keys = match scheme {
+            Scheme::Gitlab => Keys::Gitlab(gitlab::Keys::parse(secrets)?),
+            Scheme::Github => Keys::Github(secrets::as_they_are(secrets)),
+            Scheme::Stripe => Keys::Stripe(secrets::as_they_are(secrets)),
+            Scheme::Standard => Keys::Standard(standard::Keys::parse(secrets)?),
+            Scheme::Slack => Keys::Slack(secrets::as_they_are(secrets)),
+            Scheme::Shopify => Keys::Shopify(secrets::as_they_are(secrets)),
+            Scheme::Token => Keys::Token(compare::Tokens::new(secrets)),
+            Scheme::None => Keys::None,
+        };
+        Ok(Self { scheme, secrets: secrets.len(), keys, tolerance })
     }
 
-    /// `headers` as received, `body` the exact bytes.
+    /// Whether the request comes from the source. `headers` as received, `body` the exact bytes.
     ///
     /// # Errors
-    /// When the request does not prove that it is the source's.
+    /// Why not, in words that may be told to the sender.
     pub fn verify(
         &self,
         headers: &HeaderMap,
-        _body: &[u8],
-        _now: Timestamp,
+        body: &[u8],
+        now: Timestamp,
     ) -> Result<Verified, Refusal> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let verified =
-            Verified { id: text("idempotency-key").map(str::to_owned), event_type: None };
-        if self.scheme == Scheme::None {
-            return Ok(verified);
+        let fresh = timestamp::Window { now, tolerance: self.tolerance };
+        match &self.keys {
+            Keys::Gitlab(keys) => gitlab::verify(keys, headers, body, fresh),
+            Keys::Github(keys) => github::verify(keys, headers, body),
+            Keys::Stripe(keys) => stripe::verify(keys, headers, body, fresh),
+            Keys::Standard(keys) => standard::verify(keys, headers, body, fresh),
+            Keys::Slack(keys) => slack::verify(keys, headers, body, fresh),
+            Keys::Shopify(keys) => shopify::verify(keys, headers, body),
+            Keys::Token(tokens) => token::verify(tokens, headers),
+            Keys::None => token::named(headers),
         }
-        let told = headers.get(AUTHORIZATION).ok_or(Refusal::Missing)?.as_bytes();
-        let token = told.strip_prefix(b"Bearer ").ok_or(Refusal::Missing)?;
-        let digest = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
-        let same = |secret: &String| digest(secret.as_bytes()).as_ref() == digest(token).as_ref();
-        if self.secrets.iter().any(same) { Ok(verified) } else { Err(Refusal::Mismatch) }
     }
 }
 
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").field("scheme", &self.scheme).finish_non_exhaustive()
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({}, {} secrets)", self.scheme, self.secrets)
+    }
+}
+
+/// As in the configuration.
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gitlab => "gitlab",
+            Self::Github => "github",
+            Self::Stripe => "stripe",
+            Self::Standard => "standard",
+            Self::Slack => "slack",
+            Self::Shopify => "shopify",
+            Self::Token => "token",
+            Self::None => "none",
+        })
     }
 }

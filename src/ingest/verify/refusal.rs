@@ -1,0 +1,31 @@
+//! Why a request is not believed, in words that help an honest sender and tell a forger nothing he
+//! did not send himself.
+
+use super::compare::SIGNATURES_MAX;
+use super::headers::VALUE_MAX;
+
+/// A request was not verified. What it displays may be told to the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{0} comes more than once")]
+    Repeated(&'static str),
+    #[error("{0} is longer than {VALUE_MAX} bytes")]
+    TooLong(&'static str),
+    #[error("{header} is not {expected}")]
+    Malformed { header: &'static str, expected: &'static str },
+    #[error("{0} holds more than {SIGNATURES_MAX} signatures")]
+    TooManySignatures(&'static str),
+    /// Signatures of versions this source does not check are passed over; here nothing was left.
+    #[error("{0} holds no signature that can be checked here")]
+    NoSignature(&'static str),
+    #[error("the signature does not match")]
+    SignatureMismatch,
+    #[error("the token does not match")]
+    TokenMismatch,
+    #[error("the timestamp is too old")]
+    TooOld,
+    #[error("the timestamp is too far in the future")]
+    TooNew,
+}

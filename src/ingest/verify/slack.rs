@@ -1,0 +1,56 @@
+//! Slack: `X-Slack-Signature` is `v0=` and, in hex, the HMAC-SHA256 of `v0:{timestamp}:{body}`; the
+//! timestamp stands in `X-Slack-Request-Timestamp`.
+//! <https://docs.slack.dev/authentication/verifying-requests-from-slack>
+//!
+//! An event's id is the body's `event_id`, the same in every retry, and its name the inner
+//! `event.type` (<https://docs.slack.dev/apis/events-api>). Requests without an inner event
+//! (`url_verification`, which wants its `challenge` back) are named by the outer `type`.
+
+use hyper::HeaderMap;
+use ring::hmac;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::body::{self, Text};
+use super::timestamp::Window;
+use super::{Refusal, Verified, compare, encoding, headers};
+
+const SIGNATURE: &str = "X-Slack-Signature";
+const TIMESTAMP: &str = "X-Slack-Request-Timestamp";
+
+#[derive(Deserialize, Default)]
+struct Envelope {
+    event_id: Option<Text>,
+    r#type: Option<Text>,
+    event: Option<Inner>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Inner {
+    Event { r#type: String },
+    Something(IgnoredAny),
+}
+
+pub(super) fn verify(
+    keys: &[hmac::Key],
+    headers: &HeaderMap,
+    body: &[u8],
+    window: Window,
+) -> Result<Verified, Refusal> {
+    let timestamp = headers::required(headers, TIMESTAMP)?;
+    let presented = headers::required(headers, SIGNATURE)?
+        .strip_prefix(b"v0=")
+        .and_then(encoding::hex)
+        .ok_or(Refusal::Malformed { header: SIGNATURE, expected: "`v0=` and 64 hex digits" })?;
+    window.check(TIMESTAMP, timestamp)?;
+    if !compare::any_mac(keys, &[b"v0:", timestamp, b":", body], &[presented]) {
+        return Err(Refusal::SignatureMismatch);
+    }
+    let envelope: Envelope = body::peek(body);
+    let event_type = match envelope.event {
+        Some(Inner::Event { r#type }) => headers::usable(r#type.as_bytes()),
+        Some(Inner::Something(_)) | None => Text::usable(envelope.r#type),
+    };
+    Ok(Verified { id: Text::usable(envelope.event_id), event_type })
+}
