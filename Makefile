@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test test-versions simulate soak bench lint
+.PHONY: help demo test test-versions simulate fuzz fuzz-coverage soak bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ simulate: ## Runs random lists of statements and faults: make simulate MINUTES=6
 	@scripts/install-postgres
 	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000) LISTS=$(or $(LISTS),1000000) \
 	cargo test --test main simulation::simulate_for_long -- --ignored --nocapture
+
+fuzz: ## Throws forged webhooks at the verifiers: make fuzz MINUTES=60 SEED=1 (CASES=1: that one alone).
+	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000000) CASES=$(or $(CASES),1000000000000) \
+	cargo test --release --test main fuzz::fuzz_for_long -- --ignored --nocapture
+
+fuzz-coverage: ## The same, chosen by what it reaches: needs a nightly toolchain and cargo-fuzz. MINUTES=10.
+	mkdir -p fuzz/corpus/ingest
+	cargo +nightly fuzz run -s none ingest -- -max_len=600 -timeout=10 -max_total_time=$$((60 * $(or $(MINUTES),10)))
 
 soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
 	@scripts/install-postgres

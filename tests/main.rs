@@ -19,6 +19,7 @@ mod control_plane;
 mod crash;
 mod database_faults;
 mod failover;
+mod fuzz;
 mod guard;
 mod harness;
 mod host_faults;

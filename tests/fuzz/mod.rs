@@ -1,0 +1,169 @@
+//! Throws forged webhooks at the verifiers: requests that were signed as their senders do it and then
+//! changed, and what comes of them when they are bytes on a connection.
+//!
+//! A case is made of bytes ([`case`]), so a seed or a fuzzer can drive it. After each one: nothing
+//! panicked, it did not take long, and what was believed an independent reading of the senders'
+//! documents ([`oracle`]) believes too, and the other way round. How bytes of HTTP become a request
+//! stands in [`boundary`].
+
+mod boundary;
+mod case;
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hyper::HeaderMap;
+use jiff::Timestamp;
+use posthaste::clock::Clock;
+use posthaste::ingest::verify::{Refusal, Verified, Verifier};
+
+use self::case::{Bytes, Case};
+
+const TOLERANCE: Duration = Duration::from_secs(300);
+
+/// Far more than the largest case needs on a busy machine.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// Every so manieth case goes through a connection, which takes longer.
+const THROUGH_HTTP: u64 = 8;
+
+/// Bytes of which a case is made; more would only make its body longer.
+const BYTES: usize = 512;
+
+type Counts = BTreeMap<String, u64>;
+
+struct Budget {
+    seed: u64,
+    cases: u64,
+    time: Duration,
+}
+
+/// A request, and what the verifier and the oracle say of it. Panics if they do not agree.
+fn judge(case: &Case, verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> String {
+    let now = Timestamp::from_second(case.now).expect("the case keeps within the range");
+    let verified = verifier.verify(headers, body, now);
+    let said: Vec<_> =
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let believed = oracle::believes(case, &said, body);
+    match verified {
+        Ok(Verified { id, event_type }) => {
+            assert!(believed, "took what nobody signed: {case:?} as {headers:?} {body:?}");
+            for name in [id, event_type].into_iter().flatten() {
+                assert!((1..=255).contains(&name.len()), "{name:?} of {case:?}");
+                assert!(!name.contains(char::is_control), "{name:?} of {case:?}");
+            }
+            "believed".to_owned()
+        }
+        Err(refusal) => {
+            let bound = matches!(
+                refusal,
+                Refusal::Repeated(_) | Refusal::TooLong(_) | Refusal::TooManySignatures(_)
+            );
+            assert!(bound || !believed, "{refusal}, but it is signed: {case:?} as {headers:?}");
+            let text = refusal.to_string();
+            assert!(text.is_ascii() && text.len() < 120, "{text}");
+            format!("refused: {}", sort(refusal))
+        }
+    }
+}
+
+fn sort(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Missing(_) => "a header is missing",
+        Refusal::Repeated(_) => "a header comes more than once",
+        Refusal::TooLong(_) => "a header is too long",
+        Refusal::Malformed { .. } => "a header is malformed",
+        Refusal::TooManySignatures(_) => "too many signatures",
+        Refusal::NoSignature(_) => "no signature of a known kind",
+        Refusal::SignatureMismatch => "the signature does not match",
+        Refusal::TokenMismatch => "the token does not match",
+        Refusal::TooOld => "too old",
+        Refusal::TooNew => "too new",
+    }
+}
+
+/// One case, from any bytes; what became of it, for the count.
+pub(crate) fn one(data: &[u8], through_http: bool) -> Vec<String> {
+    let mut bytes = Bytes::new(data);
+    let case = Case::make(&mut bytes);
+    let verifier = Verifier::new(case.scheme, &case.secrets, TOLERANCE).expect("usable secrets");
+    let mut became = if through_http {
+        boundary::serve(&case, &verifier, &mut bytes)
+    } else {
+        vec![judge(&case, &verifier, &case.header_map(), &case.body)]
+    };
+    if case.untouched && !through_http {
+        assert_eq!(became, ["believed"], "signed and not changed: {case:?}");
+        became.push("signed and not changed".to_owned());
+    }
+    became.push(format!("of {}", case.scheme));
+    became
+}
+
+fn fuzz(budget: &Budget) -> Counts {
+    let mut counts = Counts::new();
+    let mut slowest = Duration::ZERO;
+    let began: Instant = Clock.instant();
+    for seed in budget.seed..budget.seed.saturating_add(budget.cases) {
+        if Clock.since(began) > budget.time {
+            break;
+        }
+        let start = Clock.instant();
+        let mut data = [0; BYTES];
+        fastrand::Rng::with_seed(seed).fill(&mut data);
+        let run = std::panic::catch_unwind(|| one(&data, seed.is_multiple_of(THROUGH_HTTP)));
+        let became = run.unwrap_or_else(|_| panic!("seed {seed} fails"));
+        for what in became.into_iter().chain(["cases".to_owned()]) {
+            *counts.entry(what).or_default() += 1;
+        }
+        let took = Clock.since(start);
+        assert!(took < SLOW, "seed {seed} took {took:?}");
+        slowest = slowest.max(took);
+    }
+    counts
+        .insert("microseconds for the slowest".to_owned(), slowest.as_micros().try_into().unwrap());
+    counts
+}
+
+#[test]
+fn what_is_believed_was_signed_and_what_was_signed_is_believed() {
+    let counts = fuzz(&Budget { seed: 1, cases: 8_000, time: Duration::from_secs(120) });
+    for what in [
+        "believed",
+        "signed and not changed",
+        "refused: the signature does not match",
+        "refused: the token does not match",
+        "refused: too old",
+        "refused: too new",
+        "refused: a header is missing",
+        "refused: a header comes more than once",
+        "refused: a header is malformed",
+        "refused: no signature of a known kind",
+        "through HTTP: answered",
+        "through HTTP: no request",
+    ] {
+        assert!(
+            counts.get(what).is_some_and(|&count| count > 5),
+            "{what}: hardly ever in {counts:#?}"
+        );
+    }
+}
+
+/// `make fuzz`: other seeds, for as long as one likes.
+#[test]
+#[ignore = "runs for as long as one likes: make fuzz"]
+fn fuzz_for_long() {
+    let setting = |name: &str, otherwise: u64| {
+        let said = std::env::vars().find(|(known, _)| known == name).map(|(_, value)| value);
+        said.map_or(otherwise, |value| value.parse().expect("a number"))
+    };
+    let budget = Budget {
+        seed: setting("SEED", 1_000_000),
+        cases: setting("CASES", u64::MAX),
+        time: Duration::from_secs(60 * setting("MINUTES", 10)),
+    };
+    for (what, count) in fuzz(&budget) {
+        eprintln!("{count:>12} {what}");
+    }
+}
