@@ -36,7 +36,7 @@ fuzz: ## Throws forged webhooks at the verifiers: make fuzz MINUTES=60 SEED=1 (C
 
 fuzz-coverage: ## The same, chosen by what it reaches: needs a nightly toolchain and cargo-fuzz. MINUTES=10.
 	mkdir -p fuzz/corpus/ingest
-	cargo +nightly fuzz run -s none ingest -- -max_len=600 -timeout=10 -max_total_time=$$((60 * $(or $(MINUTES),10)))
+	cargo +nightly fuzz run --dev -s none ingest -- -max_len=600 -timeout=10 -max_total_time=$$((60 * $(or $(MINUTES),10)))
 
 soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons up every event.
 	@scripts/install-postgres

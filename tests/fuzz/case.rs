@@ -122,13 +122,22 @@ impl Case {
             2 => secrets.to_vec(),
             _ => vec![signed_with.clone()],
         };
+        let signed_at = 1_500_000_000 + i64::try_from(bytes.below(200_000_000)).expect("it fits");
         let body = match bytes.below(8) {
             0 => bytes.take(64),
             1 => bytes.take(8).repeat(4096),
             2 => Vec::new(),
+            // begins like what stands before a body when it is signed
+            3 => format!("{signed_at}.{{}}").into_bytes(),
             _ => bytes.choose(&BODIES).as_bytes().to_vec(),
         };
-        let signed_at = 1_500_000_000 + i64::try_from(bytes.below(200_000_000)).expect("it fits");
+        let (time, is_plain) = match bytes.below(24) {
+            0 => (format!("+{signed_at}"), false),
+            1 => (format!("-{signed_at}"), false),
+            2 => (format!("{signed_at}.0"), false),
+            3 => (format!("0{signed_at}"), true),
+            _ => (signed_at.to_string(), true),
+        };
         let off = match bytes.below(10) {
             0 => bytes.integer() % 1_000,
             1 => bytes.integer(),
@@ -141,10 +150,10 @@ impl Case {
         let now = signed_at.saturating_add(off).clamp(*SECONDS.start(), *SECONDS.end());
         let mut case = Self {
             scheme,
-            headers: sign(scheme, &signed_with, signed_at, &body, bytes),
+            headers: sign(scheme, &signed_with, &time, &body, bytes),
             body,
             now,
-            untouched: known.contains(&signed_with) && now.abs_diff(signed_at) <= 300,
+            untouched: known.contains(&signed_with) && now.abs_diff(signed_at) <= 300 && is_plain,
             secrets: if scheme == Scheme::None { Vec::new() } else { known },
         };
         for _ in 0..bytes.below(5) {
@@ -156,7 +165,7 @@ impl Case {
 
     fn change(&mut self, bytes: &mut Bytes<'_>) {
         let which = bytes.below(self.headers.len());
-        match bytes.below(12) {
+        match bytes.below(13) {
             0 => change_bytes(&mut self.body, bytes),
             1 => {
                 self.headers.swap_remove(which);
@@ -193,6 +202,7 @@ impl Case {
             }
             8 => move_boundary(self, which, bytes),
             9 => self.headers[which].1.make_ascii_uppercase(),
+            10 => shift_along(self),
             _ => change_bytes(&mut self.headers[which].1, bytes),
         }
     }
@@ -225,6 +235,17 @@ fn move_boundary(case: &mut Case, which: usize, bytes: &mut Bytes<'_>) {
         moved.extend(between);
         case.body.splice(0..0, moved);
     }
+}
+
+/// Two headers and the body as they would be if the first dot were another one: the same bytes in
+/// all, if the parts are joined by dots.
+fn shift_along(case: &mut Case) {
+    let Some(dot) = case.body.iter().position(|&byte| byte == b'.') else { return };
+    let [(_, first), (_, second), ..] = &mut case.headers[..] else { return };
+    first.push(b'.');
+    first.extend(std::mem::take(second));
+    second.extend(case.body.drain(..=dot));
+    second.pop();
 }
 
 /// Also for the bytes of a whole request.
@@ -279,18 +300,17 @@ fn source(bytes: &mut Bytes<'_>) -> (Scheme, [String; 3]) {
 fn sign(
     scheme: Scheme,
     secret: &str,
-    at: i64,
+    time: &str,
     body: &[u8],
     bytes: &mut Bytes<'_>,
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let time = at.to_string();
     let plain = |parts: &[&[u8]]| oracle::mac(secret.as_bytes(), parts);
     let hex = |parts: &[&[u8]]| oracle::hex(&plain(parts));
     let standard = |family: &str| {
         let signature = oracle::standard_signature(secret, b"msg_1", time.as_bytes(), body);
         vec![
             (format!("{family}-id"), "msg_1".to_owned()),
-            (format!("{family}-timestamp"), time.clone()),
+            (format!("{family}-timestamp"), time.to_owned()),
             (format!("{family}-signature"), signature),
         ]
     };
@@ -303,7 +323,7 @@ fn sign(
             one("Stripe-Signature", format!("t={time},v1={mac},v0={mac}"))
         }
         Scheme::Slack => vec![
-            ("X-Slack-Request-Timestamp".to_owned(), time.clone()),
+            ("X-Slack-Request-Timestamp".to_owned(), time.to_owned()),
             (
                 "X-Slack-Signature".to_owned(),
                 format!("v0={}", hex(&[b"v0:", time.as_bytes(), b":", body])),

@@ -128,7 +128,7 @@ fn fuzz(budget: &Budget) -> Counts {
 
 #[test]
 fn what_is_believed_was_signed_and_what_was_signed_is_believed() {
-    let counts = fuzz(&Budget { seed: 1, cases: 8_000, time: Duration::from_secs(120) });
+    let counts = fuzz(&Budget { seed: 1, cases: 10_000, time: Duration::from_secs(120) });
     for what in [
         "believed",
         "signed and not changed",
