@@ -25,7 +25,8 @@ const ENDS: Duration = Duration::from_secs(5);
 /// What became of each request that hyper found in the bytes, and of the connection.
 pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> Vec<String> {
     let mut sent = request(case, bytes);
-    for _ in 0..[0, 0, 1, 2][usize::from(bytes.byte() % 4)] {
+    let changes = [0, 0, 1, 2][usize::from(bytes.byte() % 4)];
+    for _ in 0..changes {
         change_bytes(&mut sent, bytes);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -35,7 +36,9 @@ pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> 
         client.write_all(&sent).await.expect("there is room for all of it");
         client.shutdown().await.expect("it is open");
         let service = service_fn(|request| answer(case, verifier, request, &became));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        let connection = http1::Builder::new()
+            .half_close(true) // the client has said everything and waits
+            .serve_connection(TokioIo::new(server), service);
         let mut answer = Vec::new();
         let reading = client.read_to_end(&mut answer);
         let both = async { tokio::join!(connection, reading) };
@@ -44,6 +47,10 @@ pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> 
         !answer.is_empty()
     });
     let mut became = became.into_inner();
+    if case.untouched && changes == 0 {
+        assert_eq!(became, ["believed"], "signed, sent and not changed: {case:?}");
+        became.push("signed, sent and not changed".to_owned());
+    }
     let requests = !became.is_empty();
     became.push(match (requests, answered) {
         (true, _) => "through HTTP: answered".to_owned(),

@@ -139,6 +139,7 @@ fn what_is_believed_was_signed_and_what_was_signed_is_believed() {
     for what in [
         "believed",
         "signed and not changed",
+        "signed, sent and not changed",
         "refused: the signature does not match",
         "refused: the token does not match",
         "refused: too old",
