@@ -10,7 +10,7 @@ const LINES_MAX: usize = 500;
 
 /// What each part may use of ours, besides itself. A part is the longest name that fits; what is not
 /// listed may use anything. There is no circle, and `model` uses nothing.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
@@ -20,10 +20,20 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
     (
         "ingest",
-        &["store", "model", "metrics", "clock", "stopper", "config", "status", "http::problem"],
+        &[
+            "ingest::verify",
+            "store",
+            "model",
+            "metrics",
+            "clock",
+            "stopper",
+            "config",
+            "status",
+            "http::problem",
+        ],
     ),
-    ("store", &["model", "clock"]),
     ("ingest::verify", &["model"]),
+    ("store", &["model", "clock"]),
     ("demo", &["clock", "stopper"]),
 ];
 
