@@ -73,8 +73,8 @@ pub(super) struct Keeper {
 struct Drained {
     /// From the oldest on.
     fates: Vec<(Entry, Fate)>,
-    /// Why the next was not stored.
-    error: Option<StoreError>,
+    /// Why the next was not stored, in full.
+    error: Option<String>,
 }
 
 #[derive(Debug)]
@@ -298,7 +298,7 @@ impl Keeper {
     /// Takes out of the spool what was drained.
     async fn settle(&mut self, drained: Drained) {
         match &drained.error {
-            Some(error) => self.is_ill(&error.in_full()),
+            Some(error) => self.is_ill(error),
             None => self.is_well(),
         }
         let Some(spool) = self.spool.clone() else { return };
@@ -370,8 +370,18 @@ impl Keeper {
 }
 
 /// Stores what was read: together or, if one of them is at fault, one by one.
-async fn store_read(store: &Store, read: Vec<(Entry, Result<Incoming, Unreadable>)>) -> Drained {
+async fn store_read(
+    store: &Store,
+    mut read: Vec<(Entry, Result<Incoming, Unreadable>)>,
+) -> Drained {
     let mut drained = Drained::default();
+    // Where the machine is short of something, the file may be good. What follows it waits as well.
+    let may_be_good =
+        |read: &Result<_, Unreadable>| read.as_ref().is_err_and(|why: &Unreadable| why.may_pass());
+    if let Some(place) = read.iter().position(|(_, read)| may_be_good(read)) {
+        let why = read.split_off(place).into_iter().find_map(|(_, read)| read.err());
+        drained.error = why.map(|why| format!("a file of the spool: {why}"));
+    }
     let good: Vec<_> = read.iter().filter_map(|(_, read)| read.as_ref().ok()).collect();
     let together = match good[..] {
         [] => Ok(Vec::new()),
@@ -381,7 +391,7 @@ async fn store_read(store: &Store, read: Vec<(Entry, Result<Incoming, Unreadable
         Ok(_) => false,
         Err(error) if error.is_about_the_data() => true,
         Err(error) => {
-            drained.error = Some(error);
+            drained.error = Some(error.in_full());
             return drained;
         }
     };
@@ -392,7 +402,7 @@ async fn store_read(store: &Store, read: Vec<(Entry, Result<Incoming, Unreadable
                 Ok(_) => Fate::Stored,
                 Err(error) if error.is_about_the_data() => Fate::Refused(error),
                 Err(error) => {
-                    drained.error = Some(error);
+                    drained.error = Some(error.in_full());
                     return drained;
                 }
             },

@@ -1,5 +1,5 @@
 //! The files that connections to receivers may take: as many as this process may open, less a reserve
-//! for the database, our own listener and name servers. Beyond that a request waits, and connections
+//! for the database, our own listeners and name servers. Beyond that a request waits, and connections
 //! that are only kept for a next request make room for it.
 
 use std::sync::Arc;
@@ -25,9 +25,9 @@ pub(super) struct Files {
 pub(super) type File = OwnedSemaphorePermit;
 
 impl Files {
-    /// As many as the system allows, once it was asked for the most.
-    pub(super) fn of_this_process() -> Self {
-        Self::new(raised_limit().saturating_sub(RESERVE).max(1))
+    /// As many as the system allows, once it was asked for the most, less those that senders may take.
+    pub(super) fn of_this_process(of_senders: usize) -> Self {
+        Self::new(raised_limit().saturating_sub(RESERVE + of_senders).max(1))
     }
 
     fn new(most: usize) -> Self {

@@ -36,6 +36,13 @@ use crate::store::{RelayId, Store, StoreError};
 /// statements; what is held beyond is memory, and possible duplicates after a crash.
 const CLAIMS_PER_REQUEST: usize = 4;
 
+/// How many files senders of webhooks and what they need may take.
+fn files_of_senders(config: &Config) -> usize {
+    /// The spool, and the way to the database.
+    const BESIDE: usize = 16;
+    config.ingest.listen.map_or(0, |_| config.ingest.max_connections + BESIDE)
+}
+
 /// How many claims a relay holds at most.
 pub(super) fn most_claims(config: &Config) -> usize {
     config.relay.max_in_flight * CLAIMS_PER_REQUEST
@@ -137,7 +144,7 @@ impl Shared {
             health_policy,
             lanes: Lanes::default(),
             budget: Budget::new(config.relay.max_in_flight),
-            files: Files::of_this_process(),
+            files: Files::of_this_process(files_of_senders(&config)),
             holdings: Holdings::default(),
             room_freed: Notify::new(),
             lines: ToLookAt::default(),

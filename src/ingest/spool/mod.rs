@@ -70,6 +70,21 @@ pub(super) enum Unreadable {
     Broken(Broken),
 }
 
+impl Unreadable {
+    /// Whether the file may be read another time: the machine is short of files or memory, not of this
+    /// file's bytes.
+    pub(super) fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::ACCESS];
+        match self {
+            Self::File(error) => {
+                short.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+            }
+            Self::Broken(_) => false,
+        }
+    }
+}
+
 impl Spool {
     /// Takes a directory for this process, and looks what the one before has left in it.
     pub(super) fn open(path: &Path, bytes: usize, files: usize) -> Result<Self, IngestError> {

@@ -90,6 +90,15 @@ fn a_file_that_lost_its_end_at_any_byte_is_told_and_can_be_set_aside() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_for_now_is_not_taken_for_a_broken_one() {
+    for (errno, may_pass) in [(24, true), (23, true), (12, true), (2, false), (5, false)] {
+        let error = Unreadable::File(io::Error::from_raw_os_error(errno));
+        assert_eq!(error.may_pass(), may_pass, "{error}");
+    }
+    assert!(!Unreadable::Broken(Broken::Cut).may_pass());
+}
+
+#[test]
 fn one_process_uses_it() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(&directory);
