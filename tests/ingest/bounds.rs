@@ -157,7 +157,7 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
     assert!(answers.iter().all(|status| [0, 200, 503, 429].contains(status)), "{answers:?}");
     assert!(answers.contains(&200), "{answers:?}");
     // The bodies, the copy that is sent to the database, and what the connections hold.
-    assert!(taken < 5 * BOUND, "{taken} bytes beyond rest");
+    assert!(taken < 8 * BOUND, "{taken} bytes beyond rest");
     until("all room to be given back", || async {
         let bytes = relay.metric("posthaste_ingest_in_flight_bytes", "").await;
         let requests = relay.metric("posthaste_ingest_in_flight", "").await;

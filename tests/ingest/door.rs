@@ -255,7 +255,10 @@ async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
     for statistics in ["", "analyze posthaste.received", fill, "analyze posthaste.received"] {
         client.batch_execute(statistics).await.unwrap();
         for (execute, index) in [
-            ("receive('{a}', '{1}', '{a}', '{1}', '{null}', '{null}', '{{}}')", "received_pkey"),
+            (
+                "receive('{a}', '{1}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')",
+                "received_pkey",
+            ),
             ("trim(60)", "received_by_source"),
         ] {
             let explain = format!("explain execute {execute}");
