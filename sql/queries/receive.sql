@@ -1,7 +1,6 @@
 -- receive: inserts webhooks that came in as events, each once by what its sender called it. Called by store::received::receive.
 -- Index: received_pkey, a descent or two for each. Locks: the rows it inserts; where another transaction is
 -- inserting the same, it waits for that one. They are inserted in the order of the key, so that no two wait for each other.
--- Nested loops are off for it (ROUTER_PLANS): `offset 0` keeps the lookup by index from becoming a join.
 -- Numbers are drawn for what is inserted, in the order in which it came, so that it is routed in that order.
 -- A row that a transaction beside us has just inserted is not seen here: it is told as known, without its event.
 --
@@ -18,7 +17,11 @@ known as materialized (
   select r.source, r.sender_id, r.event_id, r.event_created_at
   from first f
   cross join lateral (
-    select r.* from posthaste.received r where r.source = f.source and r.sender_id = f.sender_id offset 0
+    -- Two bounds and an order say `=` in the one way that leaves the planner no other index.
+    select r.* from posthaste.received r
+    where (r.source, r.sender_id) >= (f.source, f.sender_id) and (r.source, r.sender_id) <= (f.source, f.sender_id)
+    order by r.source, r.sender_id
+    limit 1
   ) r
 ),
 numbered as materialized (

@@ -39,7 +39,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     11 "0011_relays_without_a_session",
     12 "0012_moved_days",
     13 "0013_route_keys",
-    14 "0014_savepoints",
+    14 "0014_changed_in",
     15 "0015_received",
 ];
 
