@@ -9,7 +9,7 @@ use ring::hmac;
 use standardwebhooks::Webhook;
 
 use crate::support::{
-    Received, Receiver, Relay, RelayBuilder, TestDatabase, endpoint, post, settled,
+    Received, Receiver, Relay, RelayBuilder, TestDatabase, endpoint, post, settled, value,
 };
 
 /// As GitHub sends it: its own order of keys, escapes and characters of every length.
@@ -58,8 +58,8 @@ async fn githubs_webhook_still_verifies_behind_us() {
     ];
     let source = |relay: RelayBuilder| {
         relay
-            .set("ingest.sources.github.verify", "none")
-            .set("ingest.sources.github.event_type", "header:X-GitHub-Event")
+            .set("ingest.sources.github.verify", "github")
+            .set("ingest.sources.github.secret", "It's a Secret")
     };
     let received = forwarded(source, "/in/github", &headers, GITHUB).await;
     assert_eq!(received.body, GITHUB.as_bytes());
@@ -71,6 +71,45 @@ async fn githubs_webhook_still_verifies_behind_us() {
 }
 
 #[tokio::test]
+async fn what_is_signed_for_another_body_or_by_nobody_is_refused_at_the_door() {
+    let database = TestDatabase::new().await;
+    let schemes = ["github", "gitlab", "shopify", "slack", "standard", "stripe"];
+    let secret = format!("whsec_{}", STANDARD.encode([7; 24]));
+    let taking_in = Relay::on(&database.url()).taking_in();
+    let relay = schemes.iter().fold(taking_in, |relay, scheme| {
+        relay
+            .set(&format!("ingest.sources.{scheme}.verify"), scheme)
+            .set(&format!("ingest.sources.{scheme}.secret"), &secret)
+    });
+    let relay = relay.start().await;
+    let now = jiff::Timestamp::now().as_second();
+    let (of_another, now) = (mac(&secret, b"another body"), now.to_string());
+    let (hex, base64) = (hex(of_another.as_ref()), STANDARD.encode(of_another));
+    let (hub, stripe, slack) =
+        (format!("sha256={hex}"), format!("t={now},v1={hex}"), format!("v0={hex}"));
+    let standard = format!("v1,{base64}");
+    let forged = [
+        ("x-hub-signature-256", &*hub),
+        ("x-gitlab-token", &*base64),
+        ("x-shopify-hmac-sha256", &*base64),
+        ("x-slack-signature", &*slack),
+        ("x-slack-request-timestamp", &*now),
+        ("webhook-id", "msg_1"),
+        ("webhook-timestamp", &*now),
+        ("webhook-signature", &*standard),
+        ("stripe-signature", &*stripe),
+    ];
+    for scheme in schemes {
+        for headers in [&[][..], &forged] {
+            let answer = post(relay.door(), &format!("/in/{scheme}"), headers, GITHUB).await;
+            assert_eq!(answer.status, 401, "{scheme}: {answer:?}");
+        }
+    }
+    let client = database.client().await;
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 0);
+}
+
+#[tokio::test]
 async fn gitlabs_token_is_passed_on_where_it_is_named_and_nowhere_else() {
     let headers = [
         ("x-gitlab-event", "Push Hook"),
@@ -78,17 +117,22 @@ async fn gitlabs_token_is_passed_on_where_it_is_named_and_nowhere_else() {
         ("idempotency-key", "f5e5f430-f57b-4e6e-9fac-d9128cd7232f"),
         ("authorization", "Bearer s3cret"),
     ];
-    let named = |relay: RelayBuilder| {
-        relay.set("ingest.sources.shop.headers", "x-gitlab-*, x-gitlab-token")
+    let source = |relay: RelayBuilder| {
+        relay
+            .set("ingest.sources.gitlab.verify", "gitlab")
+            .set("ingest.sources.gitlab.secret", "a token")
     };
-    let received = forwarded(named, "/in/shop", &headers, GITLAB).await;
+    let named = |relay: RelayBuilder| {
+        source(relay).set("ingest.sources.gitlab.headers", "x-gitlab-*, x-gitlab-token")
+    };
+    let received = forwarded(named, "/in/gitlab", &headers, GITLAB).await;
     assert_eq!(received.body, GITLAB.as_bytes());
     assert_eq!(received.header("x-gitlab-token"), Some("a token"));
     assert_eq!(received.header("x-gitlab-event"), Some("Push Hook"));
     assert_eq!(received.header("idempotency-key"), None);
     assert_eq!(received.header("authorization"), None);
 
-    let received = forwarded(|relay| relay, "/in/shop", &headers, GITLAB).await;
+    let received = forwarded(source, "/in/gitlab", &headers, GITLAB).await;
     assert_eq!(received.header("x-gitlab-token"), None);
     assert_eq!(received.header("authorization"), None);
     assert_eq!(received.header("x-gitlab-event"), Some("Push Hook"));
@@ -107,7 +151,12 @@ async fn a_standard_webhook_keeps_its_own_id_and_signature_behind_us() {
         ("webhook-signature", &*signature),
         ("authorization", "Bearer s3cret"),
     ];
-    let received = forwarded(|relay| relay, "/in/shop", &headers, GITHUB).await;
+    let source = |relay: RelayBuilder| {
+        relay
+            .set("ingest.sources.another.verify", "standard")
+            .set("ingest.sources.another.secret", &secret)
+    };
+    let received = forwarded(source, "/in/another", &headers, GITHUB).await;
     let verified: hyper::HeaderMap = received
         .headers
         .iter()
