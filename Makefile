@@ -42,7 +42,7 @@ soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons u
 	@scripts/install-postgres
 	SOAK_MINUTES=$(MINUTES) SOAK_SEED=$(SEED) cargo test --release --test main soak:: -- --ignored --nocapture
 
-bench: ## Measures what a delivery costs, everything or only WHAT: make bench WHAT="drain cost".
+bench: ## Measures everything or only WHAT, at length with the word full: make bench WHAT="drain cost full".
 	@scripts/install-postgres
 	cargo bench --bench bench -- $(WHAT)
 

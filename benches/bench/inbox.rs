@@ -59,15 +59,18 @@ impl Inbox {
         processes::cpu(self.process.id().context("the receiver runs")?)
     }
 
-    /// Waits until this many have arrived.
+    /// Waits until this many have arrived, as long as there are more with every while.
     pub(crate) async fn filled(&self, count: usize) -> Result<()> {
-        let began = Clock.instant();
+        let (mut last, mut since) = (0, Clock.instant());
         loop {
             let arrived: usize = self.get(COUNT).await?.trim().parse()?;
             if arrived >= count {
                 return Ok(());
             }
-            ensure!(Clock.since(began) < PATIENCE, "{arrived} of {count} arrived in {PATIENCE:?}");
+            if arrived > last {
+                (last, since) = (arrived, Clock.instant());
+            }
+            ensure!(Clock.since(since) < PATIENCE, "of {count} only {arrived} have arrived");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

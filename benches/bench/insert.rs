@@ -9,10 +9,13 @@ use tokio::process::Command;
 use super::lab::{Bed, Lab, Session};
 use super::load;
 use super::relay::Relay;
-use super::report::{busy, median, row, table, whole};
+use super::report::busy;
 
-const CLIENTS: [usize; 2] = [8, 32];
-const LASTING: Duration = Duration::from_secs(5);
+/// One waits for the disk with each insert; many share its writes.
+const CLIENTS: [usize; 2] = [1, 32];
+const LASTING: Duration = Duration::from_secs(3);
+/// … and in full.
+const IN_FULL: Duration = Duration::from_secs(15);
 const RUNS: usize = 3;
 
 /// Who is awake, and how the insert tells of itself.
@@ -31,8 +34,9 @@ enum Bell {
     Relay,
 }
 
+const NO_TRIGGER: &str = "no trigger";
 const BELLS: [(Bell, &str); 5] = [
-    (Bell::None, "no trigger"),
+    (Bell::None, NO_TRIGGER),
     (Bell::Awake, "the bell, a relay awake"),
     (Bell::Relay, "the bell, a relay at work on this machine"),
     (Bell::Asleep, "the bell, every relay asleep"),
@@ -47,27 +51,30 @@ const PLAIN_NOTIFY: &str = "
       for each statement execute function public.notify();";
 
 pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
-    let mut rows = vec![row(&["inserts", "clients", "TPS", "of no trigger"])];
+    let lasting = if lab.in_full { IN_FULL } else { LASTING };
     for clients in CLIENTS {
+        let figure = format!("TPS of {clients} client{}", if clients == 1 { "" } else { "s" });
         let mut rates = BELLS.map(|_| Vec::new());
         // In turns, so that a neighbour on the machine disturbs all of them alike.
         for _ in 0..RUNS {
             for (rates, (bell, _)) in rates.iter_mut().zip(BELLS) {
-                rates.push(once(lab, bell, clients).await?);
+                rates.push(once(lab, bell, clients, lasting).await?);
             }
         }
-        let medians = rates.map(median);
-        for (rate, (_, name)) in medians.iter().zip(BELLS) {
-            let ratio = format!("{:.2}", rate / medians[0]);
-            rows.push(vec![name.to_owned(), clients.to_string(), whole(*rate), ratio]);
+        for (rates, (bell, name)) in rates.into_iter().zip(BELLS) {
+            lab.results.keep((name, &figure), 0, rates);
+            let target = if bell == Bell::Awake && clients > 1 { "≥ 0.85" } else { "" };
+            if bell != Bell::None {
+                lab.results.compare((name, &figure), (NO_TRIGGER, &figure), target)?;
+            }
         }
     }
-    table(&rows);
-    println!("\nMedians of {RUNS} runs of {LASTING:?}, taken in turns; {}.", busy());
+    lab.results.show();
+    println!("\nMedians of {RUNS} runs of {lasting:?}, taken in turns; {}.", busy());
     Ok(())
 }
 
-async fn once(lab: &mut Lab, bell: Bell, clients: usize) -> Result<f64> {
+async fn once(lab: &mut Lab, bell: Bell, clients: usize, lasting: Duration) -> Result<f64> {
     let bed = lab.bed().await?;
     let session = Session::open(&bed.url).await?;
     let mut relay = None;
@@ -84,7 +91,7 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize) -> Result<f64> {
         }
         Bell::Relay => relay = Some(Relay::start(lab, &bed).await?),
     }
-    let rate = pgbench(lab, &bed, clients).await?;
+    let rate = pgbench(lab, &bed, clients, lasting).await?;
     if let Some(relay) = relay {
         relay.stop().await?;
     }
@@ -93,7 +100,7 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize) -> Result<f64> {
     Ok(rate)
 }
 
-async fn pgbench(lab: &Lab, bed: &Bed, clients: usize) -> Result<f64> {
+async fn pgbench(lab: &Lab, bed: &Bed, clients: usize, lasting: Duration) -> Result<f64> {
     let script = tempfile::NamedTempFile::new()?;
     let payload = load::payload();
     std::fs::write(
@@ -103,8 +110,9 @@ async fn pgbench(lab: &Lab, bed: &Bed, clients: usize) -> Result<f64> {
         ),
     )?;
     let mut command = Command::new(lab.cluster.binaries().path("pgbench"));
-    command.args(["--no-vacuum", "--protocol=prepared", "--jobs=2"]);
-    command.args(["--client", &clients.to_string(), "--time", &LASTING.as_secs().to_string()]);
+    command.args(["--no-vacuum", "--protocol=prepared"]);
+    command.args(["--jobs", &clients.min(2).to_string()]);
+    command.args(["--client", &clients.to_string(), "--time", &lasting.as_secs().to_string()]);
     command.arg("--file").arg(script.path()).arg(&bed.url);
     let output = command.output().await.context("run pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -13,12 +13,13 @@ use super::lab::Lab;
 use super::load;
 use super::receiver::HANG;
 use super::relay::Relay;
-use super::report::{busy, median, row, table};
+use super::report::busy;
 
 const EVENTS: usize = 500;
 /// Endpoints that answer.
 const WELL: usize = 9;
 const RUNS: usize = 5;
+const TIME: &str = "ms until the nine have all";
 /// Between two looks; each moves what has arrived over to us.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -28,17 +29,15 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
         without.push(once(lab, "/9").await?);
         with.push(once(lab, HANG).await?);
     }
-    let (without, with) = (median(without), median(with));
-    let mut rows = vec![row(&["the tenth endpoint", "ms until the nine have all", "of all well"])];
-    for (name, time) in [("answers", without), ("hangs", with)] {
-        rows.push(vec![name.to_owned(), format!("{time:.0}"), format!("{:.2}", time / without)]);
-    }
-    table(&rows);
+    let (answers, hangs) = (("the tenth answers", TIME), ("the tenth hangs", TIME));
+    lab.results.keep(answers, 0, without);
+    lab.results.keep(hangs, 0, with);
+    lab.results.show();
     println!(
         "\nMedians of {RUNS} runs of {EVENTS} events owed to each of 10 endpoints; {}.",
         busy()
     );
-    Ok(())
+    lab.results.compare(hangs, answers, "≤ 1.10")
 }
 
 /// Milliseconds from the bell to the last arrival at the nine.

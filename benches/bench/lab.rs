@@ -11,11 +11,12 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use super::inbox::Inbox;
+use super::results::Results;
 use super::{PATIENCE, processes};
 
 /// As on a small production server. No checkpoint falls into a measurement; each one that needs a
 /// checkpoint makes its own.
-const SETTINGS: [&str; 4] = [
+pub(crate) const SETTINGS: [&str; 4] = [
     "shared_buffers = 512MB",
     "max_wal_size = 8GB",
     "checkpoint_timeout = 1h",
@@ -31,8 +32,9 @@ pub(crate) struct Lab {
     pub(crate) inbox: Inbox,
     /// `section.key=value`, for every relay.
     pub(crate) settings: Vec<String>,
-    /// Whether as many runs are wanted as take long.
+    /// Whether it may take long.
     pub(crate) in_full: bool,
+    pub(crate) results: Results,
     databases: u32,
 }
 
@@ -58,7 +60,8 @@ impl Lab {
             Err(ClusterError::Ended { .. }) => start(&[]).await?,
             started => started?,
         };
-        Ok(Self { cluster, inbox: Inbox::open().await?, settings, in_full, databases: 0 })
+        let (inbox, results) = (Inbox::open().await?, Results::default());
+        Ok(Self { cluster, inbox, settings, in_full, results, databases: 0 })
     }
 
     pub(crate) async fn bed(&mut self) -> Result<Bed> {
@@ -88,11 +91,17 @@ async fn start(more: &[&str]) -> Result<Cluster, ClusterError> {
     Cluster::start(ClusterOptions { fsync: true, settings, ..ClusterOptions::default() }).await
 }
 
+/// Whether a part of contrib is there.
+pub(crate) async fn installed(client: &Client, extension: &str) -> Result<bool> {
+    let asked = "select exists (select from pg_extension where extname = $1)";
+    Ok(client.query_one(asked, &[&extension]).await?.get(0))
+}
+
 impl Bed {
-    /// Adds an endpoint that is owed every event.
-    pub(crate) async fn add_endpoint(&self, url: &str) -> Result<()> {
-        self.execute("insert into posthaste.endpoints (url) values ($1)", &[&url]).await?;
-        Ok(())
+    /// Adds an endpoint that is owed every event; returns its number.
+    pub(crate) async fn add_endpoint(&self, url: &str) -> Result<i64> {
+        let add = "insert into posthaste.endpoints (url) values ($1) returning id";
+        Ok(self.query_one(add, &[&url]).await?.get(0))
     }
 
     /// Waits until nothing is owed any more.

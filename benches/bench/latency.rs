@@ -18,10 +18,14 @@ use super::inbox::{Arrival, exactly_once};
 use super::lab::{Bed, Lab, Session};
 use super::load;
 use super::relay::Relay;
-use super::report::{busy, median, quantile, row, table};
+use super::report::busy;
+use super::results::Figure;
+use super::runs::{quantile, sorted};
 
 const RATES: [usize; 2] = [100, 1_000];
-const LASTING: Duration = Duration::from_secs(10);
+const LASTING: Duration = Duration::from_secs(5);
+/// … and in full.
+const IN_FULL: Duration = Duration::from_secs(20);
 const RUNS: usize = 3;
 /// Sessions that insert: enough to keep the rate while each waits for the disk.
 const WRITERS: usize = 32;
@@ -35,61 +39,46 @@ struct Written {
 
 /// What one run showed. Latencies are in milliseconds, sorted; processor time is a share of one core.
 #[derive(Debug)]
-struct Steady {
-    from_sent: Vec<f64>,
+pub(crate) struct Steady {
+    pub(crate) from_sent: Vec<f64>,
     from_confirmed: Vec<f64>,
     postgres: f64,
     relay: f64,
 }
 
-/// One of the two kinds.
-type Latencies = fn(&Steady) -> &[f64];
+const MEDIAN: &str = "p50 ms from commit confirmed";
+const WORST: &str = "p99 ms from commit confirmed";
 
+const FIGURES: [Figure<Steady>; 8] = [
+    ("p50 ms from INSERT sent", 2, |run| quantile(&run.from_sent, 0.5)),
+    ("p99 ms from INSERT sent", 2, |run| quantile(&run.from_sent, 0.99)),
+    ("max ms from INSERT sent", 2, |run| quantile(&run.from_sent, 1.0)),
+    (MEDIAN, 2, |run| quantile(&run.from_confirmed, 0.5)),
+    (WORST, 2, |run| quantile(&run.from_confirmed, 0.99)),
+    ("max ms from commit confirmed", 2, |run| quantile(&run.from_confirmed, 1.0)),
+    ("relay CPU %", 1, |run| run.relay * 100.0),
+    ("Postgres CPU %", 1, |run| run.postgres * 100.0),
+];
 pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
-    let head = [
-        "events/s",
-        "from",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "relay CPU",
-        "Postgres CPU",
-        "Postgres CPU of the inserts alone",
-    ];
-    let mut rows = vec![row(&head)];
+    let lasting = if lab.in_full { IN_FULL } else { LASTING };
     for rate in RATES {
-        let alone = inserts_alone(lab, rate).await?;
-        let mut runs = Vec::new();
+        let (mut runs, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            runs.push(once(lab, rate).await?);
+            alone.push(inserts_alone(lab, rate, lasting).await? * 100.0);
+            runs.push(once(lab, rate, lasting).await?);
         }
-        let of = |value: &dyn Fn(&Steady) -> f64| median(runs.iter().map(value).collect());
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let latencies: [(&str, Latencies); 2] = [
-            ("INSERT sent", |run| &run.from_sent),
-            ("commit confirmed", |run| &run.from_confirmed),
-        ];
-        for (from, sorted) in latencies {
-            let milliseconds =
-                |share: f64| format!("{:.2}", of(&|run| quantile(sorted(run), share)));
-            rows.push(vec![
-                rate.to_string(),
-                from.to_owned(),
-                milliseconds(0.5),
-                milliseconds(0.99),
-                milliseconds(1.0),
-                percent(of(&|run| run.relay)),
-                percent(of(&|run| run.postgres)),
-                percent(alone),
-            ]);
-        }
+        let name = format!("{rate} events/s");
+        lab.results.keep_all(&name, &runs, &FIGURES);
+        lab.results.keep((&name, "Postgres CPU % of the inserts alone"), 1, alone);
+        lab.results.mention((&name, MEDIAN))?;
+        lab.results.mention((&name, WORST))?;
     }
-    table(&rows);
-    println!("\nMedians of {RUNS} runs of {LASTING:?}; CPU in percent of one core; {}.", busy());
+    lab.results.show();
+    println!("\nMedians of {RUNS} runs of {lasting:?}; CPU in percent of one core; {}.", busy());
     Ok(())
 }
 
-async fn once(lab: &mut Lab, rate: usize) -> Result<Steady> {
+async fn once(lab: &mut Lab, rate: usize, lasting: Duration) -> Result<Steady> {
     let bed = lab.bed().await?;
     bed.add_endpoint(&lab.inbox.url("/steady")).await?;
     let relay = Relay::start(lab, &bed).await?;
@@ -98,34 +87,45 @@ async fn once(lab: &mut Lab, rate: usize) -> Result<Steady> {
     write(&bed, rate, rate).await?;
     lab.inbox.filled(rate).await?;
     bed.settled().await?;
-    lab.inbox.take().await?;
+    let steady = steadily(lab, &bed, &relay, rate, lasting).await?;
+    relay.stop().await?;
+    bed.drop(lab).await?;
+    Ok(steady)
+}
 
+/// Inserts at a steady rate what one endpoint is owed.
+pub(crate) async fn steadily(
+    lab: &Lab,
+    bed: &Bed,
+    relay: &Relay,
+    rate: usize,
+    lasting: Duration,
+) -> Result<Steady> {
+    lab.inbox.take().await?;
     let (postgres, of_relay, began) = (lab.postgres_cpu()?, relay.cpu()?, Clock.instant());
-    let written = write(&bed, rate, count(rate)).await?;
+    let written = write(bed, rate, count(rate, lasting)).await?;
     lab.inbox.filled(written.len()).await?;
     let took = Clock.since(began);
     let postgres = (lab.postgres_cpu()? - postgres).div_duration_f64(took);
     let of_relay = (relay.cpu()? - of_relay).div_duration_f64(took);
     let arrivals = lab.inbox.take().await?;
     exactly_once(&arrivals, written.len())?;
-    relay.stop().await?;
-    bed.drop(lab).await?;
     let (from_sent, from_confirmed) = latencies(&written, &arrivals)?;
     Ok(Steady { from_sent, from_confirmed, postgres, relay: of_relay })
 }
 
 /// The share of a core that the server needs for the same inserts with no relay there.
-async fn inserts_alone(lab: &mut Lab, rate: usize) -> Result<f64> {
+async fn inserts_alone(lab: &mut Lab, rate: usize, lasting: Duration) -> Result<f64> {
     let bed = lab.bed().await?;
     let (before, began) = (lab.postgres_cpu()?, Clock.instant());
-    write(&bed, rate, count(rate)).await?;
+    write(&bed, rate, count(rate, lasting)).await?;
     let share = (lab.postgres_cpu()? - before).div_duration_f64(Clock.since(began));
     bed.drop(lab).await?;
     Ok(share)
 }
 
-fn count(rate: usize) -> usize {
-    rate * usize::try_from(LASTING.as_secs()).unwrap_or_default()
+fn count(rate: usize, lasting: Duration) -> usize {
+    rate * usize::try_from(lasting.as_secs()).unwrap_or_default()
 }
 
 /// Inserts events at a steady rate; fails if the machine cannot keep it up.
@@ -192,7 +192,5 @@ fn latencies(written: &[Written], arrivals: &[Arrival]) -> Result<(Vec<f64>, Vec
         from_sent.push((at - sent) as f64 / 1e3);
         from_confirmed.push((at - confirmed) as f64 / 1e3);
     }
-    from_sent.sort_by(f64::total_cmp);
-    from_confirmed.sort_by(f64::total_cmp);
-    Ok((from_sent, from_confirmed))
+    Ok((sorted(from_sent), sorted(from_confirmed)))
 }

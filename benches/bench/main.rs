@@ -2,14 +2,17 @@
 //! `posthaste run`, and a receiver in a process of its own, all on this machine and in one run.
 //!
 //! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named; a word such as
-//! `relay.batch=200` is a setting for every relay, to see what it changes, and `full` asks for as many runs
-//! as takes a quarter of an hour (takeover alone has so many). Each prints a table
-//! with the medians of its runs and, where there is one, the ratio to the ceiling. What is asserted is
-//! that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps figures.
+//! `relay.batch=200` is a setting for every relay, to see what it changes, and `full` asks for the sizes
+//! and lengths that take an hour in place of about ten minutes. Each measurement prints a table with the
+//! medians of its runs and how far they lie apart; at the end a summary sets figures beside their ceiling
+//! or baseline, which were measured in the same run, and a file has every figure of every run. What is
+//! asserted is that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps
+//! figures.
 
 #![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
 
 mod ceiling;
+mod conditions;
 mod cost;
 mod drain;
 mod footprint;
@@ -23,18 +26,23 @@ mod processes;
 mod receiver;
 mod relay;
 mod report;
+mod results;
+mod runs;
+mod statements;
 mod takeover;
+mod wal;
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use posthaste::clock::Clock;
 
 use lab::Lab;
 
 /// The hidden argument with which this program starts itself as the receiver.
 const RECEIVER: &str = "receiver";
 
-/// Asks for more runs, where that takes long.
+/// Asks for sizes and lengths that take long.
 const IN_FULL: &str = "full";
 
 /// Name and what it measures, in the order in which they run.
@@ -45,7 +53,7 @@ const MEASUREMENTS: [(&str, &str); 7] = [
     ("insert", "what the bell costs the application"),
     ("isolation", "whether one hanging endpoint holds up nine others"),
     ("takeover", "how long what a dead relay held lies still"),
-    ("footprint", "start, memory at rest and size"),
+    ("footprint", "start, rest, memory and size"),
 ];
 
 /// Nothing that is waited for takes this long unless it hangs.
@@ -68,13 +76,17 @@ fn main() -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut lab = Lab::open(settings, !full.is_empty()).await?;
-        report::conditions(&lab).await?;
+        lab.results.conditions = conditions::look(&lab).await?;
         for (name, what) in MEASUREMENTS {
             if named.is_empty() || named.iter().any(|wanted| wanted == name) {
                 println!("\n## {name}: {what}\n");
+                let began = Clock.instant();
+                lab.results.begin(name);
                 Box::pin(measure(name, &mut lab)).await?;
+                lab.results.end(Clock.since(began))?;
             }
         }
+        lab.results.sum_up();
         Ok(())
     })
 }

@@ -15,7 +15,7 @@ use super::inbox::exactly_once;
 use super::lab::{Bed, Lab};
 use super::receiver::{HELD, HOLD, RELEASE};
 use super::relay::Relay;
-use super::report::{busy, median, quantile, row, table};
+use super::report::busy;
 
 /// What the dead relay holds: some in flight, the others queued.
 const EVENTS: usize = 50;
@@ -28,9 +28,23 @@ const PHASE_MS: u64 = 2_000;
 /// Between two looks; each moves what has arrived over to us.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Name, signal, how often and, in full, how often.
-const DEATHS: [(&str, &str, usize, usize); 2] =
-    [("crash (SIGKILL)", "KILL", 10, 50), ("freeze (SIGSTOP)", "STOP", 2, 20)];
+/// A way to die.
+struct Death {
+    name: &'static str,
+    signal: &'static str,
+    /// How often, and how often in full.
+    times: (usize, usize),
+    /// Seconds within which another relay is to take over.
+    within: f64,
+}
+
+const DEATHS: [Death; 2] = [
+    Death { name: "crash (SIGKILL)", signal: "KILL", times: (6, 50), within: 2.0 },
+    Death { name: "freeze (SIGSTOP)", signal: "STOP", times: (3, 20), within: 15.0 },
+];
+
+const FIRST: &str = "first request s";
+const LAST: &str = "all sent again s";
 
 pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
     let bed = lab.bed().await?;
@@ -43,41 +57,24 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
         other: standing_by(lab, &bed, 2).await?,
         started: 2,
     };
-    let mut rows = vec![row(&[
-        "death",
-        "times",
-        "first request s, median",
-        "longest",
-        "all sent again s, median",
-        "longest",
-    ])];
-    for (name, signal, times, in_full) in DEATHS {
-        let times = if lab.in_full { in_full } else { times };
+    for Death { name, signal, times, within } in DEATHS {
+        let times = if lab.in_full { times.1 } else { times.0 };
         let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
         for _ in 0..times {
             let (first, last) = once(lab, &bed, &mut pair, signal).await?;
             firsts.push(first);
             lasts.push(last);
         }
-        let longest = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            quantile(&values, 1.0)
-        };
-        rows.push(vec![
-            name.to_owned(),
-            times.to_string(),
-            format!("{:.2}", median(firsts.clone())),
-            format!("{:.2}", longest(firsts)),
-            format!("{:.2}", median(lasts.clone())),
-            format!("{:.2}", longest(lasts)),
-        ]);
+        lab.results.keep((name, FIRST), 2, firsts);
+        lab.results.keep((name, LAST), 2, lasts);
+        lab.results.limit((name, FIRST), "what it is to take", within)?;
     }
     pair.one.kill().await?;
     pair.other.kill().await?;
     bed.drop(lab).await?;
-    table(&rows);
+    lab.results.show();
     println!(
-        "\nFrom the signal, with {EVENTS} deliveries held; the lease is 13 s, the heartbeat 1.5 s; {}.",
+        "\nMedians, from the signal, with {EVENTS} deliveries held; the lease is 13 s, the heartbeat 1.5 s; {}.",
         busy()
     );
     Ok(())
