@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use posthaste::clock::Clock;
 use tokio::task::JoinSet;
 
@@ -42,6 +42,8 @@ struct Written {
 pub(crate) struct Steady {
     pub(crate) from_sent: Vec<f64>,
     from_confirmed: Vec<f64>,
+    /// Events a second; fewer than were asked for if the machine could not keep it up.
+    pub(crate) rate: f64,
     postgres: f64,
     relay: f64,
 }
@@ -49,7 +51,8 @@ pub(crate) struct Steady {
 const MEDIAN: &str = "p50 ms from commit confirmed";
 const WORST: &str = "p99 ms from commit confirmed";
 
-const FIGURES: [Figure<Steady>; 8] = [
+const FIGURES: [Figure<Steady>; 9] = [
+    ("events/s in fact", 0, |run| run.rate),
     ("p50 ms from INSERT sent", 2, |run| quantile(&run.from_sent, 0.5)),
     ("p99 ms from INSERT sent", 2, |run| quantile(&run.from_sent, 0.99)),
     ("max ms from INSERT sent", 2, |run| quantile(&run.from_sent, 1.0)),
@@ -104,6 +107,7 @@ pub(crate) async fn steadily(
     lab.inbox.take().await?;
     let (postgres, of_relay, began) = (lab.postgres_cpu()?, relay.cpu()?, Clock.instant());
     let written = write(bed, rate, count(rate, lasting)).await?;
+    let rate = written.len() as f64 / Clock.since(began).as_secs_f64();
     lab.inbox.filled(written.len()).await?;
     let took = Clock.since(began);
     let postgres = (lab.postgres_cpu()? - postgres).div_duration_f64(took);
@@ -111,7 +115,7 @@ pub(crate) async fn steadily(
     let arrivals = lab.inbox.take().await?;
     exactly_once(&arrivals, written.len())?;
     let (from_sent, from_confirmed) = latencies(&written, &arrivals)?;
-    Ok(Steady { from_sent, from_confirmed, postgres, relay: of_relay })
+    Ok(Steady { from_sent, from_confirmed, rate, postgres, relay: of_relay })
 }
 
 /// The share of a core that the server needs for the same inserts with no relay there.
@@ -128,7 +132,7 @@ fn count(rate: usize, lasting: Duration) -> usize {
     rate * usize::try_from(lasting.as_secs()).unwrap_or_default()
 }
 
-/// Inserts events at a steady rate; fails if the machine cannot keep it up.
+/// Inserts events at a steady rate, or as fast as the machine can.
 async fn write(bed: &Bed, rate: usize, events: usize) -> Result<Vec<Written>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut sessions = Vec::new();
@@ -144,11 +148,6 @@ async fn write(bed: &Bed, rate: usize, events: usize) -> Result<Vec<Written>> {
     while let Some(some) = writers.join_next().await {
         written.extend(some??);
     }
-    let (took, planned) = (Clock.since(began).as_secs_f64(), events as f64 / rate as f64);
-    ensure!(
-        took < planned * 1.2 + 1.0,
-        "{events} inserts took {took:.1} s instead of {planned:.1}"
-    );
     Ok(written)
 }
 

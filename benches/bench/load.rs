@@ -28,6 +28,29 @@ pub(crate) async fn backlog(client: &Client, events: usize) -> Result<()> {
     Ok(())
 }
 
+/// Has these endpoints be owed so many deliveries that are due, as routing leaves what there is no room
+/// for: events, deliveries that nobody has claimed, and a cursor that has passed them. No relay may be
+/// there meanwhile.
+pub(crate) async fn owed(client: &Client, endpoints: &[i64], deliveries: i64) -> Result<()> {
+    let fill = "with event as (
+          insert into posthaste.outbox (event_type, payload, endpoint_id)
+          select 'order.paid', json_build_object('order', n), ($1::bigint[])[(1 + n % cardinality($1))::int]
+          from generate_series(1, $2::bigint) n
+          returning id, endpoint_id, created_at
+        )
+        insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
+        select id, endpoint_id, created_at, created_at from event";
+    client.execute(fill, &[&endpoints, &deliveries]).await?;
+    let pass = "insert into posthaste.routing
+          (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched,
+           system_identifier, database_oid)
+        select number + 1, until, pg_current_snapshot(), floor_at, mark_xid, mark_at, $1::bigint::int, $1::bigint::int, 0,
+               system_identifier, database_oid
+        from posthaste.routing order by number desc limit 1";
+    client.execute(pass, &[&deliveries]).await?;
+    Ok(())
+}
+
 /// Settings one by one; the block as a whole.
 fn apart(text: &str) -> Vec<&str> {
     match text.find("do $$") {

@@ -12,8 +12,10 @@
 #![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
 
 mod ceiling;
+mod claims;
 mod conditions;
 mod cost;
+mod dead;
 mod drain;
 mod footprint;
 mod inbox;
@@ -22,19 +24,21 @@ mod isolation;
 mod lab;
 mod latency;
 mod load;
+mod pinned;
 mod processes;
 mod receiver;
 mod relay;
 mod report;
 mod results;
 mod runs;
+mod scale;
 mod statements;
 mod takeover;
 mod wal;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use posthaste::clock::Clock;
 
 use lab::Lab;
@@ -46,12 +50,15 @@ const RECEIVER: &str = "receiver";
 const IN_FULL: &str = "full";
 
 /// Name and what it measures, in the order in which they run.
-const MEASUREMENTS: [(&str, &str); 7] = [
+const MEASUREMENTS: [(&str, &str); 10] = [
     ("drain", "deliveries a second from a backlog, against a bare client"),
     ("cost", "what a delivery costs, by statement and kind of WAL record"),
     ("latency", "from an insert to its arrival, at a steady rate"),
     ("insert", "what the bell costs the application"),
     ("isolation", "whether one hanging endpoint holds up nine others"),
+    ("dead", "whether a dead endpoint with a long queue costs a healthy one anything"),
+    ("pinned", "whether a transaction that stays open slows the relay down"),
+    ("scale", "many rows, many endpoints, several relays"),
     ("takeover", "how long what a dead relay held lies still"),
     ("footprint", "start, rest, memory and size"),
 ];
@@ -77,16 +84,22 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let mut lab = Lab::open(settings, !full.is_empty()).await?;
         lab.results.conditions = conditions::look(&lab).await?;
+        let mut failed = Vec::new();
         for (name, what) in MEASUREMENTS {
             if named.is_empty() || named.iter().any(|wanted| wanted == name) {
                 println!("\n## {name}: {what}\n");
                 let began = Clock.instant();
                 lab.results.begin(name);
-                Box::pin(measure(name, &mut lab)).await?;
+                // One that fails takes no other's figures along.
+                if let Err(error) = Box::pin(measure(name, &mut lab)).await {
+                    println!("{name} failed: {error:#}");
+                    failed.push(name);
+                }
                 lab.results.end(Clock.since(began))?;
             }
         }
         lab.results.sum_up();
+        ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
         Ok(())
     })
 }
@@ -98,6 +111,9 @@ async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
         "latency" => latency::measure(lab).await,
         "insert" => insert::measure(lab).await,
         "isolation" => isolation::measure(lab).await,
+        "dead" => dead::measure(lab).await,
+        "pinned" => pinned::measure(lab).await,
+        "scale" => scale::measure(lab).await,
         "takeover" => takeover::measure(lab).await,
         "footprint" => footprint::measure(lab).await,
         other => bail!("{other} is listed and not made"),

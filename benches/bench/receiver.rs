@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -27,6 +28,11 @@ pub(crate) const COUNT: &str = "/_/count";
 pub(crate) const TAKE: &str = "/_/take";
 /// What is posted here is read and never answered.
 pub(crate) const HANG: &str = "/hang";
+
+/// What is posted below this is answered after a while.
+pub(crate) const SLOW: &str = "/slow";
+/// That long.
+pub(crate) const SLOW_FOR: Duration = Duration::from_millis(50);
 
 /// What is posted here while it is held is never answered; else it is answered at once.
 pub(crate) const HELD: &str = "/held";
@@ -105,6 +111,9 @@ async fn answer(
             }
             if path == HANG || (path == HELD && state.holding.get()) {
                 std::future::pending::<()>().await;
+            }
+            if path.starts_with(SLOW) {
+                tokio::time::sleep(SLOW_FOR).await;
             }
             String::new()
         }
