@@ -32,8 +32,8 @@ const RUNS: usize = 3;
 const ENDPOINTS: [usize; 3] = [1, 10, 100];
 
 const RATE: &str = "deliveries/s";
-const POSTGRES: &str = "Postgres µs";
-const WAL: &str = "WAL B";
+pub(crate) const POSTGRES: &str = "Postgres µs";
+pub(crate) const WAL: &str = "WAL B";
 const STATEMENTS: &str = "statements";
 const CEILING: &str = "bare client";
 const AGED: &str = "1 endpoint, after 1,000,000 deliveries";
