@@ -80,7 +80,11 @@ async fn accept(listener: TcpListener) -> Result<()> {
     let state = Rc::new(State::default());
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Too many files: connections that the relay has closed are just about to be closed here.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
         stream.set_nodelay(true)?;
         let state = Rc::clone(&state);
         let service = service_fn(move |request| answer(request, Rc::clone(&state)));
