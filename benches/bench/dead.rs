@@ -120,6 +120,12 @@ async fn ground(lab: &mut Lab, kind: Dead, dead_url: &str, due: i64) -> Result<B
     let add = "insert into posthaste.endpoints (url, subscriptions) values ($1, '{nothing.more}') returning id";
     let dead: i64 = bed.query_one(add, &[&dead_url]).await?.get(0);
     load::owed(&bed, &[dead], due).await?;
+    // They lie there for hours: what follows upon writing them is over.
+    for tidied in
+        ["vacuum analyze posthaste.outbox", "vacuum analyze posthaste.deliveries", "checkpoint"]
+    {
+        bed.batch_execute(tidied).await?;
+    }
     if kind == Dead::Paused {
         let pause = "insert into posthaste.endpoint_health
               (endpoint_id, state, consecutive_failures, failing_since, pauses, paused_until, last_failure_at)
