@@ -21,10 +21,12 @@ const AT_ONCE: HeaderValue = HeaderValue::from_static("1");
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Where a webhook is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kept {
     Stored(Stored),
     Spooled,
+    /// Nowhere: it only asked whether it had come to the right place, and hears this.
+    Challenge(String),
 }
 
 /// Why it is not taken.
@@ -62,6 +64,7 @@ pub(super) fn kept(kept: Kept) -> Answer {
             (StatusCode::OK, json!({ "status": status, "id": id }))
         }
         Kept::Spooled => (StatusCode::ACCEPTED, json!({ "status": "spooled", "id": null })),
+        Kept::Challenge(challenge) => (StatusCode::OK, json!({ "challenge": challenge })),
     };
     respond(status, JSON, body.to_string())
 }

@@ -84,6 +84,9 @@ impl Door {
             tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
             Refused::Unverified(refusal)
         })?;
+        if let Some(challenge) = source.challenge(&verified, &body) {
+            return Ok(Kept::Challenge(challenge));
+        }
         // Only now: nobody who proves nothing, or drips, keeps others from their places.
         let place = self.place(source)?;
         let incoming = source.incoming(verified, headers, content, &body, || self.draw());

@@ -173,6 +173,36 @@ async fn a_standard_webhook_keeps_its_own_id_and_signature_behind_us() {
 }
 
 #[tokio::test]
+async fn slack_hears_its_challenge_and_its_events_are_taken() {
+    const CHALLENGE: &str =
+        r#"{"token":"Jhj5dZrVaK7ZwHHjRyZWjbDl","challenge":"3eZbrw1aB","type":"url_verification"}"#;
+    const EVENT: &str =
+        r#"{"type":"event_callback","event_id":"Ev123","event":{"type":"reaction_added"}}"#;
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let relay = Relay::on(&database.url())
+        .taking_in()
+        .set("ingest.sources.slack.verify", "slack")
+        .set("ingest.sources.slack.secret", "8f742231b10e8888abcd99yyyzzz85a5")
+        .start()
+        .await;
+    let now = jiff::Timestamp::now().as_second().to_string();
+    let said = async |body: &str| {
+        let signed = mac("8f742231b10e8888abcd99yyyzzz85a5", format!("v0:{now}:{body}").as_bytes());
+        let signature = format!("v0={}", hex(signed.as_ref()));
+        let headers = [("x-slack-request-timestamp", &*now), ("x-slack-signature", &*signature)];
+        post(relay.door(), "/in/slack", &headers, body).await
+    };
+    let challenged = said(CHALLENGE).await;
+    assert_eq!(challenged.json(), serde_json::json!({ "challenge": "3eZbrw1aB" }));
+    assert_eq!(challenged.status, 200);
+    assert_eq!(said(EVENT).await.json()["status"], "stored");
+    let types: Vec<String> =
+        value(&client, "select array_agg(event_type) from posthaste.outbox").await;
+    assert_eq!(types, ["slack.reaction_added"]);
+}
+
+#[tokio::test]
 async fn a_form_leaves_raw_as_it_came_and_can_be_read_otherwise() {
     let form = "token=x&command=%2Fweather&text=94070%20%26+more&payload=%7B%22a%22%3A%201%7D";
     let headers = [

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 
-use super::verify::{Verified, Verifier, VerifierError};
+use super::verify::{Scheme, Verified, Verifier, VerifierError};
 use crate::config::{Content, EventType, SourceSettings};
 use crate::model::incoming::{Incoming, Payload, TEXT_MAX};
 use crate::model::pick::{Pick, is_json};
@@ -113,6 +113,15 @@ impl Source {
         content
             .filter(|content| may.contains(content))
             .ok_or_else(|| Wrong::Content(format!("this content-type is not taken; send {wanted}")))
+    }
+
+    /// What a request wants to hear that is no event: Slack asks once, when it is told of the URL
+    /// (<https://docs.slack.dev/reference/events/url_verification>).
+    pub(super) fn challenge(&self, verified: &Verified, body: &[u8]) -> Option<String> {
+        let asks = self.settings.verify == Scheme::Slack
+            && verified.event_type.as_deref() == Some("url_verification");
+        let body: serde_json::Value = serde_json::from_slice(body).ok().filter(|_| asks)?;
+        Some(body.get("challenge")?.as_str()?.to_owned())
     }
 
     /// What is to be stored of a request that was verified. `draw` names one whose sender does not.
