@@ -64,7 +64,9 @@ pub struct Store {
 pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
      set enable_mergejoin = off; set enable_sort = off; \
      set plan_cache_mode = force_generic_plan; set jit = off;";
-/// The same for routing. It joins what it has just read, which no statistics know of: taken for one row,
+/// The same for routing.
+///
+/// It joins what it has just read, which no statistics know of: taken for one row,
 /// 500 were joined with 500 by comparing each with each. So it hashes; what is to be looked up row by
 /// row is written as a lateral subquery.
 pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set enable_nestloop = off; \
