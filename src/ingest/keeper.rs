@@ -23,9 +23,9 @@ use crate::status::Status;
 use crate::store::received::receive;
 use crate::store::{Store, StoreError};
 
-/// The most bytes in one statement, unless one webhook alone has more: they are in memory twice while it
+/// The most bytes in one statement, unless one webhook alone has more: they are in memory several times while it
 /// is sent.
-const STATEMENT_BYTES: usize = 8 << 20;
+const STATEMENT_BYTES: usize = 2 << 20;
 /// Between two tries to store what is in the spool: at first, and at most.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(2);

@@ -117,18 +117,19 @@ fn peak(pid: u32) -> usize {
 
 #[tokio::test]
 async fn a_flood_takes_no_more_memory_than_it_may() {
-    const SENDERS: usize = 200;
+    const SENDERS: usize = 100;
     const BOUND: usize = 8 << 20;
     let database = TestDatabase::new().await;
     let relay = Relay::on(&database.url())
         .taking_in()
         .set("ingest.max_in_flight_bytes", "8MiB")
         .set("ingest.max_connections", "100")
+        .set("ingest.sources.shop.max_body", "4MiB")
         .start()
         .await;
     let at_rest = peak(relay.pid());
-    // 200 MiB, of which nobody sends the last byte before all have been answered or wait.
-    let body = format!("[{}", "1,".repeat((1 << 19) - 8));
+    // 400 MiB at once.
+    let body = format!("[{}", "1,".repeat((1 << 21) - 8));
     let mut senders = JoinSet::new();
     for n in 0..SENDERS {
         let (door, body) = (relay.door(), body.clone());

@@ -118,10 +118,16 @@ impl Source {
     /// What a request wants to hear that is no event: Slack asks once, when it is told of the URL
     /// (<https://docs.slack.dev/reference/events/url_verification>).
     pub(super) fn challenge(&self, verified: &Verified, body: &[u8]) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Asked {
+            challenge: String,
+        }
         let asks = self.settings.verify == Scheme::Slack
             && verified.event_type.as_deref() == Some("url_verification");
-        let body: serde_json::Value = serde_json::from_slice(body).ok().filter(|_| asks)?;
-        Some(body.get("challenge")?.as_str()?.to_owned())
+        if !asks {
+            return None;
+        }
+        serde_json::from_slice(body).ok().map(|asked: Asked| asked.challenge)
     }
 
     /// What is to be stored of a request that was verified. `draw` names one whose sender does not.
