@@ -39,6 +39,8 @@ pub struct Present {
     ahead: Option<Arc<AtomicU64>>,
     /// Milliseconds by which the wall clock is wrong. Nobody is told.
     wrong: Arc<AtomicI64>,
+    /// Where the wall clock stands, if it does not go.
+    still: Option<Timestamp>,
 }
 
 impl Present {
@@ -46,6 +48,12 @@ impl Present {
     #[must_use]
     pub fn movable() -> Self {
         Self { ahead: Some(Arc::default()), ..Self::default() }
+    }
+
+    /// One whose wall clock stands still, for what depends on the second; what is monotonic goes on.
+    #[must_use]
+    pub fn still_at(at: Timestamp) -> Self {
+        Self { still: Some(at), ..Self::default() }
     }
 
     /// Lets this much time pass at once. The real present stays where it is.
@@ -65,7 +73,8 @@ impl Present {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let wrong = SignedDuration::from_millis(self.wrong.load(Ordering::Relaxed));
-        let now = Clock.now().saturating_add(wrong).unwrap_or(Timestamp::MAX);
+        let now = self.still.unwrap_or_else(|| Clock.now());
+        let now = now.saturating_add(wrong).unwrap_or(Timestamp::MAX);
         now.checked_add(self.ahead()).unwrap_or(Timestamp::MAX)
     }
 

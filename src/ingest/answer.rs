@@ -22,7 +22,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Where a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kept {
+pub enum Kept {
     Stored(Stored),
     Spooled,
     /// Nowhere: it only asked whether it had come to the right place, and hears this.

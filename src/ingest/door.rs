@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::answer::{self, Answer, Kept, Refused};
 use super::keeper::{Place, Room, Waiting};
 use super::source::Source;
-use crate::clock::Clock;
+use crate::clock::Present;
 use crate::config::IngestSettings;
 use crate::metrics::Metrics;
 
@@ -32,6 +32,8 @@ pub(super) struct Door {
     bytes: Arc<Semaphore>,
     keeper: mpsc::Sender<Waiting>,
     metrics: Arc<Metrics>,
+    /// By which signed times are judged.
+    present: Present,
     random: SystemRandom,
 }
 
@@ -41,6 +43,7 @@ impl Door {
         settings: &IngestSettings,
         keeper: mpsc::Sender<Waiting>,
         metrics: &Arc<Metrics>,
+        present: Present,
     ) -> Self {
         Self {
             sources: sources.into_iter().map(|source| (source.name.clone(), source)).collect(),
@@ -49,6 +52,7 @@ impl Door {
             bytes: Arc::new(Semaphore::new(settings.max_in_flight_bytes)),
             keeper,
             metrics: Arc::clone(metrics),
+            present,
             random: SystemRandom::new(),
         }
     }
@@ -79,11 +83,12 @@ impl Door {
         let reading = self.read(source, headers, body, &mut room);
         let body = tokio::time::timeout(self.body_time, reading);
         let body = body.await.map_err(|_| Refused::TooSlow)??;
-        let verified = source.verifier.verify(headers, &body, Clock.now()).map_err(|refusal| {
-            // not louder: anybody can have it said as often as they like
-            tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
-            Refused::Unverified(refusal)
-        })?;
+        let verified =
+            source.verifier.verify(headers, &body, self.present.now()).map_err(|refusal| {
+                // not louder: anybody can have it said as often as they like
+                tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
+                Refused::Unverified(refusal)
+            })?;
         if let Some(challenge) = source.challenge(&verified, &body) {
             return Ok(Kept::Challenge(challenge));
         }

@@ -1,37 +1,23 @@
-//! The listener for webhooks: connections, bounded in number and time, with or without TLS, and their end
-//! in order. What is answered is decided by the [`door`](super::door).
+//! The listener for webhooks: connections, bounded in number, with or without TLS, and their end in order.
+//! What is said on each is a [`conversation`](super::conversation).
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
-use tokio_rustls::TlsAcceptor;
 
 use super::IngestError;
-use super::answer;
+use super::conversation::Conversation;
 use super::door::Door;
+use super::tls::Tls;
 use crate::config::IngestSettings;
 use crate::metrics::Metrics;
 use crate::stopper::Stopper;
 
-/// No connection is kept longer: one whose peer does not read its answers would never end by itself.
-const CONNECTION_TIME: Duration = Duration::from_secs(3600);
-/// How long the peer may take to hear the last answer and hang up. Whoever closes while bytes are still
-/// coming takes the answer away with it.
-const LAST_WORD: Duration = Duration::from_secs(1);
 /// When accepting fails for want of files or memory, trying again at once would only burn the core.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
@@ -40,27 +26,17 @@ const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 pub(super) struct Listener {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsHolder>,
+    tls: Option<Arc<Tls>>,
     max_connections: usize,
     head_time: Duration,
     max_head: usize,
     metrics: Arc<Metrics>,
 }
 
-/// Holds a private key. Not shown.
-#[derive(Clone)]
-struct TlsHolder(TlsAcceptor);
-
-impl std::fmt::Debug for TlsHolder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsHolder(…)")
-    }
-}
-
 impl Listener {
     pub(super) async fn bind(
         address: SocketAddr,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Tls>,
         settings: &IngestSettings,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, IngestError> {
@@ -69,7 +45,7 @@ impl Listener {
         Ok(Self {
             address: listener.local_addr().map_err(refused)?,
             listener,
-            tls: tls.map(TlsHolder),
+            tls: tls.map(Arc::new),
             max_connections: settings.max_connections,
             head_time: settings.head_time,
             max_head: settings.max_head,
@@ -108,7 +84,7 @@ impl Listener {
                         let (tls, metrics) = (self.tls.clone(), Arc::clone(&self.metrics));
                         connections.spawn(async move {
                             metrics.ingest.connections.increment(1);
-                            conversation.hold(stream, tls).await;
+                            hold(conversation, stream, tls).await;
                             metrics.ingest.connections.decrement(1);
                             drop(permit);
                         });
@@ -126,83 +102,19 @@ impl Listener {
     }
 }
 
-/// One connection, from its first byte to its end.
-struct Conversation {
-    door: Arc<Door>,
-    peer: IpAddr,
-    head_time: Duration,
-    max_head: usize,
-    grace: Duration,
-    stopper: Stopper,
-}
-
-impl Conversation {
-    async fn hold(self, stream: TcpStream, tls: Option<TlsHolder>) {
-        // small answers, and a sender waits for each
-        drop(stream.set_nodelay(true));
-        match tls {
-            None => self.converse(stream).await,
-            Some(TlsHolder(acceptor)) => {
-                // whoever cannot shake hands hears so in TLS's own words
-                let shaken = time::timeout(self.head_time, acceptor.accept(stream));
-                let shaken = tokio::select! {
-                    shaken = shaken => shaken,
-                    () = self.stopper.stopping() => return,
-                };
-                if let Ok(Ok(stream)) = shaken {
-                    self.converse(stream).await;
-                }
-            }
-        }
+/// Holds a conversation, behind TLS if it is spoken here.
+async fn hold(conversation: Conversation, stream: TcpStream, tls: Option<Arc<Tls>>) {
+    // small answers, and a sender waits for each
+    drop(stream.set_nodelay(true));
+    let Some(tls) = tls else { return conversation.hold(stream).await };
+    // whoever cannot shake hands hears so in TLS's own words
+    let shaken =
+        time::timeout(conversation.head_time, async { tls.acceptor().await.accept(stream).await });
+    let shaken = tokio::select! {
+        shaken = shaken => shaken,
+        () = conversation.stopper.stopping() => return,
+    };
+    if let Ok(Ok(stream)) = shaken {
+        conversation.hold(stream).await;
     }
-
-    async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let (door, peer) = (self.door, self.peer);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let door = Arc::clone(&door);
-            Box::pin(async move { Ok::<_, Infallible>(door.answer(request, peer).await) })
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.head_time)
-            .max_buf_size(self.max_head)
-            .serve_connection(TokioIo::new(stream), service);
-        let over = async {
-            tokio::select! {
-                () = self.stopper.stopping() => {}
-                () = time::sleep(CONNECTION_TIME) => {}
-            }
-        };
-        let ended = tokio::select! {
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
-            () = over => None,
-        };
-        let ended = match ended {
-            Some(ended) => Ok(ended),
-            None => {
-                Pin::new(&mut connection).graceful_shutdown();
-                time::timeout(self.grace, poll_fn(|cx| connection.poll_without_shutdown(cx))).await
-            }
-        };
-        // how a connection ends is its peer's affair, but for the one that dripped
-        let Ok(ended) = ended else { return };
-        let parts = connection.into_parts();
-        let dripped = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
-        drop(time::timeout(LAST_WORD, part(parts.io.into_inner(), dripped)).await);
-    }
-}
-
-/// Says the last word, hangs up, and listens until the peer has too.
-async fn part(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    dripped: bool,
-) -> std::io::Result<()> {
-    if dripped {
-        stream.write_all(answer::slow_head().as_bytes()).await?;
-    }
-    stream.shutdown().await?;
-    let mut rest = pin!(stream);
-    let mut buffer = [0; 4096];
-    while rest.read(&mut buffer).await? > 0 {}
-    Ok(())
 }

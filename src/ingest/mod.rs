@@ -2,7 +2,8 @@
 //!
 //! # One webhook's way
 //!
-//! The **listener** (`listener`) takes a connection, bounded in number and time. The **door** (`door`) reads
+//! The **listener** (`listener`) takes connections, bounded in number, and each is a **conversation**
+//! (`conversation`), bounded in time. The **door** (`door`) reads
 //! one request of a **source** (`source`) within its bounds, lets the verifier ([`verify`]) say whether it is
 //! the source's, and makes of it what is to be stored. The **keeper** (`keeper`) gathers what comes
 //! while a commit is under way into the next, and answers when it is committed. While the database is
@@ -12,7 +13,9 @@
 //! From the outbox on it is an event like any other.
 
 mod answer;
+mod conversation;
 mod door;
+pub mod doorstep;
 mod keeper;
 mod listener;
 mod source;
@@ -28,7 +31,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::clock::Present;
+use crate::config::{Config, IngestSettings};
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::stopper::Stopper;
@@ -39,6 +43,7 @@ use keeper::Keeper;
 use listener::Listener;
 use source::Source;
 use spool::Spool;
+use tls::Tls;
 
 /// What comes in is one statement at a time; beside it one may be looking whether the database is back.
 const CONNECTIONS: usize = 2;
@@ -87,7 +92,7 @@ impl Ingest {
         let settings = &config.ingest;
         let Some(address) = settings.listen else { return Ok(None) };
         let tls = match (&settings.certificate_file, &settings.key_file) {
-            (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
+            (Some(certificate), Some(key)) => Some(Tls::open(certificate, key)?),
             _ => None,
         };
         let listener = Listener::bind(address, tls, settings, metrics).await?;
@@ -95,16 +100,12 @@ impl Ingest {
             Some(path) => Some(Spool::open(path, settings.spool_bytes, settings.spool_files)?),
             None => None,
         };
-        let sources = settings.sources.iter().map(|(name, source)| {
-            let opened = Source::new(name, source);
-            opened.map_err(|source| IngestError::Secret { name: name.clone(), source })
-        });
-        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let sources = sources(settings)?;
         let timeout = config.database.statement_timeout;
         let store = Store::open(database.clone(), CONNECTIONS, timeout)?;
         let (sender, waiting) = mpsc::channel(settings.max_in_flight);
         let keeper = Keeper::new(store, spool, settings, metrics, status);
-        let door = Door::new(sources, settings, sender, metrics);
+        let door = Door::new(sources, settings, sender, metrics, Present::default());
         Ok(Some(Self { listener, door, keeper, waiting, grace: config.relay.grace }))
     }
 
@@ -126,4 +127,12 @@ impl Ingest {
         // ends when the door is gone, and with it the last that could wait
         tokio::join!(serving, self.keeper.keep(self.waiting));
     }
+}
+
+fn sources(settings: &IngestSettings) -> Result<Vec<Source>, IngestError> {
+    let sources = settings.sources.iter().map(|(name, source)| {
+        let opened = Source::new(name, source);
+        opened.map_err(|source| IngestError::Secret { name: name.clone(), source })
+    });
+    sources.collect()
 }

@@ -1,86 +1,290 @@
-//! Turns a case into bytes of HTTP, changes those too, and lets a server of hyper read them from a
-//! connection. What answers is [`answer`]; a listener takes its place there and nowhere else.
+//! Turns a case into bytes of HTTP, changes those too, and sends them over a connection to the door as it
+//! is: its conversation, its bounds, its words. Only what keeps a webhook is ours, and says by chance that
+//! it is stored, known, spooled or cannot be kept.
+//!
+//! The runtime's clock stands still until everybody waits, so time-outs pass at once.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes as Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use posthaste::ingest::verify::Verifier;
+use jiff::Timestamp;
+use posthaste::clock::Present;
+use posthaste::config::{self, Hidden, IngestSettings, Sources};
+use posthaste::ingest::doorstep::{Doorstep, Kept};
+use posthaste::ingest::verify::{Scheme, Verifier};
+use posthaste::metrics::Metrics;
+use posthaste::model::incoming::Incoming;
+use posthaste::model::pick::is_json;
+use posthaste::store::received::Stored;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::case::{Bytes, Case, change_bytes};
-use super::judge;
+use super::answers::{self, Answer};
+use super::case::{Bytes, Case, NAMES, change_bytes};
+use super::{TOLERANCE, judge, oracle};
 
-const BODY_MAX: usize = 1 << 20;
+/// More than a head and a body may take, and the last word. On the clock that stands still.
+const ENDS: Duration = Duration::from_secs(60);
+/// Both are lent to senders one piece at a time.
+const BUFFER: usize = 8 * 1024;
+/// Long against every body of a case but one.
+const MAX_BODY: usize = 16 * 1024;
+const INSIDE: &str = "10.1.2.3";
+const OUTSIDE: &str = "192.0.2.7";
 
-/// A connection whose peer has said everything ends by itself.
-const ENDS: Duration = Duration::from_secs(5);
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
-/// What became of each request that hyper found in the bytes, and of the connection.
+/// One source. Every header by which anybody proves anything is kept, so that what is kept can be judged.
+static SETTINGS: LazyLock<IngestSettings> = LazyLock::new(|| {
+    let headers = [&NAMES[..], &["*"]].concat().join(", ");
+    let flags = [
+        ("database.url", "postgres://localhost/x".to_owned()),
+        ("ingest.sources.source.verify", "none".to_owned()),
+        ("ingest.sources.source.headers", headers),
+        ("ingest.sources.source.clients", "10.0.0.0/8".to_owned()),
+        ("ingest.sources.source.max_body", format!("{MAX_BODY}B")),
+    ];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value)).into();
+    let config = config::load(&Sources { flags, ..Sources::default() });
+    config.expect("the settings fit").ingest
+});
+
+/// How a sender ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It has said everything, and listens.
+    SaysNoMore,
+    /// It could say more, and does not.
+    Waits,
+    /// It hangs up and hears nothing.
+    HangsUp,
+}
+
+/// How it is sent, and what becomes of what is taken.
+struct Way {
+    outside: bool,
+    leaving: Leaving,
+    /// It is sent in so many pieces.
+    pieces: usize,
+    /// It is sent a second time on the same connection.
+    twice: bool,
+    /// Whatever is changed on the way: then the door may read something else than was meant.
+    changes: usize,
+    fates: [u8; 2],
+}
+
+/// What was taken, and what the sender is to hear of it.
+struct Took {
+    incoming: Incoming,
+    kept: Option<Kept>,
+}
+
+impl Way {
+    fn choose(bytes: &mut Bytes<'_>) -> Self {
+        Self {
+            outside: bytes.byte().is_multiple_of(16),
+            leaving: match bytes.byte() % 8 {
+                0 => Leaving::HangsUp,
+                1 | 2 => Leaving::Waits,
+                _ => Leaving::SaysNoMore,
+            },
+            pieces: [1, 1, 2, 7][usize::from(bytes.byte() % 4)],
+            twice: bytes.byte().is_multiple_of(4),
+            changes: [0, 0, 1, 2][usize::from(bytes.byte() % 4)],
+            fates: [bytes.byte(), bytes.byte()],
+        }
+    }
+
+    fn peer(&self) -> IpAddr {
+        if self.outside { OUTSIDE } else { INSIDE }.parse().expect("an address")
+    }
+}
+
+/// What became of each request that was found in the bytes, and of the connection.
 pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> Vec<String> {
-    let mut sent = request(case, bytes);
-    let changes = [0, 0, 1, 2][usize::from(bytes.byte() % 4)];
-    for _ in 0..changes {
+    let way = Way::choose(bytes);
+    let one = request(case, bytes);
+    let mut sent = if way.twice { [&one[..], &one].concat() } else { one };
+    for _ in 0..way.changes {
         change_bytes(&mut sent, bytes);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let became = RefCell::new(Vec::new());
-    let answered = runtime.expect("a runtime").block_on(async {
-        let (mut client, server) = tokio::io::duplex(sent.len() + 1);
-        client.write_all(&sent).await.expect("there is room for all of it");
-        client.shutdown().await.expect("it is open");
-        let service = service_fn(|request| answer(case, verifier, request, &became));
-        let connection = http1::Builder::new()
-            .half_close(true) // the client has said everything and waits
-            .serve_connection(TokioIo::new(server), service);
-        let mut answer = Vec::new();
-        let reading = client.read_to_end(&mut answer);
-        let both = async { tokio::join!(connection, reading) };
-        let ended = tokio::time::timeout(ENDS, both).await;
-        assert!(ended.is_ok(), "the connection does not end: {:?}", String::from_utf8_lossy(&sent));
-        !answer.is_empty()
-    });
-    let mut became = became.into_inner();
-    if case.untouched && changes == 0 {
-        assert_eq!(became, ["believed"], "signed, sent and not changed: {case:?}");
-        became.push("signed, sent and not changed".to_owned());
+    let (said, took) = converse(case, &way, &sent);
+    let answers = answers::read(&said, &case.secrets);
+    for took in &took {
+        is_as_it_was_signed(case, &way, took);
     }
-    let requests = !became.is_empty();
-    became.push(match (requests, answered) {
-        (true, _) => "through HTTP: answered".to_owned(),
-        (false, true) => "through HTTP: no request".to_owned(),
-        (false, false) => "through HTTP: not even an answer".to_owned(),
-    });
+    if way.leaving == Leaving::HangsUp {
+        return vec!["through HTTP: hung up".to_owned()];
+    }
+    each_hears_what_became_of_it(case, &answers, &took);
+    let is_whole = way.changes == 0 && case.is_faithful();
+    let as_sent = is_whole.then(|| what_is_said(case, verifier, &way, &answers, &took));
+    let mut became: Vec<_> =
+        answers.iter().map(|answer| format!("through HTTP: {}", answer.status)).collect();
+    became.extend(as_sent.flatten());
+    if answers.is_empty() {
+        became.push("through HTTP: not even an answer".to_owned());
+    }
     became
 }
 
-/// What a listener does with a request, as far as it concerns who sent it.
-async fn answer(
+/// What the door said on the connection, and what it took.
+fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let mut settings = SETTINGS.clone();
+    let source = settings.sources.get_mut("source").expect("it is set above");
+    source.verify = case.scheme;
+    source.secrets = case.secrets.iter().cloned().map(Hidden::new).collect();
+    source.tolerance = TOLERANCE;
+    let now = Timestamp::from_second(case.now).expect("the case keeps within the range");
+    let present = Present::still_at(now);
+    let doorstep = Doorstep::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
+    let mut took: Vec<Took> = Vec::new();
+    let keep = |incoming| {
+        let number = took.len();
+        let event = Some((i64::try_from(number).expect("a few"), now));
+        let kept = match way.fates[number.min(1)] % 8 {
+            0 => None,
+            1 => Some(Kept::Spooled),
+            2 => Some(Kept::Stored(Stored { is_new: false, event })),
+            3 => Some(Kept::Stored(Stored { is_new: false, event: None })),
+            _ => Some(Kept::Stored(Stored { is_new: true, event })),
+        };
+        took.push(Took { incoming, kept: kept.clone() });
+        kept
+    };
+    let said = runtime.block_on(async {
+        let (client, server) = tokio::io::duplex(BUFFER);
+        let both = async { tokio::join!(doorstep.hold(server, keep), send(client, way, sent)).1 };
+        let ended = tokio::time::timeout(ENDS, both).await;
+        ended.unwrap_or_else(|_| panic!("it does not end: {:?}", String::from_utf8_lossy(sent)))
+    });
+    (said, took)
+}
+
+async fn send(client: tokio::io::DuplexStream, way: &Way, sent: &[u8]) -> Vec<u8> {
+    let (mut hearing, mut saying) = tokio::io::split(client);
+    let piece = sent.len().div_ceil(way.pieces).max(1);
+    let said = async {
+        for piece in sent.chunks(piece) {
+            // whoever is refused need not have been read to the end
+            if saying.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if way.leaving == Leaving::SaysNoMore {
+            drop(saying.shutdown().await);
+        }
+    };
+    let mut heard = Vec::new();
+    if way.leaving == Leaving::HangsUp {
+        drop(tokio::time::timeout(Duration::from_millis(1), said).await);
+        return heard;
+    }
+    let (_, read) = tokio::join!(said, hearing.read_to_end(&mut heard));
+    read.expect("memory can be read");
+    heard
+}
+
+/// Whatever was made of the bytes: what is kept was signed by whoever knew a secret, and fits its columns.
+fn is_as_it_was_signed(case: &Case, way: &Way, took: &Took) {
+    assert!(!way.outside, "took what came from outside: {case:?}");
+    let Incoming { source, sender_id, event_type, headers, payload, .. } = &took.incoming;
+    let kept: BTreeMap<String, String> = serde_json::from_str(headers).expect("an object of texts");
+    let said: Vec<_> = kept.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let body = payload.as_str().as_bytes();
+    assert!(oracle::believes(case, &said, body), "kept what nobody signed: {case:?} as {said:?}");
+    assert!(body.len() <= MAX_BODY && is_json(payload.as_str()), "{case:?}");
+    assert_eq!(source, "source");
+    for name in [sender_id, event_type] {
+        assert!((1..=256).contains(&name.chars().count()), "{name:?}");
+        assert!(!name.contains(char::is_control), "{name:?}");
+    }
+    assert!(event_type == "source" || event_type.starts_with("source."), "{event_type:?}");
+    assert!(!event_type.contains([' ', '*']) && !event_type.contains(".."), "{event_type:?}");
+}
+
+/// What was kept was answered with a 2xx and what was not was not, each in turn.
+fn each_hears_what_became_of_it(case: &Case, answers: &[Answer], took: &[Took]) {
+    let is_challenge = |answer: &Answer| {
+        case.scheme == Scheme::Slack && answer.status == 200 && !answer.body["challenge"].is_null()
+    };
+    let mut took = took.iter();
+    for answer in answers.iter().filter(|answer| !is_challenge(answer)) {
+        let cannot = answer.status == 503;
+        if !cannot && answer.status >= 300 {
+            continue;
+        }
+        let kept = took.next().map(|took| &took.kept);
+        let kept = kept.unwrap_or_else(|| panic!("{answer:?} of nothing that was kept: {case:?}"));
+        let status = match kept {
+            None => {
+                assert_eq!(answer.body["detail"], "it cannot be kept now");
+                503
+            }
+            Some(Kept::Stored(stored)) => {
+                let word = if stored.is_new { "stored" } else { "duplicate" };
+                assert_eq!(answer.body["status"], word);
+                assert_eq!(answer.body["id"].is_string(), stored.event.is_some());
+                200
+            }
+            Some(Kept::Spooled) => {
+                assert_eq!(answer.body["status"], "spooled");
+                202
+            }
+            Some(Kept::Challenge(_)) => unreachable!("nobody keeps a question"),
+        };
+        assert_eq!(answer.status, status);
+    }
+    assert!(took.next().is_none(), "kept, and its sender heard nothing: {case:?}");
+}
+
+/// What came as it was sent is answered as its bounds, its verifier and its body have it.
+fn what_is_said(
     case: &Case,
     verifier: &Verifier,
-    request: Request<Incoming>,
-    became: &RefCell<Vec<String>>,
-) -> Result<Response<Full<Body>>, Infallible> {
-    let (head, body) = request.into_parts();
-    let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
-        became.borrow_mut().push("through HTTP: the body breaks off".to_owned());
-        let mut refused = Response::new(Full::default());
-        *refused.status_mut() = StatusCode::BAD_REQUEST;
-        return Ok(refused);
+    way: &Way,
+    answers: &[Answer],
+    took: &[Took],
+) -> Option<String> {
+    let first = answers.first().expect("what was sent as it should be is answered");
+    let believed = judge(case, verifier, &case.header_map(), &case.body) == "believed";
+    let text = std::str::from_utf8(&case.body).ok().filter(|text| is_json(text));
+    let fits = case.body.len() <= MAX_BODY;
+    let wanted = match () {
+        () if way.outside => Some(403),
+        () if !fits => Some(413),
+        () if !believed => Some(401),
+        () if text.is_none() => Some(400),
+        () => None,
     };
-    let what = judge(case, verifier, &head.headers, &body.to_bytes());
-    became.borrow_mut().push(what);
-    Ok(Response::new(Full::default()))
+    if let Some(wanted) = wanted {
+        assert_eq!(first.status, wanted, "{case:?}");
+        return None;
+    }
+    // a changed header may name the event as none can be called
+    let is_taken = [200, 202, 503].contains(&first.status);
+    assert!(is_taken || !case.untouched && first.status == 422, "{first:?} of {case:?}");
+    if !case.untouched {
+        return None;
+    }
+    // what is refused or away ends no conversation that was in order
+    assert_eq!(answers.len(), 1 + usize::from(way.twice), "{case:?}");
+    for took in took {
+        assert_eq!(Some(took.incoming.payload.as_str()), text);
+    }
+    Some("signed, sent and not changed".to_owned())
 }
 
 fn request(case: &Case, bytes: &mut Bytes<'_>) -> Vec<u8> {
     let mut sent = b"POST /in/source HTTP/1.1\r\nHost: localhost\r\n".to_vec();
+    sent.extend(b"Content-Type: application/json\r\n");
     for (name, value) in &case.headers {
         sent.extend([name, &b": "[..], value, b"\r\n"].concat());
     }

@@ -37,7 +37,8 @@ const DICTIONARY: [&str; 24] = [
     "\"",
 ];
 
-const NAMES: [&str; 19] = [
+/// Every header that anybody reads to believe a request, or to call it by a name.
+pub(super) const NAMES: [&str; 19] = [
     "webhook-id",
     "webhook-timestamp",
     "webhook-signature",
@@ -205,6 +206,14 @@ impl Case {
             10 => shift_along(self),
             _ => change_bytes(&mut self.headers[which].1, bytes),
         }
+    }
+
+    /// Whether its headers, put on a connection, are read as what they are.
+    pub(super) fn is_faithful(&self) -> bool {
+        /// Less than `ingest.max_head`, with what every request has.
+        const HEAD: usize = 15 * 1024;
+        let length: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        length < HEAD && self.header_map().len() == self.headers.len()
     }
 
     /// As a server hands them on: a header that is none does not get that far.

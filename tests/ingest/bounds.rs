@@ -45,6 +45,44 @@ async fn whoever_drips_bytes_is_cut_off_and_told_why() {
 }
 
 #[tokio::test]
+async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let relay = Relay::on(&database.url()).taking_in().start().await;
+    let locker = database.client().await;
+    locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
+    let request = format!("{HEAD}content-length: 2\r\n\r\n{{}}");
+    let mut line = Line::to(relay.door()).await.unwrap();
+    line.say(&request).await.unwrap();
+    line.say_no_more().await.unwrap();
+    // It has been read to its end, and the end of what its sender says with it.
+    waits_for_a_lock(&client, "receive").await;
+    locker.batch_execute("commit").await.unwrap();
+    assert_eq!(line.hear().await.unwrap().status, 200);
+    line.ended().await;
+    // Whoever shuts it too early is not waited for.
+    for (early, status) in [(HEAD.len() / 2, None), (request.len() - 1, Some(400))] {
+        let mut line = Line::to(relay.door()).await.unwrap();
+        line.say(&request[..early]).await.unwrap();
+        line.say_no_more().await.unwrap();
+        assert_eq!(line.hear().await.ok().map(|answer| answer.status), status);
+        line.ended().await;
+    }
+    // Nor is whoever has gone away altogether while its webhook waits.
+    locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
+    let mut line = Line::to(relay.door()).await.unwrap();
+    line.say(&request).await.unwrap();
+    waits_for_a_lock(&client, "receive").await;
+    drop(line);
+    locker.batch_execute("commit").await.unwrap();
+    until("every connection to end", || async {
+        (relay.metric("posthaste_ingest_connections", "").await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
+}
+
+#[tokio::test]
 async fn a_head_without_end_is_refused() {
     let database = TestDatabase::new().await;
     let relay = Relay::on(&database.url()).taking_in().start().await;

@@ -66,6 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.0.get_mut().flush().await
     }
 
+    /// Shuts its half: it has said everything, and listens.
+    pub async fn say_no_more(&mut self) -> std::io::Result<()> {
+        self.0.get_mut().shutdown().await
+    }
+
     /// Reads one answer.
     #[track_caller]
     pub fn hear(&mut self) -> impl Future<Output = std::io::Result<Answer>> + '_ {
