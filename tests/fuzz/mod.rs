@@ -59,7 +59,7 @@ fn judge(case: &Case, verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> 
         Err(refusal) => {
             let bound = matches!(
                 refusal,
-                Refusal::Repeated(_) | Refusal::TooLong(_) | Refusal::TooManySignatures(_)
+                Refusal::Repeated(_) | Refusal::TooLong(_) | Refusal::TooManySignatures { .. }
             );
             assert!(bound || !believed, "{refusal}, but it is signed: {case:?} as {headers:?}");
             let text = refusal.to_string();
@@ -75,7 +75,7 @@ fn sort(refusal: Refusal) -> &'static str {
         Refusal::Repeated(_) => "a header comes more than once",
         Refusal::TooLong(_) => "a header is too long",
         Refusal::Malformed { .. } => "a header is malformed",
-        Refusal::TooManySignatures(_) => "too many signatures",
+        Refusal::TooManySignatures { .. } => "too many signatures",
         Refusal::NoSignature(_) => "no signature of a known kind",
         Refusal::SignatureMismatch => "the signature does not match",
         Refusal::TokenMismatch => "the token does not match",

@@ -1,14 +1,9 @@
-//! Bounds: of time, of size, of number; TLS; and a stop that answers what had come.
+//! Bounds: of time, of size, of number; and a stop that answers what had come.
 
-use std::sync::Arc;
-
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{Authority, Line, Relay, TestDatabase, post, until, value, waits_for_a_lock};
+use crate::support::{Line, Relay, TestDatabase, post, until, value, waits_for_a_lock};
 
 const HEAD: &str = "POST /in/shop HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                     authorization: Bearer s3cret\r\n";
@@ -207,47 +202,6 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
     let stored = value::<i64>(&client, "select count(*) from posthaste.outbox").await;
     let said = answers.iter().filter(|&&status| status == 200).count();
     assert!(stored >= i64::try_from(said).unwrap());
-}
-
-#[tokio::test]
-async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
-    let directory = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
-    let path = |name: &str, text: String| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let (certificate, key) = authority.identity(&["localhost"]).pem();
-    let database = TestDatabase::new().await;
-    let relay = Relay::on(&database.url())
-        .taking_in()
-        .set("ingest.certificate_file", &path("certificate.pem", certificate))
-        .set("ingest.key_file", &path("key.pem", key))
-        .set("ingest.head_time", "1s")
-        .start()
-        .await;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = TcpStream::connect(relay.door()).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut line = Line::over(connector.connect(name, stream).await.unwrap());
-    assert_eq!(line.shop("one", "{}").await.unwrap().status, 200);
-    assert_eq!(line.shop("two", "{}").await.unwrap().status, 200, "the connection is kept");
-
-    let mut plain = Line::to(relay.door()).await.unwrap();
-    assert!(plain.shop("three", "{}").await.is_err());
-    // Whoever never shakes hands makes room for others.
-    Line::to(relay.door()).await.unwrap().ended().await;
-    let client = database.client().await;
-    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
 }
 
 #[tokio::test]

@@ -2,47 +2,109 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use posthaste::demo::postgres::StopMode;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::support::{
-    Line, Receiver, Relay, RelayBuilder, Server, endpoint, inconsistencies, settled, until,
+    Line, Receiver, Relay, RelayBuilder, Server, endpoint, inconsistencies, settled, until, value,
 };
 
-const SENDERS: usize = 8;
+/// How much comes, and for how long.
+struct Load {
+    time: Duration,
+    /// Webhooks a second over all senders, whether or not those before were taken in time.
+    rate: u32,
+    senders: usize,
+}
 
-/// Sends one webhook after the other until it is over; returns those that were taken.
-async fn send(sender: usize, door: SocketAddr, is_over: watch::Receiver<bool>) -> BTreeSet<String> {
-    let (mut taken, mut n, mut line) = (BTreeSet::new(), 0, None);
-    while !*is_over.borrow() {
-        if line.is_none() {
-            line = Line::to(door).await.ok();
+/// Who sends, and when the next is due.
+struct Schedule {
+    door: SocketAddr,
+    began: Instant,
+    between: Duration,
+    next: AtomicU32,
+    is_over: watch::Receiver<bool>,
+}
+
+/// What became of what was sent.
+#[derive(Default)]
+struct Said {
+    taken: BTreeSet<String>,
+    spooled: usize,
+    /// Of those, so many answers said that it had been taken before.
+    known: usize,
+    refused: usize,
+    /// Nothing was heard: it was sent again.
+    unheard: usize,
+    slowest: Duration,
+}
+
+/// Sends what is due, one after the other, until it is over.
+async fn send(schedule: Arc<Schedule>) -> Said {
+    let (mut said, mut line) = (Said::default(), None);
+    loop {
+        let n = schedule.next.fetch_add(1, Ordering::Relaxed);
+        let due = schedule.began + schedule.between * n;
+        let mut is_over = schedule.is_over.clone();
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => {}
+            _ = is_over.wait_for(|over| *over) => return said,
         }
-        let Some(open) = &mut line else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            continue;
-        };
         // What nobody has heard of is sent again under the same id, as a good sender does.
-        let id = format!("{sender}-{n}");
-        match open.shop(&id, format!("{id:?}")).await {
-            Ok(answer) if answer.status < 300 => {
-                taken.insert(id);
-                n += 1;
+        let id = format!("{n}");
+        while !said.taken.contains(&id) {
+            if *is_over.borrow() {
+                return said;
             }
-            Ok(answer) => assert!([503, 429].contains(&answer.status), "{answer:?}"),
-            Err(_) => line = None,
+            if line.is_none() {
+                line = Line::to(schedule.door).await.ok();
+            }
+            let Some(open) = &mut line else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            match open.shop(&id, format!("{id:?}")).await {
+                Ok(answer) if answer.status < 300 => {
+                    said.spooled += usize::from(answer.status == 202);
+                    said.known += usize::from(answer.json()["status"] == "duplicate");
+                    said.taken.insert(id.clone());
+                }
+                Ok(answer) => {
+                    assert!([503, 429].contains(&answer.status), "{answer:?}");
+                    said.refused += 1;
+                    // Too many at once, who all come again at once, is too many for ever.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    line = None;
+                }
+                Err(_) => {
+                    said.unheard += 1;
+                    line = None;
+                }
+            }
         }
+        said.slowest = said.slowest.max(due.elapsed());
     }
-    taken
 }
 
 /// Everything that was taken has arrived, and is one event.
 async fn reckon_up(taken: &BTreeSet<String>, receiver: &Receiver, client: &Client) {
+    // As long as it goes on: there may be a backlog of minutes.
+    let owed = "select (select count(*) from posthaste.unrouted_events) \
+                      + (select count(*) from posthaste.deliveries)";
+    let mut left = i64::MAX;
+    while left > 0 {
+        left = until("less to be owed", || async {
+            let now = value::<i64>(client, owed).await;
+            (now < left).then_some(now)
+        })
+        .await;
+    }
     settled(client).await;
     let text = |body: Vec<u8>| serde_json::from_slice::<String>(&body).unwrap();
     let arrived: BTreeSet<String> =
@@ -51,11 +113,12 @@ async fn reckon_up(taken: &BTreeSet<String>, receiver: &Receiver, client: &Clien
     assert!(missing.is_empty(), "answered 2xx and never arrived: {missing:?}");
     let twice = "select payload::text from posthaste.outbox group by 1 having count(*) > 1";
     assert_eq!(client.query(twice, &[]).await.unwrap().len(), 0);
+    eprintln!("lost 0 of {}, doubled 0", taken.len());
     assert_eq!(inconsistencies(client).await, [""; 0]);
 }
 
-/// Kills relay and server at random for so long while webhooks come, then reckons up.
-async fn whatever_is_killed(time: Duration, seed: u64) {
+/// Kills relay and server at random while webhooks come, then reckons up.
+async fn whatever_is_killed(load: Load, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut server = Server::start(&[]).await;
     let receiver = Receiver::start().await;
@@ -80,55 +143,82 @@ async fn whatever_is_killed(time: Duration, seed: u64) {
     };
 
     let (over, is_over) = watch::channel(false);
+    let between = Duration::from_secs(1) / load.rate;
+    let began = Instant::now();
+    let next = AtomicU32::new(0);
+    let schedule = Arc::new(Schedule { door, began, between, next, is_over });
     let mut senders = JoinSet::new();
-    for sender in 0..SENDERS {
-        senders.spawn(send(sender, door, is_over.clone()));
+    for _ in 0..load.senders {
+        senders.spawn(send(Arc::clone(&schedule)));
     }
-    let end = Instant::now() + time;
-    let (mut kills, mut restarts) = (0, 0);
-    while Instant::now() < end {
+    let (mut kills, mut ended, mut restarts) = (0, 0, 0);
+    while began.elapsed() < load.time {
         tokio::time::sleep(Duration::from_millis(random.u64(50..1500))).await;
         let (restart, kill) = [(true, true), (true, false), (false, true)][random.usize(0..3)];
         if restart {
             restarts += 1;
-            server.stop(StopMode::Immediate).await;
+            server.kill().await;
             tokio::time::sleep(Duration::from_millis(random.u64(0..2000))).await;
         }
         // It ends by itself if the server goes away while it begins.
-        if kill || relay.ended().is_some() {
+        if relay.ended().is_some() {
+            ended += 1;
+            relay = again(&server).await;
+        } else if kill {
             kills += 1;
-            if relay.ended().is_none() {
-                relay.kill().await;
-            }
+            relay.kill().await;
             relay = again(&server).await;
         }
         if restart {
             server.start_again().await;
         }
     }
+    let time = began.elapsed();
     over.send(true).unwrap();
-    let taken: BTreeSet<String> = senders.join_all().await.into_iter().flatten().collect();
-    eprintln!("seed {seed}: {} taken, {kills} kills, {restarts} restarts", taken.len());
+    let mut all = Said::default();
+    for said in senders.join_all().await {
+        all.taken.extend(said.taken);
+        all.spooled += said.spooled;
+        all.known += said.known;
+        all.refused += said.refused;
+        all.unheard += said.unheard;
+        all.slowest = all.slowest.max(said.slowest);
+    }
+    let taken = all.taken.len();
+    eprintln!(
+        "seed {seed}: {taken} taken in {time:.0?} ({:.0} a second of {} due), of which {} spooled and {} had been \
+         taken unheard; {} answers that it cannot be kept, {} times no answer, {:.1?} at most until one was \
+         taken; kill -9 of the relay {kills} times and of PostgreSQL {restarts}; {ended} relays ended by themselves",
+        taken as f64 / time.as_secs_f64(),
+        load.rate,
+        all.spooled,
+        all.known,
+        all.refused,
+        all.unheard,
+        all.slowest,
+    );
     if relay.ended().is_some() {
         relay = again(&server).await;
     }
     relay.ready().await;
     until("the spool to be empty", || async { (relay.spool().await["files"] == 0).then_some(()) })
         .await;
-    reckon_up(&taken, &receiver, &server.client().await).await;
-    assert!(taken.len() > 100 && kills > 0 && restarts > 0);
+    reckon_up(&all.taken, &receiver, &server.client().await).await;
+    assert!(taken > 100 && kills > 0 && restarts > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_what_was_answered_arrives_as_one_event() {
-    whatever_is_killed(Duration::from_secs(10), 7).await;
+    let load = Load { time: Duration::from_secs(10), rate: 200, senders: 16 };
+    whatever_is_killed(load, 7).await;
 }
 
-/// `INGEST_MINUTES` says for how long; 10 unless it is given.
+/// 500 a second. `INGEST_MINUTES` says for how long; 10 unless it is given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn whatever_is_killed_for_long_what_was_answered_arrives_as_one_event() {
     let given = std::env::vars().find(|(name, _)| name == "INGEST_MINUTES");
     let minutes = given.map_or(10, |(_, minutes)| minutes.parse().expect("a number of minutes"));
-    whatever_is_killed(Duration::from_secs(60 * minutes), fastrand::u64(..)).await;
+    let load = Load { time: Duration::from_secs(60 * minutes), rate: 500, senders: 64 };
+    whatever_is_killed(load, fastrand::u64(..)).await;
 }

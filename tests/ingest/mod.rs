@@ -3,5 +3,8 @@
 mod bounds;
 mod chaos;
 mod door;
+mod gitlab;
+mod pooler;
 mod raw;
 mod spool;
+mod tls;

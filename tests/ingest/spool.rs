@@ -219,6 +219,73 @@ async fn a_commit_that_takes_too_long_goes_to_the_spool_and_is_one_event_all_the
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
 }
 
+/// Holds up the first statement that comes there, and none that comes after it, as long as somebody has
+/// the lock.
+fn gate(table: &str, when: &str) -> String {
+    format!(
+        "create sequence public.comers;
+         create function public.hold_up_the_first() returns trigger language plpgsql as $$ begin
+           if nextval('public.comers') = 1 then perform pg_advisory_xact_lock(1); end if;
+           return new;
+         end $$;
+         create trigger held_up {when} insert on posthaste.{table}
+           for each row execute function public.hold_up_the_first();"
+    )
+}
+
+#[tokio::test]
+async fn a_statement_that_still_runs_while_its_webhook_is_stored_from_the_spool_adds_nothing() {
+    // Before it has noted the name, so that the spool's copy is the event; and after it has, so that the
+    // copy waits to see what becomes of it.
+    for (table, when, overtaken) in [("received", "before", true), ("outbox", "after", false)] {
+        let database = TestDatabase::new().await;
+        let client = database.client().await;
+        client.batch_execute(&gate(table, when)).await.unwrap();
+        let receiver = Receiver::start().await;
+        endpoint(&receiver.url("/")).with("body_format", "raw").add(&client).await;
+        let spool = tempfile::tempdir().unwrap();
+        let relay = spooling(&database.url(), spool.path())
+            .set("ingest.database_patience", "300ms")
+            .start()
+            .await;
+        let locker = database.client().await;
+        locker.batch_execute("select pg_advisory_lock(1)").await.unwrap();
+        let mut line = Line::to(relay.door()).await.unwrap();
+        assert_eq!(send(&mut line, 0).await, 202);
+        let running = async || {
+            let running = "select count(*) from pg_stat_activity where datname = current_database() \
+                           and query like '-- receive:%' and state = 'active'";
+            value::<i64>(&client, running).await
+        };
+        waits_for_a_lock(&client, "receive").await;
+        if overtaken {
+            spool_is_empty(&relay).await;
+            receiver.wait_for(1).await;
+            assert_eq!(running().await, 1, "the first is still under way");
+        } else {
+            until("the copy to wait for the first", || async {
+                (running().await == 2).then_some(())
+            })
+            .await;
+            assert_eq!(relay.spool().await["files"], 1);
+        }
+        locker.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
+        until("the first to end", || async { (running().await == 0).then_some(()) }).await;
+        spool_is_empty(&relay).await;
+        settled(&client).await;
+        for table in ["outbox", "received"] {
+            let rows = format!("select count(*) from posthaste.{table}");
+            assert_eq!(value::<i64>(&client, &rows).await, 1, "{table}");
+        }
+        assert_eq!(numbers(&receiver), [0]);
+        // And it is known under its name by whoever sends it again.
+        let mut line = Line::to(relay.door()).await.unwrap();
+        assert_eq!(send(&mut line, 0).await, 200);
+        assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 1);
+        assert_eq!(inconsistencies(&client).await, [""; 0]);
+    }
+}
+
 #[tokio::test]
 async fn a_commit_whose_answer_was_lost_is_one_event() {
     let server = Server::start(&[]).await;

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use certificates::{Authority, Identity};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
-pub use inside::run_inside;
+pub use inside::{run_inside, take_in_inside};
 pub use pooler::Pooler;
 pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
 pub use relay::{Relay, RelayBuilder};

@@ -1,7 +1,6 @@
 //! Why a request is not believed, in words that help an honest sender and tell a forger nothing he
 //! did not send himself.
 
-use super::compare::SIGNATURES_MAX;
 use super::headers::VALUE_MAX;
 
 /// A request was not verified. What it displays may be told to the sender.
@@ -15,8 +14,8 @@ pub enum Refusal {
     TooLong(&'static str),
     #[error("{header} is not {expected}")]
     Malformed { header: &'static str, expected: &'static str },
-    #[error("{0} holds more than {SIGNATURES_MAX} signatures")]
-    TooManySignatures(&'static str),
+    #[error("{header} holds more than {most} signatures")]
+    TooManySignatures { header: &'static str, most: usize },
     /// Signatures of versions this source does not check are passed over; here nothing was left.
     #[error("{0} holds no signature that can be checked here")]
     NoSignature(&'static str),

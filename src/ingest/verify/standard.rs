@@ -142,8 +142,13 @@ impl Signatures {
             {
                 found.v1a.push(signature);
             }
-            if found.v1.len() + found.v1a.len() > compare::SIGNATURES_MAX {
-                return Err(Refusal::TooManySignatures(header));
+            let all = found.v1.len() + found.v1a.len();
+            for (count, most) in
+                [(all, compare::SIGNATURES_MAX), (found.v1a.len(), compare::ED25519_MAX)]
+            {
+                if count > most {
+                    return Err(Refusal::TooManySignatures { header, most });
+                }
             }
         }
         if found.v1.is_empty() && found.v1a.is_empty() {

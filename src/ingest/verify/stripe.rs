@@ -54,7 +54,8 @@ fn parse(header: &[u8]) -> Result<(&[u8], Vec<encoding::Mac>), Refusal> {
             }
         } else if let Some(mac) = item.strip_prefix(b"v1=").and_then(encoding::hex) {
             if signatures.len() == compare::SIGNATURES_MAX {
-                return Err(Refusal::TooManySignatures(SIGNATURE));
+                let most = compare::SIGNATURES_MAX;
+                return Err(Refusal::TooManySignatures { header: SIGNATURE, most });
             }
             signatures.push(mac);
         }

@@ -343,7 +343,7 @@ fn neither_errors_nor_debug_show_a_secret() {
 fn a_refusal_tells_the_sender_what_is_wrong() {
     let expected = "Authorization is longer than 4096 bytes";
     assert_eq!(Refusal::TooLong("Authorization").to_string(), expected);
-    let many = Refusal::TooManySignatures("Stripe-Signature").to_string();
+    let many = Refusal::TooManySignatures { header: "Stripe-Signature", most: 8 }.to_string();
     assert_eq!(many, "Stripe-Signature holds more than 8 signatures");
     let github = hmacs::github().header("X-Hub-Signature-256", "sha1=12");
     let expected = "X-Hub-Signature-256 is not `sha256=` and 64 hex digits";

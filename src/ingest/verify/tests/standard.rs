@@ -74,8 +74,16 @@ fn what_is_no_signature_is_none() {
 fn the_list_is_bounded() {
     let wrong = format!("v1,{}= ", "A".repeat(43));
     put(&format!("{}{V1}", wrong.repeat(7))).unwrap();
-    let many = Err(Refusal::TooManySignatures("webhook-signature"));
-    assert_eq!(put(&format!("{}{V1}", wrong.repeat(8))), many);
+    let many = |most| Err(Refusal::TooManySignatures { header: "webhook-signature", most });
+    assert_eq!(put(&format!("{}{V1}", wrong.repeat(8))), many(8));
+    // Each of these is checked against every public key, before anything is known about the sender.
+    let wrong = format!("v1a,{}== ", "A".repeat(86));
+    let put = |list: &str| asymmetric().header("webhook-signature", list).verify();
+    put(&format!("{}{V1A}", wrong.repeat(2))).unwrap();
+    assert_eq!(put(&format!("{}{V1A}", wrong.repeat(3))), many(3));
+    // also where no key is there to check them
+    let known = symmetric().header("webhook-signature", &format!("{V1} {}", wrong.repeat(4)));
+    assert_eq!(known.verify(), many(3));
 }
 
 #[test]

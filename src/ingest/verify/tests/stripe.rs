@@ -65,7 +65,7 @@ fn there_is_one_timestamp() {
 fn the_list_is_bounded() {
     let zeros = format!(",v1={}", "0".repeat(64));
     put(&format!("t=1700000000{},v1={V1}", zeros.repeat(7))).unwrap();
-    let many = Err(Refusal::TooManySignatures("Stripe-Signature"));
+    let many = Err(Refusal::TooManySignatures { header: "Stripe-Signature", most: 8 });
     assert_eq!(put(&format!("t=1700000000{},v1={V1}", zeros.repeat(8))), many);
 }
 
