@@ -30,7 +30,7 @@ simulate: ## Runs random lists of statements and faults: make simulate MINUTES=6
 	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000) LISTS=$(or $(LISTS),1000000) \
 	cargo test --test main simulation::simulate_for_long -- --ignored --nocapture
 
-fuzz: ## Throws forged webhooks at the verifiers: make fuzz MINUTES=60 SEED=1 (CASES=1: that one alone).
+fuzz: ## Throws forged webhooks at verifiers and door: make fuzz MINUTES=60 SEED=1 (CASES=1: that one alone).
 	MINUTES=$(or $(MINUTES),10) SEED=$(or $(SEED),1000000) CASES=$(or $(CASES),1000000000000) \
 	cargo test --release --test main fuzz::fuzz_for_long -- --ignored --nocapture
 

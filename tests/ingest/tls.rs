@@ -35,8 +35,8 @@ impl Files {
     }
 
     /// A relay that shows what is in the files.
-    async fn relay(&self, database: &TestDatabase) -> Relay {
-        let relay = Relay::on(&database.url()).taking_in().set("ingest.head_time", "1s");
+    async fn relay(&self, database: &TestDatabase, head_time: &str) -> Relay {
+        let relay = Relay::on(&database.url()).taking_in().set("ingest.head_time", head_time);
         relay
             .set("ingest.certificate_file", self.path("certificate").to_str().unwrap())
             .set("ingest.key_file", self.path("key").to_str().unwrap())
@@ -77,7 +77,7 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     files.put("certificate", &certificate);
     files.put("key", &key);
     let database = TestDatabase::new().await;
-    let relay = files.relay(&database).await;
+    let relay = files.relay(&database, "1s").await;
     let mut line = Line::over(files.connect(relay.door()).await);
     assert_eq!(line.shop("one", "{}").await.unwrap().status, 200);
     assert_eq!(line.shop("two", "{}").await.unwrap().status, 200, "the connection is kept");
@@ -97,7 +97,7 @@ async fn a_certificate_that_is_replaced_is_shown_and_one_that_cannot_be_used_is_
     files.put("certificate", &old.0);
     files.put("key", &old.1);
     let database = TestDatabase::new().await;
-    let relay = files.relay(&database).await;
+    let relay = files.relay(&database, "1m").await;
     assert_eq!(files.shown(relay.door()).await, der(&old.0));
     let mut kept = Line::over(files.connect(relay.door()).await);
     // It is looked at when somebody comes.

@@ -12,7 +12,7 @@ pub(super) const SIGNATURES_MAX: usize = 8;
 
 /// Of ed25519, where each costs a multiple of what a MAC of a short body does, and needs no long one: the old
 /// key's, the new one's, and one to spare. With all the keys that a source may have, a forger's request is worth
-/// 30 of them, about 2 ms.
+/// 30 of them, 2 to 3 ms.
 pub(super) const ED25519_MAX: usize = 3;
 
 /// Whether one of the presented MACs is that of `parts` under one of the keys. The body is hashed
