@@ -91,7 +91,11 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize, lasting: Duration) -> R
         }
         Bell::Relay => relay = Some(Relay::start(lab, &bed).await?),
     }
-    let rate = pgbench(lab, &bed, clients, lasting).await?;
+    let payload = load::payload();
+    let script = format!(
+        "insert into posthaste.outbox (event_type, payload) values ('order.paid', '{payload}');\n"
+    );
+    let rate = pgbench(lab, &bed, &script, clients, lasting, "").await?;
     if let Some(relay) = relay {
         relay.stop().await?;
     }
@@ -100,20 +104,22 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize, lasting: Duration) -> R
     Ok(rate)
 }
 
-async fn pgbench(lab: &Lab, bed: &Bed, clients: usize, lasting: Duration) -> Result<f64> {
+/// Transactions a second of this script, with these options for each session.
+pub(crate) async fn pgbench(
+    lab: &Lab,
+    bed: &Bed,
+    text: &str,
+    clients: usize,
+    lasting: Duration,
+    options: &str,
+) -> Result<f64> {
     let script = tempfile::NamedTempFile::new()?;
-    let payload = load::payload();
-    std::fs::write(
-        script.path(),
-        format!(
-            "insert into posthaste.outbox (event_type, payload) values ('order.paid', '{payload}');\n"
-        ),
-    )?;
+    std::fs::write(script.path(), text)?;
     let mut command = Command::new(lab.cluster.binaries().path("pgbench"));
     command.args(["--no-vacuum", "--protocol=prepared"]);
     command.args(["--jobs", &clients.min(2).to_string()]);
     command.args(["--client", &clients.to_string(), "--time", &lasting.as_secs().to_string()]);
-    command.arg("--file").arg(script.path()).arg(&bed.url);
+    command.arg("--file").arg(script.path()).arg(&bed.url).env("PGOPTIONS", options);
     let output = command.output().await.context("run pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();

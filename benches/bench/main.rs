@@ -19,6 +19,7 @@ mod dead;
 mod drain;
 mod footprint;
 mod inbox;
+mod ingest;
 mod insert;
 mod isolation;
 mod lab;
@@ -50,11 +51,12 @@ const RECEIVER: &str = "receiver";
 const IN_FULL: &str = "full";
 
 /// Name and what it measures, in the order in which they run.
-const MEASUREMENTS: [(&str, &str); 10] = [
+const MEASUREMENTS: [(&str, &str); 11] = [
     ("drain", "deliveries a second from a backlog, against a bare client"),
     ("cost", "what a delivery costs, by statement and kind of WAL record"),
     ("latency", "from an insert to its arrival, at a steady rate"),
     ("insert", "what the bell costs the application"),
+    ("ingest", "webhooks taken in, beside a bare server and the same inserts"),
     ("isolation", "whether one hanging endpoint holds up nine others"),
     ("dead", "whether a dead endpoint with a long queue costs a healthy one anything"),
     ("pinned", "whether a transaction that stays open slows the relay down"),
@@ -110,6 +112,7 @@ async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
         "cost" => cost::measure(lab).await,
         "latency" => latency::measure(lab).await,
         "insert" => insert::measure(lab).await,
+        "ingest" => ingest::measure(lab).await,
         "isolation" => isolation::measure(lab).await,
         "dead" => dead::measure(lab).await,
         "pinned" => pinned::measure(lab).await,

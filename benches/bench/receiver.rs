@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use posthaste::clock::Clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -27,6 +27,8 @@ use tokio::task::{JoinSet, LocalSet};
 pub(crate) const COUNT: &str = "/_/count";
 /// All of them, a line each: path, `webhook-id`, and when, in microseconds of Unix time.
 pub(crate) const TAKE: &str = "/_/take";
+/// What is posted here is read, answered with 204 and forgotten.
+pub(crate) const BARE: &str = "/bare";
 /// What is posted here is read and never answered.
 pub(crate) const HANG: &str = "/hang";
 
@@ -103,6 +105,12 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let text = match head.uri.path() {
+        BARE => {
+            drop(body.collect().await);
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
         COUNT => state.arrivals.borrow().len().to_string(),
         TAKE => listed(&state.arrivals.take()),
         HOLD | RELEASE => {

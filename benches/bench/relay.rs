@@ -45,7 +45,7 @@ impl Relay {
 
     /// With these settings in its environment.
     pub(crate) async fn start_with(lab: &Lab, bed: &Bed, with: &[(&str, &str)]) -> Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = free_address()?;
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("relay.log");
         let file = File::create(&log)?;
@@ -121,17 +121,28 @@ impl Relay {
     }
 
     async fn says_ready(&self) -> bool {
+        self.get("/ready").await.is_ok_and(|response| response.starts_with("HTTP/1.1 200"))
+    }
+
+    /// All it counts.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        Ok(self.get("/metrics").await?)
+    }
+
+    async fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut response = String::new();
-        let asked = async {
-            let mut stream = TcpStream::connect(self.address).await?;
-            let request = b"GET /ready HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n";
-            stream.write_all(request).await?;
-            stream.read_to_string(&mut response).await
-        };
-        asked.await.is_ok() && response.starts_with("HTTP/1.1 200")
+        stream.read_to_string(&mut response).await?;
+        Ok(response)
     }
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
