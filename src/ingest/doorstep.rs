@@ -1,5 +1,6 @@
-//! The doorstep: the conversation and the door as they are, with neither a port nor a database. Whoever
-//! stands here brings the bytes and says what becomes of each webhook that is taken. Tests throw
+//! The doorstep: the conversation and the door as they are, with neither a port nor a database.
+//!
+//! Whoever stands here brings the bytes and says what becomes of each webhook that is taken. Tests throw
 //! anything at it.
 
 use std::fmt;

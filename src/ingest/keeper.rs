@@ -4,13 +4,13 @@
 //! While the spool holds anything, what comes goes behind it, so that order is kept; the spool is drained
 //! as fast as the database takes it. Only this task knows where each webhook is.
 
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::answer::{Kept, Refused};
@@ -28,7 +28,7 @@ use crate::store::{Store, StoreError};
 const STATEMENT_BYTES: usize = 2 << 20;
 /// Between two tries to store what is in the spool: at first, and at most.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(2);
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_millis(500);
 /// How often the spool's gauges move though nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -77,14 +77,18 @@ struct Drained {
     error: Option<String>,
 }
 
+impl Drained {
+    fn failed(error: String) -> Self {
+        Self { fates: Vec::new(), error: Some(error) }
+    }
+}
+
 #[derive(Debug)]
 enum Fate {
     Stored,
     Unreadable(Unreadable),
     Refused(StoreError),
 }
-
-type Draining = Pin<Box<dyn Future<Output = Drained> + Send>>;
 
 impl Place {
     pub(super) fn new(
@@ -148,21 +152,16 @@ impl Keeper {
     /// Keeps what comes until nothing more can.
     pub(super) async fn keep(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut came = Vec::with_capacity(self.batch);
-        let mut draining: Option<Draining> = None;
+        // At most one, beside what comes: if it went on only between two writes to the spool, those who send
+        // all the while would never see it emptied.
+        let mut draining = JoinSet::new();
         let mut try_again = TRY_AGAIN;
         let mut next_try = Instant::now();
         let mut look = every(LOOK_EVERY);
         self.tell();
         loop {
-            let may_drain = draining.is_none() && !self.spool_is_empty();
-            let drained = async {
-                match &mut draining {
-                    Some(draining) => draining.await,
-                    None => pending().await,
-                }
-            };
-            // Each arm may be dropped: receiving takes nothing out until it is done, and the drain goes
-            // on where it was.
+            let may_drain = draining.is_empty() && !self.spool_is_empty();
+            // Each arm may be dropped: receiving and joining take nothing out until they are done.
             tokio::select! {
                 received = waiting.recv_many(&mut came, self.batch) => {
                     if received == 0 {
@@ -171,15 +170,17 @@ impl Keeper {
                     }
                     self.keep_all(&mut came).await;
                 }
-                drained = drained => {
-                    draining = None;
+                Some(drained) = draining.join_next() => {
+                    let drained = drained.unwrap_or_else(|error| Drained::failed(error.to_string()));
                     let stood_still = drained.error.is_some();
                     try_again = if stood_still { (try_again * 2).min(TRY_AGAIN_AT_MOST) } else { TRY_AGAIN };
                     next_try = Instant::now() + if stood_still { try_again } else { Duration::ZERO };
                     self.settle(drained).await;
                 }
                 () = tokio::time::sleep_until(next_try), if may_drain => {
-                    draining = self.drain();
+                    if let Some(drain) = self.drain() {
+                        draining.spawn(drain);
+                    }
                 }
                 _ = look.tick() => {}
             }
@@ -277,11 +278,11 @@ impl Keeper {
         (0..incoming.len()).map(answer).collect()
     }
 
-    /// Begins to store the oldest of the spool.
-    fn drain(&self) -> Option<Draining> {
+    /// Stores the oldest of the spool.
+    fn drain(&self) -> Option<impl Future<Output = Drained> + Send + use<>> {
         let spool = Arc::clone(self.spool.as_ref()?);
         let (store, batch) = (self.store.clone(), self.batch);
-        Some(Box::pin(async move {
+        Some(async move {
             let read = aside(move || {
                 let (oldest, directory) = {
                     let spool = locked(&spool);
@@ -292,7 +293,7 @@ impl Keeper {
                 oldest.into_iter().map(|entry| (entry, directory.read(entry))).collect::<Vec<_>>()
             });
             store_read(&store, read.await.unwrap_or_default()).await
-        }))
+        })
     }
 
     /// Takes out of the spool what was drained.

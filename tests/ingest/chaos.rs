@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,6 +22,8 @@ struct Load {
     /// Webhooks a second over all senders, whether or not those before were taken in time.
     rate: u32,
     senders: usize,
+    /// Milliseconds between one fault that is mended and the next.
+    calm: Range<u64>,
 }
 
 /// Who sends, and when the next is due.
@@ -43,6 +46,18 @@ struct Said {
     /// Nothing was heard: it was sent again.
     unheard: usize,
     slowest: Duration,
+}
+
+impl Said {
+    fn and(mut self, other: Self) -> Self {
+        self.taken.extend(other.taken);
+        self.spooled += other.spooled;
+        self.known += other.known;
+        self.refused += other.refused;
+        self.unheard += other.unheard;
+        self.slowest = self.slowest.max(other.slowest);
+        self
+    }
 }
 
 /// Sends what is due, one after the other, until it is over.
@@ -92,19 +107,23 @@ async fn send(schedule: Arc<Schedule>) -> Said {
     }
 }
 
-/// Everything that was taken has arrived, and is one event.
-async fn reckon_up(taken: &BTreeSet<String>, receiver: &Receiver, client: &Client) {
-    // As long as it goes on: there may be a backlog of minutes.
-    let owed = "select (select count(*) from posthaste.unrouted_events) \
-                      + (select count(*) from posthaste.deliveries)";
+/// Waits as long as it goes on: there may be a backlog of minutes.
+async fn none_left<F: Future<Output = i64>>(what: &str, count: impl Fn() -> F) {
     let mut left = i64::MAX;
     while left > 0 {
-        left = until("less to be owed", || async {
-            let now = value::<i64>(client, owed).await;
+        left = until(&format!("less to be {what} than {left}"), || async {
+            let now = count().await;
             (now < left).then_some(now)
         })
         .await;
     }
+}
+
+/// Everything that was taken has arrived, and is one event.
+async fn reckon_up(taken: &BTreeSet<String>, receiver: &Receiver, client: &Client) {
+    let owed = "select (select count(*) from posthaste.unrouted_events) \
+                      + (select count(*) from posthaste.deliveries)";
+    none_left("owed", || value::<i64>(client, owed)).await;
     settled(client).await;
     let text = |body: Vec<u8>| serde_json::from_slice::<String>(&body).unwrap();
     let arrived: BTreeSet<String> =
@@ -153,7 +172,7 @@ async fn whatever_is_killed(load: Load, seed: u64) {
     }
     let (mut kills, mut ended, mut restarts) = (0, 0, 0);
     while began.elapsed() < load.time {
-        tokio::time::sleep(Duration::from_millis(random.u64(50..1500))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(load.calm.clone()))).await;
         let (restart, kill) = [(true, true), (true, false), (false, true)][random.usize(0..3)];
         if restart {
             restarts += 1;
@@ -175,15 +194,7 @@ async fn whatever_is_killed(load: Load, seed: u64) {
     }
     let time = began.elapsed();
     over.send(true).unwrap();
-    let mut all = Said::default();
-    for said in senders.join_all().await {
-        all.taken.extend(said.taken);
-        all.spooled += said.spooled;
-        all.known += said.known;
-        all.refused += said.refused;
-        all.unheard += said.unheard;
-        all.slowest = all.slowest.max(said.slowest);
-    }
+    let all = senders.join_all().await.into_iter().fold(Said::default(), Said::and);
     let taken = all.taken.len();
     eprintln!(
         "seed {seed}: {taken} taken in {time:.0?} ({:.0} a second of {} due), of which {} spooled and {} had been \
@@ -201,15 +212,14 @@ async fn whatever_is_killed(load: Load, seed: u64) {
         relay = again(&server).await;
     }
     relay.ready().await;
-    until("the spool to be empty", || async { (relay.spool().await["files"] == 0).then_some(()) })
-        .await;
+    none_left("spooled", async || relay.spool().await["files"].as_i64().unwrap()).await;
     reckon_up(&all.taken, &receiver, &server.client().await).await;
     assert!(taken > 100 && kills > 0 && restarts > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_what_was_answered_arrives_as_one_event() {
-    let load = Load { time: Duration::from_secs(10), rate: 200, senders: 16 };
+    let load = Load { time: Duration::from_secs(10), rate: 200, senders: 16, calm: 50..1500 };
     whatever_is_killed(load, 7).await;
 }
 
@@ -219,6 +229,7 @@ async fn whatever_is_killed_what_was_answered_arrives_as_one_event() {
 async fn whatever_is_killed_for_long_what_was_answered_arrives_as_one_event() {
     let given = std::env::vars().find(|(name, _)| name == "INGEST_MINUTES");
     let minutes = given.map_or(10, |(_, minutes)| minutes.parse().expect("a number of minutes"));
-    let load = Load { time: Duration::from_secs(60 * minutes), rate: 500, senders: 64 };
+    let time = Duration::from_secs(60 * minutes);
+    let load = Load { time, rate: 500, senders: 64, calm: 500..4000 };
     whatever_is_killed(load, fastrand::u64(..)).await;
 }

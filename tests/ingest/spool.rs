@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use posthaste::demo::postgres::StopMode;
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::support::{
@@ -92,6 +93,42 @@ async fn what_comes_while_the_database_is_away_arrives_once_and_in_order_when_it
     assert_eq!(numbers(&receiver), (0..201).collect::<Vec<_>>());
     assert_eq!(files(spool.path(), ".event"), [""; 0]);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_is_emptied_although_more_comes_all_the_while() {
+    const SENDERS: usize = 16;
+    let mut server = Server::start(&[]).await;
+    let spool = tempfile::tempdir().unwrap();
+    let relay = spooling(&server.url(), spool.path()).start().await;
+    server.stop(StopMode::Fast).await;
+    let (over, is_over) = tokio::sync::watch::channel(false);
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let (door, is_over) = (relay.door(), is_over.clone());
+        senders.spawn(async move {
+            let mut line = Line::to(door).await.unwrap();
+            let mut sent = 0;
+            // None of them waits for anything but its answer.
+            while !*is_over.borrow() {
+                let answer =
+                    line.shop(&format!("{sender}-{sent}"), sent.to_string()).await.unwrap();
+                assert!([200, 202].contains(&answer.status), "{answer:?}");
+                sent += 1;
+            }
+            sent
+        });
+    }
+    let many =
+        async |many: u64| (relay.spool().await["files"].as_u64() >= Some(many)).then_some(());
+    until("the spool to fill", || many(1000)).await;
+    server.start_again().await;
+    spool_is_empty(&relay).await;
+    over.send(true).unwrap();
+    let sent: i64 = senders.join_all().await.into_iter().sum();
+    let client = server.client().await;
+    spool_is_empty(&relay).await;
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, sent);
 }
 
 #[tokio::test]
