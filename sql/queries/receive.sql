@@ -17,12 +17,14 @@ known as materialized (
   select r.source, r.sender_id, r.event_id, r.event_created_at
   from first f
   cross join lateral (
-    -- Two bounds and an order say `=` in the one way that leaves the planner no other index.
+    -- The first at this key or behind it, whichever that is: an order that leaves the planner no other index, and
+    -- one row that ends the scan. (An upper bound of two columns would not: all the source's rows would be read.)
     select r.* from posthaste.received r
-    where (r.source, r.sender_id) >= (f.source, f.sender_id) and (r.source, r.sender_id) <= (f.source, f.sender_id)
+    where (r.source, r.sender_id) >= (f.source, f.sender_id)
     order by r.source, r.sender_id
     limit 1
   ) r
+  where r.source = f.source and r.sender_id = f.sender_id
 ),
 numbered as materialized (
   select nextval('posthaste.outbox_id_seq') as id, clock_timestamp() as created_at, f.*

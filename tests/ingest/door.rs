@@ -269,6 +269,15 @@ async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
             assert!(!plan.contains("Seq Scan on received"), "{statistics}\n{plan}");
         }
     }
+    // And it is looked up: what lies behind it under the same source is not read as well.
+    let explain = "explain (analyze, buffers, timing off) \
+                   execute receive('{s1}', '{10}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')";
+    let plan: Vec<String> =
+        client.query(explain, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let from = plan.iter().position(|line| line.contains("using received_pkey")).unwrap();
+    let buffers = plan[from..].iter().find_map(|line| line.split_once("shared hit=")).unwrap().1;
+    let buffers: u32 = buffers.split(' ').next().unwrap().parse().unwrap();
+    assert!(buffers <= 8, "{buffers} of them:\n{}", plan.join("\n"));
 }
 
 #[tokio::test]
