@@ -269,9 +269,9 @@ async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
             assert!(!plan.contains("Seq Scan on received"), "{statistics}\n{plan}");
         }
     }
-    // And it is looked up: what lies behind it under the same source is not read as well.
+    // What is not there is found missing at once: what lies behind it under its source is not read as well.
     let explain = "explain (analyze, buffers, timing off) \
-                   execute receive('{s1}', '{10}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')";
+                   execute receive('{s1}', '{10x}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')";
     let plan: Vec<String> =
         client.query(explain, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     let from = plan.iter().position(|line| line.contains("using received_pkey")).unwrap();
