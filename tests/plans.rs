@@ -164,6 +164,66 @@ async fn routing_reads_the_outbox_by_transaction_and_finds_endpoints_by_route() 
     }
 }
 
+/// Pages that a statement touches, wherever they were, in looking for lines.
+async fn pages_of_lines(client: &Client, name: &str, arguments: &str) -> u64 {
+    fn add(plan: &Value, pages: &mut u64) {
+        match plan {
+            Value::Array(plans) => plans.iter().for_each(|plan| add(plan, pages)),
+            Value::Object(fields) => {
+                let index = fields.get("Index Name").and_then(Value::as_str).unwrap_or("");
+                if ["deliveries_in_line", "one_delivery_of_a_line_has_its_turn"].contains(&index) {
+                    let of = |key: &str| fields.get(key).and_then(Value::as_u64).unwrap_or(0);
+                    *pages += of("Shared Hit Blocks") + of("Shared Read Blocks");
+                }
+                fields.values().for_each(|value| add(value, pages));
+            }
+            _ => {}
+        }
+    }
+    let explain =
+        format!("explain (analyze, buffers, timing off, format json) execute {name} ({arguments})");
+    let mut pages = 0;
+    add(&value(client, &explain).await, &mut pages);
+    pages
+}
+
+#[tokio::test]
+async fn a_line_that_is_not_there_is_not_looked_for_among_all_others() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    // The heads of 5,000 lines, and one more behind each; one line waits without a head.
+    client
+        .batch_execute(
+            "insert into posthaste.endpoints (url, ordered) values ('https://example.com/', true);
+             insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at,
+                                               ordering_key, place, in_line)
+               select 1000000 + 2 * n + w, 1, now(), now(), 'key' || n, 1, case when w = 1 then true end
+                 from generate_series(1, 5000) n, generate_series(0, 1) w;
+             insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at,
+                                               ordering_key, place, in_line)
+               values (999999, 1, now(), now(), 'a', 1, true);
+             analyze posthaste.deliveries",
+        )
+        .await
+        .unwrap();
+    for (name, plans, text, arguments) in [
+        ("give_turns", QUEUE_PLANS, QUEUE[4].1, "'{1}', '{a}', null"),
+        (
+            "route",
+            ROUTER_PLANS,
+            include_str!("../sql/queries/route.sql"),
+            "1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 9, 100000",
+        ),
+    ] {
+        let event = "insert into posthaste.outbox (event_type, payload, ordering_key) \
+                     values ('order.paid', '{}', 'b')";
+        client.batch_execute(event).await.unwrap();
+        client.batch_execute(&format!("{SESSION} {plans} prepare {name} as {text}")).await.unwrap();
+        let pages = pages_of_lines(&client, name, arguments).await;
+        assert!((1..=16).contains(&pages), "{name} touches {pages} pages");
+    }
+}
+
 /// Claims of one endpoint, as `claim` returns them.
 async fn claim(client: &Client, statement: &tokio_postgres::Statement, token: i64) -> Vec<i64> {
     let now: Option<jiff::Timestamp> = None;

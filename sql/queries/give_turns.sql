@@ -18,16 +18,17 @@ next as materialized (
     order by d.place, d.event_id
     limit 1
   ) n
-  -- Two bounds and an order say `=` in the one way that leaves the planner no other index.
+  -- The first at this key or behind it, whichever that is: an order that leaves the planner no other index, and
+  -- one row that ends the scan. (An upper bound of two columns would not: where there is no head, those of all
+  -- later keys of the endpoint would be read.)
   left join lateral (
-    select true as is_there from posthaste.deliveries h
+    select h.endpoint_id, h.ordering_key from posthaste.deliveries h
     where h.ordering_key is not null and h.in_line is null
       and (h.endpoint_id, h.ordering_key) >= (line.endpoint_id, line.ordering_key)
-      and (h.endpoint_id, h.ordering_key) <= (line.endpoint_id, line.ordering_key)
     order by h.endpoint_id, h.ordering_key
     limit 1
-  ) head on true
-  where head.is_there is null
+  ) head on head.endpoint_id = line.endpoint_id and head.ordering_key = line.ordering_key
+  where head.endpoint_id is null
     and n.place < coalesce((select posthaste.open_span()), 9223372036854775807)
 ),
 given as (

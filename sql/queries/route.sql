@@ -101,25 +101,22 @@ owed as materialized (
 -- Where somebody is live already, all are in line; else all but the first. While the span has more to
 -- come, nobody knows who is first.
 line as materialized (
-  select o.*, head.is_there is not null or next.is_there is not null as is_live
+  select o.*, head.endpoint_id is not null or next.endpoint_id is not null as is_live
   from (select owed_to, line, min(id) as first from owed where line is not null group by owed_to, line) o
-  -- See give_turns for the bounds.
+  -- See give_turns for the bound.
   left join lateral (
-    select true as is_there from posthaste.deliveries d
+    select d.endpoint_id, d.ordering_key from posthaste.deliveries d
     where d.ordering_key is not null and d.in_line is null
       and (d.endpoint_id, d.ordering_key) >= (o.owed_to, o.line)
-      and (d.endpoint_id, d.ordering_key) <= (o.owed_to, o.line)
     order by d.endpoint_id, d.ordering_key
     limit 1
-  ) head on true
+  ) head on head.endpoint_id = o.owed_to and head.ordering_key = o.line
   left join lateral (
-    select true as is_there from posthaste.deliveries d
-    where d.in_line
-      and (d.endpoint_id, d.ordering_key) >= (o.owed_to, o.line)
-      and (d.endpoint_id, d.ordering_key) <= (o.owed_to, o.line)
+    select d.endpoint_id, d.ordering_key from posthaste.deliveries d
+    where d.in_line and (d.endpoint_id, d.ordering_key) >= (o.owed_to, o.line)
     order by d.endpoint_id, d.ordering_key
     limit 1
-  ) next on true
+  ) next on next.endpoint_id = o.owed_to and next.ordering_key = o.line
 ),
 ranked as materialized (
   select o.*, span.number as place, turn.in_line, due.is_due,
