@@ -82,6 +82,23 @@ async fn a_rate_limit_holds_over_all_relays() {
 }
 
 #[tokio::test]
+async fn what_a_relay_took_when_it_was_alone_is_shared_with_those_that_join() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).with("rate_limit", 10).add(&client).await;
+    let relay = || Relay::on(&database.url()).set("relay.heartbeat", "200ms").start();
+    let _alone = relay().await;
+    many(&client, "order.paid", 100).await;
+    holds(&client, "count(*) > 50 from posthaste.deliveries where claimed_by is not null").await;
+
+    let _others = tokio::join!(relay(), relay());
+    settled(&client).await;
+    holds(&client, "count(distinct relay_id) = 3 from posthaste.attempts").await;
+    holds(&client, "count(*) = 100 from posthaste.attempts where outcome = 'answered'").await;
+}
+
+#[tokio::test]
 async fn what_one_relay_serves_is_taken_over_by_another() {
     let database = TestDatabase::new().await;
     let client = database.client().await;

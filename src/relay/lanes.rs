@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::Shared;
-use super::deliver::{Line, Plan, deliver};
+use super::deliver::{Line, Plan, Sent, deliver};
 use super::pace::Pace;
 use super::record::Finished;
 use crate::model::delivery::Delivery;
@@ -24,12 +24,15 @@ use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::model::window::Window;
 
-/// A lane may hold this many times its window in claims, so that workers need not wait for the next
-/// statement. More would make more duplicates after a crash, and no more speed.
-pub(super) const CLAIMS_PER_WINDOW: usize = 16;
-/// … and no more than keep it busy for this long: an endpoint that takes a second for each has none
-/// waiting here that another relay could send. Long against a statement.
+/// A lane holds as many claims as keep it busy for this long, so that workers need not wait for the next
+/// statement, and an endpoint that takes a second for each has none waiting here that another relay could
+/// send. Long against a statement.
 const AHEAD_MS: f64 = 200.0;
+/// Of an endpoint of which nothing is known, so many for each request.
+pub(super) const FIRST_CLAIMS_PER_REQUEST: usize = 16;
+/// However fast it is: some statements' worth. More would only make more attempts whose end is not known
+/// after a crash.
+const MOST_CLAIMS: usize = 2_048;
 
 /// How long a lane is kept of an endpoint that others serve.
 const NOT_OURS_FOR: Duration = Duration::from_secs(600);
@@ -45,8 +48,6 @@ pub(super) struct Lanes {
 pub(super) struct Lane {
     pub(super) id: EndpointId,
     inner: Mutex<Inner>,
-    /// A permit for each parked worker that is called back.
-    calls: Semaphore,
 }
 
 #[derive(Debug)]
@@ -65,12 +66,15 @@ struct Inner {
     finished: u64,
     in_flight: usize,
     workers: usize,
-    /// Workers that are parked and not called.
-    parked: usize,
+    /// Workers that are parked and not called; the last to come is the first to be called, since its
+    /// connection is still warm.
+    parked: Vec<Arc<Notify>>,
     tally: Tally,
     /// How long attempts take here, lately.
     mean_ms: Option<f64>,
     closed: bool,
+    /// Closed for good.
+    dismissed: bool,
 }
 
 /// What has come of an endpoint's attempts since it was last noted.
@@ -81,6 +85,21 @@ pub(super) struct Tally {
     pub(super) duration_ms: f64,
 }
 
+/// How long an attempt took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    all_ms: f64,
+    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
+    answer_ms: f64,
+}
+
+impl Times {
+    fn of(sent: &Sent) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
+    }
+}
+
 /// What a worker is to do.
 enum Next {
     Send(Box<Delivery>, Arc<Plan>, Ticket),
@@ -88,6 +107,8 @@ enum Next {
     Return(Vec<Delivery>),
     /// Nothing to do, or not allowed to: wait to be called.
     Park,
+    /// There will be nothing to do.
+    Leave,
     /// The endpoint's rate allows the next one only then.
     Pace(Duration),
 }
@@ -124,13 +145,14 @@ impl Lanes {
             finished: 0,
             in_flight: 0,
             workers: 0,
-            parked: 0,
+            parked: Vec::new(),
             tally: Tally::default(),
             mean_ms: None,
             closed: false,
+            dismissed: false,
         };
         inner.divide(shared.share());
-        let lane = Arc::new(Lane { id, inner: Mutex::new(inner), calls: Semaphore::new(0) });
+        let lane = Arc::new(Lane { id, inner: Mutex::new(inner) });
         lanes.insert(id, Arc::clone(&lane));
         lane
     }
@@ -220,10 +242,9 @@ impl Lane {
     fn staff(self: &Arc<Self>, inner: &mut Inner, shared: &Arc<Shared>) {
         let wanted = inner.queue.len() + inner.in_flight;
         let allowed = width(&inner.window).min(shared.budget.share()).min(wanted);
-        while inner.workers - inner.parked < allowed {
-            if inner.parked > 0 {
-                inner.parked -= 1;
-                self.calls.add_permits(1);
+        while inner.workers - inner.parked.len() < allowed {
+            if let Some(parked) = inner.parked.pop() {
+                parked.notify_one();
             } else {
                 inner.workers += 1;
                 let work = work(Arc::clone(self), Arc::clone(shared));
@@ -240,15 +261,18 @@ impl Lane {
         }
     }
 
-    fn next(&self, shared: &Shared) -> Next {
+    fn next(&self, shared: &Shared, call: &Arc<Notify>) -> Next {
         let mut inner = self.lock();
+        if inner.dismissed {
+            return Next::Leave;
+        }
         if !inner.serves && !inner.queue.is_empty() {
             shared.let_others_know();
             return Next::Return(inner.queue.drain(..).collect());
         }
         let busy = inner.in_flight >= width(&inner.window).min(shared.budget.share());
         if inner.queue.is_empty() || busy || !shared.may_send() {
-            inner.parked += 1;
+            inner.parked.push(Arc::clone(call));
             return Next::Park;
         }
         let wait = inner.pace.as_mut().and_then(|pace| pace.wait(shared.clock.instant()));
@@ -265,12 +289,12 @@ impl Lane {
     }
 
     /// A worker that was not called for long goes home. `false`: it was called just now.
-    fn retire(&self) -> bool {
+    fn retire(&self, call: &Arc<Notify>) -> bool {
         let mut inner = self.lock();
-        if inner.parked == 0 {
+        let Some(place) = inner.parked.iter().position(|parked| Arc::ptr_eq(parked, call)) else {
             return false;
-        }
-        inner.parked -= 1;
+        };
+        inner.parked.remove(place);
         inner.workers -= 1;
         true
     }
@@ -282,12 +306,13 @@ impl Lane {
         ticket: Ticket,
         outcome: &Outcome,
         decision: Decision,
-        took: Duration,
+        times: Times,
     ) -> Option<Transition> {
         let mut inner = self.lock();
+        let in_flight = u32::try_from(inner.in_flight).unwrap_or(u32::MAX);
+        inner.window.after(outcome, times.answer_ms, in_flight);
         inner.in_flight -= 1;
         inner.finished += 1;
-        inner.window.after(outcome);
         let sign = Sign::of(outcome, decision);
         let now = shared.clock.now();
         let transition =
@@ -295,7 +320,7 @@ impl Lane {
         let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
-        let took_ms = took.as_secs_f64() * 1000.0;
+        let took_ms = times.all_ms;
         inner.tally.duration_ms += took_ms;
         inner.mean_ms = Some(inner.mean_ms.map_or(took_ms, |mean| mean + (took_ms - mean) / 8.0));
         self.staff(&mut inner, shared);
@@ -325,8 +350,9 @@ impl Lane {
 
     /// Sends its workers home when they have nothing in flight any more. It cannot be reopened.
     pub(super) fn dismiss(&self) {
-        self.close();
-        self.calls.close();
+        let mut inner = self.lock();
+        (inner.closed, inner.dismissed) = (true, true);
+        inner.parked.drain(..).for_each(|parked| parked.notify_one());
     }
 
     /// What has come of it since last asked, if anything has, and how it stands.
@@ -349,10 +375,11 @@ impl Inner {
             clippy::cast_sign_loss,
             reason = "clamped to a small number"
         )]
-        let per_request = self.mean_ms.map_or(CLAIMS_PER_WINDOW, |mean| {
-            (AHEAD_MS / mean.max(0.1)).clamp(1.0, CLAIMS_PER_WINDOW as f64) as usize
+        let per_request = self.mean_ms.map_or(FIRST_CLAIMS_PER_REQUEST, |mean| {
+            (AHEAD_MS / mean).clamp(1.0, MOST_CLAIMS as f64) as usize
         });
-        let most = limit.min(width(&self.window)) * per_request;
+        let requests = limit.min(width(&self.window));
+        let most = (requests * per_request).min(MOST_CLAIMS.max(requests));
         self.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
     }
 
@@ -377,14 +404,16 @@ fn width(window: &Window) -> usize {
 /// One worker: takes deliveries of its lane and sends them over one connection, one at a time.
 async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
     let mut line = Line::default();
+    let call = Arc::new(Notify::new());
     loop {
-        match lane.next(&shared) {
+        match lane.next(&shared, &call) {
             Next::Send(delivery, plan, ticket) => {
                 let permit = shared.budget.take().await;
                 let sent = deliver(&shared, &plan, &delivery, &mut line).await;
                 drop(permit);
                 let decision = sent.verdict.decision;
-                let transition = lane.finished(&shared, ticket, &sent.outcome, decision, sent.took);
+                let times = Times::of(&sent);
+                let transition = lane.finished(&shared, ticket, &sent.outcome, decision, times);
                 let effect = sent.verdict.effect;
                 shared.report(Finished::sent(&lane, &delivery, sent)).await;
                 super::health::follow(&shared, &lane, transition, effect).await;
@@ -396,25 +425,22 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
             }
             Next::Park => {
                 let idle_timeout = shared.config.delivery.idle_timeout;
-                let mut called = pin!(tokio::time::timeout(idle_timeout, lane.calls.acquire()));
+                let mut called = pin!(tokio::time::timeout(idle_timeout, call.notified()));
                 let called = loop {
                     tokio::select! {
                         called = &mut called => break called,
                         () = shared.files.needed(), if line.file.is_some() => line = Line::default(),
                     }
                 };
-                match called {
-                    Ok(Ok(call)) => call.forget(),
-                    Ok(Err(_)) => return,
-                    Err(_) if lane.retire() => return,
-                    // Called in this very moment: the call is ours to take, or the next to park
-                    // would take it for his and be counted as parked twice.
-                    Err(_) => match lane.calls.acquire().await {
-                        Ok(call) => call.forget(),
-                        Err(_) => return,
-                    },
+                if called.is_err() {
+                    if lane.retire(&call) {
+                        return;
+                    }
+                    // Called in this very moment: the call is taken, lest it end the next rest at once.
+                    call.notified().await;
                 }
             }
+            Next::Leave => return,
             // A slow pace must not hold up a stop: the queue is given back then.
             Next::Pace(wait) => tokio::select! {
                 () = tokio::time::sleep(wait) => {}

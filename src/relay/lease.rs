@@ -90,7 +90,7 @@ async fn beat(
     let settled = Clock.since(*since) >= SETTLE;
     let found = held.renew(shared.holdings.count(), shared.config.relay.lease).await?;
     if found.held {
-        shared.divide(share(shared.relay, &found));
+        shared.divide(share(shared.relay, &found)).await;
         // An error of these is no reason to let go of the lease.
         let errors = &shared.metrics.database_errors.heartbeat;
         if let Err(error) = heed_rules(shared, found.rules_revision, seen_rules).await {

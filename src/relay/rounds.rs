@@ -427,10 +427,7 @@ impl Rounds {
             }
         }
         for lane in lanes.into_values().flatten() {
-            for delivery in lane.take_excess(&shared) {
-                shared.report(Finished::unsent(Some(&lane), &delivery)).await;
-                shared.let_others_know();
-            }
+            shared.give_back_excess(&lane).await;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::agenda::{Agenda, HORIZON};
 use super::files::Files;
 use super::health::Strike;
-use super::lanes::{Budget, CLAIMS_PER_WINDOW, Lanes};
+use super::lanes::{Budget, FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
 use super::lines::ToLookAt;
 use super::record::Finished;
 use crate::clock::{Clock, Present};
@@ -34,7 +34,7 @@ use crate::store::{RelayId, Store, StoreError};
 
 /// Claims held at once for each request that may be in flight. Enough that workers do not wait for
 /// statements; what is held beyond is memory, and possible duplicates after a crash.
-const CLAIMS_PER_REQUEST: usize = 4;
+const CLAIMS_PER_REQUEST: usize = 2;
 
 /// How many files senders of webhooks and what they need may take.
 fn files_of_senders(config: &Config) -> usize {
@@ -214,7 +214,8 @@ impl Shared {
 
     /// The room of an endpoint that has no lane yet.
     pub(super) fn first_room(&self) -> usize {
-        usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX) * CLAIMS_PER_WINDOW
+        usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX)
+            * FIRST_CLAIMS_PER_REQUEST
     }
 
     /// Whether the lease is fresh enough to send under: well before anybody takes us for dead. Leases
@@ -257,16 +258,27 @@ impl Shared {
         *self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Relays have come or gone: limits are divided anew.
-    pub(super) fn divide(self: &Arc<Self>, share: Share) {
+    /// Relays have come or gone: limits are divided anew, and what is beyond this relay's part is given back.
+    pub(super) async fn divide(self: &Arc<Self>, share: Share) {
         let before = std::mem::replace(
             &mut *self.share.lock().unwrap_or_else(PoisonError::into_inner),
             share,
         );
         if before != share {
             tracing::info!(relays = share.relays(), "limits are divided anew");
-            self.lanes.all().iter().for_each(|lane| lane.divide(self));
+            for lane in self.lanes.all() {
+                lane.divide(self);
+                self.give_back_excess(&lane).await;
+            }
             self.room_freed.notify_one();
+        }
+    }
+
+    /// Gives back what was claimed for a lane and others can send sooner.
+    pub(super) async fn give_back_excess(&self, lane: &Arc<Lane>) {
+        for delivery in lane.take_excess(self) {
+            self.report(Finished::unsent(Some(lane), &delivery)).await;
+            self.let_others_know();
         }
     }
 

@@ -173,8 +173,8 @@ impl Lane {
         decision: Decision,
         present: Timestamp,
     ) -> Option<Transition> {
+        self.window.after(outcome, 1.0, self.in_flight);
         self.in_flight -= 1;
-        self.window.after(outcome);
         let delivered = decision == Decision::Delivered;
         self.successes += u32::from(delivered);
         self.failures += u32::from(!delivered);
