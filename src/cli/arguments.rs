@@ -51,6 +51,12 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Look at all that a relay needs, and say how to mend what is amiss. Fails if something does not work.
+    Doctor {
+        /// Say it as JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show it at work: a private Postgres, a receiver with moods, and events.
     Demo(DemoOptions),
 }

@@ -37,6 +37,8 @@ pub enum CliError {
     Relay(#[from] RelayError),
     #[error("run the demo")]
     Demo(#[from] DemoError),
+    #[error("{failed} of {of} things do not work")]
+    Unwell { failed: usize, of: usize },
     #[error("write to standard output")]
     Output(#[source] io::Error),
 }
@@ -63,6 +65,7 @@ impl CliError {
             | Self::Schema(_)
             | Self::Relay(_)
             | Self::Demo(_)
+            | Self::Unwell { .. }
             | Self::Output(_) => FAILED,
         }
     }

@@ -2,6 +2,7 @@
 //! mean for the exit code; printing them is left to `main`.
 
 mod arguments;
+mod doctor;
 mod error;
 mod run;
 
@@ -21,6 +22,7 @@ pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
     PrintMigrations,
+    Doctor { config: Box<Config>, as_json: bool },
     Demo(demo::DemoOptions),
 }
 
@@ -37,13 +39,16 @@ impl Work {
             Command::Run { migrate } => Self::Run { config: load()?, migrate },
             Command::Migrate { print: false } => Self::Migrate { config: load()? },
             Command::Migrate { print: true } => Self::PrintMigrations,
+            Command::Doctor { json } => Self::Doctor { config: load()?, as_json: json },
             Command::Demo(arguments) => Self::Demo(arguments),
         })
     }
 
     fn config(&self) -> Option<&Config> {
         match self {
-            Self::Run { config, .. } | Self::Migrate { config } => Some(config),
+            Self::Run { config, .. } | Self::Migrate { config } | Self::Doctor { config, .. } => {
+                Some(config)
+            }
             Self::PrintMigrations | Self::Demo(_) => None,
         }
     }
@@ -83,6 +88,7 @@ impl Work {
                 }
             }
             Self::PrintMigrations => say(&migrate::print()),
+            Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
             Self::Demo(options) => {
                 demo::run(options, stopper).await?;
                 Ok(())

@@ -9,6 +9,7 @@ pub mod attempts;
 pub mod bell;
 mod connect;
 pub mod deliveries;
+pub mod doctor;
 pub mod endpoints;
 mod error;
 pub mod health;

@@ -85,6 +85,64 @@ impl Unreadable {
     }
 }
 
+/// What waits in a spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spooled {
+    pub files: usize,
+    pub bytes: u64,
+    /// Files that cannot be stored, for a person to look at.
+    pub set_aside: usize,
+    /// Since when the oldest waits.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Looks without taking it: another process may be using it.
+pub(super) fn look(path: &Path) -> io::Result<Spooled> {
+    let mut spooled = Spooled::default();
+    let found = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(spooled),
+        found => found?,
+    };
+    for found in found {
+        let found = found?;
+        match (numbered(&found), found.metadata()) {
+            (Some((_, Kind::Whole)), Ok(about)) => {
+                let since = written(&about);
+                spooled.files += 1;
+                spooled.bytes += about.len();
+                spooled.oldest = Some(spooled.oldest.map_or(since, |oldest| oldest.min(since)));
+            }
+            (Some((_, Kind::SetAside)), _) => spooled.set_aside += 1,
+            // Or stored and taken out just now.
+            _ => {}
+        }
+    }
+    Ok(spooled)
+}
+
+enum Kind {
+    Whole,
+    Unfinished,
+    SetAside,
+}
+
+/// A file of the spool, by its name; others are nobody's business.
+fn numbered(found: &fs::DirEntry) -> Option<(u64, Kind)> {
+    let name = found.file_name();
+    let (number, kind) = name.to_str()?.split_once('.')?;
+    let kind = match kind {
+        WHOLE => Kind::Whole,
+        UNFINISHED => Kind::Unfinished,
+        SET_ASIDE => Kind::SetAside,
+        _ => return None,
+    };
+    Some((number.parse().ok()?, kind))
+}
+
+fn written(about: &fs::Metadata) -> Timestamp {
+    about.modified().ok().and_then(|time| time.try_into().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 impl Spool {
     /// Takes a directory for this process, and looks what the one before has left in it.
     pub(super) fn open(path: &Path, bytes: usize, files: usize) -> Result<Self, IngestError> {
@@ -121,22 +179,15 @@ impl Spool {
         let mut entries = Vec::new();
         for found in fs::read_dir(&self.reader.0)? {
             let found = found?;
-            let name = found.file_name();
-            let Some((number, kind)) = name.to_str().and_then(|name| name.split_once('.')) else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u64>() else { continue };
+            let Some((number, kind)) = numbered(&found) else { continue };
             self.next_number = self.next_number.max(number + 1);
             match kind {
-                WHOLE => {
+                Kind::Whole => {
                     let about = found.metadata()?;
-                    let since = about.modified().ok().and_then(|time| time.try_into().ok());
-                    let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
-                    entries.push(Entry { number, bytes: about.len(), since });
+                    entries.push(Entry { number, bytes: about.len(), since: written(&about) });
                 }
-                UNFINISHED => fs::remove_file(found.path())?,
-                SET_ASIDE => self.set_aside += 1,
-                _ => {}
+                Kind::Unfinished => fs::remove_file(found.path())?,
+                Kind::SetAside => self.set_aside += 1,
             }
         }
         entries.sort_unstable();

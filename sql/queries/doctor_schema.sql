@@ -1,0 +1,54 @@
+-- doctor_schema: how the schema stands, one row for each thing that was looked at. Called by store::doctor::examine.
+-- Reads the catalog alone, so that it can be asked without any privilege. Takes no locks.
+--
+-- $1 whether inserts are to ring the bell
+with missing as (
+  select string_agg(format('%s on %s', p.privilege, c.relname), ', ' order by c.relname, p.privilege) as privileges
+  from pg_class c
+  cross join unnest(array['select', 'insert', 'update', 'delete']) p(privilege)
+  where c.relnamespace = 'posthaste'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+    and not has_table_privilege(c.oid, p.privilege)
+),
+silent as (
+  select string_agg(t.tgname, ', ' order by t.tgname) as triggers,
+         string_agg(format('alter table posthaste.%I enable trigger %I', c.relname, t.tgname), '; ' order by t.tgname) as mend
+  from pg_trigger t
+  join pg_class c on c.oid = t.tgrelid
+  where c.relnamespace = 'posthaste'::regnamespace and not t.tgisinternal and t.tgenabled not in ('O', 'A')
+    and t.tgname <> 'outbox_rings_the_bell'
+),
+bell as (
+  select count(*) > 0 as rings
+  from pg_trigger t
+  join pg_class c on c.oid = t.tgrelid
+  where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'outbox'
+    and t.tgname = 'outbox_rings_the_bell' and t.tgenabled in ('O', 'A')
+),
+unmade as (
+  select string_agg(day.partition, ', ' order by day.partition) as partitions
+  from (
+    select format('%s_%s', parent, to_char((clock_timestamp() at time zone 'UTC')::date + n, 'YYYYMMDD')) as partition
+    from unnest(array['outbox', 'attempts']) parent, generate_series(0, 1) n
+  ) day
+  where not exists (
+    select from pg_class c where c.relnamespace = 'posthaste'::regnamespace and c.relname = day.partition)
+)
+select 'privileges' as what,
+       case when privileges is null then 'ok' else 'failed' end as state,
+       coalesce(format('%s lacks %s', current_user, privileges), 'all that a relay needs') as found,
+       case when privileges is not null then format('grant posthaste_relay to %I', current_user) end as mend
+from missing
+union all
+select 'triggers', case when triggers is null then 'ok' else 'failed' end,
+       coalesce('disabled: ' || triggers, 'all enabled'), mend
+from silent
+union all
+select 'bell', case when rings = $1::bool then 'ok' else 'warning' end,
+       case when rings then 'inserts ring it' else 'inserts do not ring it' end,
+       case when rings <> $1::bool then format('select posthaste.install_bell(%L); a relay does so when it starts', $1::bool) end
+from bell
+union all
+select 'partitions', case when partitions is null then 'ok' else 'warning' end,
+       coalesce('not made: ' || partitions, 'made for today and tomorrow'),
+       case when partitions is not null then 'select posthaste.make_partitions(7); a relay does so every hour' end
+from unmade

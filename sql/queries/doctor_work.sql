@@ -1,0 +1,27 @@
+-- doctor_work: how relays and endpoints stand, one row for each. Called by store::doctor::examine. Takes no locks.
+--
+-- $1 seconds after which a relay is taken for dead
+with relay as (
+  select count(*) filter (where not is_dead) as running, count(*) filter (where is_dead) as dead
+  from (select heartbeat_at < clock_timestamp() - $1::float8 * interval '1 second' as is_dead from posthaste.relays) r
+),
+endpoint as (
+  select count(*) filter (where e.enabled) as enabled,
+         string_agg(e.id::text, ', ' order by e.id) filter (where e.enabled and h.state <> 'flowing') as paused,
+         string_agg(e.id::text, ', ' order by e.id) filter (where e.disabled_at is not null) as disabled
+  from posthaste.endpoints e
+  left join posthaste.endpoint_health h on h.endpoint_id = e.id
+)
+select 'relays' as what,
+       case when running > 0 and dead = 0 then 'ok' else 'warning' end as state,
+       concat_ws(', ', running || ' running', case when dead > 0 then dead || ' dead and not buried' end) as found,
+       case when running = 0 then 'start one: posthaste run'
+            when dead > 0 then 'wait: one that runs takes over what a dead one held' end as mend
+from relay
+union all
+select 'endpoints',
+       case when coalesce(paused, disabled) is null then 'ok' else 'warning' end,
+       concat_ws('; ', enabled || ' enabled', 'paused: ' || paused, 'disabled: ' || disabled),
+       case when coalesce(paused, disabled) is not null then
+         'see posthaste.endpoint_status for why, then select posthaste.enable_endpoint(id); a paused one is probed by itself' end
+from endpoint

@@ -1,0 +1,73 @@
+//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to mend what does not.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::{CliError, database, say};
+use crate::config::{Config, Wake};
+use crate::ingest::{self, Spooled};
+use crate::store::doctor::{Finding, State, examine};
+
+/// Nearly full: somebody should look before it is.
+const MUCH: f64 = 0.5;
+
+pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> {
+    let rings = config.relay.wake == Wake::Listen;
+    let mut findings = examine(&database(config)?, config.relay.lease, rings).await;
+    findings.extend(spool(config));
+    let failed = findings.iter().filter(|finding| finding.state == State::Failed).count();
+    say(&if as_json {
+        format!("{:#}\n", json!({ "healthy": failed == 0, "findings": findings }))
+    } else {
+        text(&findings)
+    })?;
+    if failed > 0 { Err(CliError::Unwell { failed, of: findings.len() }) } else { Ok(()) }
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { what, state, found, mend } in findings {
+        let state = match state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Failed => "FAILED",
+        };
+        let mend = mend.as_ref().map(|mend| format!("\n{:22}{mend}", "")).unwrap_or_default();
+        writeln!(text, "{state:8} {what:12} {found}{mend}").expect("a string takes all");
+    }
+    text
+}
+
+/// How the spool stands, if there is one. It is looked at beside the relay that uses it.
+fn spool(config: &Config) -> Option<Finding> {
+    let settings = &config.ingest;
+    let path = settings.spool.as_ref().filter(|_| settings.listen.is_some())?;
+    let Spooled { files, bytes, set_aside, oldest } = match ingest::look_at_spool(path) {
+        Ok(spooled) => spooled,
+        Err(error) => {
+            let mend = "ingest.spool is to be a directory that the relay may write to; \"off\" does without";
+            let found = format!("{}: {error}", path.display());
+            return Some(Finding::amiss("spool", State::Failed, found, mend));
+        }
+    };
+    let mut found = format!("{files} files, {bytes} bytes wait in {}", path.display());
+    if let Some(oldest) = oldest {
+        write!(found, ", since {oldest:.0}").expect("a string takes all");
+    }
+    if set_aside > 0 {
+        write!(found, "; {set_aside} could not be stored").expect("a string takes all");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a fraction is all that is asked")]
+    let full = (bytes as f64 / settings.spool_bytes as f64)
+        .max(files as f64 / settings.spool_files as f64);
+    Some(if set_aside > 0 {
+        let mend = "look at the files named *.set-aside, and at the relay's log for why";
+        Finding::amiss("spool", State::Warning, found, mend)
+    } else if full > MUCH {
+        let mend = "the database is away or slow: what waits is stored when it is back, and a full spool answers 503";
+        Finding::amiss("spool", State::Warning, found, mend)
+    } else {
+        Finding::ok("spool", found)
+    })
+}

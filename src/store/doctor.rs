@@ -1,0 +1,218 @@
+//! What is amiss with the database, as far as it shows: a finding for each thing that a relay needs.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::statements::parameter_types;
+use super::{Database, StoreError, migrate, reach};
+use crate::clock::Clock;
+
+const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
+const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
+const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
+
+/// The oldest that is tested: 14.
+const OLDEST_SERVER: i32 = 140_000;
+/// Receivers refuse signatures whose time is five minutes off; ours is of this machine's clock.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
+
+/// How it stands with one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A word for it.
+    pub what: String,
+    pub state: State,
+    pub found: String,
+    /// What to do about it: SQL, a command, or a setting. `None`: nothing.
+    pub mend: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// It works, and somebody should look.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+impl Finding {
+    /// All is well.
+    pub fn ok(what: &str, found: impl Into<String>) -> Self {
+        Self { what: what.to_owned(), state: State::Ok, found: found.into(), mend: None }
+    }
+
+    /// Something is not.
+    pub fn amiss(what: &str, state: State, found: impl Into<String>, mend: &str) -> Self {
+        let (what, mend) = (what.to_owned(), Some(mend.to_owned()));
+        Self { what, state, found: found.into(), mend }
+    }
+}
+
+/// Looks at the database, from the connection to the endpoints.
+///
+/// What cannot be looked at because of something before it is left out. `lease`: after which silence a
+/// relay is dead. `rings`: whether inserts are to ring the bell.
+pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let session = database.session(|_| {}).await;
+    let (client, driver) = match session {
+        Ok(session) => session,
+        Err(error) => {
+            let mend = "see that the server runs, and that database.url (or DATABASE_URL) is right";
+            findings.push(Finding::amiss("connection", State::Failed, error.in_full(), mend));
+            return findings;
+        }
+    };
+    let looking = async {
+        if let Err(error) = look(&client, database, lease, rings, &mut findings).await {
+            let mend = "see the message; what comes after this could not be looked at";
+            findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
+        }
+    };
+    tokio::select! {
+        () = looking => {}
+        _ = driver => {
+            let mend = "see the server's log";
+            let found = StoreError::SessionEnded.in_full();
+            findings.push(Finding::amiss("connection", State::Failed, found, mend));
+        }
+    }
+    findings
+}
+
+async fn look(
+    client: &Client,
+    database: &Database,
+    lease: Duration,
+    rings: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), StoreError> {
+    server(client, database, findings).await?;
+    findings.push(way(database).await);
+    let schema = migrate::check(database).await;
+    let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
+    match schema {
+        Ok(()) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
+        Err(error) => {
+            let mend = match &error {
+                StoreError::SchemaNewer { .. } => "run a newer posthaste",
+                StoreError::MigrationChanged { .. } => {
+                    "the schema is not what this posthaste made; compare with `posthaste migrate --print`"
+                }
+                StoreError::Query { .. } => "grant posthaste_relay to the role that the relay uses",
+                _ => "posthaste migrate",
+            };
+            findings.push(Finding::amiss("schema", State::Failed, error.in_full(), mend));
+            if matches!(error, StoreError::SchemaMissing) {
+                return Ok(());
+            }
+        }
+    }
+    let of_schema = ask(client, SCHEMA, "look at the schema", &[&rings]).await?;
+    findings.extend(of_schema.iter().map(finding));
+    if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
+        return Ok(());
+    }
+    let work = ask(client, WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
+    findings.extend(work.iter().map(finding));
+    Ok(())
+}
+
+async fn server(
+    client: &Client,
+    database: &Database,
+    findings: &mut Vec<Finding>,
+) -> Result<(), StoreError> {
+    let asked = Clock.now();
+    let rows = ask(client, SERVER, "ask what server this is", &[]).await?;
+    let heard = Clock.now();
+    let row = rows.first().ok_or(StoreError::NoRow { doing: "ask what server this is" })?;
+    let (version, role): (&str, &str) = (row.get("version"), row.get("role"));
+    let address = database.address();
+    findings.push(Finding::ok("connection", format!("to {address}, as {role}")));
+    findings.push(if row.get::<_, i32>("version_number") < OLDEST_SERVER {
+        Finding::amiss(
+            "version",
+            State::Failed,
+            format!("PostgreSQL {version}"),
+            "14 or newer is needed",
+        )
+    } else {
+        Finding::ok("version", format!("PostgreSQL {version}"))
+    });
+    findings.push(match (row.get("is_standby"), row.get("is_read_only")) {
+        (true, _) => Finding::amiss(
+            "writing",
+            State::Failed,
+            "this server is a standby",
+            "connect to the primary; database.url may name several hosts",
+        ),
+        (false, true) => Finding::amiss(
+            "writing",
+            State::Failed,
+            "transactions are read only",
+            "alter role … reset default_transaction_read_only",
+        ),
+        (false, false) => Finding::ok("writing", "is possible"),
+    });
+    // Theirs was read between asking and hearing.
+    let theirs: f64 = row.get("now_ms");
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in 53 bits")]
+    let (before, after) = (asked.as_millisecond() as f64, heard.as_millisecond() as f64);
+    let apart = (before - theirs).max(theirs - after).max(0.0);
+    let found = format!("{:.1} s apart from the database's", apart / 1000.0);
+    let mend = "set both by NTP: signatures carry this machine's time, and receivers refuse what is minutes off";
+    let more_than = |bound: Duration| apart > bound.as_secs_f64() * 1000.0;
+    findings.push(if more_than(CLOCKS_APART) {
+        Finding::amiss("clock", State::Failed, found, mend)
+    } else if more_than(CLOCKS_APART_A_LITTLE) {
+        Finding::amiss("clock", State::Warning, found, mend)
+    } else {
+        Finding::ok("clock", found)
+    });
+    Ok(())
+}
+
+/// Whether the ways to the database are what the settings say.
+async fn way(database: &Database) -> Finding {
+    let checked = async {
+        reach::is_one_database(database).await?;
+        reach::keeps_sessions(database).await
+    };
+    match checked.await {
+        Ok(()) if database.keeps_sessions() => {
+            Finding::ok("pooler", "none, or one that keeps sessions")
+        }
+        Ok(()) => Finding::ok("pooler", "in transaction mode, as set"),
+        Err(error) => {
+            let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
+            Finding::amiss("pooler", State::Failed, error.in_full(), mend)
+        }
+    }
+}
+
+async fn ask(
+    client: &Client,
+    sql: &str,
+    doing: &'static str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, StoreError> {
+    let types = parameter_types(sql).expect("a test looks for the casts of every statement");
+    let typed: Vec<(&(dyn ToSql + Sync), Type)> = parameters.iter().copied().zip(types).collect();
+    client.query_typed(sql, &typed).await.map_err(StoreError::query(doing))
+}
+
+fn finding(row: &Row) -> Finding {
+    let state = match row.get("state") {
+        "ok" => State::Ok,
+        "warning" => State::Warning,
+        _ => State::Failed,
+    };
+    Finding { what: row.get("what"), state, found: row.get("found"), mend: row.get("mend") }
+}

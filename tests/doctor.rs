@@ -1,0 +1,156 @@
+//! What `posthaste doctor` says, and that what it says mends.
+
+use std::process::Output;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio_postgres::Client;
+
+use crate::support::{Relay, TestDatabase, endpoint, within};
+
+/// Its exit code, and what it says as JSON.
+async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    command.args(["doctor", "--json"]).env_clear().env("DATABASE_URL", url);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command.current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
+    let Output { status, stdout, stderr } = within("the doctor", command.output()).await.unwrap();
+    let said = String::from_utf8(stdout).unwrap();
+    assert!(!said.contains("hunter2") && !String::from_utf8_lossy(&stderr).contains("hunter2"));
+    (status.code(), serde_json::from_str(&said).expect("it is JSON"))
+}
+
+/// The finding about this; null if there is none.
+fn about<'a>(said: &'a Value, what: &str) -> &'a Value {
+    let all = said["findings"].as_array().unwrap();
+    all.iter().find(|finding| finding["what"] == what).unwrap_or(&Value::Null)
+}
+
+/// Does what the finding says is to be done.
+async fn mend(client: &Client, said: &Value, what: &str) {
+    let mend = about(said, what)["mend"].as_str().unwrap_or_else(|| panic!("{what}: {said:#}"));
+    let sql = mend.split_once("; a relay").map_or(mend, |(sql, _)| sql);
+    client.batch_execute(sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_that_lacks_nothing_is_told_so() {
+    let database = TestDatabase::new().await;
+    endpoint("https://example.com/").add(&database.client().await).await;
+    let _relay = Relay::start(&database).await;
+    let spool = tempfile::tempdir().unwrap();
+    std::fs::write(spool.path().join("7.event"), b"12345").unwrap();
+    let at = format!("ingest.spool={}", spool.path().display());
+
+    let door = "ingest.listen=127.0.0.1:1";
+    let source = ["ingest.sources.shop.verify=token", "ingest.sources.shop.secret=hunter2hunter2"];
+    let (code, said) = doctor(&database.url(), &[&at, door, source[0], source[1]]).await;
+    assert_eq!((code, &said["healthy"]), (Some(0), &Value::Bool(true)), "{said:#}");
+    for what in [
+        "connection",
+        "version",
+        "writing",
+        "clock",
+        "pooler",
+        "schema",
+        "privileges",
+        "triggers",
+        "bell",
+        "partitions",
+        "relays",
+        "endpoints",
+        "spool",
+    ] {
+        let finding = about(&said, what);
+        assert_eq!(
+            (&finding["state"], &finding["mend"]),
+            (&"ok".into(), &Value::Null),
+            "{finding}"
+        );
+    }
+    let waits = about(&said, "spool")["found"].as_str().unwrap();
+    assert!(waits.starts_with("1 files, 5 bytes wait in "), "{waits}");
+}
+
+#[tokio::test]
+async fn what_is_amiss_is_named_and_doing_as_it_says_mends_it() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let paused = endpoint("https://example.com/").add(&client).await;
+    client
+        .batch_execute(&format!(
+            "alter table posthaste.endpoints disable trigger endpoints_are_touched;
+             alter table posthaste.outbox disable trigger outbox_rings_the_bell;
+             insert into posthaste.endpoint_health (endpoint_id, state, paused_until)
+               values ({paused}, 'paused', now() + interval '1 hour');
+             do $$ begin
+               execute format('drop table posthaste.outbox_%s', to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD'));
+             end $$"
+        ))
+        .await
+        .unwrap();
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!((code, &said["healthy"]), (Some(1), &Value::Bool(false)), "{said:#}");
+    for (what, state, found) in [
+        ("triggers", "failed", "endpoints_are_touched"),
+        ("bell", "warning", "do not ring"),
+        ("partitions", "warning", "outbox_"),
+        ("relays", "warning", "0 running"),
+        ("endpoints", "warning", "paused: "),
+    ] {
+        let finding = about(&said, what);
+        assert_eq!(finding["state"], state, "{finding}");
+        assert!(finding["found"].as_str().unwrap().contains(found), "{finding}");
+        assert!(finding["mend"].is_string(), "{finding}");
+    }
+    for what in ["triggers", "bell", "partitions"] {
+        mend(&client, &said, what).await;
+    }
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!(code, Some(0), "{said:#}");
+    for what in ["triggers", "bell", "partitions"] {
+        assert_eq!(about(&said, what)["state"], "ok", "{said:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_without_privileges_is_told_what_to_grant() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let role = format!("stranger_{}", std::process::id());
+    client.batch_execute(&format!("create role {role} login password 'hunter2'")).await.unwrap();
+    let mut url = url::Url::parse(&database.url()).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let (code, said) = doctor(url.as_str(), &[]).await;
+    assert_eq!(code, Some(1), "{said:#}");
+    let privileges = about(&said, "privileges");
+    assert!(privileges["found"].as_str().unwrap().contains("insert on deliveries"), "{said:#}");
+    assert_eq!(about(&said, "endpoints"), &Value::Null, "it may not look");
+
+    mend(&client, &said, "privileges").await;
+    let (code, said) = doctor(url.as_str(), &[]).await;
+    client.batch_execute(&format!("drop role {role}")).await.unwrap();
+    assert_eq!(code, Some(0), "{said:#}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_or_empty_is_the_first_thing_that_it_names() {
+    let (code, said) = doctor("postgres://app:hunter2@127.0.0.1:1/shop", &[]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(about(&said, "connection")["state"], "failed", "{said:#}");
+    assert_eq!(said["findings"].as_array().unwrap().len(), 1, "{said:#}");
+
+    let database = TestDatabase::new().await;
+    database.client().await.batch_execute("drop schema posthaste cascade").await.unwrap();
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!(code, Some(1));
+    let schema = about(&said, "schema");
+    assert_eq!(
+        (&schema["state"], &schema["mend"]),
+        (&"failed".into(), &"posthaste migrate".into())
+    );
+    assert_eq!(about(&said, "connection")["state"], "ok");
+}
