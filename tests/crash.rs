@@ -201,7 +201,7 @@ async fn a_restart_of_postgres_loses_nothing() {
         event("before").add(&client).await;
     }
     // These are answered while there is no database to record it in.
-    receiver.wait_for(8).await;
+    receiver.wait_for(4).await;
     server.stop(StopMode::Immediate).await;
     gate.open();
     relay.logs("the database failed us").await;

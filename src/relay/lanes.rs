@@ -424,20 +424,21 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                 }
             }
             Next::Park => {
-                let idle_timeout = shared.config.delivery.idle_timeout;
-                let mut called = pin!(tokio::time::timeout(idle_timeout, call.notified()));
-                let called = loop {
+                let mut called = pin!(call.notified());
+                let mut patience = pin!(tokio::time::sleep(shared.config.delivery.idle_timeout));
+                loop {
                     tokio::select! {
-                        called = &mut called => break called,
+                        () = &mut called => break,
+                        () = &mut patience => {
+                            if lane.retire(&call) {
+                                return;
+                            }
+                            // Called in this very moment.
+                            called.await;
+                            break;
+                        }
                         () = shared.files.needed(), if line.file.is_some() => line = Line::default(),
                     }
-                };
-                if called.is_err() {
-                    if lane.retire(&call) {
-                        return;
-                    }
-                    // Called in this very moment: the call is taken, lest it end the next rest at once.
-                    call.notified().await;
                 }
             }
             Next::Leave => return,
