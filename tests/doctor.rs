@@ -51,7 +51,6 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
     for what in [
         "connection",
         "version",
-        "writing",
         "clock",
         "pooler",
         "schema",
@@ -113,6 +112,26 @@ async fn what_is_amiss_is_named_and_doing_as_it_says_mends_it() {
     for what in ["triggers", "bell", "partitions"] {
         assert_eq!(about(&said, what)["state"], "ok", "{said:#}");
     }
+}
+
+#[tokio::test]
+async fn a_database_that_takes_no_writes_or_says_nothing_is_told_apart_from_one_that_is_well() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let read_only = "do $$ begin execute format(
+        'alter database %I set default_transaction_read_only = on', current_database()); end $$";
+    client.batch_execute(read_only).await.unwrap();
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!(code, Some(1), "{said:#}");
+    let found = about(&said, "connection")["found"].as_str().unwrap();
+    assert!(found.contains("does not allow writes"), "{found}");
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://app:hunter2@{}/shop", silent.local_addr().unwrap());
+    let (code, said) = doctor(&url, &["database.connect_timeout=200ms"]).await;
+    assert_eq!(code, Some(1));
+    let found = about(&said, "connection")["found"].as_str().unwrap();
+    assert!(found.contains("no answer within"), "{found}");
 }
 
 #[tokio::test]

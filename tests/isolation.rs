@@ -44,6 +44,36 @@ async fn a_hanging_endpoint_holds_its_own_window_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_was_fast_and_hangs_leaves_claims_to_the_others() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let (fast, other) = (Receiver::start().await, Receiver::start().await);
+    endpoint(&fast.url("/")).with("subscriptions", "{fast}").add(&client).await;
+    endpoint(&other.url("/")).with("subscriptions", "{other}").add(&client).await;
+    let relay = Relay::on(&database.url()).set("delivery.timeout", "10m");
+    let _relay = relay.set("relay.max_in_flight", "16").start().await;
+    let many = async |count: usize| {
+        let many = format!(
+            "insert into posthaste.outbox (event_type, payload) \
+             select 'fast', '{{}}' from generate_series(1, {count})"
+        );
+        client.batch_execute(&many).await.unwrap();
+    };
+    many(100).await;
+    fast.wait_for(100).await;
+    settled(&client).await;
+
+    // Believed to be fast, it is given more than it will ever send.
+    fast.otherwise(Reply::Hang);
+    many(1_000).await;
+    holds(&client, "count(*) = 1000 from posthaste.deliveries").await;
+    for number in 1..=20 {
+        event("other").add(&client).await;
+        other.wait_for(number).await;
+    }
+}
+
+#[tokio::test]
 async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() {
     let database = TestDatabase::new().await;
     let client = database.client().await;

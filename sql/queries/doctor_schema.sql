@@ -50,5 +50,5 @@ from bell
 union all
 select 'partitions', case when partitions is null then 'ok' else 'warning' end,
        coalesce('not made: ' || partitions, 'made for today and tomorrow'),
-       case when partitions is not null then 'select posthaste.make_partitions(7); a relay does so every hour' end
+       case when partitions is not null then 'select posthaste.make_partitions(7); a relay does so every minute' end
 from unmade

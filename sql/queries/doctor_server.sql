@@ -2,6 +2,4 @@
 select current_setting('server_version') as version,
        current_setting('server_version_num')::int as version_number,
        current_user::text as role,
-       pg_is_in_recovery() as is_standby,
-       current_setting('default_transaction_read_only')::bool as is_read_only,
        (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms

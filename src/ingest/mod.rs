@@ -25,7 +25,7 @@ pub mod verify;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ use door::Door;
 use keeper::Keeper;
 use listener::Listener;
 use source::Source;
-pub use spool::Spooled;
-use spool::{Spool, look};
+use spool::Spool;
+pub use spool::{Spooled, look as look_at_spool};
 use tls::Tls;
 
 /// What comes in is one statement at a time; beside it one may be looking whether the database is back.
@@ -66,14 +66,6 @@ pub enum IngestError {
     Secret { name: String, source: verify::VerifierError },
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What waits in a spool, also while a relay uses it. A directory that is not there yet holds nothing.
-///
-/// # Errors
-/// When the directory cannot be read.
-pub fn look_at_spool(path: &Path) -> io::Result<Spooled> {
-    look(path)
 }
 
 /// A front door that is bound and lets nobody in yet.

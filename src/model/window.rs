@@ -3,7 +3,7 @@
 //!
 //! It keeps up as long as requests take hardly longer than they did when there were few; beyond that one
 //! more only waits, there or here, and costs a connection (*measured*: ten endpoints on a machine that is
-//! busy took a fifth more of the relay's processor time with 64 requests each than with eight). It is the delay
+//! busy took a third more of the relay's processor time with 64 requests each than with eight). It is the delay
 //! that TCP Vegas goes by, with a mean in place of the least, since some events are slower than others.
 //!
 //! The relay keeps one for each endpoint and claims no more than it has room for. Whether the

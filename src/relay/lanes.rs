@@ -30,9 +30,6 @@ use crate::model::window::Window;
 const AHEAD_MS: f64 = 200.0;
 /// Of an endpoint of which nothing is known, so many for each request.
 pub(super) const FIRST_CLAIMS_PER_REQUEST: usize = 16;
-/// However fast it is: some statements' worth. More would only make more attempts whose end is not known
-/// after a crash.
-const MOST_CLAIMS: usize = 2_048;
 
 /// How long a lane is kept of an endpoint that others serve.
 const NOT_OURS_FOR: Duration = Duration::from_secs(600);
@@ -181,17 +178,17 @@ impl Lanes {
 
 impl Lane {
     /// How many more deliveries may be claimed for it.
-    pub(super) fn room(&self, now: Timestamp, limit: usize) -> usize {
+    pub(super) fn room(&self, shared: &Shared) -> usize {
         let inner = self.lock();
         if inner.closed || !inner.serves {
             return 0;
         }
-        let most = match inner.health.may_send(now) {
-            Allowance::Freely => inner.most_claims(limit),
+        let most = match inner.health.may_send(shared.clock.now()) {
+            Allowance::Freely => inner.most_claims(shared.budget.share()),
             Allowance::OneProbe => 1,
             Allowance::No { .. } => 0,
         };
-        most.saturating_sub(inner.claimed)
+        most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))
     }
 
     /// Whether this relay may send to it, or others do.
@@ -375,11 +372,10 @@ impl Inner {
             clippy::cast_sign_loss,
             reason = "clamped to a small number"
         )]
-        let per_request = self.mean_ms.map_or(FIRST_CLAIMS_PER_REQUEST, |mean| {
-            (AHEAD_MS / mean).clamp(1.0, MOST_CLAIMS as f64) as usize
-        });
-        let requests = limit.min(width(&self.window));
-        let most = (requests * per_request).min(MOST_CLAIMS.max(requests));
+        let per_request = self
+            .mean_ms
+            .map_or(FIRST_CLAIMS_PER_REQUEST, |mean| (AHEAD_MS / mean).clamp(1.0, 1e6) as usize);
+        let most = limit.min(width(&self.window)).saturating_mul(per_request);
         self.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
     }
 

@@ -216,8 +216,7 @@ impl Rounds {
     /// Claims what is due for endpoints with room.
     async fn claim_due(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let (now, at) = (shared.clock.now(), shared.clock.instant());
-        let share = shared.budget.share();
+        let at = shared.clock.instant();
         let mut left = shared.room_for_claims();
         let (mut ids, mut rooms) = (Vec::new(), Vec::new());
         for endpoint in shared.agenda().due(at) {
@@ -227,7 +226,7 @@ impl Rounds {
             let room = shared
                 .lanes
                 .get(endpoint)
-                .map_or(shared.first_room(), |lane| lane.room(now, share))
+                .map_or(shared.first_room(), |lane| lane.room(&shared))
                 .min(left);
             if room > 0 {
                 left -= room;
@@ -314,14 +313,13 @@ impl Rounds {
 
     async fn route(&self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
         let shared = &self.shared;
-        let (now, share) = (shared.clock.now(), shared.budget.share());
         // Only lanes that differ from those nothing is known of are named.
         let ordinary = shared.first_room();
         let (known, rooms): (Vec<_>, Vec<_>) = shared
             .lanes
             .all()
             .iter()
-            .map(|lane| (lane.id, lane.room(now, share)))
+            .map(|lane| (lane.id, lane.room(shared)))
             .filter(|(_, room)| *room != ordinary)
             .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
             .unzip();
@@ -368,9 +366,8 @@ impl Rounds {
     /// How many more deliveries these lanes can take.
     fn room_of(&self, fed: &[EndpointId]) -> usize {
         let shared = &self.shared;
-        let (now, share) = (shared.clock.now(), shared.budget.share());
         let lanes = fed.iter().filter_map(|id| shared.lanes.get(*id));
-        lanes.map(|lane| lane.room(now, share)).sum::<usize>().min(shared.room_for_claims())
+        lanes.map(|lane| lane.room(shared)).sum::<usize>().min(shared.room_for_claims())
     }
 
     /// Gives claimed deliveries to their lanes, opening those that are not there or out of date.

@@ -34,7 +34,7 @@ use crate::store::{RelayId, Store, StoreError};
 
 /// Claims held at once for each request that may be in flight. Enough that workers do not wait for
 /// statements; what is held beyond is memory, and possible duplicates after a crash.
-const CLAIMS_PER_REQUEST: usize = 2;
+const CLAIMS_PER_REQUEST: usize = 4;
 
 /// How many files senders of webhooks and what they need may take.
 fn files_of_senders(config: &Config) -> usize {
@@ -212,10 +212,17 @@ impl Shared {
         self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes())
     }
 
+    /// How many more an endpoint may claim that has so many: no more than it then leaves free, so that
+    /// one that was fast and hangs has half of them at most, and something is left for the next, as with
+    /// the [`Budget`].
+    pub(super) fn share_of_claims(&self, claimed: usize) -> usize {
+        self.room_for_claims().saturating_sub(claimed).div_ceil(2)
+    }
+
     /// The room of an endpoint that has no lane yet.
     pub(super) fn first_room(&self) -> usize {
-        usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX)
-            * FIRST_CLAIMS_PER_REQUEST
+        let requests = usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX);
+        requests.saturating_mul(FIRST_CLAIMS_PER_REQUEST).min(self.share_of_claims(0))
     }
 
     /// Whether the lease is fresh enough to send under: well before anybody takes us for dead. Leases

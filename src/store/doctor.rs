@@ -7,7 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::statements::parameter_types;
-use super::{Database, StoreError, migrate, reach};
+use super::{Database, StoreError, answered, migrate, reach};
 use crate::clock::Clock;
 
 const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
@@ -19,6 +19,8 @@ const OLDEST_SERVER: i32 = 140_000;
 /// Receivers refuse signatures whose time is five minutes off; ours is of this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
+/// All of it is a few small statements; a server that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How it stands with one thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,13 +66,14 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
     let (client, driver) = match session {
         Ok(session) => session,
         Err(error) => {
-            let mend = "see that the server runs, and that database.url (or DATABASE_URL) is right";
+            let mend = "see that the server runs and takes writes (a standby does not), and that database.url (or DATABASE_URL) is right";
             findings.push(Finding::amiss("connection", State::Failed, error.in_full(), mend));
             return findings;
         }
     };
     let looking = async {
-        if let Err(error) = look(&client, database, lease, rings, &mut findings).await {
+        let look = look(&client, database, lease, rings, &mut findings);
+        if let Err(error) = answered("look at the database", PATIENCE, look).await {
             let mend = "see the message; what comes after this could not be looked at";
             findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
         }
@@ -145,21 +148,6 @@ async fn server(
         )
     } else {
         Finding::ok("version", format!("PostgreSQL {version}"))
-    });
-    findings.push(match (row.get("is_standby"), row.get("is_read_only")) {
-        (true, _) => Finding::amiss(
-            "writing",
-            State::Failed,
-            "this server is a standby",
-            "connect to the primary; database.url may name several hosts",
-        ),
-        (false, true) => Finding::amiss(
-            "writing",
-            State::Failed,
-            "transactions are read only",
-            "alter role … reset default_transaction_read_only",
-        ),
-        (false, false) => Finding::ok("writing", "is possible"),
     });
     // Theirs was read between asking and hearing.
     let theirs: f64 = row.get("now_ms");

@@ -96,8 +96,11 @@ pub struct Spooled {
     pub oldest: Option<Timestamp>,
 }
 
-/// Looks without taking it: another process may be using it.
-pub(super) fn look(path: &Path) -> io::Result<Spooled> {
+/// Looks without taking it: another process may be using it. A directory that is not there yet holds nothing.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn look(path: &Path) -> io::Result<Spooled> {
     let mut spooled = Spooled::default();
     let found = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(spooled),
