@@ -68,20 +68,21 @@ async fn what_was_claimed_by_a_statement_whose_answer_was_lost_is_given_back_and
 #[tokio::test]
 async fn a_result_whose_recording_was_committed_unheard_is_recorded_once() {
     let database = TestDatabase::new().await;
-    let client = database.client().await;
+    let (client, blocker) = (database.client().await, database.client().await);
     let receiver = Receiver::start().await;
     let gate = Gate::default();
+    receiver.script([Reply::ok().held_by(&gate)]);
     endpoint(&receiver.url("/")).add(&client).await;
     let wire = wire(&database).await;
-    let relay = Relay::on(&wire.url(&database.url())).set("database.pool_size", "1").start().await;
-    // By now the statement is prepared: it needs no answer to begin.
-    let warm = event("order.paid").add(&client).await;
-    attempted(&client, warm, 1).await;
-    receiver.otherwise(Reply::ok().held_by(&gate));
+    let relay = Relay::on(&wire.url(&database.url())).start().await;
     let id = event("order.paid").add(&client).await;
-    receiver.wait_for(2).await;
-    wire.lose_answers();
+    receiver.wait_for(1).await;
+    // The statement has gone out, and waits, when the answers begin to be lost.
+    blocker.batch_execute("begin; select from posthaste.deliveries for update").await.unwrap();
     gate.open();
+    waits_for_a_lock(&client, "record").await;
+    wire.lose_answers();
+    blocker.batch_execute("rollback").await.unwrap();
     settled(&client).await;
     wire.cut().await;
     wire.mend();
@@ -91,7 +92,7 @@ async fn a_result_whose_recording_was_committed_unheard_is_recorded_once() {
     })
     .await;
     assert_eq!(attempted(&client, id, 1).await.len(), 1);
-    assert_eq!(receiver.received().len(), 2);
+    assert_eq!(receiver.received().len(), 1);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 
