@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::Shared;
 use super::deliver::{Line, Plan, Sent, deliver};
@@ -30,6 +30,9 @@ use crate::model::window::Window;
 const AHEAD_MS: f64 = 200.0;
 /// Of an endpoint of which nothing is known, so many for each request.
 pub(super) const FIRST_CLAIMS_PER_REQUEST: usize = 16;
+
+/// Who says nothing for so long is not waiting for us.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// How long a lane is kept of an endpoint that others serve.
 const NOT_OURS_FOR: Duration = Duration::from_secs(600);
@@ -66,6 +69,8 @@ struct Inner {
     /// Workers that are parked and not called; the last to come is the first to be called, since its
     /// connection is still warm.
     parked: Vec<Arc<Notify>>,
+    /// Somebody looks whether it answers.
+    watched: bool,
     tally: Tally,
     /// How long attempts take here, lately.
     mean_ms: Option<f64>,
@@ -143,6 +148,7 @@ impl Lanes {
             in_flight: 0,
             workers: 0,
             parked: Vec::new(),
+            watched: false,
             tally: Tally::default(),
             mean_ms: None,
             closed: false,
@@ -248,6 +254,23 @@ impl Lane {
                 shared.workers.spawn(super::guarded(shared.over.clone(), work));
             }
         }
+        if inner.would_have_more() && !inner.watched {
+            inner.watched = true;
+            let watch = watch(Arc::clone(self), Arc::clone(shared));
+            shared.workers.spawn(super::guarded(shared.over.clone(), watch));
+        }
+    }
+
+    /// Takes in that a moment has passed since so many attempts had come to an end. Returns how many have now;
+    /// `None`: nobody waits for that any more.
+    fn minded(self: &Arc<Self>, shared: &Arc<Shared>, finished: Option<u64>) -> Option<u64> {
+        let mut inner = self.lock();
+        if inner.would_have_more() && finished == Some(inner.finished) {
+            inner.window.on_silence();
+            self.staff(&mut inner, shared);
+        }
+        inner.watched = inner.would_have_more();
+        inner.watched.then_some(inner.finished)
     }
 
     /// Staffs again after something outside the lane has changed.
@@ -306,12 +329,12 @@ impl Lane {
         times: Times,
     ) -> Option<Transition> {
         let mut inner = self.lock();
+        let now = shared.clock.now();
         let in_flight = u32::try_from(inner.in_flight).unwrap_or(u32::MAX);
-        inner.window.after(outcome, times.answer_ms, in_flight);
+        inner.window.after(outcome, times.answer_ms, in_flight, now);
         inner.in_flight -= 1;
         inner.finished += 1;
         let sign = Sign::of(outcome, decision);
-        let now = shared.clock.now();
         let transition =
             inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
         let delivered = outcome.answer().is_some_and(Answer::accepted);
@@ -375,8 +398,17 @@ impl Inner {
         let per_request = self
             .mean_ms
             .map_or(FIRST_CLAIMS_PER_REQUEST, |mean| (AHEAD_MS / mean).clamp(1.0, 1e6) as usize);
-        let most = limit.min(width(&self.window)).saturating_mul(per_request);
+        // Where the first does not answer, others are to be there to be sent.
+        let requests = count(self.window.size().max(self.window.start()));
+        let most = limit.min(requests).saturating_mul(per_request);
         self.pace.as_ref().map_or(most, |pace| most.min(pace.per_second()))
+    }
+
+    /// Whether something waits that might be sent if nobody answers for a while.
+    fn would_have_more(&self) -> bool {
+        self.queue.len() + self.in_flight > width(&self.window)
+            && self.window.minds_silence()
+            && !self.dismissed
     }
 
     /// Takes this relay's part of the endpoint's limits.
@@ -394,7 +426,23 @@ impl Inner {
 }
 
 fn width(window: &Window) -> usize {
-    usize::try_from(window.size()).unwrap_or(usize::MAX)
+    count(window.size())
+}
+
+fn count(requests: u32) -> usize {
+    usize::try_from(requests).unwrap_or(usize::MAX)
+}
+
+/// Looks whether anything comes back while more is waiting.
+async fn watch(lane: Arc<Lane>, shared: Arc<Shared>) {
+    let mut finished = None;
+    while let Some(so_far) = lane.minded(&shared, finished) {
+        finished = Some(so_far);
+        tokio::select! {
+            () = tokio::time::sleep(SILENCE) => {}
+            () = shared.ending.cancelled() => return,
+        }
+    }
 }
 
 /// One worker: takes deliveries of its lane and sends them over one connection, one at a time.
@@ -444,35 +492,5 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
                 () = shared.ending.cancelled() => return,
             },
         }
-    }
-}
-
-/// The bound on requests in flight over all lanes, and how much of it one lane may take.
-#[derive(Debug)]
-pub(super) struct Budget {
-    most: usize,
-    free: Semaphore,
-}
-
-/// A lane may take a quarter of what is free (dynamic thresholds, Choudhury and Hahne 1998): one
-/// lane alone gets a fifth of all, many hanging lanes never get everything.
-const SHARE: usize = 4;
-
-impl Budget {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, free: Semaphore::new(most.max(1)) }
-    }
-
-    /// How many requests one lane may have in flight now; at least one.
-    pub(super) fn share(&self) -> usize {
-        (self.free.available_permits() / SHARE).max(1)
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.most.saturating_sub(self.free.available_permits())
-    }
-
-    async fn take(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        self.free.acquire().await.ok()
     }
 }

@@ -8,6 +8,7 @@
 //! under another number.
 
 mod agenda;
+mod budget;
 mod deliver;
 mod files;
 mod health;
@@ -24,6 +25,7 @@ mod wake;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -194,11 +196,13 @@ async fn tenure(
 
 /// Ends the tenure if this panics. A relay that stands half still would look alive and hold its claims;
 /// a new tenure takes up what the old one held.
-async fn guarded<T>(over: CancellationToken, work: impl Future<Output = T>) -> T {
+fn guarded<T>(over: CancellationToken, work: impl Future<Output = T>) -> impl Future<Output = T> {
     let guard = over.drop_guard();
-    let done = work.await;
-    guard.disarm();
-    done
+    // Not `async`: that would keep room for the work twice, 3 KB for each worker.
+    work.map(move |done| {
+        guard.disarm();
+        done
+    })
 }
 
 /// Gives back what is queued and not begun, and sends the workers home.

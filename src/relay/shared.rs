@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::agenda::{Agenda, HORIZON};
+use super::budget::Budget;
 use super::files::Files;
 use super::health::Strike;
-use super::lanes::{Budget, FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
+use super::lanes::{FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
 use super::lines::ToLookAt;
 use super::record::Finished;
 use crate::clock::{Clock, Present};

@@ -173,7 +173,8 @@ impl Lane {
         decision: Decision,
         present: Timestamp,
     ) -> Option<Transition> {
-        self.window.after(outcome, 1.0, self.in_flight);
+        // So long that the window grows with each.
+        self.window.after(outcome, 100.0, self.in_flight, present);
         self.in_flight -= 1;
         let delivered = decision == Decision::Delivered;
         self.successes += u32::from(delivered);
