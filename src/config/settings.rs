@@ -154,7 +154,7 @@ pub struct DeliverySettings {
     /// How long a response's body is read.
     #[serde(deserialize_with = "serde_as::duration")]
     pub body_time: Duration,
-    /// Requests in flight to an endpoint of which nothing is known. 1 to `max_concurrency`.
+    /// Requests in flight to an endpoint that has not answered yet. 1 to `max_concurrency`.
     pub window_start: u32,
     /// Per endpoint, unless it has its own.
     pub max_concurrency: u32,

@@ -25,8 +25,8 @@ use crate::model::verdict::Decision;
 use crate::model::window::Window;
 
 /// A lane holds as many claims as keep it busy for this long, so that workers need not wait for the next
-/// statement, and an endpoint that takes a second for each has none waiting here that another relay could
-/// send. Long against a statement.
+/// statement, and an endpoint that takes a second for each has hardly any waiting here that another relay
+/// could send. Long against a statement.
 const AHEAD_MS: f64 = 200.0;
 /// Of an endpoint of which nothing is known, so many for each request.
 pub(super) const FIRST_CLAIMS_PER_REQUEST: usize = 16;
