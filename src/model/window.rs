@@ -67,7 +67,7 @@ impl Window {
     /// Changes the upper bound, when the endpoint's settings have changed.
     pub fn set_max(&mut self, max: u32) {
         self.max = max.max(1);
-        self.size = self.size.min(self.max);
+        self.resize(self.size);
     }
 
     /// Takes in the result of a request that took so long, when so many were in flight, itself
