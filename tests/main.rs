@@ -38,6 +38,7 @@ mod pooler;
 mod restore;
 mod retries;
 mod roles;
+mod routing;
 mod rules;
 mod schema;
 mod secrets;

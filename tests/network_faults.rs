@@ -22,7 +22,7 @@ async fn what_was_routed_by_a_statement_whose_answer_was_lost_is_given_back_and_
     relay.asleep().await;
     blocker.batch_execute(HOLD_ROUTING).await.unwrap();
     let id = event("order.paid").add(&client).await;
-    waits_for_a_lock(&client, "route").await;
+    waits_for_a_lock(&client, "route_few").await;
     wire.lose_answers();
     blocker.batch_execute("rollback").await.unwrap();
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
@@ -190,7 +190,7 @@ async fn a_claim_that_arrives_after_its_relay_was_taken_for_dead_is_found_and_re
     relay.asleep().await;
     blocker.batch_execute(HOLD_ROUTING).await.unwrap();
     let id = event("order.paid").add(&client).await;
-    waits_for_a_lock(&client, "route").await;
+    waits_for_a_lock(&client, "route_few").await;
     wire.silence();
     let bury = include_str!("../sql/queries/bury.sql");
     client.query(bury, &[&1000, &0.0_f64]).await.unwrap();

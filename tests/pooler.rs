@@ -286,7 +286,7 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
         ["enable_seqscan = 'off'", "jit = 'off'", "plan_cache_mode = 'force_generic_plan'"];
     let nested = ["enable_hashjoin = 'off'", "enable_mergejoin = 'off'", "enable_sort = 'off'"];
     for (statement, settings) in
-        [("route", &pinned[..]), ("record", &[pinned, nested].concat()), ("agenda", &nested)]
+        [("route_few", &pinned[..]), ("record", &[pinned, nested].concat()), ("agenda", &nested)]
     {
         let plans = logged_plans(&log, statement);
         assert!(!plans.is_empty(), "{statement} was not run behind the pooler");

@@ -158,7 +158,7 @@ async fn an_event_that_is_being_moved_to_its_day_is_not_passed_over() {
     mover.batch_execute("begin; select posthaste.make_partitions(1)").await.unwrap();
     // Routing begins before the event has moved and goes on when it has.
     let _relay = Relay::on(&database.url()).set("relay.poll_interval", "60s").spawn();
-    waits_for_a_lock(&client, "route").await;
+    waits_for_a_lock(&client, "route_few").await;
     mover.batch_execute("commit").await.unwrap();
 
     receiver.next().await;

@@ -47,7 +47,7 @@ async fn a_stop_while_routing_is_held_up_ends_soon_and_the_event_is_routed_by_th
     stopped.asleep().await;
     blocker.batch_execute(HOLD_ROUTING).await.unwrap();
     event("order.paid").add(&client).await;
-    waits_for_a_lock(&client, "route").await;
+    waits_for_a_lock(&client, "route_few").await;
     stopped.signal("TERM");
     assert_eq!(ended_soon(&mut stopped).await.code(), Some(0));
     assert_eq!(receiver.received().len(), 0);

@@ -10,6 +10,7 @@
 mod agenda;
 mod budget;
 mod deliver;
+mod doubts;
 mod files;
 mod health;
 mod lanes;

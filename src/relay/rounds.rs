@@ -10,25 +10,28 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::deliver::Plan;
+use super::doubts::Doubts;
 use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
-use crate::clock::Clock;
 use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
-use crate::store::deliveries::{agenda, claim, disown, tell_others};
+use crate::store::deliveries::{agenda, claim, tell_others};
 use crate::store::endpoints::endpoints;
-use crate::store::routing::{Claimed, Room, Routed, floor, route};
+use crate::store::routing::{Claimed, Few, Room, Routed, floor, route, route_few};
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
 /// Who hears the bell polls so much less often: an idle database is to notice little of us.
 const INTERVALS_BEHIND_THE_BELL: u32 = 5;
+/// Where one event makes more deliveries than this, few events are many deliveries.
+const FAN_OUT_OF_FEW: f64 = 10.0;
+/// After something that `route_few` leaves to `route`. What is unusual seldom comes alone, and a try costs
+/// the database as much as a look.
+const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
 /// Endpoints that one claim looks at.
 const ENDPOINTS_PER_CLAIM: usize = 500;
-/// Between two tries to give back what may have been claimed unknown to us.
-const DISOWN_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two notices to other relays, each of which costs all of them a statement.
 const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as they
@@ -55,9 +58,9 @@ struct Rounds {
     routed_at: Instant,
     /// Deliveries per event, lately.
     fan_out: f64,
-    /// Claims that may have been made although we were told of an error: token, and since when.
-    doubtful: Vec<(i64, Instant)>,
-    disown_at: Instant,
+    /// Until then nothing but the whole statement is tried.
+    unusual_until: Instant,
+    doubts: Doubts,
     /// When the others may be told again.
     tell_at: Instant,
 }
@@ -85,8 +88,8 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         backlog: None,
         routed_at: now,
         fan_out: 1.0,
-        doubtful: Vec::new(),
-        disown_at: now,
+        unusual_until: now,
+        doubts: Doubts::default(),
         tell_at: now,
         shared,
     };
@@ -187,29 +190,16 @@ impl Rounds {
 
     /// The last statement may have claimed something although its answer was lost.
     fn doubt(&mut self) {
-        self.doubtful.push((self.token, Clock.instant()));
-        self.disown_at = Clock.instant();
+        self.doubts.add(self.token);
         self.shared.leave_doubt(true);
     }
 
-    /// Gives back what we may have claimed without knowing. More than once: a statement whose
-    /// connection is gone may still be running.
+    /// Gives back what we may have claimed without knowing.
     async fn disown(&mut self) -> Result<(), StoreError> {
-        let now = Clock.instant();
-        if self.doubtful.is_empty() || self.disown_at > now {
-            return Ok(());
-        }
-        let tokens: Vec<_> = self.doubtful.iter().map(|(token, _)| *token).collect();
-        let released = disown(&self.shared.store, self.shared.relay, &tokens).await?;
-        self.shared.metrics.claims_released.increment(released);
-        if released > 0 {
+        if self.doubts.disown(&self.shared).await? > 0 {
             // They are due, and nobody has been told.
             self.poll_at = self.shared.clock.instant();
         }
-        self.disown_at = now + DISOWN_INTERVAL;
-        let patience = self.shared.config.database.statement_timeout * 2;
-        self.doubtful.retain(|(_, since)| now.saturating_duration_since(*since) < patience);
-        self.shared.leave_doubt(!self.doubtful.is_empty());
         Ok(())
     }
 
@@ -311,7 +301,7 @@ impl Rounds {
         Ok(())
     }
 
-    async fn route(&self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
+    async fn route(&mut self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
         let shared = &self.shared;
         // Only lanes that differ from those nothing is known of are named.
         let ordinary = shared.first_room();
@@ -330,6 +320,14 @@ impl Rounds {
             in_all: i32::try_from(shared.room_for_claims()).unwrap_or(i32::MAX),
             bytes: i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX),
         };
+        let now = shared.clock.instant();
+        let few = self.backlog.is_none() && self.fan_out <= FAN_OUT_OF_FEW;
+        if few && self.unusual_until <= now {
+            match route_few(&shared.store, shared.relay, self.token, floor, &room).await? {
+                Few::Routed(routed) => return Ok(routed),
+                Few::Unusual => self.unusual_until = now + UNUSUAL_PAUSE,
+            }
+        }
         route(&shared.store, shared.relay, self.token, self.events_per_step(), floor, &room).await
     }
 

@@ -22,8 +22,9 @@ const BELLS: usize = 10;
 /// … within this: beyond 200 a second, looking is cheaper than being rung for.
 const WITHIN: Duration = Duration::from_millis(50);
 /// Looks that find nothing before it goes to sleep, each after twice the pause of the one before.
-const QUIET_LOOKS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const QUIET_LOOKS: u32 = 5;
+/// The timer ends on a full millisecond: 0.3 to 1.3 of them.
+const FIRST_PAUSE: Duration = Duration::from_micros(300);
 /// A bell's session that gives no sign of life for this long is given up.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries to open a session.

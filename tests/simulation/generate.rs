@@ -2,6 +2,7 @@
 //! nearly without faults and others hardly get anything done.
 
 use fastrand::Rng;
+use posthaste::store::routing::FEW;
 
 use super::operations::{
     Answer, Event, Fate, Gate, Kind, Operation, PLAIN, States, Steering, Tenant,
@@ -143,7 +144,7 @@ fn transaction(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
 
 fn look(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
-    let most = [1, 2, 3, 8, 200][rng.usize(0..5)];
+    let most = [1, 2, 3, 8, 200, FEW, FEW][rng.usize(0..7)];
     list.push(Operation::Look { relay, most, room: rng.u8(0..4), fate: taste.fate(rng) });
     hand_out(taste, rng, list, relay);
 }

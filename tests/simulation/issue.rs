@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::verdict::Decision;
-use posthaste::store::routing::{Claimed, Routed};
+use posthaste::store::routing::{Claimed, FEW, Routed};
 use posthaste::store::{RelayId, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -296,6 +296,9 @@ impl World<'_> {
             within_room(&routed.claimed, endpoint, room)?;
         }
         self.truth.route(plan);
+        if look.most == u32::from(FEW) && routed.events > 0 {
+            self.count("steps of few events");
+        }
         Ok(())
     }
 

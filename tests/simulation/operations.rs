@@ -53,7 +53,7 @@ pub enum Operation {
         relay: u8,
         fate: Fate,
     },
-    /// Routes so many events at most, with so much room for each endpoint.
+    /// Routes so many events at most, with so much room for each endpoint; `FEW` by the smaller statement.
     Look {
         relay: u8,
         most: u8,

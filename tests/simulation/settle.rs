@@ -1,5 +1,7 @@
 //! After the list: faults stop, time goes on, receivers accept, and relays work until nothing is left.
 
+use posthaste::store::routing::FEW;
+
 use super::ground::CONNECTIONS;
 use super::operations::{Answer, Fate};
 use super::relay::Step;
@@ -71,8 +73,10 @@ impl World<'_> {
         for relay in all {
             // Each does one of the five things that upkeep does; another one each round.
             self.step(relay, Step::Upkeep, Fate::Fine).await?;
-            let look = Step::Look { most: 200, room: 3 };
-            for step in [look, Step::Poll, Step::Claim { room: 4 }, Step::Poll] {
+            let look = |most| Step::Look { most, room: 3 };
+            for step in
+                [look(FEW), Step::Poll, look(200), Step::Poll, Step::Claim { room: 4 }, Step::Poll]
+            {
                 self.step(relay, step, Fate::Fine).await?;
             }
             while self.deliver(relay).await? {

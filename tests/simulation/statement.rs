@@ -12,7 +12,7 @@ use posthaste::store::endpoints::{Known, endpoints, strike};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::lines::{Line, give_turns, lines};
 use posthaste::store::relays::{Buried, bury};
-use posthaste::store::routing::{Claimed, Room, Routed, floor, route};
+use posthaste::store::routing::{Claimed, FEW, Few, Room, Routed, floor, route, route_few};
 use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
@@ -81,6 +81,7 @@ pub enum Statement {
 #[derive(Debug)]
 pub struct Look {
     pub token: i64,
+    /// [`FEW`]: by `route_few`.
     pub most: u32,
     pub floor: Timestamp,
     pub endpoints: Vec<EndpointId>,
@@ -103,7 +104,7 @@ pub enum Upkeep {
 #[derive(Debug)]
 pub enum Done {
     Floor(Timestamp),
-    /// `None`: another relay is routing.
+    /// `None`: another relay is routing, or `route_few` has left it.
     Routed(Option<Routed>),
     Claimed(Vec<Claimed>),
     Endpoints(Vec<Known>),
@@ -207,7 +208,14 @@ impl Look {
             in_all: self.in_all,
             bytes: self.bytes,
         };
-        route(store, relay, self.token, self.most, self.floor, &room).await
+        if self.most != u32::from(FEW) {
+            return route(store, relay, self.token, self.most, self.floor, &room).await;
+        }
+        match route_few(store, relay, self.token, self.floor, &room).await? {
+            Few::Routed(routed) => Ok(routed),
+            // A relay would go on with `route`; here that is a look of its own.
+            Few::Unusual => Ok(None),
+        }
     }
 }
 
