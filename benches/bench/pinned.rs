@@ -28,10 +28,13 @@ const BEFORE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 const ACCOUNTS: i64 = 100_000;
 
-/// What one run showed: deliveries a second, and sorted milliseconds.
+/// What one run showed: deliveries a second, the server's processor time for each in microseconds, and
+/// sorted milliseconds.
 struct Run {
     first_tenth: f64,
     last_tenth: f64,
+    first_cost: f64,
+    last_cost: f64,
     before: Vec<f64>,
     during: Vec<f64>,
 }
@@ -42,10 +45,12 @@ const FIRST: &str = "deliveries/s, first tenth";
 const LAST: &str = "deliveries/s, last tenth";
 const DURING: &str = "bystander p99 ms, during";
 
-const FIGURES: [Figure<Run>; 7] = [
+const FIGURES: [Figure<Run>; 9] = [
     (FIRST, 0, |run| run.first_tenth),
     (LAST, 0, |run| run.last_tenth),
     ("last tenth of first", 2, |run| run.last_tenth / run.first_tenth),
+    ("Postgres µs, first tenth", 1, |run| run.first_cost),
+    ("Postgres µs, last tenth", 1, |run| run.last_cost),
     ("bystander p50 ms, before", 3, |run| quantile(&run.before, 0.5)),
     ("bystander p99 ms, before", 3, |run| quantile(&run.before, 0.99)),
     ("bystander p50 ms, during", 3, |run| quantile(&run.during, 0.5)),
@@ -93,8 +98,16 @@ async fn once(lab: &mut Lab, events: usize, pinned: bool) -> Result<Run> {
     load::backlog(&bed, events).await?;
     bed.batch_execute("checkpoint").await?;
     let bystander = Bystander::start(&bed).await?;
+    let tenth = events / 10;
+    let mut costs = Vec::new();
+    let mut cost = lab.postgres_cpu()?;
     relay.thaw()?;
-    lab.inbox.filled(events).await?;
+    for arrived in [tenth, events - tenth, events] {
+        lab.inbox.filled(arrived).await?;
+        let now = lab.postgres_cpu()?;
+        costs.push((now - cost).as_secs_f64() * 1e6 / tenth as f64);
+        cost = now;
+    }
     let during = bystander.stop().await?;
     let arrivals = lab.inbox.take().await?;
     exactly_once(&arrivals, events)?;
@@ -106,7 +119,8 @@ async fn once(lab: &mut Lab, events: usize, pinned: bool) -> Result<Run> {
     drop(holder);
     bed.drop(lab).await?;
     let (first_tenth, last_tenth) = tenths(&arrivals)?;
-    Ok(Run { first_tenth, last_tenth, before, during })
+    let (first_cost, last_cost) = (costs[0], costs[2]);
+    Ok(Run { first_tenth, last_tenth, first_cost, last_cost, before, during })
 }
 
 /// Whether somebody has a snapshot that is older than the backlog.

@@ -19,8 +19,9 @@ use super::report::busy;
 
 /// What the dead relay holds: some in flight, the others queued.
 const EVENTS: usize = 50;
-/// Of these, in flight: as many as the endpoint allows a relay.
-const IN_FLIGHT: usize = 8;
+/// Of these, in flight: as many as an endpoint gets that does not answer (`delivery.window_start`), and as it
+/// allows a relay.
+const IN_FLIGHT: usize = 4;
 /// A relay that has its session for less gives others time to come back, and two heartbeats to be drawn
 /// from.
 const SETTLED: Duration = Duration::from_millis(2_500);
