@@ -1,6 +1,6 @@
 -- route_few: what route does, for the few events that a look finds most of the time. Called by
 -- store::routing::route_few.
--- A plan of a third of the nodes is begun and ended in less time, and that is most of such a look
+-- A plan of some third of the nodes is begun and ended in less time, and that is most of such a look
 -- (docs/decisions/0017). Whatever takes more than this plan knows is left to route, untouched: many events,
 -- a span that is not finished, an event for one endpoint, one in a line, more than there is room for.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow; endpoints_by_route.
