@@ -99,15 +99,10 @@ async fn once(lab: &mut Lab, events: usize, pinned: bool) -> Result<Run> {
     bed.batch_execute("checkpoint").await?;
     let bystander = Bystander::start(&bed).await?;
     let tenth = events / 10;
-    let mut costs = Vec::new();
-    let mut cost = lab.postgres_cpu()?;
     relay.thaw()?;
-    for arrived in [tenth, events - tenth, events] {
-        lab.inbox.filled(arrived).await?;
-        let now = lab.postgres_cpu()?;
-        costs.push((now - cost).as_secs_f64() * 1e6 / tenth as f64);
-        cost = now;
-    }
+    let first_cost = cost_until(lab, tenth, tenth).await?;
+    lab.inbox.filled(events - tenth).await?;
+    let last_cost = cost_until(lab, events, tenth).await?;
     let during = bystander.stop().await?;
     let arrivals = lab.inbox.take().await?;
     exactly_once(&arrivals, events)?;
@@ -119,8 +114,14 @@ async fn once(lab: &mut Lab, events: usize, pinned: bool) -> Result<Run> {
     drop(holder);
     bed.drop(lab).await?;
     let (first_tenth, last_tenth) = tenths(&arrivals)?;
-    let (first_cost, last_cost) = (costs[0], costs[2]);
     Ok(Run { first_tenth, last_tenth, first_cost, last_cost, before, during })
+}
+
+/// What the next so many, up to this one, cost the server: microseconds of processor time each.
+async fn cost_until(lab: &Lab, arrived: usize, many: usize) -> Result<f64> {
+    let before = lab.postgres_cpu()?;
+    lab.inbox.filled(arrived).await?;
+    Ok((lab.postgres_cpu()? - before).as_secs_f64() * 1e6 / many as f64)
 }
 
 /// Whether somebody has a snapshot that is older than the backlog.

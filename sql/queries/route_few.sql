@@ -38,7 +38,7 @@ seen as materialized (
 ),
 chunk as materialized (
   select count(*) filter (where is_new) as events,
-         count(*) < $3::bigint and coalesce(bool_and(endpoint_id is null), true) as is_usual
+         count(*) < $3::bigint and coalesce(bool_and(endpoint_id is null) filter (where is_new), true) as is_usual
   from seen
 ),
 owed as materialized (
