@@ -365,8 +365,7 @@ async fn joins_of_a_check(database: &TestDatabase) -> Vec<String> {
     let as_the_check_does = "select set_config(split_part(c, '=', 1), split_part(c, '=', 2), false) \
          from pg_proc p, unnest(p.proconfig) c where p.oid = 'posthaste.check_consistency'::regproc";
     client.batch_execute(as_the_check_does).await.unwrap();
-    let explain =
-        "explain (format json) select * from posthaste.lost_events(now() - interval '1 day')";
+    let explain = "explain (format json) select * from posthaste_internal.lost_events(now() - interval '1 day')";
     let mut found = Vec::new();
     anti_joins(&value(&client, explain).await, &mut found);
     found

@@ -1,6 +1,9 @@
 create schema if not exists posthaste;
 comment on schema posthaste is
   'Posthaste, an outbox relay: insert into posthaste.outbox in your own transaction, and the webhook arrives.';
+create schema if not exists posthaste_internal;
+comment on schema posthaste_internal is
+  'What the functions, triggers and checks of the schema posthaste are made of. Call none of it: it may change with any version.';
 create table if not exists posthaste.migrations (
   version    integer     primary key,
   name       text        not null,

@@ -1,3 +1,3 @@
 -- cancel_orphans: ends what deleted endpoints are still owed. Called by store::upkeep::cancel_orphans.
 -- Index: deliveries_due, walked loosely. Locks: see the function.
-select posthaste.cancel_orphans()
+select posthaste_internal.cancel_orphans()

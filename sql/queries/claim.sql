@@ -52,8 +52,8 @@ select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created
             when c.expires_at <= clock.now then 'expired'
             -- Asked only where the endpoint has changed since.
             when c.only_to is null and e.updated_at > c.created_at
-             and not posthaste.route_keys(e.tenant, e.subscriptions)
-                  && posthaste.route_keys_of_event(c.tenant, c.event_type) then 'no longer subscribed'
+             and not posthaste_internal.route_keys(e.tenant, e.subscriptions)
+                  && posthaste_internal.route_keys_of_event(c.tenant, c.event_type) then 'no longer subscribed'
        end as cancelled
 from claimed c
 cross join clock

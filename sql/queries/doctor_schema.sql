@@ -45,10 +45,10 @@ from silent
 union all
 select 'bell', case when rings = $1::bool then 'ok' else 'warning' end,
        case when rings then 'inserts ring it' else 'inserts do not ring it' end,
-       case when rings <> $1::bool then format('select posthaste.install_bell(%L); a relay does so when it starts', $1::bool) end
+       case when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
 from bell
 union all
 select 'partitions', case when partitions is null then 'ok' else 'warning' end,
        coalesce('not made: ' || partitions, 'made for today and tomorrow'),
-       case when partitions is not null then 'select posthaste.make_partitions(7); a relay does so every minute' end
+       case when partitions is not null then 'select posthaste_internal.make_partitions(7); a relay does so every minute' end
 from unmade

@@ -29,7 +29,7 @@ next as materialized (
     limit 1
   ) head on head.endpoint_id = line.endpoint_id and head.ordering_key = line.ordering_key
   where head.endpoint_id is null
-    and n.place < coalesce((select posthaste.open_span()), 9223372036854775807)
+    and n.place < coalesce((select posthaste_internal.open_span()), 9223372036854775807)
 ),
 given as (
   update posthaste.deliveries d set in_line = null

@@ -2,4 +2,4 @@
 -- Locks: posthaste.outbox against writers for a moment, at most the function's lock_timeout.
 --
 -- $1 whether inserts ring
-select posthaste.install_bell($1::bool)
+select posthaste_internal.install_bell($1::bool)

@@ -51,7 +51,7 @@ next as materialized (
     limit 1
   ) n
   where e.ordering_key is not null
-    and n.place < coalesce((select posthaste.open_span()), 9223372036854775807)
+    and n.place < coalesce((select posthaste_internal.open_span()), 9223372036854775807)
 ),
 given as (
   update posthaste.deliveries d set in_line = null

@@ -70,13 +70,13 @@ kind as materialized (
 ),
 subscriber as materialized (
   select k.event_type, k.tenant, e.id as endpoint_id, e.filter, e.revision, e.ordered,
-         coalesce(h.state = 'flowing', true) as flowing
+         e.enabled and coalesce(h.state = 'flowing', true) as flowing
   from kind k
   cross join lateral (
     select e.* from posthaste.endpoints e
-    where e.enabled
-      and posthaste.route_keys(e.tenant, e.subscriptions)
-          && posthaste.route_keys_of_event(nullif(k.tenant, ''), k.event_type)
+    where (e.enabled or e.hold)
+      and posthaste_internal.route_keys(e.tenant, e.subscriptions)
+          && posthaste_internal.route_keys_of_event(nullif(k.tenant, ''), k.event_type)
     offset 0
   ) e
   left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = e.id offset 0) h on true
@@ -88,7 +88,7 @@ owed as materialized (
   from event e
   join subscriber s on s.event_type = e.event_type and s.tenant = coalesce(e.tenant, '')
   where e.endpoint_id is null
-    and (s.filter is null or posthaste.filter_matches(e.payload, s.filter))
+    and (s.filter is null or posthaste_internal.filter_matches(e.payload, s.filter))
   union all
   select e.id, e.created_at, e.deliver_at, e.bytes, n.id, n.revision,
          n.enabled and coalesce(h.state = 'flowing', true),

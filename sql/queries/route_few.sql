@@ -45,17 +45,17 @@ owed as materialized (
   select o.*, e.id as owed_to, e.revision, e.ordered and o.ordering_key is not null as in_line,
          o.deliver_at > o.now is not true as is_due,
          o.deliver_at > o.now is not true
-         and coalesce(h.state = 'flowing', true)
+         and e.enabled and coalesce(h.state = 'flowing', true)
          -- All of them might be this endpoint's.
          and (select events from chunk)
              <= coalesce(($7::int[])[array_position($6::bigint[], e.id)], $8::int) as claimed
   from seen o
   cross join lateral (
     select e.* from posthaste.endpoints e
-    where e.enabled
-      and posthaste.route_keys(e.tenant, e.subscriptions)
-          && posthaste.route_keys_of_event(o.tenant, o.event_type)
-      and (e.filter is null or posthaste.filter_matches(o.payload, e.filter))
+    where (e.enabled or e.hold)
+      and posthaste_internal.route_keys(e.tenant, e.subscriptions)
+          && posthaste_internal.route_keys_of_event(o.tenant, o.event_type)
+      and (e.filter is null or posthaste_internal.filter_matches(o.payload, e.filter))
     offset 0
   ) e
   left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = e.id offset 0) h on true

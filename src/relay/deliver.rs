@@ -191,7 +191,7 @@ fn add(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-/// The same list that `posthaste.are_endpoint_headers` refuses when an endpoint is written; events
+/// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is written; events
 /// are not refused for a header, so it is asked here too.
 const OURS: [&str; 15] = [
     "host",

@@ -1,7 +1,7 @@
 //! The session that hears the bell.
 //!
 //! While a relay is awake it holds the bell's lock, so nobody rings; when it goes to sleep it lets go, and learns which transactions may still have skipped
-//! the bell. See `sql/migrations/0002_triggers_and_partitions.sql` for the other side.
+//! the bell. See `sql/schema/01_outbox.sql` for the other side.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::error::in_full;
 use super::{Database, StoreError, answered};
 
 const LISTEN: &str = "listen posthaste";
-/// What `posthaste.wake` says; the bell itself says nothing.
+/// What `posthaste_internal.wake` says; the bell itself says nothing.
 const STEERED: &str = "deliveries";
 /// What a relay says that has come upon deliveries which others are to make.
 const DUE: &str = "due";

@@ -45,7 +45,11 @@ pub enum StoreError {
     SchemaOlder { found: i32, known: i32 },
     #[error("the database has no posthaste schema; run `posthaste migrate`")]
     SchemaMissing,
-    #[error("migration {version} ({name}) was changed after it had been applied")]
+    #[error(
+        "the database's migration {version} ({name}) is not this version's: it was edited, or made by a version \
+         before the first release; of such a version nothing is migrated: `drop schema posthaste, \
+         posthaste_internal cascade` (its events and endpoints go with it), then `posthaste migrate`"
+    )]
     MigrationChanged { version: i32, name: String },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },

@@ -14,7 +14,7 @@ set session_replication_role = origin;
 select setval('posthaste.revision', 1, false);
 select setval(pg_get_serial_sequence('posthaste.' || of, 'id'), 1, false)
   from unnest(array['outbox', 'endpoints', 'endpoint_secrets', 'relays']) of;
-select posthaste.make_partitions(7);
+select posthaste_internal.make_partitions(7);
 -- Ten minutes before midnight, so that days change under way; and the last day stays out of reach.
 select setval('simulation.clock', (extract(epoch from current_date + time '23:50') * 1000000)::bigint);
 insert into posthaste.routing

@@ -86,7 +86,7 @@ begin
   insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, verdict)
   select id, 2, created_at, now() + interval '1 day', 1, 1, 1, 'answered', 'delivered' from posthaste.outbox where id = 1;
   perform pg_temp.is('{"a day has no partition","the safety net has caught rows"}');
-  perform posthaste.make_partitions(7);
+  perform posthaste_internal.make_partitions(7);
   perform pg_temp.is('{}');
 end $$;
 rollback;

@@ -27,7 +27,7 @@ begin
   assert not pg_temp.may($q$select * from posthaste.delivery_status$q$);
   assert not pg_temp.may($q$select * from posthaste.idempotency$q$);
   assert not pg_temp.may($q$select posthaste.send_test(1)$q$);
-  assert not pg_temp.may($q$select posthaste.announce('posthaste.endpoint.paused', 1, '{}')$q$);
+  assert not pg_temp.may($q$select posthaste_internal.announce('posthaste.endpoint.paused', 1, '{}')$q$);
 end $$;
 -- it rings the bell
 begin;
@@ -100,8 +100,8 @@ begin
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   assert not pg_temp.may('delete from posthaste.deliveries');
-  assert not pg_temp.may('select posthaste.known_event(1)');
-  assert not pg_temp.may($q$insert into posthaste.endpoint_secrets (endpoint_id, secret) values (1, posthaste.generate_secret())$q$);
+  assert not pg_temp.may('select posthaste_internal.known_event(1)');
+  assert not pg_temp.may($q$insert into posthaste.endpoint_secrets (endpoint_id, secret) values (1, posthaste_internal.generate_secret())$q$);
 end $$;
 reset role;
 
@@ -123,7 +123,7 @@ execute strike(1, true, 'gone');
 do $$
 begin
   assert (select array_agg(verdict) = '{cancelled}' from posthaste.attempts);
-  perform posthaste.cancel_orphans();
+  perform posthaste_internal.cancel_orphans();
 end $$;
 rollback;
 

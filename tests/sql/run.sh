@@ -11,7 +11,7 @@ psql() { command psql -X -q -v ON_ERROR_STOP=1 "$@"; }
 [ $# -gt 0 ] || set -- "$here"/*.sql
 for script in "$@"; do
   psql -d postgres -c "drop database if exists $database with (force)" -c "create database $database" 2>/dev/null
-  cat "$sql"/migrations/ledger.sql "$sql"/migrations/0*.sql | psql -d $database -o /dev/null --single-transaction
+  cat "$sql"/migrations/ledger.sql "$sql"/schema/*.sql | psql -d $database -o /dev/null --single-transaction
   {
     for query in "$sql"/queries/*.sql; do
       name=$(basename "$query" .sql)

@@ -133,7 +133,7 @@ begin
   perform pg_temp.ends(7, 3, 'delivered');
   assert posthaste.replay(3, now() - interval '1 h', now() + interval '1 h', states => '{never}') = 0, 'delivered is not never';
   -- an underscore in a subscription stands for itself
-  assert 'otherXthing' not like all(posthaste.like_patterns('{other_thing}')) and 'other_thing' like any(posthaste.like_patterns('{other_thing}'));
+  assert 'otherXthing' not like all(posthaste_internal.like_patterns('{other_thing}')) and 'other_thing' like any(posthaste_internal.like_patterns('{other_thing}'));
   -- what is no longer subscribed to is left out, and so is what has expired
   perform pg_temp.ends(2, 3, 'dead');
   update posthaste.endpoints set subscriptions = '{nothing}' where id = 3;
@@ -145,8 +145,8 @@ do $$
 begin
   insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
   select id, 77, created_at, now() from posthaste.outbox where id <= 3;
-  assert posthaste.cancel_orphans() = 3;
-  assert posthaste.cancel_orphans() = 0;
+  assert posthaste_internal.cancel_orphans() = 3;
+  assert posthaste_internal.cancel_orphans() = 0;
   assert (select count(*) = 3 from posthaste.attempts where endpoint_id = 77 and verdict = 'cancelled');
 end $$;
 

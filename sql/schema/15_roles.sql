@@ -1,4 +1,4 @@
--- Roles to grant to the application, to people and to the relay. They belong to the whole cluster;
+-- Roles: to grant to the application, to people and to the relay. They belong to the whole cluster;
 -- where the migrating role may not create them, they are left out and a notice says so.
 
 do $$
@@ -24,48 +24,57 @@ create function posthaste.grant_roles() returns void
 declare
   g record;
   looks constant text[] := array[
-    'usage on schema posthaste',
+    'usage on schema posthaste, posthaste_internal',
     'select on posthaste.delivery_status, posthaste.delivery_attempts, posthaste.endpoint_status, posthaste.backlog,
-       posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.rules',
+       posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
     -- Not the headers: people put tokens there.
     'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
-       max_attempts, schedule, max_concurrency, rate_limit, ordered, description, metadata, revision, created_at, updated_at)
+       max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead_head, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
     'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency'];
   steers constant text[] := array[
     'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
     'usage on sequence posthaste.revision',
-    'execute on function posthaste.are_subscriptions, posthaste.are_endpoint_headers, posthaste.are_delays, posthaste.route_keys',
+    -- What the checks, triggers and the index of these tables call.
+    'execute on function posthaste_internal.are_subscriptions, posthaste_internal.are_endpoint_headers,
+       posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.filter_problem,
+       posthaste_internal.route_keys, posthaste_internal.generate_secret',
     'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
-       posthaste.rotate_secret, posthaste.generate_secret, posthaste.send_test, posthaste.retry, posthaste.replay,
-       posthaste.cancel, posthaste.cancel_endpoint, posthaste.load_rules, posthaste.unload_rules'];
+       posthaste.rotate_secret, posthaste.send_test, posthaste.retry, posthaste.retry_endpoint, posthaste.replay,
+       posthaste.cancel, posthaste.cancel_endpoint, posthaste.unblock, posthaste.load_rules, posthaste.unload_rules'];
 begin
   -- A function may be executed by everybody until this is said, also one of a later migration.
   revoke all on all tables in schema posthaste from public;
   revoke all on all sequences in schema posthaste from public;
-  revoke execute on all functions in schema posthaste from public;
+  revoke execute on all functions in schema posthaste, posthaste_internal from public;
   for g in
     select r.rolname, p.privilege from (
       select 'posthaste_producer', unnest(array[
-        'usage on schema posthaste',
-        'insert (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
-           on posthaste.outbox',
-        'select (id) on posthaste.outbox',
-        'execute on function posthaste.emit, posthaste.event_of_key'])
+        'usage on schema posthaste, posthaste_internal',
+        -- All columns: an ORM names each, with DEFAULT for what the database sets, and reads those back.
+        'insert on posthaste.outbox',
+        'select (id, created_at, xid) on posthaste.outbox',
+        'usage on sequence posthaste.ids_are_given_by_the_database',
+        'execute on function posthaste_internal.are_event_headers',
+        'execute on function
+           posthaste.emit(text, json, text, text, text, bigint, jsonb, timestamptz, timestamptz),
+           posthaste.emit(text, jsonb, text, text, text, bigint, jsonb, timestamptz, timestamptz),
+           posthaste.emit(text, text, text, text, text, bigint, jsonb, timestamptz, timestamptz)',
+        'execute on function posthaste.event_of_key'])
       union all select 'posthaste_viewer', unnest(looks)
       union all select 'posthaste_operator', unnest(looks || steers)
       union all select 'posthaste_relay', unnest(array[
-        'usage on schema posthaste',
+        'usage on schema posthaste, posthaste_internal',
         'select, insert, update, delete on all tables in schema posthaste',
         'usage, select on all sequences in schema posthaste',
-        'execute on all functions in schema posthaste'])) p(role, privilege)
+        'execute on all functions in schema posthaste, posthaste_internal'])) p(role, privilege)
       join pg_roles r on r.rolname = p.role
   loop
     execute format('grant %s to %I', g.privilege, g.rolname);
   end loop;
 end $$;
 comment on function posthaste.grant_roles is
-  'Grants each role what it needs, and revokes everything from everybody else; safe to call again.';
+  'Grants each role what it needs, and revokes everything from all others; safe to call again.';
 
 do $$
 begin

@@ -1,0 +1,268 @@
+-- Events: what the application writes in its own transaction. Rows are inserted, never changed, and
+-- dropped by whole days.
+
+-- Asked only of an event that has headers.
+create function posthaste_internal.are_event_headers(headers jsonb) returns boolean
+  language sql immutable strict parallel safe
+  return jsonb_typeof(headers) = 'object' and (
+    select coalesce(bool_and(jsonb_typeof(value) = 'string' and octet_length(value #>> '{}') <= 4096), true)
+           and count(*) <= 64
+           and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
+      from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
+comment on function posthaste_internal.are_event_headers is
+  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all.';
+
+create table posthaste.outbox (
+  id              bigint      generated always as identity (sequence name posthaste.ids_are_given_by_the_database),
+  event_type      text        not null,
+  payload         json        not null,
+  tenant          text,
+  ordering_key    text,
+  idempotency_key text,
+  endpoint_id     bigint,
+  headers         jsonb,
+  deliver_at      timestamptz,
+  expires_at      timestamptz,
+  created_at      timestamptz not null default clock_timestamp(),
+  xid             xid8        not null default pg_current_xact_id(),
+  primary key (id, created_at),
+  constraint event_type_is_dotted_words
+    check (event_type ~ '^[^\s.*]+(\.[^\s.*]+)*$' and length(event_type) <= 256),
+  constraint tenant_is_1_to_256_characters check (length(tenant) between 1 and 256),
+  constraint idempotency_key_is_1_to_256_characters
+    check (length(idempotency_key) between 1 and 256),
+  constraint ordering_key_is_1_to_256_characters
+    check (length(ordering_key) between 1 and 256),
+  constraint headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all
+    check (headers is null or posthaste_internal.are_event_headers(headers)),
+  constraint deliver_at_is_a_date_before_2200
+    check (deliver_at > '-infinity' and deliver_at < timestamptz '2200-01-01 00:00:00+00'),
+  constraint expires_at_is_a_date_before_2200
+    check (expires_at > '-infinity' and expires_at < timestamptz '2200-01-01 00:00:00+00')
+) partition by range (created_at);
+comment on table posthaste.outbox is
+  'Events. Insert a row here in your own transaction; if it commits, every endpoint that is owed the event gets it. Rows are never changed; old days are dropped after the retention.';
+comment on column posthaste.outbox.id is
+  'Number of the event, given by the database. Not the application''s to set.';
+comment on column posthaste.outbox.event_type is
+  'What happened, in dotted words: order.paid. Endpoints subscribe to it by pattern. posthaste.* is kept for the relay''s own events.';
+comment on column posthaste.outbox.payload is
+  'The facts, kept and sent byte for byte as inserted (json, not jsonb). At most 16 MiB, unless posthaste.set_payload_limit said otherwise.';
+comment on column posthaste.outbox.tenant is
+  'Whose event it is, in at most 256 characters: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
+comment on column posthaste.outbox.ordering_key is
+  'To endpoints that are ordered, events with the same key are delivered one after the other.';
+comment on column posthaste.outbox.idempotency_key is
+  'A second event with the same key (and tenant) is skipped silently while the first is remembered.';
+comment on column posthaste.outbox.endpoint_id is
+  'Send to this endpoint alone, whatever it subscribes to. Null: to all that are subscribed.';
+comment on column posthaste.outbox.headers is
+  'Extra request headers as {"name": "value"}, for instance traceparent: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of ours, except to an endpoint with body_format raw: there content-type, where the payload is a text that is not JSON; and webhook-id, webhook-timestamp and webhook-signature, all three together.';
+comment on column posthaste.outbox.deliver_at is 'Not to be sent before this moment. Null: at once.';
+comment on column posthaste.outbox.expires_at is
+  'Not worth sending after this moment: what is still pending then is cancelled. Null: never.';
+comment on column posthaste.outbox.created_at is
+  'When the row was inserted, by the database''s clock. Not the application''s to set: its own time belongs into the payload.';
+comment on column posthaste.outbox.xid is
+  'The inserting transaction: routing reads what has committed since it last looked by it. Not the application''s to set.';
+
+create index outbox_by_xid on posthaste.outbox (xid, id);
+
+-- ── the bell ───────────────────────────────────────────────────────────────────────────────────────
+
+-- A relay that is awake holds the bell's lock exclusively, so nobody rings. NOTIFY takes one lock
+-- of the whole cluster at commit; a bell that is only rung when somebody is asleep does not pay it
+-- under load. 1886352244 is 'post' in ASCII; the bell is its lock number 1.
+create function posthaste_internal.ring() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('posthaste', '');
+  return null;
+end $$;
+comment on function posthaste_internal.ring is 'Wakes sleeping relays when the transaction commits.';
+
+create trigger outbox_rings_the_bell
+  after insert on posthaste.outbox
+  for each statement
+  when (pg_try_advisory_xact_lock_shared(1886352244, 1))
+  execute function posthaste_internal.ring();
+
+create function posthaste_internal.install_bell(rings boolean) returns boolean
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
+begin
+  if rings = (select tgenabled <> 'D' from pg_trigger
+               where tgrelid = 'posthaste.outbox'::regclass and tgname = 'outbox_rings_the_bell') then
+    return false;
+  end if;
+  if rings then
+    alter table posthaste.outbox enable trigger outbox_rings_the_bell;
+  else
+    alter table posthaste.outbox disable trigger outbox_rings_the_bell;
+  end if;
+  return true;
+end $$;
+comment on function posthaste_internal.install_bell is
+  'Turns the bell on or off; returns whether that changed anything. Without it relays poll: for applications that use two-phase commit (PREPARE TRANSACTION refuses NOTIFY) and engines without LISTEN.';
+
+-- ── what is the relay's to set ─────────────────────────────────────────────────────────────────────
+
+-- Routing trusts id, created_at and xid. A row that sets them would be lost in silence, or stop the
+-- others: two events of one id cannot both be owed. So it is refused aloud. The WHEN costs some
+-- comparisons; ordinary rows never call the function. (COPY and OVERRIDING SYSTEM VALUE pass an identity
+-- column; where a session has not drawn an id yet, currval refuses the row in the sequence's name.)
+create function posthaste_internal.refuse_foreign_values() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'posthaste.outbox: id, created_at and xid are set by the database; leave them out of the INSERT'
+    using errcode = 'check_violation', constraint = 'id_created_at_and_xid_are_left_to_the_database',
+          detail = format('id is %s, created_at is %s, the database''s clock says %s.',
+                          new.id, new.created_at, clock_timestamp()),
+          hint = 'Put the application''s own number and time into the payload.';
+end $$;
+comment on function posthaste_internal.refuse_foreign_values is
+  'Refuses an event whose id, created_at or xid was set by hand.';
+
+create trigger outbox_keeps_ids_and_clock_to_the_database
+  after insert on posthaste.outbox
+  for each row
+  when (new.xid <> pg_current_xact_id()
+        or new.created_at < clock_timestamp() - interval '1 hour'
+        or new.created_at > clock_timestamp() + interval '1 hour'
+        or new.id <> currval('posthaste.ids_are_given_by_the_database'))
+  execute function posthaste_internal.refuse_foreign_values();
+
+-- ── the size of a payload ───────────────────────────────────────────────────────────────────────
+-- The limit stands in a constraint: so no session can raise its own, and it holds without a relay.
+
+create function posthaste.set_payload_limit(bytes bigint) returns void
+  language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+  former name;
+begin
+  if bytes is null or bytes not between 1024 and 268435456 then
+    raise exception 'a payload limit of % bytes is out of bounds', bytes
+      using errcode = 'invalid_parameter_value', hint = 'It is 1,024 bytes to 256 MiB (268435456); 16 MiB is 16777216.';
+  end if;
+  for former in
+    select conname from pg_constraint where conrelid = 'posthaste.outbox'::regclass and conname ~ '^payload_is_at_most_'
+  loop
+    execute format('alter table posthaste.outbox drop constraint %I', former);
+  end loop;
+  -- A value is at most 255 times as long as its compressed form, so a short one is not unpacked to be
+  -- measured. Not valid: what is there already need not be read.
+  execute format('alter table posthaste.outbox add constraint payload_is_at_most_%s_bytes
+                    check (pg_column_size(payload) <= %s or octet_length(payload::text) <= %s) not valid',
+                 bytes, bytes / 256, bytes);
+end $$;
+comment on function posthaste.set_payload_limit is
+  'Sets how long a payload may be, in bytes: 1,024 to 268435456 (256 MiB); 16777216 (16 MiB) from the start. Holds for events that are inserted from then on. Only the owner of the outbox may call it. A relay keeps the payloads of what it is sending in memory, within relay.max_in_flight_bytes.';
+
+do $$
+begin
+  perform posthaste.set_payload_limit(16777216);
+end $$;
+
+-- ── idempotency ────────────────────────────────────────────────────────────────────────────────────
+
+create table posthaste.idempotency (
+  tenant     text        not null,
+  key        text        not null,
+  event_id   bigint      not null,
+  created_at timestamptz not null default now(),
+  primary key (tenant, key)
+);
+comment on table posthaste.idempotency is 'Idempotency keys seen, for as long as the outbox is kept.';
+comment on column posthaste.idempotency.tenant is 'The event''s tenant; empty where it has none.';
+comment on column posthaste.idempotency.key is 'The event''s idempotency key.';
+comment on column posthaste.idempotency.event_id is 'The first event that carried it.';
+comment on column posthaste.idempotency.created_at is 'When it was first seen.';
+
+create index idempotency_by_age on posthaste.idempotency (created_at);
+
+create function posthaste_internal.skip_duplicate() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into posthaste.idempotency (tenant, key, event_id)
+  values (coalesce(new.tenant, ''), new.idempotency_key, new.id)
+  on conflict do nothing;
+  return case when found then new end;
+end $$;
+comment on function posthaste_internal.skip_duplicate is 'Skips an event whose idempotency key has been seen.';
+
+create trigger outbox_skips_duplicates
+  before insert on posthaste.outbox
+  for each row
+  when (new.idempotency_key is not null)
+  execute function posthaste_internal.skip_duplicate();
+
+-- ── events in SQL ──────────────────────────────────────────────────────────────────────────────────
+
+create function posthaste.event_of_key(tenant text, idempotency_key text) returns bigint
+  language sql stable security definer set search_path = pg_catalog, pg_temp
+  return (select event_id from posthaste.idempotency i
+           where i.tenant = coalesce(event_of_key.tenant, '') and i.key = event_of_key.idempotency_key);
+comment on function posthaste.event_of_key is 'The first event that carried an idempotency key.';
+
+-- Events in SQL: emit, and the relay's own posthaste.* events.
+-- What is private says so in its comment.
+create function posthaste.emit(
+  event_type text, payload json, tenant text default null, ordering_key text default null,
+  idempotency_key text default null, endpoint_id bigint default null, headers jsonb default null,
+  deliver_at timestamptz default null, expires_at timestamptz default null
+) returns bigint
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+  id bigint;
+begin
+  insert into posthaste.outbox (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
+  values (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
+  returning outbox.id into id;
+  if id is null then
+    id := posthaste.event_of_key(tenant, idempotency_key);
+  end if;
+  return id;
+end $$;
+comment on function posthaste.emit(text, json, text, text, text, bigint, jsonb, timestamptz, timestamptz) is
+  'Inserts an event and returns its id; for an idempotency key that has been seen, the id of the first event that carried it.';
+
+-- What people look at. No view counts a whole table: what is counted is bounded.
+
+-- jsonb is what SQL builds, and a literal is a text where both would do.
+create function posthaste.emit(
+  event_type text, payload jsonb, tenant text default null, ordering_key text default null,
+  idempotency_key text default null, endpoint_id bigint default null, headers jsonb default null,
+  deliver_at timestamptz default null, expires_at timestamptz default null
+) returns bigint
+  language sql
+  return posthaste.emit(event_type, payload::json, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at);
+comment on function posthaste.emit(text, jsonb, text, text, text, bigint, jsonb, timestamptz, timestamptz) is
+  'The same with a payload in jsonb: select posthaste.emit(''order.paid'', jsonb_build_object(''order_id'', 1)).';
+
+create function posthaste.emit(
+  event_type text, payload text, tenant text default null, ordering_key text default null,
+  idempotency_key text default null, endpoint_id bigint default null, headers jsonb default null,
+  deliver_at timestamptz default null, expires_at timestamptz default null
+) returns bigint
+  language sql
+  return posthaste.emit(event_type, payload::json, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at);
+comment on function posthaste.emit(text, text, text, text, text, bigint, jsonb, timestamptz, timestamptz) is
+  'The same with a payload in a text that is JSON.';
+
+create function posthaste.webhook_id(event_id bigint, event_created_at timestamptz) returns text
+  language sql immutable strict parallel safe
+  return 'evt_' || event_id || '_' || to_hex((extract(epoch from event_created_at) * 1000000)::bigint);
+comment on function posthaste.webhook_id is
+  'The webhook-id header of an event''s deliveries: the same over every retry and replay.';
+
+create function posthaste.event_of(webhook_id text) returns bigint
+  language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+  if webhook_id !~ '^evt_[0-9]{1,18}_[0-9a-f]{1,16}$' then
+    raise exception 'this is not a webhook-id of Posthaste: %', left(webhook_id, 100)
+      using errcode = 'invalid_parameter_value', hint = 'It reads like evt_12_64df3f3b1c000.';
+  end if;
+  return split_part(webhook_id, '_', 2)::bigint;
+end $$;
+comment on function posthaste.event_of is
+  'The event of a webhook-id header, as a receiver quotes it: select * from posthaste.explain(posthaste.event_of(''evt_12_64df3f3b1c000'')).';

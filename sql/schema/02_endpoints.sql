@@ -1,0 +1,381 @@
+-- Endpoints: the places that are owed events, their secrets, and how they have been doing.
+
+create sequence posthaste.revision;
+comment on sequence posthaste.revision is
+  'Numbers every change of an endpoint, a secret or a rule, so that a relay can tell that its cached copy is old.';
+
+create function posthaste_internal.are_subscriptions(patterns text[]) returns boolean
+  language sql immutable strict parallel safe
+  return (select bool_and(coalesce(p ~ '^(\*|[^\s.*]+(\.[^\s.*]+)*(\.\*)?)$' and length(p) <= 258, false))
+                 and count(*) <= 1000
+            from unnest(patterns) p);
+comment on function posthaste_internal.are_subscriptions is
+  'Whether these are at most 1,000 subscriptions: *, order.* or order.paid.';
+
+-- The relay leaves out the same names (src/relay): what cannot be sent is refused where it is written.
+-- Receivers that speak CGI read _ as -, so Content_Length is content-length to them.
+create function posthaste_internal.are_endpoint_headers(headers jsonb) returns boolean
+  language sql immutable strict parallel safe
+  return jsonb_typeof(headers) = 'object' and (
+    select coalesce(bool_and(
+             jsonb_typeof(value) = 'string'
+             and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
+             and (value #>> '{}') ~ '^[\x20-\x7e\x80-\U0010FFFF\t]*$'
+             and octet_length(value #>> '{}') <= 4096
+             and translate(lower(key), '_', '-') not in (
+               'host', 'content-length', 'content-type', 'content-encoding', 'transfer-encoding',
+               'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate',
+               'proxy-authorization', 'te', 'trailer', 'upgrade', 'expect', 'user-agent')
+             and translate(lower(key), '_', '-') not like 'webhook-%'), true)
+           and count(*) <= 64
+           and count(*) = count(distinct lower(key))
+           and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
+      from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
+comment on function posthaste_internal.are_endpoint_headers is
+  'Whether this is {"name": "value"} with at most 64 names, each once in whatever case, and values of at most 4 KiB, 16 KiB in all, that HTTP allows (no CR, LF or control characters) and none of the names that the relay sets itself or that belong to one hop.';
+
+create function posthaste_internal.are_delays(delays interval[]) returns boolean
+  language sql immutable strict parallel safe
+  return cardinality(delays) between 1 and 100 and array_position(delays, null) is null
+     and (select bool_and(d between interval '1 s' and interval '30 days') from unnest(delays) d);
+comment on function posthaste_internal.are_delays is 'Whether these are 1 to 100 delays of 1 second to 30 days.';
+
+-- What a constraint would only name is told in a sentence (check_endpoint, add_endpoint).
+create function posthaste_internal.url_problem(url text) returns text
+  language sql immutable parallel safe
+  return case
+    when url is null or url = '' then 'an endpoint needs a url: http or https, a host, and what follows'
+    when octet_length(url) > 4096 then format('the url has %s bytes; 4096 are the most', octet_length(url))
+    when url ~ '\s' then format('the url %L has white space in it: write %%20 for a space', url)
+    when url !~* '^https?://' then format('the url %L is neither http:// nor https://', url)
+    when url !~* '^https?://[^\s/?#]+' then format('the url %L names no host', url)
+    when url ~ '^[^/]*//[^/?#]*@' then 'the url has a user or a password in it: put an Authorization header into headers'
+    when url ~ '[\\[:cntrl:]]' then 'the url has a backslash or a control character in it'
+  end;
+comment on function posthaste_internal.url_problem is 'What is wrong with the URL of an endpoint, in a sentence. Null: nothing.';
+
+-- A predicate ($.total > 1) always yields one truth value, and would match everything. A path with
+-- several ** takes time that grows with a power of the payload. A variable has no value here.
+create function posthaste_internal.filter_problem(filter jsonpath) returns text
+  language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  bare constant text := regexp_replace(filter::text, '"(\\.|[^"\\])*"', '""', 'g');
+begin
+  if length(filter::text) > 2048 then
+    return format('the filter has %s characters; 2048 are the most', length(filter::text));
+  elsif bare ~ '\$""' then
+    return 'the filter has a variable in it, which nothing gives a value';
+  elsif length(bare) - length(replace(bare, '**', '')) > 2 then
+    return 'the filter has more than one ** in it';
+  elsif (select bool_and(count = 1 and kind in ('boolean', 'null'))
+           from unnest(array['null', '1', '{}', '[]']::jsonb[]) sample
+           cross join lateral (select count(*), min(jsonb_typeof(item)) as kind
+                                 from jsonb_path_query_tz(sample, filter, silent => true) item) found) then
+    return format('the filter %s is true or false, so it always yields something: write it as $ ? (…), like $ ? (@.total_cents > 100000)', filter);
+  end if;
+  return null;
+exception when others then
+  return format('the filter %s fails: %s', filter, sqlerrm);
+end $$;
+comment on function posthaste_internal.filter_problem is 'What is wrong with the filter of an endpoint, in a sentence. Null: nothing.';
+
+create table posthaste.endpoints (
+  id              bigint      generated always as identity primary key,
+  url             text        not null,
+  subscriptions   text[]      not null default '{*}',
+  tenant          text,
+  filter          jsonpath,
+  enabled         boolean     not null default true,
+  hold            boolean     not null default false,
+  disabled_at     timestamptz,
+  disabled_reason text,
+  body_format     text        not null default 'standard',
+  headers         jsonb       not null default '{}',
+  timeout         interval,
+  max_attempts    integer,
+  schedule        interval[],
+  max_concurrency integer,
+  rate_limit      double precision,
+  ordered         boolean     not null default false,
+  on_dead_head    text        not null default 'block',
+  description     text,
+  metadata        jsonb       not null default '{}',
+  revision        bigint      not null default nextval('posthaste.revision'),
+  created_at      timestamptz not null default now(),
+  updated_at      timestamptz not null default now(),
+  changed_in      xid8,
+  constraint url_is_http_or_https check (url ~* '^https?://[^\s/?#]+[^\s]*$'),
+  constraint url_has_no_user_or_password check (url !~ '^[^/]*//[^/?#]*@'),
+  constraint url_has_no_backslash_or_control_character check (url !~ '[\\[:cntrl:]]'),
+  constraint url_is_at_most_4096_bytes check (octet_length(url) <= 4096),
+  constraint filter_is_at_most_2048_characters check (length(filter::text) <= 2048),
+  constraint at_least_one_subscription check (cardinality(subscriptions) >= 1),
+  constraint subscriptions_are_at_most_1000_of_star_prefix_or_exact check (posthaste_internal.are_subscriptions(subscriptions)),
+  constraint tenant_is_1_to_256_characters check (length(tenant) between 1 and 256),
+  constraint body_format_is_standard_event_payload_raw_or_cloudevents
+    check (body_format in ('standard', 'event_payload', 'raw', 'cloudevents')),
+  constraint headers_are_at_most_64_texts_that_replace_none_of_ours check (posthaste_internal.are_endpoint_headers(headers)),
+  constraint timeout_is_100_ms_to_10_minutes check (timeout between '100 ms' and '10 minutes'),
+  constraint max_attempts_is_1_to_1000 check (max_attempts between 1 and 1000),
+  constraint schedule_is_1_to_100_delays_of_1_second_to_30_days check (posthaste_internal.are_delays(schedule)),
+  constraint max_concurrency_is_1_to_10000 check (max_concurrency between 1 and 10000),
+  constraint rate_limit_is_more_than_0_a_second check (rate_limit > 0 and rate_limit <= 1000000),
+  constraint on_dead_head_is_block_or_skip check (on_dead_head in ('block', 'skip')),
+  constraint description_is_at_most_4096_characters check (length(description) <= 4096),
+  constraint metadata_is_at_most_64_kib check (pg_column_size(metadata) <= 256 or octet_length(metadata::text) <= 65536),
+  constraint disabled_iff_disabled_at check (enabled = (disabled_at is null))
+);
+comment on table posthaste.endpoints is 'Places that are owed events. Only url must be given.';
+comment on column posthaste.endpoints.id is 'Number of the endpoint, given by the database.';
+comment on column posthaste.endpoints.url is
+  'Where to POST: https, unless the relay''s addresses.allow_http opens the host; no user or password in it.';
+comment on column posthaste.endpoints.subscriptions is
+  'Event-type patterns, at least one: * (everything), order.* (order.paid, order.paid.eu), order.paid.';
+comment on column posthaste.endpoints.tenant is 'Gets this tenant''s events only. Null: every tenant''s.';
+comment on column posthaste.endpoints.filter is
+  'SQL/JSON path on the payload; the event is owed if it yields anything: $ ? (@.total > 100)';
+comment on column posthaste.endpoints.enabled is
+  'Whether it gets events. While false no new event is owed, and what is pending is held.';
+comment on column posthaste.endpoints.hold is
+  'What becomes of events that come while it is disabled. True: they are kept and wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
+comment on column posthaste.endpoints.disabled_at is 'Since when it has been disabled.';
+comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabled, and by whom.';
+comment on column posthaste.endpoints.body_format is
+  'standard {"type","timestamp","data"}, event_payload {"event","payload"}, raw (the payload alone; one that is a text, under the content-type that the event''s headers name) or cloudevents (structured mode).';
+comment on column posthaste.endpoints.headers is
+  'Extra request headers as {"name": "value"}. They can replace none of the relay''s.';
+comment on column posthaste.endpoints.timeout is 'For one attempt in total. Null: delivery.timeout.';
+comment on column posthaste.endpoints.max_attempts is 'Attempts before a delivery is dead. Null: retry.max_attempts.';
+comment on column posthaste.endpoints.schedule is
+  'Fixed delays between attempts in place of the formula; the last one repeats.';
+comment on column posthaste.endpoints.max_concurrency is
+  'At most this many requests at once. Null: delivery.max_concurrency.';
+comment on column posthaste.endpoints.rate_limit is 'At most this many attempts a second, from each relay. Null: no limit.';
+comment on column posthaste.endpoints.ordered is
+  'Whether events with an ordering key are delivered one after the other, in the order in which they were committed. Counts for events routed from then on.';
+comment on column posthaste.endpoints.description is 'For people; at most 4,096 characters.';
+comment on column posthaste.endpoints.metadata is 'The operator''s own facts, at most 64 KiB. Not read by the relay.';
+comment on column posthaste.endpoints.revision is 'Changes with every change of the endpoint or its secrets.';
+comment on column posthaste.endpoints.created_at is 'When it was added.';
+comment on column posthaste.endpoints.updated_at is 'When it was last changed.';
+comment on column posthaste.endpoints.on_dead_head is
+  'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits until somebody calls retry, cancel or unblock) or skip (the next one follows).';
+comment on column posthaste.endpoints.changed_in is
+  'The transaction that changed it last, whatever savepoints it had. Null: none since this column exists.';
+
+-- ── found by ───────────────────────────────────────────────────────────────────────────────────────
+
+create function posthaste_internal.route_keys(tenant text, subscriptions text[]) returns text[]
+  language sql immutable parallel safe
+  return (select array_agg(coalesce(route_keys.tenant, '') || ' ' || p) from unnest(subscriptions) p);
+comment on function posthaste_internal.route_keys is
+  'What an endpoint is found by when events are routed: its tenant (empty for every tenant) and each of its subscriptions.';
+
+-- The keys of an event, by a function that keeps its plan.
+--
+-- PostgreSQL parses and plans a function in SQL anew in every statement that calls it. Routing calls
+-- this one once for each type of event that a look finds, and so most often once: 130 µs of a look
+-- that takes 500.
+create function posthaste_internal.route_keys_of_event(tenant text, event_type text) returns text[]
+  language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  words text[] := string_to_array(event_type, '.');
+  beginning text := '';
+  patterns text[] := array[event_type];
+  keys text[];
+  pattern text;
+begin
+  for n in 1 .. cardinality(words) - 1 loop
+    beginning := beginning || words[n] || '.';
+    patterns := patterns || (beginning || '*');
+  end loop;
+  if event_type not like 'posthaste.%' then
+    patterns := patterns || '*'::text;
+  end if;
+  foreach pattern in array patterns loop
+    keys := keys || (' ' || pattern);
+    if tenant <> '' then
+      keys := keys || (tenant || ' ' || pattern);
+    end if;
+  end loop;
+  return keys;
+end $$;
+comment on function posthaste_internal.route_keys_of_event is
+  'The route keys that match an event: for order.paid.eu its own name, order.paid.*, order.* and *, each for its tenant and for every tenant. The relay''s own posthaste.* events are not matched by *.';
+
+create index endpoints_by_route on posthaste.endpoints
+  using gin (posthaste_internal.route_keys(tenant, subscriptions)) with (fastupdate = off);
+
+-- Whatever a filter raises is its endpoint's affair: routing serves all of them in one statement.
+-- (A statement that is cancelled or times out is not caught.)
+create function posthaste_internal.filter_matches(payload json, filter jsonpath) returns boolean
+  language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+begin
+  return jsonb_path_exists_tz(payload::jsonb, filter, silent => true);
+exception when others then
+  return false;
+end $$;
+comment on function posthaste_internal.filter_matches is
+  'Whether the path yields anything for the payload. It yields nothing where it fails (see filter_failure), or where jsonb cannot hold the payload (\u0000, a number without end). Times without a zone are read as UTC.';
+
+create function posthaste_internal.filter_failure(payload json, filter jsonpath) returns text
+  language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+begin
+  perform jsonb_path_exists_tz(payload::jsonb, filter, silent => true);
+  return null;
+exception when others then
+  return sqlerrm;
+end $$;
+comment on function posthaste_internal.filter_failure is 'Why a filter cannot be asked about a payload. Null: it can.';
+
+-- ── changes ────────────────────────────────────────────────────────────────────────────────────────
+
+create function posthaste_internal.touch_endpoint() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  new.revision := nextval('posthaste.revision');
+  new.updated_at := clock_timestamp();
+  new.changed_in := pg_current_xact_id();
+  if new.enabled then
+    new.disabled_at := null;
+    new.disabled_reason := null;
+  else
+    new.disabled_at := coalesce(new.disabled_at, clock_timestamp());
+    new.disabled_reason := coalesce(new.disabled_reason, 'disabled by ' || session_user);
+  end if;
+  return new;
+end $$;
+comment on function posthaste_internal.touch_endpoint is 'Gives a changed endpoint its revision, and a disabled one its time and reason.';
+
+create function posthaste_internal.check_endpoint() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  problem constant text := coalesce(posthaste_internal.url_problem(new.url), posthaste_internal.filter_problem(new.filter));
+begin
+  if problem is not null then
+    raise exception '%', problem using errcode = 'check_violation';
+  end if;
+  return new;
+end $$;
+comment on function posthaste_internal.check_endpoint is 'Refuses an endpoint whose URL or filter cannot work, in a sentence.';
+
+create trigger endpoints_are_checked
+  before insert or update of url, filter on posthaste.endpoints
+  for each row execute function posthaste_internal.check_endpoint();
+
+create trigger endpoints_are_touched
+  before insert or update on posthaste.endpoints
+  for each row execute function posthaste_internal.touch_endpoint();
+
+-- ── secrets ────────────────────────────────────────────────────────────────────────────────────────
+
+create table posthaste.endpoint_secrets (
+  id          bigint      generated always as identity primary key,
+  endpoint_id bigint      not null references posthaste.endpoints on delete cascade,
+  secret      text        not null,
+  created_at  timestamptz not null default now(),
+  expires_at  timestamptz,
+  constraint expires_at_is_a_date_before_2200
+    check (expires_at > '-infinity' and expires_at < timestamptz '2200-01-01 00:00:00+00'),
+  constraint secret_is_whsec_of_24_to_75_bytes_or_whsk_of_32_or_64
+    check (secret ~ '^whsec_([A-Za-z0-9+/]{4}){7,24}([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$'
+           and length(rtrim(secret, '=')) >= 38
+           or secret ~ '^whsk_([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)$')
+);
+comment on table posthaste.endpoint_secrets is
+  'Signing secrets, several per endpoint while one replaces another: all that have not expired sign. Readable by the relay''s role alone.';
+comment on column posthaste.endpoint_secrets.id is 'Number of the secret.';
+comment on column posthaste.endpoint_secrets.endpoint_id is 'Whose requests it signs.';
+comment on column posthaste.endpoint_secrets.secret is
+  'whsec_ and base64 of 24 to 75 bytes (HMAC-SHA256, v1), or whsk_ and base64 of an ed25519 seed, with or without its public key (v1a).';
+comment on column posthaste.endpoint_secrets.created_at is 'When it was added.';
+comment on column posthaste.endpoint_secrets.expires_at is 'From then on it no longer signs. Null: it does not expire.';
+
+create index endpoint_secrets_by_endpoint on posthaste.endpoint_secrets (endpoint_id);
+
+-- A constraint would put the secret into its error, and so into the log.
+create function posthaste_internal.check_secret(secret text) returns void
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  bytes integer;
+begin
+  begin
+    bytes := length(decode(substr(secret, strpos(secret, '_') + 1), 'base64'));
+  exception when invalid_parameter_value then
+    bytes := 0;
+  end;
+  if not coalesce((secret ~ '^whsec_[A-Za-z0-9+/]{32,100}={0,2}$' and bytes between 24 and 75)
+                  or (secret ~ '^whsk_[A-Za-z0-9+/]{43,86}={1,2}$' and bytes in (32, 64)), false) then
+    raise exception 'this is not a signing secret' using errcode = 'invalid_parameter_value',
+      hint = 'whsec_ and base64 of 24 to 75 bytes, or whsk_ and base64 of an ed25519 seed (32 bytes) or key pair (64).';
+  end if;
+end $$;
+comment on function posthaste_internal.check_secret is 'An error, without the text, if this is not a signing secret.';
+
+create function posthaste_internal.generate_secret() returns text
+  language sql volatile parallel safe set search_path = pg_catalog, pg_temp
+  return 'whsec_' || encode(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+                                   || uuid_send(gen_random_uuid())), 'base64');
+comment on function posthaste_internal.generate_secret is
+  'A new HMAC secret of 32 bytes. gen_random_uuid draws 122 bits from the server''s strong random source; three are hashed to 256.';
+
+create function posthaste_internal.give_secret() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into posthaste.endpoint_secrets (endpoint_id, secret) values (new.id, posthaste_internal.generate_secret());
+  return null;
+end $$;
+comment on function posthaste_internal.give_secret is 'Every endpoint has a secret from its first moment.';
+
+create trigger endpoints_have_a_secret
+  after insert on posthaste.endpoints
+  for each row execute function posthaste_internal.give_secret();
+
+create function posthaste_internal.touch_endpoint_of_secret() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update posthaste.endpoints set updated_at = clock_timestamp()
+   where id in (new.endpoint_id, old.endpoint_id);
+  return null;
+end $$;
+comment on function posthaste_internal.touch_endpoint_of_secret is 'A changed secret is a changed endpoint.';
+
+create trigger secrets_touch_their_endpoint
+  after insert or update or delete on posthaste.endpoint_secrets
+  for each row execute function posthaste_internal.touch_endpoint_of_secret();
+
+-- ── health ─────────────────────────────────────────────────────────────────────────────────────────
+
+create table posthaste.endpoint_health (
+  endpoint_id          bigint      primary key references posthaste.endpoints on delete cascade,
+  state                text        not null default 'flowing',
+  consecutive_failures integer     not null default 0,
+  failing_since        timestamptz,
+  pauses               integer     not null default 0,
+  paused_until         timestamptz,
+  last_success_at      timestamptz,
+  last_failure_at      timestamptz,
+  recent_successes     double precision not null default 0,
+  recent_failures      double precision not null default 0,
+  recent_duration_ms   double precision not null default 0,
+  updated_at           timestamptz not null default now(),
+  constraint state_is_flowing_paused_or_probing check (state in ('flowing', 'paused', 'probing')),
+  constraint paused_iff_paused_until check ((state = 'paused') = (paused_until is not null))
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+comment on table posthaste.endpoint_health is
+  'How each endpoint has been doing. Written on transitions, and at most about once a second per endpoint.';
+comment on column posthaste.endpoint_health.endpoint_id is 'The endpoint.';
+comment on column posthaste.endpoint_health.state is
+  'flowing; paused (nothing is sent until paused_until); probing (one request is out to see).';
+comment on column posthaste.endpoint_health.consecutive_failures is 'Failed attempts since the last success.';
+comment on column posthaste.endpoint_health.failing_since is 'The first failure since the last success.';
+comment on column posthaste.endpoint_health.pauses is 'Pauses since the last success; each is longer.';
+comment on column posthaste.endpoint_health.paused_until is 'When a single probe is sent.';
+comment on column posthaste.endpoint_health.last_success_at is 'The last delivered attempt.';
+comment on column posthaste.endpoint_health.last_failure_at is 'The last failed attempt.';
+comment on column posthaste.endpoint_health.recent_successes is
+  'Delivered attempts, each weighing e^(-age/1 h): a moving count of the last hour that needs no history.';
+comment on column posthaste.endpoint_health.recent_failures is 'Failed attempts, weighed likewise.';
+comment on column posthaste.endpoint_health.recent_duration_ms is
+  'Sum of the attempts'' durations in milliseconds, weighed likewise.';
+comment on column posthaste.endpoint_health.updated_at is 'When the row was last written, and what ages refer to.';

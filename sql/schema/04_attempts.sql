@@ -1,0 +1,83 @@
+-- Attempts: what has happened. Rows are appended, never changed, and dropped by whole days.
+
+create table posthaste.attempts (
+  event_id         bigint      not null,
+  endpoint_id      bigint      not null,
+  event_created_at timestamptz not null,
+  started_at       timestamptz not null,
+  next_attempt_at  timestamptz,
+  number           integer     not null,
+  relay_id         integer     not null,
+  status           integer,
+  duration_ms      real        not null,
+  resolve_ms       real,
+  connect_ms       real,
+  tls_ms           real,
+  headers_ms       real,
+  body_ms          real,
+  body_truncated   boolean     not null default false,
+  outcome          text        not null,
+  verdict          text        not null,
+  cause            text,
+  detail           text,
+  reason           text,
+  response_headers json,
+  response_body    text,
+  constraint outcome_is_known
+    check (outcome in ('answered', 'timed_out', 'unreachable', 'refused', 'interrupted', 'none')),
+  constraint verdict_is_known check (verdict in ('delivered', 'retry', 'dead', 'cancelled')),
+  constraint next_attempt_iff_retry check ((verdict = 'retry') = (next_attempt_at is not null))
+) partition by range (started_at);
+comment on table posthaste.attempts is
+  'Every attempt, appended and never changed. A delivery''s last attempt is its final record; one that ends without an attempt has a row with number 0.';
+comment on column posthaste.attempts.event_id is 'The event.';
+comment on column posthaste.attempts.endpoint_id is 'The endpoint.';
+comment on column posthaste.attempts.event_created_at is 'The event''s created_at, which names its partition.';
+comment on column posthaste.attempts.started_at is 'When the request began, by the database''s clock.';
+comment on column posthaste.attempts.next_attempt_at is 'When the next one is due, after verdict retry.';
+comment on column posthaste.attempts.number is
+  '1 for the first attempt since the delivery was routed or replayed; 0 where it ended without one. An interrupted attempt is made again under the same number.';
+comment on column posthaste.attempts.relay_id is 'The relay that made it.';
+comment on column posthaste.attempts.status is 'HTTP status of the response.';
+comment on column posthaste.attempts.duration_ms is 'From beginning to end, in milliseconds.';
+comment on column posthaste.attempts.resolve_ms is 'Looking the name up. Null: not done (connection kept alive).';
+comment on column posthaste.attempts.connect_ms is 'Opening the TCP connection. Null: not done.';
+comment on column posthaste.attempts.tls_ms is 'The TLS handshake. Null: not done.';
+comment on column posthaste.attempts.headers_ms is 'From the first byte sent to the end of the response head. Null: not reached.';
+comment on column posthaste.attempts.body_ms is 'Reading the response body. Null: not reached.';
+comment on column posthaste.attempts.body_truncated is 'Whether the response body was longer than what is kept, or cut off.';
+comment on column posthaste.attempts.outcome is
+  'What happened on the wire: answered, timed_out, unreachable, refused (we would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
+comment on column posthaste.attempts.verdict is 'What was decided: delivered, retry, dead, cancelled.';
+comment on column posthaste.attempts.cause is
+  'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, …).';
+comment on column posthaste.attempts.detail is 'The outcome in more words.';
+comment on column posthaste.attempts.reason is 'Why the verdict is what it is, where it is not plain.';
+comment on column posthaste.attempts.response_headers is 'The response''s headers as {"name": "value"}, in lower case.';
+comment on column posthaste.attempts.response_body is
+  'The first bytes of the response body; bytes that are not UTF-8 are shown as U+FFFD.';
+
+create index attempts_by_delivery on posthaste.attempts (event_id, endpoint_id);
+
+create index attempts_failed on posthaste.attempts (started_at) where verdict <> 'delivered';
+
+-- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
+
+-- An endpoint that is deleted ends what it was owed, and says so.
+create function posthaste_internal.cancel_deliveries_of_endpoint() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  with ended as (
+    delete from posthaste.deliveries d where d.endpoint_id = old.id returning d.*
+  )
+  insert into posthaste.attempts
+    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, verdict, reason)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), 0, 0, 0, 'none', 'cancelled', 'endpoint deleted'
+    from ended;
+  return null;
+end $$;
+comment on function posthaste_internal.cancel_deliveries_of_endpoint is 'Cancels what a deleted endpoint is still owed, with the reason.';
+
+create trigger endpoints_cancel_what_they_are_owed
+  after delete on posthaste.endpoints
+  for each row execute function posthaste_internal.cancel_deliveries_of_endpoint();

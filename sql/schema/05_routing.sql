@@ -1,0 +1,115 @@
+-- Routing: how far the outbox has been read.
+
+create table posthaste.routing (
+  number            bigint      primary key,
+  since             pg_snapshot not null,
+  until             pg_snapshot not null,
+  after_xid         xid8,
+  after_id          bigint,
+  floor_at          timestamptz not null,
+  mark_xid          xid8        not null,
+  mark_at           timestamptz not null,
+  events            integer     not null,
+  deliveries        integer     not null,
+  unmatched         integer     not null,
+  routed_at         timestamptz not null default clock_timestamp(),
+  system_identifier bigint      not null,
+  database_oid      oid         not null,
+  span_number       bigint,
+  constraint chunk_has_xid_and_id check ((after_xid is null) = (after_id is null))
+);
+comment on table posthaste.routing is
+  'Append-only ledger of what has been routed. The row with the highest number is the cursor; its primary key lets one router in. Old rows are trimmed.';
+comment on column posthaste.routing.number is 'One more than the last.';
+comment on column posthaste.routing.since is 'The events routed are those visible in until and not in since.';
+comment on column posthaste.routing.until is 'See since.';
+comment on column posthaste.routing.after_xid is
+  'Null: everything between since and until is routed. Otherwise only up to this transaction and event, in that order.';
+comment on column posthaste.routing.after_id is 'See after_xid.';
+comment on column posthaste.routing.floor_at is
+  'No transaction that is not routed yet began before this moment, so older partitions need no look.';
+comment on column posthaste.routing.mark_xid is 'Once every transaction before this one has ended, floor_at moves up to mark_at.';
+comment on column posthaste.routing.mark_at is 'See mark_xid.';
+comment on column posthaste.routing.events is 'Events routed in this step.';
+comment on column posthaste.routing.deliveries is 'Deliveries that they owe.';
+comment on column posthaste.routing.unmatched is 'Events among them that nobody is owed.';
+comment on column posthaste.routing.routed_at is 'When.';
+comment on column posthaste.routing.system_identifier is
+  'The database cluster that the transaction numbers belong to: in a restored dump they mean nothing.';
+comment on column posthaste.routing.database_oid is 'The database, likewise.';
+comment on column posthaste.routing.span_number is
+  'The step that began this span of since to until, where it takes several. Null: this one.';
+
+insert into posthaste.routing
+  (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
+select 0, s, s, now(), pg_snapshot_xmax(s), now(), 0, 0, 0,
+       (select system_identifier from pg_control_system()),
+       (select oid from pg_database where datname = current_database())
+  from pg_current_snapshot() s;
+
+create function posthaste_internal.is_routed(
+  xid xid8, event bigint, since pg_snapshot, until pg_snapshot, after_xid xid8, after_id bigint
+) returns boolean
+  language sql immutable parallel safe
+  return case when after_id is null then pg_visible_in_snapshot(xid, until)
+              else pg_visible_in_snapshot(xid, since)
+                   or (pg_visible_in_snapshot(xid, until) and (xid, event) <= (after_xid, after_id)) end;
+comment on function posthaste_internal.is_routed is
+  'Whether an event had been routed when a row of the ledger was written: its columns since, until, after_xid and after_id.';
+
+-- A span that is not routed to its end may still bring an event that belongs in front.
+create function posthaste_internal.open_span() returns bigint
+  language sql stable parallel safe
+  return (select case when l.after_id is not null then coalesce(l.span_number, l.number) end
+            from (select * from posthaste.routing r order by r.number desc limit 1) l);
+comment on function posthaste_internal.open_span is
+  'The place of what is being routed in several steps, if that is so: it has no order yet.';
+
+create function posthaste_internal.last_place() returns bigint
+  language sql stable parallel safe
+  return (select max(r.number) from posthaste.routing r);
+comment on function posthaste_internal.last_place is 'The place behind all that has been routed.';
+
+-- ── restored dumps ─────────────────────────────────────────────────────────────────────────────────
+
+create function posthaste_internal.rebase_routing(out events bigint, out floor_at timestamptz)
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  here posthaste.routing;
+begin
+  -- Another relay may do it at the same time: one after the other, and the second finds it done.
+  perform pg_advisory_xact_lock(1886352244, 2);
+  select * into here from posthaste.routing order by number desc limit 1;
+  if here.system_identifier = (select system_identifier from pg_control_system())
+     and here.database_oid = (select oid from pg_database where datname = current_database()) then
+    events := 0;
+    floor_at := here.floor_at;
+    return;
+  end if;
+  -- Nobody has inserted without committing while we hold this lock. The only time that rows of the
+  -- outbox are changed: what was neither delivered nor tried becomes this transaction's, and
+  lock table posthaste.outbox in share row exclusive mode;
+  -- the rest becomes that of a transaction before all others: the old numbers will come again.
+  update posthaste.outbox o
+     set xid = case when exists (select from posthaste.deliveries d where d.event_id = o.id)
+                      or exists (select from posthaste.attempts a where a.event_id = o.id)
+                    then '3'::xid8 else pg_current_xact_id() end;
+  select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();
+  -- What is not routed: this transaction, all that come after it, and those that are open now and
+  -- may still insert.
+  floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());
+  insert into posthaste.routing
+    (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
+  select here.number + 1, s, s, rebase_routing.floor_at, x, clock_timestamp(), 0, 0, 0,
+         (select system_identifier from pg_control_system()),
+         (select oid from pg_database where datname = current_database())
+    from pg_current_xact_id() x
+    cross join lateral (
+      -- Not min(open), which PostgreSQL 14 does not have.
+      select string_agg(open::text, ',' order by open), (array_agg(open order by open))[1]
+        from pg_snapshot_xip(pg_current_snapshot()) open where open < x) o(open, first)
+    cross join lateral (
+      select (coalesce(o.first, x) || ':' || x || ':' || coalesce(o.open, ''))::pg_snapshot) l(s);
+end $$;
+comment on function posthaste_internal.rebase_routing is
+  'Begins routing anew if this database was restored from another one: every event that has neither delivery nor attempt is routed again. Returns how many there are, and the age of the first.';

@@ -1,0 +1,141 @@
+-- Announcements: the relay's own events. They are inserted here and nowhere else: an application that
+-- can insert into the outbox could otherwise make owners believe that their endpoints fail.
+
+create function posthaste_internal.refuse_foreign_announcement() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('posthaste.announcing', true) is distinct from 'on'
+     or current_user <> (select pg_get_userbyid(relowner) from pg_class where oid = 'posthaste.outbox'::regclass) then
+    raise exception 'posthaste.outbox: % is a type of the relay''s own events', new.event_type
+      using errcode = 'check_violation', constraint = 'posthaste_events_are_the_relays_own',
+            hint = 'Choose a type that does not begin with posthaste. (a test event: select posthaste.send_test(endpoint)).';
+  end if;
+  return new;
+end $$;
+comment on function posthaste_internal.refuse_foreign_announcement is
+  'Refuses posthaste.* events that are not inserted by send_test or announce.';
+
+create trigger outbox_keeps_posthaste_events_to_itself
+  before insert on posthaste.outbox
+  for each row
+  when (new.event_type like 'posthaste.%')
+  execute function posthaste_internal.refuse_foreign_announcement();
+
+-- Each announcement names the endpoint it goes to. So it costs routing nothing, it is not inserted
+-- where no endpoint has asked for it, and the endpoint that it is about is never told of itself.
+--
+-- An announcement is made in the transaction that records the attempt, and must not fail it: a CHECK or
+-- a trigger of the application's on the outbox may refuse it, or a right may be missing. Then it is dropped.
+create sequence posthaste.announcements_dropped;
+comment on sequence posthaste.announcements_dropped is
+  'Counts announcements that could not be inserted; the server''s log has each with its reason.';
+
+create function posthaste_internal.announce(event_type text, endpoint bigint, details jsonb) returns integer
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  subject posthaste.endpoints;
+  keys text[];
+  payload json;
+  announced integer;
+begin
+  select e.* into subject from posthaste.endpoints e where e.id = endpoint;
+  keys := posthaste_internal.route_keys_of_event(subject.tenant, event_type);
+  -- Mostly no endpoint has asked; then this is all it costs.
+  if not exists (select from posthaste.endpoints owner
+                  where posthaste_internal.route_keys(owner.tenant, owner.subscriptions) && keys
+                    and (owner.enabled or owner.hold)) then
+    return 0;
+  end if;
+  payload := jsonb_build_object('endpoint_id', subject.id, 'url', subject.url, 'description', subject.description,
+                                'metadata', subject.metadata) || details;
+  perform set_config('posthaste.announcing', 'on', true);
+  insert into posthaste.outbox (event_type, payload, tenant, endpoint_id)
+  select announce.event_type, payload, subject.tenant, owner.id
+    from posthaste.endpoints owner
+   where posthaste_internal.route_keys(owner.tenant, owner.subscriptions) && keys
+     and (owner.enabled or owner.hold)
+     and owner.id <> subject.id
+     and (owner.filter is null or posthaste_internal.filter_matches(payload, owner.filter));
+  get diagnostics announced = row_count;
+  perform set_config('posthaste.announcing', 'off', true);
+  return announced;
+exception when others then
+  perform nextval('posthaste.announcements_dropped');
+  raise warning 'posthaste: the announcement % about endpoint % is dropped: %', event_type, endpoint, sqlerrm;
+  return 0;
+end $$;
+comment on function posthaste_internal.announce is
+  'Tells every other endpoint that subscribes to this posthaste.* type by name what has happened to an endpoint; returns how many there are. What cannot be inserted is dropped, counted and warned of.';
+
+create function posthaste_internal.announce_endpoint_disabled() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform posthaste_internal.announce('posthaste.endpoint.disabled', new.id,
+    jsonb_build_object('reason', new.disabled_reason, 'disabled_at', new.disabled_at));
+  return null;
+end $$;
+comment on function posthaste_internal.announce_endpoint_disabled is 'posthaste.endpoint.disabled: whoever disabled it, and why.';
+
+create trigger endpoints_announce_that_they_are_disabled
+  after update on posthaste.endpoints
+  for each row when (old.enabled and not new.enabled)
+  execute function posthaste_internal.announce_endpoint_disabled();
+
+-- Several relays note the same endpoint's health; what they agree on is a transition only once.
+create function posthaste_internal.announce_health() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if new.state = 'flowing' then
+    perform posthaste_internal.announce('posthaste.endpoint.recovered', new.endpoint_id,
+      jsonb_build_object('recovered_at', new.last_success_at, 'failing_since', old.failing_since));
+  else
+    perform posthaste_internal.announce('posthaste.endpoint.paused', new.endpoint_id,
+      jsonb_build_object('reason', format('%s failures since %s', new.consecutive_failures, new.failing_since),
+                         'consecutive_failures', new.consecutive_failures,
+                         'failing_since', new.failing_since, 'paused_until', new.paused_until));
+  end if;
+  return null;
+end $$;
+comment on function posthaste_internal.announce_health is
+  'posthaste.endpoint.paused when an endpoint stops flowing (not for each longer pause after it), posthaste.endpoint.recovered when a success makes it flow again.';
+
+create trigger health_announces_a_first_pause
+  after insert on posthaste.endpoint_health
+  for each row when (new.state <> 'flowing')
+  execute function posthaste_internal.announce_health();
+
+create trigger health_announces_a_pause
+  after update on posthaste.endpoint_health
+  for each row when (old.state = 'flowing' and new.state <> 'flowing')
+  execute function posthaste_internal.announce_health();
+
+create trigger health_announces_a_recovery
+  after update on posthaste.endpoint_health
+  for each row when (old.state <> 'flowing' and new.state = 'flowing'
+                     and new.last_success_at is distinct from old.last_success_at)
+  execute function posthaste_internal.announce_health();
+
+create function posthaste_internal.announce_dead_delivery() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  event record;
+begin
+  -- An announcement that dies is not announced: it would feed on itself.
+  select o.event_type, o.tenant into event from posthaste.outbox o
+   where o.id = new.event_id and o.created_at = new.event_created_at and o.event_type not like 'posthaste.%';
+  if found then
+    perform posthaste_internal.announce('posthaste.delivery.dead', new.endpoint_id,
+      jsonb_build_object('event_id', new.event_id, 'event_type', event.event_type, 'event_tenant', event.tenant,
+                         'webhook_id', posthaste.webhook_id(new.event_id, new.event_created_at),
+                         'attempts', new.number, 'outcome', new.outcome, 'cause', new.cause, 'status', new.status,
+                         'reason', coalesce(new.reason, concat_ws(' ', new.outcome, new.cause, new.status))));
+  end if;
+  return null;
+end $$;
+comment on function posthaste_internal.announce_dead_delivery is
+  'posthaste.delivery.dead: which event an endpoint did not get, and why.';
+
+create trigger attempts_announce_the_dead
+  after insert on posthaste.attempts
+  for each row when (new.verdict = 'dead')
+  execute function posthaste_internal.announce_dead_delivery();

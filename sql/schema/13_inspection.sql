@@ -1,0 +1,361 @@
+-- Inspection: what people look at. No view counts a whole table: what is counted is bounded.
+
+create view posthaste.delivery_attempts as
+select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at) as webhook_id,
+       a.number, a.started_at, a.outcome, a.cause, a.detail, a.status, a.verdict, a.reason,
+       a.next_attempt_at, a.response_headers, a.response_body, a.body_truncated, a.duration_ms,
+       a.resolve_ms, a.connect_ms, a.tls_ms, a.headers_ms, a.body_ms, a.relay_id, a.event_created_at
+  from posthaste.attempts a;
+comment on view posthaste.delivery_attempts is 'Every attempt of every delivery. Ask for one event_id, or for a range of started_at.';
+
+create view posthaste.delivery_status as
+select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_created_at) as webhook_id,
+       o.event_type, o.tenant, e.url,
+       case when d.claimed_by is not null then 'sending'
+            when d.blocked_at is not null then 'blocked'
+            when not e.enabled then 'held'
+            when d.in_line then 'in line'
+            else 'waiting' end as state,
+       d.attempt_count, d.next_attempt_at, a.outcome as last_outcome, a.cause as last_cause,
+       a.status as last_status, a.started_at as last_attempt_at,
+       case when d.blocked_at is not null
+            then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
+                        d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)
+            when not e.enabled then 'endpoint disabled: ' || e.disabled_reason
+            when h.state = 'paused' then 'endpoint paused until ' || h.paused_until
+            when d.in_line then 'behind another of ordering key ' || d.ordering_key
+            when a.verdict = 'retry' then coalesce(a.reason, concat_ws(' ', a.outcome, a.cause, a.status))
+            when o.deliver_at > clock_timestamp() then 'not to be sent before ' || o.deliver_at
+       end as reason,
+       null::timestamptz as ended_at, d.event_created_at
+  from posthaste.deliveries d
+  left join posthaste.outbox o on o.id = d.event_id and o.created_at = d.event_created_at
+  left join posthaste.endpoints e on e.id = d.endpoint_id
+  left join posthaste.endpoint_health h on h.endpoint_id = d.endpoint_id
+  left join lateral (
+    select * from posthaste.attempts a
+     where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id
+       and a.started_at >= d.created_at - interval '1 hour'
+     order by a.started_at desc limit 1) a on true
+union all
+select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at),
+       o.event_type, o.tenant, e.url,
+       a.verdict, a.number, null, a.outcome, a.cause, a.status, a.started_at,
+       coalesce(a.reason, case when a.verdict <> 'delivered' then concat_ws(' ', a.outcome, a.cause, a.status) end),
+       a.started_at + a.duration_ms * interval '1 ms', a.event_created_at
+  from posthaste.attempts a
+  left join posthaste.outbox o on o.id = a.event_id and o.created_at = a.event_created_at
+  left join posthaste.endpoints e on e.id = a.endpoint_id
+ where a.verdict <> 'retry'
+   and not exists (select from posthaste.deliveries d
+                    where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id)
+   and not exists (select from posthaste.attempts b
+                    where b.event_id = a.event_id and b.endpoint_id = a.endpoint_id
+                      and b.verdict <> 'retry' and b.started_at > a.started_at);
+comment on view posthaste.delivery_status is
+  'Every delivery, live or ended, with its event and last attempt. Ask for one event_id or webhook_id''s event, an endpoint_id, or a range of event_created_at.';
+
+create view posthaste.endpoint_status as
+select e.id as endpoint_id, e.url, e.tenant, e.description,
+       case when not e.enabled then 'disabled' else coalesce(h.state, 'flowing') end as health,
+       coalesce(e.disabled_reason || case when e.hold then '; what comes is kept' else '; what comes is not kept' end,
+                case when h.state <> 'flowing'
+                     then h.consecutive_failures || ' failures since ' || h.failing_since end) as reason,
+       h.paused_until, p.pending, p.pending = 10000 as pending_is_more, f.oldest_pending_at,
+       coalesce(h.consecutive_failures, 0) as consecutive_failures, h.failing_since,
+       h.last_success_at, h.last_failure_at,
+       round((h.recent_successes / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 4) as success_rate,
+       round((h.recent_duration_ms / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 1) as mean_duration_ms,
+       b.blocked_keys
+  from posthaste.endpoints e
+  left join posthaste.endpoint_health h on h.endpoint_id = e.id
+  cross join lateral (
+    select count(*) as pending from (
+      (select from posthaste.deliveries d where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null limit 10000)
+      union all
+      (select from posthaste.deliveries d where d.endpoint_id = e.id and d.in_line limit 10000)
+      limit 10000) d) p
+  cross join lateral (
+    select count(*) as blocked_keys from (
+      select from posthaste.deliveries d where d.endpoint_id = e.id and d.blocked_at is not null limit 10000) d) b
+  left join lateral (
+    select d.created_at as oldest_pending_at from posthaste.deliveries d
+     where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null
+     order by d.next_attempt_at, d.event_id limit 1) f on true;
+comment on view posthaste.endpoint_status is
+  'How each endpoint is doing: health and why, what is pending (counted up to 10,000; what is being sent just now not included), success rate and mean duration of about the last hour.';
+
+create view posthaste.backlog as
+with recursive endpoint as (
+  (select endpoint_id from posthaste.deliveries where claimed_by is null and in_line is null
+    order by endpoint_id, next_attempt_at, event_id limit 1)
+  union all
+  select n.endpoint_id from endpoint e cross join lateral (
+    select d.endpoint_id from posthaste.deliveries d
+     where d.claimed_by is null and d.in_line is null and d.endpoint_id > e.endpoint_id
+     order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1) n
+)
+select b.endpoint_id, e.url, p.pending, p.pending = 10000 as pending_is_more, due.due,
+       f.next_attempt_at as first_due_at,
+       clock_timestamp() - least(f.next_attempt_at, clock_timestamp()) as overdue_by
+  from endpoint b
+  left join posthaste.endpoints e on e.id = b.endpoint_id
+  cross join lateral (
+    select count(*) as pending from (
+      (select from posthaste.deliveries d where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null limit 10000)
+      union all
+      (select from posthaste.deliveries d where d.endpoint_id = b.endpoint_id and d.in_line limit 10000)
+      limit 10000) d) p
+  cross join lateral (
+    select count(*) as due from (
+      select from posthaste.deliveries d
+       where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
+         and d.next_attempt_at <= clock_timestamp() limit 10000) d) due
+  cross join lateral (
+    select d.next_attempt_at from posthaste.deliveries d
+     where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
+     order by d.next_attempt_at, d.event_id limit 1) f;
+comment on view posthaste.backlog is
+  'What waits, by endpoint: how many deliveries (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with what is in line behind them.';
+
+create view posthaste.recent_failures as
+select a.started_at, a.event_id, a.endpoint_id, e.url, a.number, a.outcome, a.cause, a.status, a.detail,
+       a.verdict, a.reason, a.next_attempt_at, left(a.response_body, 200) as response_body
+  from posthaste.attempts a
+  left join posthaste.endpoints e on e.id = a.endpoint_id
+ where a.verdict <> 'delivered' and a.started_at > clock_timestamp() - interval '1 day'
+ order by a.started_at desc
+ limit 1000;
+comment on view posthaste.recent_failures is 'The last 1,000 attempts of the last day that did not deliver, newest first.';
+
+create view posthaste.relay_status as
+select r.id as relay_id, r.name, r.version, r.started_at, r.heartbeat_at,
+       clock_timestamp() - r.heartbeat_at as silent_for, r.claim_count as claims
+  from posthaste.relays r;
+comment on view posthaste.relay_status is 'Running relays: when each was last heard of, and how many deliveries it held.';
+
+create view posthaste.unrouted_events as
+select o.id as event_id, o.event_type, o.tenant, o.created_at
+  from (select * from posthaste.routing order by number desc limit 1) r
+  join posthaste.outbox o
+    on (o.xid >= pg_snapshot_xmin(case when r.after_id is null then r.until else r.since end)
+        and not pg_visible_in_snapshot(o.xid, case when r.after_id is null then r.until else r.since end)
+        and (r.after_id is null or (o.xid, o.id) > (r.after_xid, r.after_id)
+             or not pg_visible_in_snapshot(o.xid, r.until)))
+   and o.created_at >= r.floor_at - interval '1 day';
+comment on view posthaste.unrouted_events is 'Events that have been committed and are not routed yet.';
+
+create view posthaste.ingest_status as
+  -- Walked loosely: one descent a source.
+  with recursive found as (
+    (select r.source from posthaste.received r order by r.source limit 1)
+    union all
+    select n.source from found cross join lateral (
+      select r.source from posthaste.received r where r.source > found.source order by r.source limit 1) n
+  )
+  select found.source, last.received_at as last_received_at, last.event_id as last_event_id,
+         recent.count as received_recently, recent.count = 10000 as received_recently_is_more
+    from found
+    cross join lateral (
+      select r.received_at, r.event_id from posthaste.received r
+       where r.source = found.source order by r.received_at desc limit 1) last
+    cross join lateral (
+      select count(*) from (
+        select from posthaste.received r
+         where r.source = found.source and r.received_at > clock_timestamp() - interval '1 hour' limit 10000) r) recent;
+comment on view posthaste.ingest_status is
+  'For each source of webhooks that come in: when it last sent, and how much. What waits in a relay''s spool is not here yet: see /status.';
+comment on column posthaste.ingest_status.source is 'The source.';
+comment on column posthaste.ingest_status.last_received_at is 'When its last webhook was stored.';
+comment on column posthaste.ingest_status.last_event_id is 'The event that became of it.';
+comment on column posthaste.ingest_status.received_recently is 'Webhooks stored in the last hour, counted up to 10,000.';
+comment on column posthaste.ingest_status.received_recently_is_more is 'Whether there are (or may be) more than were counted.';
+
+do $$
+declare
+  doc record;
+begin
+  for doc in select * from (values
+    ('event_id', 'The event.'),
+    ('endpoint_id', 'The endpoint.'),
+    ('webhook_id', 'The webhook-id header that receivers see; the same over every retry and replay.'),
+    ('event_type', 'The event''s type.'),
+    ('tenant', 'The tenant.'),
+    ('url', 'The endpoint''s URL; null if the endpoint is gone.'),
+    ('description', 'The endpoint''s description.'),
+    ('number', 'Number of the attempt; 0 where the delivery ended without one.'),
+    ('started_at', 'When the attempt began.'),
+    ('outcome', 'What happened on the wire.'),
+    ('cause', 'What kind of time-out, failure or refusal it was.'),
+    ('detail', 'The outcome in more words.'),
+    ('status', 'HTTP status of the response.'),
+    ('verdict', 'What was decided: delivered, retry, dead, cancelled.'),
+    ('reason', 'Why, in words.'),
+    ('next_attempt_at', 'When the next attempt is due.'),
+    ('response_headers', 'The response''s headers.'),
+    ('response_body', 'The first bytes of the response''s body.'),
+    ('body_truncated', 'Whether the response''s body had more than is kept.'),
+    ('duration_ms', 'Duration of the attempt in milliseconds.'),
+    ('resolve_ms', 'Milliseconds looking the name up.'),
+    ('connect_ms', 'Milliseconds opening the connection.'),
+    ('tls_ms', 'Milliseconds of the TLS handshake.'),
+    ('headers_ms', 'Milliseconds from the first byte sent to the end of the response head.'),
+    ('body_ms', 'Milliseconds reading the response body.'),
+    ('relay_id', 'The relay.'),
+    ('event_created_at', 'When the event was inserted; names its partition.'),
+    ('state', 'waiting, held (endpoint disabled), sending, delivered, dead, cancelled.'),
+    ('attempt_count', 'Attempts made.'),
+    ('last_outcome', 'What came of the last attempt.'),
+    ('last_cause', 'Its cause.'),
+    ('last_status', 'Its HTTP status.'),
+    ('last_attempt_at', 'When it began.'),
+    ('ended_at', 'When the delivery ended; null while it is live.'),
+    ('health', 'flowing, paused, probing or disabled.'),
+    ('paused_until', 'When the next probe is sent.'),
+    ('pending', 'Deliveries that wait, counted up to 10,000.'),
+    ('pending_is_more', 'Whether there are (or may be) more than were counted.'),
+    ('oldest_pending_at', 'When the first of those that wait was routed.'),
+    ('consecutive_failures', 'Failed attempts since the last success.'),
+    ('failing_since', 'The first of them.'),
+    ('last_success_at', 'The last delivered attempt.'),
+    ('last_failure_at', 'The last failed attempt.'),
+    ('success_rate', 'Share of the attempts of about the last hour that delivered.'),
+    ('mean_duration_ms', 'Their mean duration in milliseconds.'),
+    ('due', 'Deliveries that are due now, counted up to 10,000.'),
+    ('first_due_at', 'When the first is or was due.'),
+    ('overdue_by', 'For how long the first has been due.'),
+    ('name', 'The relay''s name.'),
+    ('version', 'Its version of Posthaste.'),
+    ('heartbeat_at', 'When it last renewed its lease.'),
+    ('silent_for', 'How long that is ago.'),
+    ('claims', 'Deliveries it held at that time.'),
+    ('created_at', 'When the event was inserted.')) d(name, text)
+  loop
+    execute coalesce((
+      select string_agg(format('comment on column %s.%I is %L', c.oid::regclass, doc.name, doc.text), '; ')
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+       where c.relnamespace = 'posthaste'::regnamespace and c.relkind = 'v' and a.attname = doc.name), 'select 1');
+  end loop;
+end $$;
+comment on column posthaste.delivery_status.state is
+  'waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled.';
+comment on column posthaste.endpoint_status.blocked_keys is
+  'Ordering keys that wait behind a dead delivery, counted up to 10,000; posthaste.unblock(endpoint_id) lets them go on.';
+
+-- ── why ────────────────────────────────────────────────────────────────────────────────────────────
+
+-- In PL/pgSQL, and handed no rows: a function in SQL that is handed a row of a table keeps columns from
+-- being added to it (PostgreSQL 15.20 and its like).
+create function posthaste.explain(event bigint, at_most integer default 1000)
+  returns table (endpoint_id bigint, state text, attempt_count integer, why text,
+                 next_attempt_at timestamptz, last_outcome text, last_attempt_at timestamptz, url text)
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  o posthaste.outbox := posthaste_internal.known_event(event);
+  routed boolean := (
+    select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
+      from posthaste.routing r order by r.number desc limit 1);
+begin
+  return query
+  with last as materialized (
+    select distinct on (a.endpoint_id) a.*,
+           -- What came of it, in words.
+           coalesce(a.reason, concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
+      from posthaste.attempts a
+     where a.event_id = event and a.started_at >= o.created_at - interval '1 hour'
+     order by a.endpoint_id, a.started_at desc
+  ), chosen as materialized (
+    select c.endpoint_id, min(c.rank) as rank
+      from (select d.endpoint_id, 1 from posthaste.deliveries d where d.event_id = event
+            union all select l.endpoint_id, 1 from last l
+            union all select o.endpoint_id, 2 where o.endpoint_id is not null
+            union all select e.id, 2 from posthaste.endpoints e
+                       where o.endpoint_id is null
+                         and posthaste_internal.route_keys(e.tenant, e.subscriptions)
+                             && posthaste_internal.route_keys_of_event(o.tenant, o.event_type)
+            union all select e.id, 3 from posthaste.endpoints e) c(endpoint_id, rank)
+     group by c.endpoint_id
+     order by 2, 1
+     limit at_most
+  )
+  select c.endpoint_id,
+         case when d.claimed_by is not null then 'sending'
+              when d.blocked_at is not null then 'blocked'
+              when d.event_id is not null and not e.enabled then 'held'
+              when d.event_id is not null then case when d.in_line then 'in line' else 'waiting' end
+              when l.endpoint_id is not null then case l.verdict when 'retry' then 'lost' else l.verdict end
+              when e.id is null then 'not owed'
+              when not routed then 'not routed'
+              else 'not owed' end,
+         coalesce(d.attempt_count, l.number, 0),
+         case when d.event_id is not null then live.why
+              when l.endpoint_id is not null then ended.why
+              when e.id is null then 'the endpoint that the event names does not exist'
+              else absent.why end,
+         d.next_attempt_at,
+         concat_ws(' ', l.outcome, l.cause, l.status), l.started_at, e.url
+    from chosen c
+    left join posthaste.endpoints e on e.id = c.endpoint_id
+    left join posthaste.endpoint_health h on h.endpoint_id = c.endpoint_id
+    left join posthaste.deliveries d on d.event_id = event and d.endpoint_id = c.endpoint_id
+    left join last l on l.endpoint_id = c.endpoint_id
+    cross join lateral (
+      select case when d.claimed_by is not null
+                  then format('relay %s is making attempt %s', d.claimed_by, d.attempt_count + 1)
+             else concat_ws('; ',
+        case when e.id is null then 'the endpoint is gone' end,
+        case when not e.enabled
+             then format('endpoint disabled: %s: posthaste.enable_endpoint(%s) lets it go on', e.disabled_reason, e.id) end,
+        case when h.paused_until is not null
+             then format('endpoint paused until %s after %s failures: posthaste.retry_endpoint(%s) sends now',
+                         h.paused_until, h.consecutive_failures, e.id) end,
+        case when d.blocked_at is not null
+             then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
+                         d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)
+             when d.in_line
+             then format('in line behind event %s of ordering key %s',
+                         (select head.event_id from posthaste.deliveries head
+                           where head.endpoint_id = d.endpoint_id and head.ordering_key = d.ordering_key
+                             and head.in_line is null), d.ordering_key)
+             when d.next_attempt_at > clock_timestamp()
+             then format('attempt %s is due at %s', d.attempt_count + 1, d.next_attempt_at)
+             else format('attempt %s is due since %s', d.attempt_count + 1, d.next_attempt_at) end,
+        case when l.verdict in ('retry', 'dead') and l.started_at >= d.created_at - interval '1 hour'
+             then 'the last one: ' || l.came end) end) live(why)
+    cross join lateral (
+      select case when l.verdict = 'retry' then 'to be retried, but no longer owed: see posthaste.check_consistency()'
+             else format('%s at %s', l.verdict, l.started_at + l.duration_ms * interval '1 ms')
+                  || case when l.number > 0 then ' by attempt ' || l.number else '' end
+                  || case when l.verdict <> 'delivered' then coalesce(': ' || l.came, '') else coalesce(': ' || l.reason, '') end
+                  || case when l.verdict = 'dead'
+                          then format('; posthaste.retry(%s, %s) sends it again', l.event_id, l.endpoint_id) else '' end
+             end) ended(why)
+    cross join lateral (
+      select coalesce(
+        nullif(case
+          when o.endpoint_id <> e.id then format('the event names endpoint %s alone', o.endpoint_id)
+          when o.endpoint_id is null and d.event_id is null and l.endpoint_id is null then concat_ws('; ',
+            case when e.tenant is distinct from o.tenant and e.tenant is not null
+                 then format('the endpoint gets the events of tenant %s, this is of %s',
+                             e.tenant, coalesce('tenant ' || o.tenant, 'no tenant')) end,
+            case when not posthaste_internal.route_keys(null, e.subscriptions)
+                      && posthaste_internal.route_keys_of_event(null, o.event_type)
+                 then format('not subscribed: %s does not match %s', array_to_string(e.subscriptions, ', '), o.event_type) end,
+            case when e.filter is not null and not posthaste_internal.filter_matches(o.payload, e.filter)
+                 then coalesce('the filter fails on the payload: ' || posthaste_internal.filter_failure(o.payload, e.filter),
+                               'the filter does not match the payload') end,
+            case when not e.enabled and not e.hold
+                 then format('the endpoint is disabled since %s: %s', e.disabled_at, e.disabled_reason) end,
+            case when routed and e.created_at > o.created_at
+                 then format('the endpoint was added after the event, at %s', e.created_at) end)
+          else '' end, ''),
+        case when not routed then 'owed, but not routed yet: a running relay does that at once'
+             when e.updated_at > o.created_at
+             then format('it matches now, but the endpoint was changed after the event, at %s: posthaste.replay(%s, …, states => ''{never}'') sends it',
+                         e.updated_at, e.id)
+             else 'it matches, but there is neither delivery nor attempt: see posthaste.check_consistency()' end)
+      ) absent(why)
+   order by c.rank, c.endpoint_id;
+end $$;
+comment on function posthaste.explain is
+  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, at_most so many. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what mends it, where something is to be mended.';
