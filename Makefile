@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo test test-versions simulate fuzz fuzz-coverage soak bench lint
+.PHONY: help demo docs test test-versions simulate fuzz fuzz-coverage soak bench lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ demo: ## Shows Posthaste at work: a minute, its own database, nothing to set up.
 test: ## Runs every test, against a real PostgreSQL and a real PgBouncer.
 	@scripts/install-postgres pgbouncer
 	cargo test
+
+docs: ## Writes docs/SQL.md anew from the comments of the schema.
+	@scripts/install-postgres
+	POSTHASTE_WRITE_DOCS=1 cargo test --quiet --test main sql_reference
 
 VERSIONS = 14 16 17 18
 test-versions: ## Runs every test on other versions of PostgreSQL: make test-versions VERSIONS="14 18".

@@ -58,7 +58,7 @@ async fn a_due_retry_needs_neither_bell_nor_poll() {
     let client = database.client().await;
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500)]);
-    endpoint(&receiver.url("/")).with("schedule", "{300 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s}").add(&client).await;
     let relay = relay_without_polling(&database).await;
     event("order.paid").add(&client).await;
     receiver.wait_for(2).await;

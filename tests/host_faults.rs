@@ -97,7 +97,7 @@ async fn a_relays_clock_that_jumps_by_a_day_makes_nothing_due_and_gives_nothing_
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let receiver = Receiver::start().await;
-    endpoint(&receiver.url("/")).with("schedule", "{300 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s}").add(&client).await;
     let (stopper, present) = (Stopper::new(), Present::default());
     let settings = [("relay.heartbeat", "200ms"), ("relay.lease", "2s"), ("retry.max_age", "1h")];
     let relay = run_inside(&database, &settings, present.clone(), stopper.clone());

@@ -84,7 +84,7 @@ async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() 
     let client = database.client().await;
     let (dead, alive) = (Receiver::start().await, Receiver::start().await);
     dead.otherwise(Reply::status(500));
-    let row = endpoint(&dead.url("/")).with("schedule", "{10 ms}").with("max_attempts", 1000);
+    let row = endpoint(&dead.url("/")).with("schedule", "{1 s}").with("max_attempts", 1000);
     let id = row.with("max_concurrency", 1).add(&client).await;
     endpoint(&alive.url("/")).add(&client).await;
     let relay = Relay::on(&database.url()).set("health.failures_to_pause", "3");
@@ -117,8 +117,8 @@ async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() 
 
     // A person who has mended it need not wait.
     dead.otherwise(Reply::ok());
-    let enable = format!("select posthaste.enable_endpoint({id})");
-    assert!(value::<bool>(&client, &enable).await);
+    let enable = format!("select was from posthaste.enable_endpoint({id})");
+    assert_eq!(value::<String>(&client, &enable).await, "paused");
     settled(&client).await;
 }
 
@@ -131,7 +131,7 @@ async fn one_probe_finds_out_that_an_endpoint_is_back_and_its_owner_is_told() {
     let gate = Gate::default();
     flaky.script([Reply::status(500), Reply::status(503), Reply::Reset]);
     flaky.otherwise(Reply::ok().held_by(&gate));
-    let row = endpoint(&flaky.url("/")).with("schedule", "{10 ms}").with("max_attempts", 1000);
+    let row = endpoint(&flaky.url("/")).with("schedule", "{1 s}").with("max_attempts", 1000);
     let id = row.with("subscriptions", "{order.*}").add(&client).await;
     let told = "{posthaste.endpoint.*,posthaste.delivery.dead}";
     endpoint(&watcher.url("/")).with("subscriptions", told).add(&client).await;

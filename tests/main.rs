@@ -45,6 +45,7 @@ mod secrets;
 mod several_relays;
 mod simulation;
 mod soak;
+mod sql_reference;
 mod steering;
 mod stops;
 mod subscriptions;

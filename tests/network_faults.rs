@@ -42,7 +42,7 @@ async fn what_was_claimed_by_a_statement_whose_answer_was_lost_is_given_back_and
     let (client, blocker) = (database.client().await, database.client().await);
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500), Reply::status(500)]);
-    endpoint(&receiver.url("/")).with("schedule", "{300 ms,300 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s,1 s}").add(&client).await;
     let wire = wire(&database).await;
     // One connection, so that the statement is prepared when it matters: the second claim.
     let relay = Relay::on(&wire.url(&database.url())).set("database.pool_size", "1").start().await;

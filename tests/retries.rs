@@ -47,7 +47,7 @@ async fn a_failed_attempt_is_made_again_as_the_same_message() {
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500).body("oh no"), Reply::DropAfterReading]);
     // The second wait spans a second, so that the third timestamp must be another.
-    endpoint(&receiver.url("/")).with("schedule", "{100 ms,1100 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s,2100 ms}").add(&client).await;
     let _relay = Relay::start(&database).await;
     let event = event("order.paid").add(&client).await;
 
@@ -83,7 +83,7 @@ async fn after_its_last_attempt_a_delivery_is_dead_and_stays_in_the_history() {
     let client = database.client().await;
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::status(500));
-    let row = endpoint(&receiver.url("/")).with("schedule", "{10 ms}").with("max_attempts", 3);
+    let row = endpoint(&receiver.url("/")).with("schedule", "{1 s}").with("max_attempts", 3);
     row.add(&client).await;
     let _relay = Relay::start(&database).await;
     let event = event("order.paid").add(&client).await;
@@ -111,7 +111,7 @@ async fn retry_after_puts_the_next_attempt_off() {
     let client = database.client().await;
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(503).header("retry-after", "70")]);
-    endpoint(&receiver.url("/")).with("schedule", "{100 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s}").add(&client).await;
     let _relay = Relay::start(&database).await;
     let event = event("order.paid").add(&client).await;
 

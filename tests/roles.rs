@@ -74,7 +74,7 @@ async fn a_relay_needs_no_more_than_the_relays_role() {
 
     let (gone, watcher) = (Receiver::start().await, Receiver::start().await);
     gone.script([Reply::status(500), Reply::status(410)]);
-    let row = endpoint(&gone.url("/")).with("schedule", "{10 ms}");
+    let row = endpoint(&gone.url("/")).with("schedule", "{1 s}");
     row.with("subscriptions", "{order.*}").add(&client).await;
     let told = "{posthaste.endpoint.disabled}";
     endpoint(&watcher.url("/")).with("subscriptions", told).add(&client).await;

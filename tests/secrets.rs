@@ -98,7 +98,7 @@ async fn secrets_and_payloads_are_neither_in_the_log_nor_in_the_views() {
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500), Reply::status(503), Reply::DropAfterReading]);
     let add = "select endpoint_id, secret from posthaste.add_endpoint(
-        $1, schedule => '{10 ms}', headers => '{\"authorization\": \"Bearer t0k3n\"}')";
+        $1, schedule => '{1 s}', headers => '{\"authorization\": \"Bearer t0k3n\"}')";
     let added = client.query_one(add, &[&receiver.url("/visible")]).await.unwrap();
     let (id, mut secrets) = (added.get::<_, i64>(0), vec![added.get::<_, String>(1)]);
     let relay = Relay::on(&database.url()).set("log.level", "trace").start().await;

@@ -36,7 +36,7 @@ async fn scene() -> (TestDatabase, Client, Client, Receiver) {
     let database = TestDatabase::new().await;
     let (client, blocker) = (database.client().await, database.client().await);
     let receiver = Receiver::start().await;
-    endpoint(&receiver.url("/")).with("schedule", "{200 ms,200 ms}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s,1 s}").add(&client).await;
     (database, client, blocker, receiver)
 }
 

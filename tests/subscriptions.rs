@@ -187,8 +187,8 @@ async fn while_an_endpoint_is_disabled_nothing_new_is_owed_and_what_is_pending_i
     );
     assert_eq!(value::<String>(&client, &status).await, "held: endpoint disabled: on holiday");
 
-    let enable = format!("select posthaste.enable_endpoint({})", ids[0]);
-    assert!(value::<bool>(&client, &enable).await);
+    let enable = format!("select was from posthaste.enable_endpoint({})", ids[0]);
+    assert_eq!(value::<String>(&client, &enable).await, "disabled");
     settled(&client).await;
     assert_eq!(arrived(&held), ["/ pending", "/ pending"]);
     assert!(attempts(&client, while_disabled).await.iter().all(|one| one.endpoint_id == ids[1]));

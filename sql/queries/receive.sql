@@ -2,6 +2,7 @@
 -- Index: received_pkey, a descent or two for each. Locks: the rows it inserts; where another transaction is
 -- inserting the same, it waits for that one. They are inserted in the order of the key, so that no two wait for each other.
 -- Numbers are drawn for what is inserted, in the order in which it came, so that it is routed in that order.
+-- posthaste.numbering tells the outbox's trigger, for this transaction, that the numbers have been drawn.
 -- A row that a transaction beside us has just inserted is not seen here: it is told as known, without its event.
 --
 -- $1… one array per column of a webhook
@@ -27,7 +28,8 @@ known as materialized (
   where r.source = f.source and r.sender_id = f.sender_id
 ),
 numbered as materialized (
-  select nextval('posthaste.outbox_id_seq') as id, clock_timestamp() as created_at, f.*
+  select set_config('posthaste.numbering', 'on', true) as numbering,
+         nextval('posthaste.ids_are_given_by_the_database') as id, clock_timestamp() as created_at, f.*
   from (select * from first f
          where (f.source, f.sender_id) not in (select k.source, k.sender_id from known k)
          order by f.place) f

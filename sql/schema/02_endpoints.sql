@@ -133,9 +133,9 @@ comment on column posthaste.endpoints.subscriptions is
   'Event-type patterns, at least one: * (everything), order.* (order.paid, order.paid.eu), order.paid.';
 comment on column posthaste.endpoints.tenant is 'Gets this tenant''s events only. Null: every tenant''s.';
 comment on column posthaste.endpoints.filter is
-  'SQL/JSON path on the payload; the event is owed if it yields anything: $ ? (@.total > 100)';
+  'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false. Where it fails on a payload, the event is not owed, and explain says so.';
 comment on column posthaste.endpoints.enabled is
-  'Whether it gets events. While false no new event is owed, and what is pending is held.';
+  'Whether it is sent to. While false what is pending waits, and hold says what becomes of events that come.';
 comment on column posthaste.endpoints.hold is
   'What becomes of events that come while it is disabled. True: they are kept and wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
 comment on column posthaste.endpoints.disabled_at is 'Since when it has been disabled.';
@@ -143,14 +143,14 @@ comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabl
 comment on column posthaste.endpoints.body_format is
   'standard {"type","timestamp","data"}, event_payload {"event","payload"}, raw (the payload alone; one that is a text, under the content-type that the event''s headers name) or cloudevents (structured mode).';
 comment on column posthaste.endpoints.headers is
-  'Extra request headers as {"name": "value"}. They can replace none of the relay''s.';
+  'Extra request headers as {"name": "value"}: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of the relay''s.';
 comment on column posthaste.endpoints.timeout is 'For one attempt in total. Null: delivery.timeout.';
 comment on column posthaste.endpoints.max_attempts is 'Attempts before a delivery is dead. Null: retry.max_attempts.';
 comment on column posthaste.endpoints.schedule is
-  'Fixed delays between attempts in place of the formula; the last one repeats.';
+  'Fixed delays between attempts in place of the formula, of 1 second to 30 days each; the last one repeats.';
 comment on column posthaste.endpoints.max_concurrency is
   'At most this many requests at once. Null: delivery.max_concurrency.';
-comment on column posthaste.endpoints.rate_limit is 'At most this many attempts a second, from each relay. Null: no limit.';
+comment on column posthaste.endpoints.rate_limit is 'At most this many attempts a second, over all relays. Null: no limit.';
 comment on column posthaste.endpoints.ordered is
   'Whether events with an ordering key are delivered one after the other, in the order in which they were committed. Counts for events routed from then on.';
 comment on column posthaste.endpoints.description is 'For people; at most 4,096 characters.';
@@ -161,7 +161,7 @@ comment on column posthaste.endpoints.updated_at is 'When it was last changed.';
 comment on column posthaste.endpoints.on_dead_head is
   'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits until somebody calls retry, cancel or unblock) or skip (the next one follows).';
 comment on column posthaste.endpoints.changed_in is
-  'The transaction that changed it last, whatever savepoints it had. Null: none since this column exists.';
+  'The transaction that changed it last, whatever savepoints it had. Not yours to set.';
 
 -- ── found by ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,10 +250,13 @@ comment on function posthaste_internal.touch_endpoint is 'Gives a changed endpoi
 create function posthaste_internal.check_endpoint() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  problem constant text := coalesce(posthaste_internal.url_problem(new.url), posthaste_internal.filter_problem(new.filter));
+  url_problem constant text := posthaste_internal.url_problem(new.url);
+  filter_problem constant text := posthaste_internal.filter_problem(new.filter);
 begin
-  if problem is not null then
-    raise exception '%', problem using errcode = 'check_violation';
+  if url_problem is not null then
+    raise exception '%', url_problem using errcode = 'check_violation', constraint = 'url_can_be_posted_to';
+  elsif filter_problem is not null then
+    raise exception '%', filter_problem using errcode = 'check_violation', constraint = 'filter_can_be_asked';
   end if;
   return new;
 end $$;

@@ -56,17 +56,17 @@ comment on view posthaste.delivery_status is
   'Every delivery, live or ended, with its event and last attempt. Ask for one event_id or webhook_id''s event, an endpoint_id, or a range of event_created_at.';
 
 create view posthaste.endpoint_status as
-select e.id as endpoint_id, e.url, e.tenant, e.description,
+select e.id as endpoint_id,
        case when not e.enabled then 'disabled' else coalesce(h.state, 'flowing') end as health,
+       p.pending, p.pending = 10000 as pending_is_more, f.oldest_pending_at,
+       round((h.recent_successes / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 4) as success_rate,
+       round((h.recent_duration_ms / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 1) as mean_duration_ms,
+       coalesce(h.consecutive_failures, 0) as consecutive_failures, b.blocked_keys,
        coalesce(e.disabled_reason || case when e.hold then '; what comes is kept' else '; what comes is not kept' end,
                 case when h.state <> 'flowing'
                      then h.consecutive_failures || ' failures since ' || h.failing_since end) as reason,
-       h.paused_until, p.pending, p.pending = 10000 as pending_is_more, f.oldest_pending_at,
-       coalesce(h.consecutive_failures, 0) as consecutive_failures, h.failing_since,
-       h.last_success_at, h.last_failure_at,
-       round((h.recent_successes / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 4) as success_rate,
-       round((h.recent_duration_ms / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 1) as mean_duration_ms,
-       b.blocked_keys
+       h.paused_until, h.failing_since, h.last_success_at, h.last_failure_at,
+       e.url, e.tenant, e.description
   from posthaste.endpoints e
   left join posthaste.endpoint_health h on h.endpoint_id = e.id
   cross join lateral (
@@ -306,7 +306,7 @@ begin
         case when e.id is null then 'the endpoint is gone' end,
         case when not e.enabled
              then format('endpoint disabled: %s: posthaste.enable_endpoint(%s) lets it go on', e.disabled_reason, e.id) end,
-        case when h.paused_until is not null
+        case when e.enabled and h.paused_until is not null
              then format('endpoint paused until %s after %s failures: posthaste.retry_endpoint(%s) sends now',
                          h.paused_until, h.consecutive_failures, e.id) end,
         case when d.blocked_at is not null

@@ -142,7 +142,7 @@ async fn whatever_is_killed(load: Load, seed: u64) {
     let mut server = Server::start(&[]).await;
     let receiver = Receiver::start().await;
     let raw = endpoint(&receiver.url("/")).with("body_format", "raw");
-    raw.with("schedule", "{200 ms}").with("max_attempts", 1000).add(&server.client().await).await;
+    raw.with("schedule", "{1 s}").with("max_attempts", 1000).add(&server.client().await).await;
     let spool = tempfile::tempdir().unwrap();
     let log = spool.path().join("relay.log");
     let build = |relay: RelayBuilder| {

@@ -22,7 +22,7 @@ pub async fn add_endpoint(client: &Client, spec: &Spec, address: SocketAddr) -> 
          timeout => $6 * interval '1 s', max_attempts => $7, schedule => $8::text::interval[], \
          max_concurrency => $9, rate_limit => $10, ordered => $11, description => $12)";
     // Short, so that what failed to the end drains soon.
-    let schedule = if spec.is_dead() { "{1 s}" } else { "{200 ms,500 ms,1 s,2 s}" };
+    let schedule = if spec.is_dead() { "{1 s}" } else { "{1 s,1 s,2 s}" };
     let parameters: [&(dyn ToSql + Sync); 12] = [
         &format!("http://{address}/{}", spec.name.replace(' ', "-")),
         &spec.subscription,

@@ -36,14 +36,14 @@ begin
 end $$;
 
 -- what cannot be an endpoint or a secret is refused in words, and the words are not the secret
-select pg_temp.fails($$select posthaste.add_endpoint('ftp://a.example')$$, '23514', 'url_is_http_or_https');
+select pg_temp.fails($$select posthaste.add_endpoint('ftp://a.example')$$, '23514', 'the url ''ftp://a.example'' is neither');
 select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', secret => 'whsec_c2VjcmV0')$$, '22023', 'not a signing secret');
 select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', secret => 'whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0A')$$, '22023', 'not a signing secret');
 select pg_temp.fails($$select posthaste.rotate_secret(1, new_secret => 'c2VjcmV0')$$, '22023', 'not a signing secret');
 select pg_temp.fails($$select posthaste.rotate_secret(1, '-1 s')$$, '22023', 'keep_old_for');
 
-select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', headers => '{"x": "a\r\nb: c"}')$$, '23514', 'headers_are_texts');
-select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', headers => '{"Webhook-Id": "1"}')$$, '23514', 'headers_are_texts');
+select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', headers => '{"x": "a\r\nb: c"}')$$, '23514', 'headers_are_at_most_64_texts');
+select pg_temp.fails($$select posthaste.add_endpoint('https://a.example', headers => '{"Webhook-Id": "1"}')$$, '23514', 'headers_are_at_most_64_texts');
 
 -- an unknown endpoint is an error everywhere
 select pg_temp.fails(format('select posthaste.%s', call), 'P0002', 'there is no endpoint') from unnest(array[
@@ -88,12 +88,13 @@ begin
   assert (select disabled_reason = 'disabled by ' || session_user from posthaste.endpoints where id = 1);
   insert into posthaste.endpoint_health (endpoint_id, state, consecutive_failures, failing_since, pauses, paused_until, recent_failures)
   values (2, 'paused', 9, now(), 3, now() + interval '1 h', 4);
-  assert posthaste.enable_endpoint(2);
+  assert (select (was, waiting, missed, advice) is not distinct from ('disabled', 0::bigint, 0::bigint, null::text)
+            from posthaste.enable_endpoint(2));
   assert (select (enabled, disabled_reason, disabled_at) is not distinct from (true, null::text, null::timestamptz) from posthaste.endpoints where id = 2);
   assert (select (state, consecutive_failures, failing_since, pauses, paused_until, recent_failures)
             is not distinct from ('flowing', 0, null::timestamptz, 0, null::timestamptz, 4::float8)
             from posthaste.endpoint_health where endpoint_id = 2);
-  assert not posthaste.enable_endpoint(2);
+  assert (select was = 'flowing' from posthaste.enable_endpoint(2));
 end $$;
 
 -- enabling one that is only paused ends the pause and changes its revision
@@ -102,6 +103,6 @@ declare
   before constant bigint := (select revision from posthaste.endpoints where id = 2);
 begin
   update posthaste.endpoint_health set state = 'paused', paused_until = now() + interval '1 h' where endpoint_id = 2;
-  assert posthaste.enable_endpoint(2);
+  assert (select was = 'paused' from posthaste.enable_endpoint(2));
   assert (select revision > before from posthaste.endpoints where id = 2);
 end $$;

@@ -54,9 +54,9 @@ begin
             from posthaste.explain(1, 1));
 end $$;
 insert into posthaste.endpoint_health (endpoint_id, state, paused_until) values (1, 'paused', now() + interval '1 h');
-select pg_temp.is(1, 1, 'waiting: endpoint paused until %; attempt 2%');
+select pg_temp.is(1, 1, 'waiting: endpoint paused until % after 0 failures: posthaste.retry_endpoint(1) sends now; attempt 2%');
 select posthaste.disable_endpoint(1, 'too slow');
-select pg_temp.is(1, 1, 'held: endpoint disabled: too slow; %');
+select pg_temp.is(1, 1, 'held: endpoint disabled: too slow: posthaste.enable_endpoint(1) lets it go on; attempt 2%');
 select posthaste.enable_endpoint(1);
 update posthaste.deliveries set claimed_by = 3, claim_token = 1 where event_id = 1;
 select pg_temp.is(1, 1, 'sending: relay 3 is making attempt 2');
@@ -64,7 +64,7 @@ delete from posthaste.deliveries where event_id = 1;
 select pg_temp.is(1, 1, 'lost: to be retried, but no longer owed%');
 insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, status, verdict, reason)
   select id, 1, created_at, clock_timestamp(), 2, 1, 5, 'answered', 410, 'dead', 'rule gone' from posthaste.outbox where id = 1;
-select pg_temp.is(1, 1, 'dead: dead at % by attempt 2: rule gone');
+select pg_temp.is(1, 1, 'dead: dead at % by attempt 2: rule gone; posthaste.retry(1, 1) sends it again');
 select posthaste.retry(1, 1);
 select pg_temp.is(1, 1, 'waiting: attempt 1 is due since %');
 select posthaste.cancel(1);
