@@ -83,7 +83,8 @@ async fn page(client: &Client) -> String {
 async fn relation(client: &Client, page: &mut String, name: &str) {
     let about = "select obj_description(('posthaste.' || $1)::regclass, 'pg_class')";
     let about: String = client.query_one(about, &[&name]).await.unwrap().get(0);
-    write!(page, "\n### posthaste.{name}\n\n{about}\n\n| column | type | |\n|---|---|---|\n").unwrap();
+    write!(page, "\n### posthaste.{name}\n\n{about}\n\n| column | type | |\n|---|---|---|\n")
+        .unwrap();
     let columns = "
         select a.attname::text, format_type(a.atttypid, a.atttypmod),
                case when a.attnotnull and not a.atthasdef and a.attidentity = '' and c.relkind <> 'v'

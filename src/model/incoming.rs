@@ -27,6 +27,11 @@ pub struct Payload(Bytes);
 
 /// What the columns hold.
 pub const TEXT_MAX: usize = 256;
+/// The most headers of an event, the most bytes of one's value, and of all names and values together:
+/// `headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all`.
+pub const HEADERS_MAX: usize = 64;
+pub const HEADER_VALUE_MAX: usize = 4 << 10;
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
 
 impl Incoming {
     /// About how much memory it takes.

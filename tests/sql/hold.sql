@@ -13,7 +13,7 @@ select posthaste.emit('order.paid', '{"n": 9}', tenant => 'acme', endpoint_id =>
 execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 1000, 1000000);
 do $$
 begin
-  assert (select array_agg(endpoint_id || '/' || event_id order by 1) = '{1/1,1/2,1/3,1/5}' from posthaste.deliveries);
+  assert (select array_agg(endpoint_id || '/' || event_id order by event_id) = '{1/1,1/2,1/3,1/5}' from posthaste.deliveries);
   assert not exists (select from posthaste.deliveries where claimed_by is not null), 'what is held is not claimed';
   assert (select array_agg(state order by endpoint_id) = '{held,not owed}' from posthaste.explain(2));
   assert (select array_agg(reason order by endpoint_id) = '{away; what comes is kept,away; what comes is not kept}'

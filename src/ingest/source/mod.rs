@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 
 use super::verify::{Scheme, Verified, Verifier, VerifierError};
 use crate::config::{Content, EventType, SourceSettings};
-use crate::model::incoming::{Incoming, Payload, TEXT_MAX};
+use crate::model::incoming::{
+    HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX,
+};
 use crate::model::pick::{Pick, is_json};
 
 /// One section of the settings, with its verifier.
@@ -192,10 +194,17 @@ impl Source {
         })
     }
 
-    /// The headers that are sent on with the event, as JSON.
+    /// The headers that are sent on with the event, as JSON: within the bounds of the outbox, those first
+    /// that the settings name.
     fn kept(&self, headers: &HeaderMap, content: Content) -> String {
         let mut kept = serde_json::Map::new();
-        for name in headers.keys() {
+        let mut room = HEADER_BYTES_MAX;
+        let is_named = |name: &&HeaderName| {
+            *name == CONTENT_TYPE
+                || self.settings.headers.iter().any(|named| named == name.as_str())
+        };
+        let (named, others): (Vec<_>, Vec<_>) = headers.keys().partition(is_named);
+        for name in named.into_iter().chain(others) {
             let mut values = headers
                 .get_all(name)
                 .iter()
@@ -204,7 +213,10 @@ impl Source {
             let value = values.fold(first.to_owned(), |all, value| all + ", " + value);
             // What is not JSON cannot be sent on without its type.
             let needed = name == CONTENT_TYPE && content == Content::Form;
-            if needed || self.keeps(name.as_str(), &value) {
+            let bytes = name.as_str().len() + value.len();
+            let fits = kept.len() < HEADERS_MAX && value.len() <= HEADER_VALUE_MAX && bytes <= room;
+            if fits && (needed || self.keeps(name.as_str(), &value)) {
+                room -= bytes;
                 kept.insert(name.as_str().to_owned(), value.into());
             }
         }

@@ -127,6 +127,26 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
 }
 
 #[test]
+fn what_is_kept_fits_into_the_outbox_and_what_is_named_comes_first() {
+    let many: Vec<_> = (0..100).map(|n| (format!("x-a{n:03}"), "v".repeat(100))).collect();
+    let mut pairs: Vec<_> = many.iter().map(|(n, value)| (n.as_str(), value.as_str())).collect();
+    let (long, whole) = ("v".repeat(4097), "v".repeat(4096));
+    pairs.extend([("x-long", long.as_str()), ("x-named", "it"), ("x-whole", whole.as_str())]);
+    let kept = |pairs: &[(&str, &str)]| {
+        let named_too = [("verify", "token"), ("secret", "s3cret"), ("headers", "x-*, x-named")];
+        let made = incoming(&source(&named_too), named("x"), pairs, "{}").unwrap();
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&made.headers).unwrap()
+    };
+    let all = kept(&pairs);
+    assert_eq!(all.len(), 64);
+    assert!(all.contains_key("x-named") && !all.contains_key("x-long"));
+    let wholes: Vec<_> = (0..9).map(|n| (format!("x-{n}"), whole.clone())).collect();
+    let wholes: Vec<_> = wholes.iter().map(|(n, value)| (n.as_str(), value.as_str())).collect();
+    assert_eq!(kept(&wholes).len(), 3, "16 KiB in all, with the names");
+    assert_eq!(kept(&[("x-whole", whole.as_str())]).len(), 1);
+}
+
+#[test]
 fn an_address_is_looked_up_as_it_is_also_where_it_came_by_the_other_family() {
     let source = source(&[("clients", "10.0.0.0/8, 2001:db8::/32")]);
     for (address, admitted) in [
