@@ -152,7 +152,8 @@ async fn gone_ends_the_delivery_and_disables_the_endpoint() {
     assert_eq!(attempt.reason.as_deref(), Some("rule 'gone': answered 410"));
     holds(&client, "not enabled from posthaste.endpoints").await;
     let status = "select health || ': ' || reason from posthaste.endpoint_status";
-    assert_eq!(value::<String>(&client, status).await, "disabled: rule 'gone': answered 410");
+    let said = "disabled: rule 'gone': answered 410; what comes is not kept";
+    assert_eq!(value::<String>(&client, status).await, said);
 }
 
 #[tokio::test]

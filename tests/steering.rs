@@ -382,8 +382,12 @@ async fn explain_has_a_reason_for_each_way_in_which_an_event_is_or_is_not_sent()
     for (name, beginning, ending) in [
         ("taken", "delivered: delivered at ", " by attempt 1"),
         ("failing", "waiting: attempt 2 is due at ", "; the last one: answered 503"),
-        ("held", "held: endpoint disabled: too slow; attempt 2 is due at ", "answered 503"),
-        ("dead", "dead: dead at ", " by attempt 1: gave up after 1 attempt"),
+        ("held", "held: endpoint disabled: too slow: posthaste.enable_endpoint(", "answered 503"),
+        (
+            "dead",
+            "dead: dead at ",
+            &format!("; posthaste.retry({paid}, {}) sends it again", ids["dead"]),
+        ),
         ("cancelled", "cancelled: cancelled at ", ": a mistake"),
         ("sending", "sending: relay ", " is making attempt 1"),
         (
