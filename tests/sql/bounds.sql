@@ -29,15 +29,15 @@ select pg_temp.event_fails($$headers = (select jsonb_object_agg('x' || g, repeat
 select pg_temp.event_fails($$headers = '{"x": ["a", "b"]}'$$, 'headers_are_at_most_64_texts_of_4_kib');
 select pg_temp.event_fails($$headers = '{"x": ["a"]}'$$, 'headers_are_at_most_64_texts_of_4_kib');
 select pg_temp.event_fails($$headers = '{"x": null}'$$, 'headers_are_at_most_64_texts_of_4_kib');
-select pg_temp.event_fails($$tenant = repeat('t', 257)$$, 'tenant_is_1_to_256_characters');
-select pg_temp.event_fails($$tenant = repeat('t', 20000000)$$, 'tenant_is_1_to_256_characters');
-select pg_temp.event_fails($$deliver_at = 'infinity'$$, 'deliver_at_is_a_date_before_2200');
-select pg_temp.event_fails($$deliver_at = '-infinity'$$, 'deliver_at_is_a_date_before_2200');
-select pg_temp.event_fails($$deliver_at = '12000-01-01'$$, 'deliver_at_is_a_date_before_2200');
-select pg_temp.event_fails($$expires_at = 'infinity'$$, 'expires_at_is_a_date_before_2200');
+select pg_temp.event_fails($$tenant = repeat('t', 257)$$, 'event_type_tenant_and_keys_have_1_to_256_characters');
+select pg_temp.event_fails($$tenant = repeat('t', 20000000)$$, 'event_type_tenant_and_keys_have_1_to_256_characters');
+select pg_temp.event_fails($$tenant = ''$$, 'event_type_tenant_and_keys_have_1_to_256_characters');
+select pg_temp.event_fails($$deliver_at = 'infinity'$$, 'deliver_at_and_expires_at_are_finite');
+select pg_temp.event_fails($$deliver_at = '-infinity'$$, 'deliver_at_and_expires_at_are_finite');
+select pg_temp.event_fails($$expires_at = 'infinity'$$, 'deliver_at_and_expires_at_are_finite');
 insert into posthaste.outbox (event_type, payload, tenant, headers, deliver_at, expires_at)
 values ('a', '{}', repeat('t', 256), (select jsonb_object_agg('x-h' || g, repeat('v', 200)) from generate_series(1, 64) g),
-        '2199-12-31', '2199-12-31');
+        '12000-12-31', '12000-12-31');
 
 -- the payload, whatever form it comes in
 select pg_temp.fails($$insert into posthaste.outbox (event_type, payload) select 'a', ('[' || repeat('0,', 8388608) || '0]')::json$$,
