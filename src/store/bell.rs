@@ -73,11 +73,7 @@ impl Bell {
         });
         let doing = "listen for the bell";
         answered(doing, database.connect_timeout(), async {
-            let listen = async {
-                client.batch_execute(super::connect::SESSION).await?;
-                client.batch_execute(LISTEN).await
-            };
-            listen.await.map_err(StoreError::query(doing))
+            client.batch_execute(LISTEN).await.map_err(StoreError::query(doing))
         })
         .await?;
         Ok(Self {

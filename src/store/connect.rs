@@ -1,4 +1,4 @@
-//! How the database is reached: the URL with libpq's sslmode in full, and what every session sets. Pools and sessions are built on it.
+//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -8,20 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::Connect;
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::session::SESSION;
 use super::tls::{Check, client_config};
-
-/// Set by statement, not by start-up option: poolers refuse those. Routing compares snapshots of
-/// single statements, so the isolation level must be the one that takes them anew.
-pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
-     set default_transaction_isolation = 'read committed'; set search_path = pg_catalog, pg_temp;";
+use super::{StoreError, answered};
 
 /// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
@@ -54,6 +48,8 @@ enum Opened {
     Plain(Box<Connection<Socket, NoTlsStream>>),
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
+
+const GREETING: &str = "tell a new session what it needs to know";
 
 /// What a session's driver does: it must be polled for the client to work, and ends with it.
 /// The payloads of notifications are handed to the closure.
@@ -165,17 +161,31 @@ impl Database {
         own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it.
+    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told what
+    /// every one of ours is, unless it is only lent.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
         let (client, opened) = self.open().await?;
-        let driver = match opened {
+        let mut driver = match opened {
             Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
+        tokio::select! {
+            greeted = answered(GREETING, self.connect_timeout, self.greet(&client)) => greeted?,
+            ended = &mut driver => {
+                return Err(ended.err().map_or(StoreError::SessionEnded, StoreError::query(GREETING)));
+            }
+        }
         Ok((client, driver))
+    }
+
+    async fn greet(&self, client: &Client) -> Result<(), StoreError> {
+        if self.is_pooled {
+            return Ok(());
+        }
+        client.batch_execute(SESSION).await.map_err(StoreError::query(GREETING))
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
@@ -237,39 +247,10 @@ impl Database {
         .map_err(StoreError::query("cancel waiting for the bell's lock"))
     }
 
-    /// What the pools are told of it; how it is reached, they ask [`Connect`] for.
-    pub(super) fn config(&self) -> Config {
-        self.hosts[0].clone()
-    }
-
     pub(super) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
 }
-
-/// For the pools: their connections are made in the same way.
-impl Connect for Database {
-    fn connect(
-        &self,
-        _: &Config,
-    ) -> Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + '_>> {
-        Box::pin(async {
-            let (client, driver) = self.session(|_| {}).await.map_err(|error| match error {
-                StoreError::Connect { source, .. } => source,
-                // The driver has such an error, but no other way to make one.
-                _ => tokio_postgres::Error::__private_api_timeout(),
-            })?;
-            #[expect(clippy::disallowed_methods, reason = "the pool ends it with its connection")]
-            let driving = tokio::spawn(async {
-                // A connection that breaks shows as an error of its next statement.
-                drop(driver.await);
-            });
-            Ok((client, driving))
-        })
-    }
-}
-
-type Connected = (Client, JoinHandle<()>);
 
 /// The same settings for each of the hosts alone.
 fn apart(all: &Config) -> Arc<[Config]> {

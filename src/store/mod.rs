@@ -16,11 +16,13 @@ pub mod health;
 pub mod lines;
 mod loan;
 pub mod migrate;
+mod pool;
 pub mod reach;
 pub mod received;
 pub mod relays;
 pub mod routing;
 pub mod rules;
+mod session;
 mod statements;
 mod tls;
 pub mod upkeep;
@@ -32,8 +34,9 @@ use jiff::Timestamp;
 
 use crate::clock::Present;
 
-pub use connect::{Database, SESSION};
+pub use connect::Database;
 pub use error::StoreError;
+pub use session::SESSION;
 pub use statements::parameter_types;
 
 use statements::Statements;

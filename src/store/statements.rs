@@ -10,14 +10,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::TryStreamExt as _;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream};
 
 use super::StoreError;
-use super::connect::{Database, SESSION};
+use super::connect::Database;
 use super::loan::Loan;
+use super::pool::{Manager, Pool, unpooled};
+use super::session::for_transaction;
 
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ pub(super) struct Statements {
 /// Whose the sessions are that run our statements.
 #[derive(Debug, Clone)]
 pub(super) enum Sessions {
-    /// Ours as long as their connection, and told this at its beginning.
+    /// Ours as long as their connection, and told this at its beginning, besides what all are.
     Ours { settings: Arc<str> },
     /// A pooler's, for a transaction that begins with these words.
     Lent { begin: Arc<str> },
@@ -63,24 +64,12 @@ impl Statements {
         settings: &str,
         patience: Duration,
     ) -> Result<Self, StoreError> {
-        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(database.config(), database.clone(), config);
         let sessions = Sessions::of(database, settings);
-        let created = sessions.clone();
-        let greeted_within = database.connect_timeout();
+        let manager = Manager::new(database.clone(), sessions.clone());
         let pool = Pool::builder(manager)
             .max_size(connections)
             .wait_timeout(Some(WAIT_FOR_CONNECTION))
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .post_create(Hook::async_fn(move |client, _| {
-                let sessions = created.clone();
-                Box::pin(async move {
-                    match tokio::time::timeout(greeted_within, sessions.greet(client)).await {
-                        Ok(done) => done.map_err(HookError::Backend),
-                        Err(_) => Err(HookError::message("the server does not answer")),
-                    }
-                })
-            }))
+            .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(StoreError::Build)?;
         Ok(Self { pool, sessions, patience })
@@ -122,7 +111,7 @@ impl Statements {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<Answer, StoreError> {
-        let loan = Loan::new(self.pool.get().await.map_err(StoreError::Pool)?, self.patience);
+        let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
         let client = loan.client();
         let answer = loan.bounded(async {
             match &self.sessions {
@@ -140,11 +129,10 @@ impl Statements {
 impl Sessions {
     /// Those that this way to the database leads to. `settings` is a sequence of `set`.
     pub(super) fn of(database: &Database, settings: &str) -> Self {
-        let settings = format!("{SESSION}{settings}");
         if !database.is_pooled() {
             return Self::Ours { settings: settings.into() };
         }
-        let local = format!("{settings}{PARTED}").replace("set ", "set local ");
+        let local = for_transaction(&format!("{settings}{PARTED}"));
         Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
     }
 
