@@ -42,6 +42,7 @@ mod routing;
 mod rules;
 mod schema;
 mod secrets;
+mod sessions;
 mod several_relays;
 mod simulation;
 mod soak;

@@ -93,7 +93,7 @@ pub async fn run(
             Err(error) if first => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = error.in_full(), "cannot begin anew yet");
-                status.set_ready(Err("the database is away".to_owned()));
+                status.set_ready(Err(error.in_brief()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,
                     () = stopper.stopping() => break,

@@ -99,7 +99,7 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         pulse.beat();
         match rounds.round().await {
             Ok(()) => {
-                rounds.shared.well(true);
+                rounds.shared.well();
                 backoff = rounds.shared.backoff();
                 rounds.rest().await;
             }

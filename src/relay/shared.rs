@@ -357,7 +357,7 @@ impl Shared {
     /// Says, at most once a second, that the database fails us; and that we are not ready.
     pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
         errors.increment(1);
-        self.well(false);
+        self.set_ready(Err(error.in_brief()));
         let now = self.clock.instant();
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
@@ -366,8 +366,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn well(&self, well: bool) {
-        let ready = if well { Ok(()) } else { Err("the database is away".to_owned()) };
+    /// A round has come to its end.
+    pub(super) fn well(&self) {
+        self.set_ready(Ok(()));
+    }
+
+    fn set_ready(&self, ready: Result<(), String>) {
         if !self.is_ending() {
             self.status.set_ready(ready);
         }

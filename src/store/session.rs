@@ -18,7 +18,7 @@
 /// (`target_session_attrs`); `synchronous_commit` and `default_tablespace`, which are theirs to choose.
 pub const SESSION: &str = "set application_name = 'posthaste'; \
      set search_path = pg_catalog, pg_temp; set timezone = 'UTC'; \
-     set default_transaction_isolation = 'read committed';";
+     set default_transaction_isolation = 'read committed'; set row_security = off;";
 
 /// The same and what follows for one transaction, in a session that is lent.
 pub(super) fn for_transaction(settings: &str) -> String {
