@@ -13,9 +13,8 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::SESSION;
+use super::StoreError;
 use super::tls::{Check, client_config};
-use super::{StoreError, answered};
 
 /// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
@@ -48,8 +47,6 @@ enum Opened {
     Plain(Box<Connection<Socket, NoTlsStream>>),
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
-
-const GREETING: &str = "tell a new session what it needs to know";
 
 /// What a session's driver does: it must be polled for the client to work, and ends with it.
 /// The payloads of notifications are handed to the closure.
@@ -161,31 +158,18 @@ impl Database {
         own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told what
-    /// every one of ours is, unless it is only lent.
+    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told
+    /// nothing yet: only those who use it know whether it is theirs to keep.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
         let (client, opened) = self.open().await?;
-        let mut driver = match opened {
+        let driver = match opened {
             Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
-        tokio::select! {
-            greeted = answered(GREETING, self.connect_timeout, self.greet(&client)) => greeted?,
-            ended = &mut driver => {
-                return Err(ended.err().map_or(StoreError::SessionEnded, StoreError::query(GREETING)));
-            }
-        }
         Ok((client, driver))
-    }
-
-    async fn greet(&self, client: &Client) -> Result<(), StoreError> {
-        if self.is_pooled {
-            return Ok(());
-        }
-        client.batch_execute(SESSION).await.map_err(StoreError::query(GREETING))
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for

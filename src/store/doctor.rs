@@ -87,7 +87,7 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
             return findings;
         }
     };
-    let asked = Asked { client, sessions: Sessions::of(database, "") };
+    let asked = Asked { client, sessions: Sessions::for_transactions("") };
     let looking = async {
         let look = look(&asked, database, lease, rings, &mut findings);
         if let Err(error) = answered("look at the database", PATIENCE, look).await {

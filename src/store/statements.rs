@@ -18,7 +18,7 @@ use super::StoreError;
 use super::connect::Database;
 use super::loan::Loan;
 use super::pool::{Manager, Pool, unpooled};
-use super::session::for_transaction;
+use super::session::{for_session, for_transaction};
 
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ pub(super) struct Statements {
 /// Whose the sessions are that run our statements.
 #[derive(Debug, Clone)]
 pub(super) enum Sessions {
-    /// Ours as long as their connection, and told this at its beginning, besides what all are.
+    /// Ours as long as their connection, and told this at its beginning.
     Ours { settings: Arc<str> },
     /// A pooler's, for a transaction that begins with these words.
     Lent { begin: Arc<str> },
@@ -130,8 +130,13 @@ impl Sessions {
     /// Those that this way to the database leads to. `settings` is a sequence of `set`.
     pub(super) fn of(database: &Database, settings: &str) -> Self {
         if !database.is_pooled() {
-            return Self::Ours { settings: settings.into() };
+            return Self::Ours { settings: for_session(settings).into() };
         }
+        Self::for_transactions(settings)
+    }
+
+    /// Those that are told nothing which outlasts a transaction, whatever they turn out to be.
+    pub(super) fn for_transactions(settings: &str) -> Self {
         let local = for_transaction(&format!("{settings}{PARTED}"));
         Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
     }
@@ -255,7 +260,9 @@ mod tests {
         assert_eq!(begin, "begin isolation level read committed");
         let told: Vec<_> = told.split(';').map(str::trim).filter(|told| !told.is_empty()).collect();
         assert!(told.len() > 8, "{told:?}");
+        let (set_back, told) = told.split_last().unwrap();
         assert!(told.iter().all(|told| told.starts_with("set local ")), "{told:?}");
+        assert!(set_back.contains("'0', true)") && !set_back.contains("false"), "{set_back}");
     }
 
     #[test]
