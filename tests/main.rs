@@ -18,6 +18,7 @@ mod command_line;
 mod control_plane;
 mod crash;
 mod database_faults;
+mod database_tls;
 mod doctor;
 mod failover;
 mod fuzz;
