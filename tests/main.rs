@@ -20,6 +20,7 @@ mod crash;
 mod database_faults;
 mod database_tls;
 mod doctor;
+mod elsewhere;
 mod failover;
 mod fuzz;
 mod guard;

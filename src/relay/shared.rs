@@ -362,13 +362,19 @@ impl Shared {
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            tracing::warn!(error = error.in_full(), "the database failed us; trying again");
+            let error_in_full = error.in_full();
+            if let StoreError::Strayed { .. } = error {
+                tracing::error!(error = error_in_full, "this is another database; trying again");
+            } else {
+                tracing::warn!(error = error_in_full, "the database failed us; trying again");
+            }
         }
     }
 
-    /// A round has come to its end.
+    /// A round has come to its end. Where an address has led elsewhere, that is not all there is to say.
     pub(super) fn well(&self) {
-        self.set_ready(Ok(()));
+        let strayed = self.store.database().strayed();
+        self.set_ready(strayed.map_or(Ok(()), |where_to| Err(where_to.to_owned())));
     }
 
     fn set_ready(&self, ready: Result<(), String>) {

@@ -13,8 +13,9 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::session::{Identity, Known};
 use super::tls::{Check, client_config};
+use super::{StoreError, answered};
 
 /// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Database {
     is_pooled: bool,
     /// The way to sessions that are kept, if it is another.
     direct: Option<Box<Database>>,
+    /// Which database that is.
+    known: Arc<Known>,
 }
 
 /// Whether and how connections are encrypted.
@@ -110,8 +113,9 @@ impl Database {
         if hosts.is_empty() {
             return Err(StoreError::Url("it names no host".to_owned()));
         }
-        let favourite = Arc::default();
-        Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled: false, direct: None })
+        let (favourite, known) = (Arc::default(), Arc::default());
+        let (is_pooled, direct) = (false, None);
+        Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled, direct, known })
     }
 
     /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
@@ -164,26 +168,46 @@ impl Database {
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
-        let (client, opened) = self.open().await?;
-        let driver = match opened {
+        let (client, opened, address) = self.open().await?;
+        let mut driver = match opened {
             Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
+        let doing = "ask which database this is";
+        tokio::select! {
+            found = answered(doing, self.connect_timeout, Identity::of(&client)) => {
+                self.known.meet(&address, found?)?;
+            }
+            ended = &mut driver => {
+                return Err(ended.err().map_or(StoreError::SessionEnded, StoreError::query(doing)));
+            }
+        }
         Ok((client, driver))
+    }
+
+    /// Which database this way leads to, and insists on.
+    pub(super) fn known(&self) -> &Arc<Known> {
+        &self.known
+    }
+
+    /// Says that a way has led to another database than at first, and where to. No secrets: it is served.
+    #[must_use]
+    pub fn strayed(&self) -> Option<&str> {
+        self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
     /// itself: one that takes the connection and then says nothing is passed over as well.
-    async fn open(&self) -> Result<(Client, Opened), StoreError> {
+    async fn open(&self) -> Result<(Client, Opened, String), StoreError> {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut failed = StoreError::SessionEnded;
         for place in (0..self.hosts.len()).map(|n| (favourite + n) % self.hosts.len()) {
             for way in self.ways_to(&self.hosts[place]).await {
                 let address = address(&way);
                 failed = match tokio::time::timeout(self.connect_timeout, self.dial(&way)).await {
-                    Ok(Ok(opened)) => {
+                    Ok(Ok((client, opened))) => {
                         self.favourite.store(place, Ordering::Relaxed);
-                        return Ok(opened);
+                        return Ok((client, opened, address));
                     }
                     Ok(Err(source)) => StoreError::Connect { address, source },
                     Err(_) => StoreError::ConnectTimeout { address, within: self.connect_timeout },

@@ -87,7 +87,7 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
             return findings;
         }
     };
-    let asked = Asked { client, sessions: Sessions::for_transactions("") };
+    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
     let looking = async {
         let look = look(&asked, database, lease, rings, &mut findings);
         if let Err(error) = answered("look at the database", PATIENCE, look).await {
@@ -115,6 +115,10 @@ async fn look(
 ) -> Result<(), StoreError> {
     server(asked, database, findings).await?;
     findings.push(way(database).await);
+    if database.strayed().is_some() {
+        // What is found by one session is not where the next one leads.
+        return Ok(());
+    }
     let schema = migrate::check(database).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
     match schema {
@@ -195,6 +199,10 @@ async fn way(database: &Database) -> Finding {
             Finding::ok("pooler", "none, or one that keeps sessions")
         }
         Ok(()) => Finding::ok("pooler", "in transaction mode, as set"),
+        Err(error @ StoreError::Strayed { .. }) => {
+            let mend = "have database.url name the server that takes writes, its standbys, or a proxy that leads to the first alone";
+            Finding::amiss("address", State::Failed, error.in_full(), mend)
+        }
         Err(error) => {
             let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
             Finding::amiss("pooler", State::Failed, error.in_full(), mend)

@@ -38,6 +38,10 @@ pub enum StoreError {
     #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
     Elsewhere { direct: String, url: String },
     #[error(
+        "{address} leads to more than one database: first to {first}, now to {found}. It must lead to one cluster, and there to the server that takes writes; what else is behind it is not served. Once it does, restart the relay"
+    )]
+    Strayed { address: String, first: String, found: String },
+    #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
     SchemaNewer { found: i32, known: i32 },

@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt as _;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream};
@@ -18,7 +19,7 @@ use super::StoreError;
 use super::connect::Database;
 use super::loan::Loan;
 use super::pool::{Manager, Pool, unpooled};
-use super::session::{for_session, for_transaction};
+use super::session::{for_session, for_transaction, is_elsewhere};
 
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ pub(super) enum Sessions {
     /// Ours as long as their connection, and told this at its beginning.
     Ours { settings: Arc<str> },
     /// A pooler's, for a transaction that begins with these words.
-    Lent { begin: Arc<str> },
+    Lent { begin: Arc<str>, way: Database },
 }
 
 /// What came of a statement.
@@ -113,16 +114,10 @@ impl Statements {
     ) -> Result<Answer, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
         let client = loan.client();
-        let answer = loan.bounded(async {
-            match &self.sessions {
-                Sessions::Ours { .. } => {
-                    let prepared = client.prepare_cached(sql).await?;
-                    gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
-                }
-                Sessions::Lent { begin } => lent(client, begin, sql, parameters).await,
-            }
-        });
-        answer.await.map_err(StoreError::query(doing))
+        // What the statement says of itself is an answer as well.
+        let answer =
+            loan.bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
+        answer.await.map_err(StoreError::query(doing))?
     }
 }
 
@@ -132,13 +127,14 @@ impl Sessions {
         if !database.is_pooled() {
             return Self::Ours { settings: for_session(settings).into() };
         }
-        Self::for_transactions(settings)
+        Self::for_transactions(database, settings)
     }
 
     /// Those that are told nothing which outlasts a transaction, whatever they turn out to be.
-    pub(super) fn for_transactions(settings: &str) -> Self {
+    pub(super) fn for_transactions(database: &Database, settings: &str) -> Self {
         let local = for_transaction(&format!("{settings}{PARTED}"));
-        Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
+        let begin = format!("begin isolation level read committed; {local}").into();
+        Self::Lent { begin, way: database.clone() }
     }
 
     /// Tells a new connection what is to hold as long as it does.
@@ -146,6 +142,24 @@ impl Sessions {
         match self {
             Self::Ours { settings } => client.batch_execute(settings).await,
             Self::Lent { .. } => Ok(()),
+        }
+    }
+
+    /// Runs a statement on a connection of a pool.
+    async fn run(
+        &self,
+        client: &ClientWrapper,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let prepared = async {
+            let prepared = client.prepare_cached(sql).await?;
+            gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
+        };
+        match self {
+            Self::Ours { .. } => prepared.await.map_err(StoreError::query(doing)),
+            Self::Lent { begin, way } => lent(client, (begin, way), sql, doing, parameters).await,
         }
     }
 
@@ -157,11 +171,12 @@ impl Sessions {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<Answer, StoreError> {
-        let answer = match self {
-            Self::Ours { .. } => unprepared(client, sql, parameters).await,
-            Self::Lent { begin } => lent(client, begin, sql, parameters).await,
-        };
-        answer.map_err(StoreError::query(doing))
+        match self {
+            Self::Ours { .. } => {
+                unprepared(client, sql, parameters).await.map_err(StoreError::query(doing))
+            }
+            Self::Lent { begin, way } => lent(client, (begin, way), sql, doing, parameters).await,
+        }
     }
 }
 
@@ -172,26 +187,38 @@ impl Answer {
     }
 }
 
-/// In a transaction of its own.
+/// In a transaction of its own, in the database that this way led to at first.
 async fn lent(
     client: &Client,
-    begin: &str,
+    (begin, way): (&str, &Database),
     sql: &str,
+    doing: &'static str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, tokio_postgres::Error> {
+) -> Result<Answer, StoreError> {
+    let begin = format!("{begin}{}", way.known().insistence());
     // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
     // us has sent all three, and leaves no transaction open.
     let (began, answer, ended) = tokio::join!(
         biased;
-        client.batch_execute(begin),
+        client.batch_execute(&begin),
         unprepared(client, sql, parameters),
         client.batch_execute("commit"),
     );
     // After an error there is nothing to commit, and the last one says nothing new.
-    began?;
-    let answer = answer?;
-    ended?;
+    began.map_err(|error| strayed(way, error, doing))?;
+    let answer = answer.map_err(StoreError::query(doing))?;
+    ended.map_err(StoreError::query(doing))?;
     Ok(answer)
+}
+
+/// A pooler may lead to one server with one transaction and to another with the next.
+fn strayed(way: &Database, error: tokio_postgres::Error, doing: &'static str) -> StoreError {
+    if !is_elsewhere(&error) {
+        return StoreError::query(doing)(error);
+    }
+    let said = error.as_db_error().map(tokio_postgres::error::DbError::message);
+    let found = said.and_then(|said| said.split('"').nth(1)).unwrap_or("another");
+    way.known().stray(&way.address(), found)
 }
 
 /// Parsed, planned, run and forgotten, in one round trip.
@@ -253,7 +280,7 @@ mod tests {
         let url = "postgres://localhost/x";
         let database = Database::parse(url, None, None, Duration::from_secs(1)).unwrap();
         let plans = crate::store::QUEUE_PLANS;
-        let Sessions::Lent { begin } = Sessions::of(&database.behind_pooler(), plans) else {
+        let Sessions::Lent { begin, .. } = Sessions::of(&database.behind_pooler(), plans) else {
             panic!("it is not lent");
         };
         let (begin, told) = begin.split_once(';').unwrap();
