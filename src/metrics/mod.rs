@@ -81,6 +81,7 @@ pub struct Metrics {
     pub asleep: Gauge,
     pub database_errors: ByDoing,
     upkeep_failures: [(&'static str, Counter); UPKEEP.len()],
+    pub database_went_back: Counter,
     pub relays_buried: Counter,
     pub endpoints_paused: Counter,
     pub endpoints_disabled: Counter,
@@ -191,6 +192,10 @@ impl Metrics {
             asleep: new.gauge("posthaste_asleep", "1 while the relay sleeps until the bell rings."),
             database_errors: new.by_doing(),
             upkeep_failures: UPKEEP.map(|task| (task, new.upkeep_failures(task))),
+            database_went_back: new.counter(
+                "posthaste_database_went_back_total",
+                "How often something was gone that had been committed.",
+            ),
             relays_buried: new.counter(
                 "posthaste_relays_buried_total",
                 "Dead relays whose claims this one released.",

@@ -15,6 +15,7 @@ use super::agenda::{Agenda, HORIZON};
 use super::budget::Budget;
 use super::files::Files;
 use super::health::Strike;
+use super::history::History;
 use super::lanes::{FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
 use super::lines::ToLookAt;
 use super::record::Finished;
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
+    pub(super) history: Arc<History>,
     pub(super) relay: RelayId,
     pub(super) registration: Registration,
     pub(super) schedule: Schedule,
@@ -112,6 +114,7 @@ pub(super) struct Parts {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
+    pub(super) history: Arc<History>,
     pub(super) registration: Registration,
     pub(super) share: Share,
     pub(super) rules: RuleSet,
@@ -176,6 +179,7 @@ impl Shared {
             clock: parts.clock,
             metrics: parts.metrics,
             status: parts.status,
+            history: parts.history,
             relay: parts.registration.relay,
             registration: parts.registration,
         }

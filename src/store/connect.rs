@@ -190,6 +190,12 @@ impl Database {
         &self.known
     }
 
+    /// How many sessions have been opened so far. One more may be in a server that has taken over.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
+    }
+
     /// Says that a way has led to another database than at first, and where to. No secrets: it is served.
     #[must_use]
     pub fn strayed(&self) -> Option<&str> {

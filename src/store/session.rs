@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -130,13 +131,23 @@ pub(super) struct Known {
     first: OnceLock<(Identity, String)>,
     /// Where else a later one led to. That stays: the address is wrong, however the next one fares.
     strayed: OnceLock<String>,
+    /// How many sessions have been opened.
+    opened: AtomicU64,
 }
 
 impl Known {
     /// Takes in where a session by this address has led to; refuses it where the first led elsewhere.
     pub(super) fn meet(&self, address: &str, found: Identity) -> Result<(), StoreError> {
         let (first, _) = self.first.get_or_init(|| (found, found.insistence()));
-        if first.is(found) { Ok(()) } else { Err(self.stray(address, &found.to_string())) }
+        if !first.is(found) {
+            return Err(self.stray(address, &found.to_string()));
+        }
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     pub(super) fn stray(&self, address: &str, found: &str) -> StoreError {
