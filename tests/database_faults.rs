@@ -69,6 +69,7 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     assert!(cut.iter().all(|&sessions| sessions > 0), "{cut:?}");
     assert_each_came_once(&receiver, &client).await;
     assert_eq!(relay.metric("posthaste_relays_buried_total", "").await, 0.0);
+    assert!(!relay.log().contains("recycled"), "a pooled session that ended is no news");
 }
 
 #[tokio::test]
@@ -258,4 +259,39 @@ async fn what_is_inserted_by_a_clock_set_back_by_days_is_named_if_it_was_passed_
     assert_eq!(value::<i64>(&client, &replay).await, 1);
     receiver.next().await;
     assert_each_came_once(&receiver, &client).await;
+}
+
+#[tokio::test]
+async fn a_task_of_upkeep_that_fails_keeps_no_other_from_its_work() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let tomorrow = "select 'outbox_' || to_char((now() at time zone 'UTC')::date + 1, 'YYYYMMDD')";
+    let tomorrow: String = value(&client, tomorrow).await;
+    // No table can be made here, as where changes of the schema are for another tool.
+    let refusing = format!(
+        "set timezone = 'UTC';
+         create table posthaste.outbox_20200101 partition of posthaste.outbox
+           for values from ('2020-01-01') to ('2020-01-02');
+         insert into posthaste.idempotency values ('', 'old', 1, '2020-01-01');
+         drop table posthaste.{tomorrow};
+         create function refuse() returns event_trigger language plpgsql
+           as $$ begin raise exception 'tables come from elsewhere'; end $$;
+         create event trigger refuse on ddl_command_start when tag in ('CREATE TABLE')
+           execute function refuse()"
+    );
+    client.batch_execute(&refusing).await.unwrap();
+    let mut relay = Relay::on(&database.url()).set("upkeep.interval", "1s").start().await;
+    relay.logs("tables come from elsewhere").await;
+    holds(&client, "to_regclass('posthaste.outbox_20200101') is null").await;
+    holds(&client, "not exists (select from posthaste.idempotency)").await;
+    let failed = async |labels: &str| relay.metric("posthaste_upkeep_failures_total", labels).await;
+    assert!(failed(r#"task="make_partitions""#).await > 0.0);
+    assert_eq!(failed("").await, failed(r#"task="make_partitions""#).await, "and no other");
+    let named = relay.log();
+    let named = named.lines().find(|line| line.contains("tables come from elsewhere")).unwrap();
+    assert!(named.contains(r#""task":"make_partitions""#), "{named}");
+
+    client.batch_execute("drop event trigger refuse").await.unwrap();
+    holds(&client, &format!("to_regclass('posthaste.{tomorrow}') is not null")).await;
+    assert!(relay.stop().await.success());
 }

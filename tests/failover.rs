@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use posthaste::demo::postgres::StopMode;
+use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::support::{
@@ -55,6 +56,7 @@ async fn a_synchronous_standby_takes_over_and_each_event_comes_once() {
     assert_eq!(all.len(), there.len(), "each once");
     assert_eq!(inconsistencies(&client).await, [""; 0]);
     assert_cursor_fits(&relay, &client).await;
+    assert_eq!(relay.metric("posthaste_database_went_back_total", "").await, 0.0);
 }
 
 fn of_type<'a>(all: &'a [Received], event_type: &str) -> Vec<&'a Received> {
@@ -64,6 +66,22 @@ fn of_type<'a>(all: &'a [Received], event_type: &str) -> Vec<&'a Received> {
 /// The events' numbers, without the moments that make them messages.
 fn numbers<'a>(of: &[&'a Received]) -> BTreeSet<&'a str> {
     of.iter().map(|one| one.id().split('_').nth(1).unwrap()).collect()
+}
+
+/// With both numbers: where it was, and where it is now.
+async fn assert_told_that_it_went_back(relay: &Relay) {
+    let line: Value = serde_json::from_str(&relay.logs("the database went back").await).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    let [seen, found] = ["seen_step", "found_step"].map(|step| line[step].as_i64().unwrap());
+    assert!(found < seen, "{line}");
+    assert_eq!(relay.metric("posthaste_database_went_back_total", "").await, 1.0);
+    let (_, status) = relay.get("/status").await.unwrap();
+    let said = serde_json::from_str::<Value>(&status).unwrap()["history"].clone();
+    assert_eq!(said["went_back"], 1, "{said}");
+    assert_eq!(
+        [&said["seen"]["step"], &said["found"]["step"]],
+        [&seen.into(), &found.into()] as [&Value; 2]
+    );
 }
 
 #[tokio::test]
@@ -114,6 +132,7 @@ async fn an_asynchronous_standby_loses_what_it_never_had_and_nothing_else() {
     assert_eq!(webhook_ids(&client).await.len(), 1 + 1 + LOST, "what is left in the outbox");
     assert_eq!(inconsistencies(&client).await, [""; 0]);
     assert_cursor_fits(&relay, &client).await;
+    assert_told_that_it_went_back(&relay).await;
 }
 
 #[tokio::test]
@@ -145,5 +164,37 @@ async fn a_relay_whose_number_was_given_again_by_the_new_primary_takes_another()
     }
     settled(&client).await;
     assert_eq!(receiver.received().len(), 20);
+    assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_history_that_another_relay_has_written_on_is_noticed_all_the_same() {
+    let mut primary = Server::start(&[]).await;
+    let client = primary.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&client).await;
+    let replication = Wire::to(primary.port()).await;
+    let standby = Standby::of(&primary, replication.port()).await;
+    let way = Wire::to(standby.port()).await;
+    way.refuse().await;
+    let relay = Relay::on(&both(&primary, way.port())).start().await;
+    event("order.done").add(&client).await;
+    settled(&client).await;
+    standby.catch_up(&client).await;
+    replication.silence();
+    event("order.lost").add(&client).await;
+    settled(&client).await;
+    primary.stop(StopMode::Immediate).await;
+    standby.promote().await;
+
+    let client = standby.client().await;
+    let _other = Relay::on(&both(&primary, standby.port())).start().await;
+    for _ in 0..5 {
+        event("order.new").add(&client).await;
+        settled(&client).await;
+    }
+    way.mend();
+    relay.logs("the database went back").await;
+    assert_eq!(relay.metric("posthaste_database_went_back_total", "").await, 1.0);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }

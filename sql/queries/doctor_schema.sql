@@ -24,6 +24,19 @@ bell as (
   where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'outbox'
     and t.tgname = 'outbox_rings_the_bell' and t.tgenabled in ('O', 'A')
 ),
+-- Where a policy would hide rows: from us, or from the owner, as whom functions run.
+hidden as (
+  select string_agg(c.oid::regclass::text, ', ' order by c.relname) as tables,
+         concat_ws('; ',
+           case when bool_or(row_security_active(c.oid) and owner.rolname <> current_user) then format('alter role %I bypassrls', current_user) end,
+           string_agg(format('alter table %s no force row level security', c.oid::regclass), '; ' order by c.relname)
+             filter (where c.relforcerowsecurity and not (owner.rolsuper or owner.rolbypassrls))) as mend
+  from pg_class c
+  join pg_roles owner on owner.oid = c.relowner
+  where c.relnamespace = 'posthaste'::regnamespace and c.relkind in ('r', 'p')
+    and (row_security_active(c.oid)
+         or (c.relrowsecurity and c.relforcerowsecurity and not (owner.rolsuper or owner.rolbypassrls)))
+),
 unmade as (
   select string_agg(day.partition, ', ' order by day.partition) as partitions
   from (
@@ -47,6 +60,12 @@ select 'bell', case when rings = $1::bool then 'ok' else 'warning' end,
        case when rings then 'inserts ring it' else 'inserts do not ring it' end,
        case when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
 from bell
+union all
+select 'rows', case when tables is null then 'ok' else 'failed' end,
+       coalesce('row-level security keeps the relay from reading: ' || tables, 'none is hidden by row-level security'),
+       case when tables is not null
+         then mend || '; or disable row level security there. A policy alone does not do: what it hides would be lost' end
+from hidden
 union all
 select 'partitions', case when partitions is null then 'ok' else 'warning' end,
        coalesce('not made: ' || partitions, 'made for today and tomorrow'),

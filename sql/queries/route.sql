@@ -163,7 +163,7 @@ advanced as (
   -- An idle look leaves no row, but now and then the cursor moves on.
   where chunk.events > 0 or span.taken_up or span.routed_at < clock_timestamp() - interval '1 minute'
   on conflict (number) do nothing
-  returning number, floor_at, events, deliveries, unmatched
+  returning number, floor_at, events, deliveries, unmatched, routed_at
 ),
 inserted as (
   insert into posthaste.deliveries
@@ -189,6 +189,8 @@ select coalesce(a.floor_at, span.floor_at) as floor_at,
        behind.endpoints as line_endpoints,
        behind.keys as line_keys,
        span.taken_up and not chunk.more and a.number is not null as closes_span,
+       coalesce(a.number, span.last_number) as step_number,
+       coalesce(a.routed_at, span.routed_at) as step_at,
        null::bigint as event_id, null::bigint as endpoint_id, null::bigint as revision,
        null as event_type, null::timestamptz as created_at, null::json as payload, null::jsonb as headers,
        null as ordering_key, null::float8 as age_ms, null::boolean as expired
@@ -198,7 +200,7 @@ cross join behind
 left join advanced a on true
 union all
 -- … and each delivery that it has claimed.
-select null, null, null, null, null, null, null, null, null, null,
+select null, null, null, null, null, null, null, null, null, null, null, null,
        r.id, r.owed_to, r.revision, e.event_type, e.created_at, e.payload, e.headers, r.line,
        (extract(epoch from span.now - greatest(e.created_at, e.deliver_at)) * 1000)::float8,
        coalesce(e.expires_at <= span.now, false)

@@ -88,7 +88,7 @@ advanced as (
   cross join lateral (select pg_snapshot_xmin(step.until) >= step.mark_xid as is_passed) mark
   where step.is_usual and (step.events > 0 or step.routed_at < clock_timestamp() - interval '1 minute')
   on conflict (number) do nothing
-  returning number, floor_at, events, deliveries, unmatched
+  returning number, floor_at, events, deliveries, unmatched, routed_at
 ),
 inserted as (
   insert into posthaste.deliveries
@@ -111,6 +111,8 @@ select step.is_usual,
        null::bigint[] as line_endpoints,
        null::text[] as line_keys,
        false as closes_span,
+       coalesce(a.number, step.number) as step_number,
+       coalesce(a.routed_at, step.routed_at) as step_at,
        o.id as event_id, o.owed_to as endpoint_id, o.revision, o.event_type, o.created_at, o.payload, o.headers,
        null as ordering_key,
        (extract(epoch from o.now - greatest(o.created_at, o.deliver_at)) * 1000)::float8 as age_ms,

@@ -55,7 +55,11 @@ impl CliError {
             Self::Config(_)
             | Self::Logging(_)
             | Self::Database(_)
-            | Self::Reach(StoreError::NoSessions { .. } | StoreError::Elsewhere { .. }) => USAGE,
+            | Self::Reach(
+                StoreError::NoSessions { .. }
+                | StoreError::Elsewhere { .. }
+                | StoreError::Strayed { .. },
+            ) => USAGE,
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Server(_)

@@ -34,6 +34,16 @@ const ATTEMPT_DURATION: &str = "posthaste_attempt_duration_seconds";
 const STATEMENT_DURATION: &str = "posthaste_statement_duration_seconds";
 const RECORD_BATCH_SIZE: &str = "posthaste_record_batch_size";
 
+/// What upkeep does, in this order.
+const UPKEEP: [&str; 6] = [
+    "release_orphans",
+    "make_partitions",
+    "drop_partitions",
+    "cancel_orphans",
+    "trim",
+    "trim_received",
+];
+
 /// The handles. Share it in an `Arc`.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -70,6 +80,8 @@ pub struct Metrics {
     /// 1 while the relay sleeps and wants the bell, else 0.
     pub asleep: Gauge,
     pub database_errors: ByDoing,
+    upkeep_failures: [(&'static str, Counter); UPKEEP.len()],
+    pub database_went_back: Counter,
     pub relays_buried: Counter,
     pub endpoints_paused: Counter,
     pub endpoints_disabled: Counter,
@@ -179,6 +191,11 @@ impl Metrics {
             wakes: new.by_wake(),
             asleep: new.gauge("posthaste_asleep", "1 while the relay sleeps until the bell rings."),
             database_errors: new.by_doing(),
+            upkeep_failures: UPKEEP.map(|task| (task, new.upkeep_failures(task))),
+            database_went_back: new.counter(
+                "posthaste_database_went_back_total",
+                "How often something was gone that had been committed.",
+            ),
             relays_buried: new.counter(
                 "posthaste_relays_buried_total",
                 "Dead relays whose claims this one released.",
@@ -209,6 +226,15 @@ impl Metrics {
             Outcome::Refused { .. } => &attempts.refused,
             Outcome::Interrupted => &attempts.interrupted,
         }
+    }
+
+    /// `posthaste_upkeep_failures_total{task}`.
+    ///
+    /// # Panics
+    /// If there is no such task.
+    pub fn upkeep_failures(&self, task: &str) -> &Counter {
+        let of = self.upkeep_failures.iter().find(|(name, _)| *name == task);
+        &of.expect("each task of upkeep is listed above").1
     }
 
     /// Everything, in the Prometheus text format.
@@ -283,6 +309,11 @@ impl Registrar<'_> {
             "How long the relay's statements took.",
             &[("statement", statement)],
         )
+    }
+
+    fn upkeep_failures(&self, task: &'static str) -> Counter {
+        let meaning = "Tasks of upkeep that failed; each is tried again the next time.";
+        self.counter_of("posthaste_upkeep_failures_total", meaning, &[("task", task)])
     }
 
     fn by_verdict(&self) -> ByVerdict {

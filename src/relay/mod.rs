@@ -1,7 +1,7 @@
 //! The running relay: one file per station, in the order in which an event meets them.
 //!
 //! `wake`, `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
-//! `lines`, `lease`, `health`, `upkeep`.
+//! `lines`, `lease`, `health`, `history`, `upkeep`.
 //!
 //! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
 //! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew
@@ -13,6 +13,7 @@ mod deliver;
 mod doubts;
 mod files;
 mod health;
+mod history;
 mod lanes;
 mod lease;
 mod lines;
@@ -43,6 +44,7 @@ use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, rules};
 
+use history::History;
 use lease::Ended;
 use shared::{Parts, Shared, most_claims};
 
@@ -79,6 +81,7 @@ pub async fn run(
     let client = client(&config, store.database()).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
     let mut first = true;
+    let history = Arc::<History>::default();
     while !stopper.is_stopping() {
         let sessions = TaskTracker::new();
         let begun = async {
@@ -93,7 +96,7 @@ pub async fn run(
             Err(error) if first => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = error.in_full(), "cannot begin anew yet");
-                status.set_ready(Err("the database is away".to_owned()));
+                status.set_ready(Err(error.in_brief()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,
                     () = stopper.stopping() => break,
@@ -109,6 +112,7 @@ pub async fn run(
             clock: present.clone(),
             metrics: Arc::clone(&metrics),
             status: status.clone(),
+            history: Arc::clone(&history),
             registration: lease.registration(),
             share,
             rules,

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::Shared;
 use super::deliver::Plan;
 use super::doubts::Doubts;
+use super::history;
 use super::lanes::Lane;
 use super::record::Finished;
 use super::wake::{Look, Wake};
@@ -99,13 +100,14 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         pulse.beat();
         match rounds.round().await {
             Ok(()) => {
-                rounds.shared.well(true);
+                rounds.shared.well();
                 backoff = rounds.shared.backoff();
                 rounds.rest().await;
             }
             Err(error) => {
                 rounds.shared.complain(&rounds.shared.metrics.database_errors.route, &error);
                 backoff.wait(&rounds.shared.ending).await;
+                rounds.shared.history.doubt();
                 rounds.look_at = Some(rounds.shared.clock.instant());
             }
         }
@@ -253,6 +255,7 @@ impl Rounds {
     /// Looks at the outbox, and routes what is there.
     async fn look(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        history::check(&shared).await?;
         let floor = match self.floor {
             Some(floor) => floor,
             None => floor(&shared.store).await?,
@@ -267,6 +270,7 @@ impl Rounds {
             return Ok(());
         };
         self.floor = Some(routed.floor);
+        history::take_in(&shared, routed.step);
         if routed.events > 0 {
             shared.metrics.route_duration.record(shared.clock.since(began));
             shared.metrics.events_routed.increment(u64::from(routed.events));

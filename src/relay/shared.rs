@@ -15,6 +15,7 @@ use super::agenda::{Agenda, HORIZON};
 use super::budget::Budget;
 use super::files::Files;
 use super::health::Strike;
+use super::history::History;
 use super::lanes::{FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
 use super::lines::ToLookAt;
 use super::record::Finished;
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
+    pub(super) history: Arc<History>,
     pub(super) relay: RelayId,
     pub(super) registration: Registration,
     pub(super) schedule: Schedule,
@@ -112,6 +114,7 @@ pub(super) struct Parts {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
+    pub(super) history: Arc<History>,
     pub(super) registration: Registration,
     pub(super) share: Share,
     pub(super) rules: RuleSet,
@@ -176,6 +179,7 @@ impl Shared {
             clock: parts.clock,
             metrics: parts.metrics,
             status: parts.status,
+            history: parts.history,
             relay: parts.registration.relay,
             registration: parts.registration,
         }
@@ -357,17 +361,27 @@ impl Shared {
     /// Says, at most once a second, that the database fails us; and that we are not ready.
     pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
         errors.increment(1);
-        self.well(false);
+        self.set_ready(Err(error.in_brief()));
         let now = self.clock.instant();
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            tracing::warn!(error = error.in_full(), "the database failed us; trying again");
+            let error_in_full = error.in_full();
+            if let StoreError::Strayed { .. } = error {
+                tracing::error!(error = error_in_full, "this is another database; trying again");
+            } else {
+                tracing::warn!(error = error_in_full, "the database failed us; trying again");
+            }
         }
     }
 
-    pub(super) fn well(&self, well: bool) {
-        let ready = if well { Ok(()) } else { Err("the database is away".to_owned()) };
+    /// A round has come to its end. Where an address has led elsewhere, that is not all there is to say.
+    pub(super) fn well(&self) {
+        let strayed = self.store.database().strayed();
+        self.set_ready(strayed.map_or(Ok(()), |where_to| Err(where_to.to_owned())));
+    }
+
+    fn set_ready(&self, ready: Result<(), String>) {
         if !self.is_ending() {
             self.status.set_ready(ready);
         }

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
 use super::error::in_full;
+use super::session::for_session;
 use super::{Database, StoreError, answered};
 
 const LISTEN: &str = "listen posthaste";
@@ -74,7 +75,7 @@ impl Bell {
         let doing = "listen for the bell";
         answered(doing, database.connect_timeout(), async {
             let listen = async {
-                client.batch_execute(super::connect::SESSION).await?;
+                client.batch_execute(&for_session("")).await?;
                 client.batch_execute(LISTEN).await
             };
             listen.await.map_err(StoreError::query(doing))

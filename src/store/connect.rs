@@ -1,4 +1,4 @@
-//! How the database is reached: the URL with libpq's sslmode in full, and what every session sets. Pools and sessions are built on it.
+//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -8,20 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::Connect;
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
+use super::session::{Identity, Known};
 use super::tls::{Check, client_config};
-
-/// Set by statement, not by start-up option: poolers refuse those. Routing compares snapshots of
-/// single statements, so the isolation level must be the one that takes them anew.
-pub const SESSION: &str = "set application_name = 'posthaste'; set timezone = 'UTC'; \
-     set default_transaction_isolation = 'read committed'; set search_path = pg_catalog, pg_temp;";
+use super::{StoreError, answered};
 
 /// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
 #[derive(Clone)]
@@ -38,6 +32,8 @@ pub struct Database {
     is_pooled: bool,
     /// The way to sessions that are kept, if it is another.
     direct: Option<Box<Database>>,
+    /// Which database that is.
+    known: Arc<Known>,
 }
 
 /// Whether and how connections are encrypted.
@@ -117,8 +113,9 @@ impl Database {
         if hosts.is_empty() {
             return Err(StoreError::Url("it names no host".to_owned()));
         }
-        let favourite = Arc::default();
-        Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled: false, direct: None })
+        let (favourite, known) = (Arc::default(), Arc::default());
+        let (is_pooled, direct) = (false, None);
+        Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled, direct, known })
     }
 
     /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
@@ -165,31 +162,58 @@ impl Database {
         own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it.
+    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told
+    /// nothing yet: only those who use it know whether it is theirs to keep.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
-        let (client, opened) = self.open().await?;
-        let driver = match opened {
+        let (client, opened, address) = self.open().await?;
+        let mut driver = match opened {
             Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),
         };
+        let doing = "ask which database this is";
+        tokio::select! {
+            found = answered(doing, self.connect_timeout, Identity::of(&client)) => {
+                self.known.meet(&address, found?)?;
+            }
+            ended = &mut driver => {
+                return Err(ended.err().map_or(StoreError::SessionEnded, StoreError::query(doing)));
+            }
+        }
         Ok((client, driver))
+    }
+
+    /// Which database this way leads to, and insists on.
+    pub(super) fn known(&self) -> &Arc<Known> {
+        &self.known
+    }
+
+    /// How many sessions have been opened so far. One more may be in a server that has taken over.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
+    }
+
+    /// Says that a way has led to another database than at first, and where to. No secrets: it is served.
+    #[must_use]
+    pub fn strayed(&self) -> Option<&str> {
+        self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
     /// itself: one that takes the connection and then says nothing is passed over as well.
-    async fn open(&self) -> Result<(Client, Opened), StoreError> {
+    async fn open(&self) -> Result<(Client, Opened, String), StoreError> {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut failed = StoreError::SessionEnded;
         for place in (0..self.hosts.len()).map(|n| (favourite + n) % self.hosts.len()) {
             for way in self.ways_to(&self.hosts[place]).await {
                 let address = address(&way);
                 failed = match tokio::time::timeout(self.connect_timeout, self.dial(&way)).await {
-                    Ok(Ok(opened)) => {
+                    Ok(Ok((client, opened))) => {
                         self.favourite.store(place, Ordering::Relaxed);
-                        return Ok(opened);
+                        return Ok((client, opened, address));
                     }
                     Ok(Err(source)) => StoreError::Connect { address, source },
                     Err(_) => StoreError::ConnectTimeout { address, within: self.connect_timeout },
@@ -237,39 +261,10 @@ impl Database {
         .map_err(StoreError::query("cancel waiting for the bell's lock"))
     }
 
-    /// What the pools are told of it; how it is reached, they ask [`Connect`] for.
-    pub(super) fn config(&self) -> Config {
-        self.hosts[0].clone()
-    }
-
     pub(super) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }
 }
-
-/// For the pools: their connections are made in the same way.
-impl Connect for Database {
-    fn connect(
-        &self,
-        _: &Config,
-    ) -> Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + '_>> {
-        Box::pin(async {
-            let (client, driver) = self.session(|_| {}).await.map_err(|error| match error {
-                StoreError::Connect { source, .. } => source,
-                // The driver has such an error, but no other way to make one.
-                _ => tokio_postgres::Error::__private_api_timeout(),
-            })?;
-            #[expect(clippy::disallowed_methods, reason = "the pool ends it with its connection")]
-            let driving = tokio::spawn(async {
-                // A connection that breaks shows as an error of its next statement.
-                drop(driver.await);
-            });
-            Ok((client, driving))
-        })
-    }
-}
-
-type Connected = (Client, JoinHandle<()>);
 
 /// The same settings for each of the hosts alone.
 fn apart(all: &Config) -> Arc<[Config]> {

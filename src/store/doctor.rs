@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::statements::parameter_types;
+use super::statements::{Parameters, Sessions};
 use super::{Database, StoreError, answered, migrate, reach};
 use crate::clock::Clock;
 
@@ -56,6 +55,23 @@ impl Finding {
     }
 }
 
+/// The session that is asked.
+struct Asked {
+    client: Client,
+    sessions: Sessions,
+}
+
+impl Asked {
+    async fn rows(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(self.sessions.run_once(&self.client, sql, doing, parameters).await?.rows)
+    }
+}
+
 /// Looks at the database, from the connection to the endpoints.
 ///
 /// What cannot be looked at because of something before it is left out. `lease`: after which silence a
@@ -71,8 +87,9 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
             return findings;
         }
     };
+    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
     let looking = async {
-        let look = look(&client, database, lease, rings, &mut findings);
+        let look = look(&asked, database, lease, rings, &mut findings);
         if let Err(error) = answered("look at the database", PATIENCE, look).await {
             let mend = "see the message; what comes after this could not be looked at";
             findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
@@ -90,14 +107,18 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
 }
 
 async fn look(
-    client: &Client,
+    asked: &Asked,
     database: &Database,
     lease: Duration,
     rings: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
-    server(client, database, findings).await?;
+    server(asked, database, findings).await?;
     findings.push(way(database).await);
+    if database.strayed().is_some() {
+        // What is found by one session is not where the next one leads.
+        return Ok(());
+    }
     let schema = migrate::check(database).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
     match schema {
@@ -117,24 +138,24 @@ async fn look(
             }
         }
     }
-    let of_schema = ask(client, SCHEMA, "look at the schema", &[&rings]).await?;
+    let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
     if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
         return Ok(());
     }
-    let work = ask(client, WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
+    let work = asked.rows(WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
     Ok(())
 }
 
 async fn server(
-    client: &Client,
+    asked: &Asked,
     database: &Database,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
-    let asked = Clock.now();
-    let rows = ask(client, SERVER, "ask what server this is", &[]).await?;
-    let heard = Clock.now();
+    let before = Clock.now();
+    let rows = asked.rows(SERVER, "ask what server this is", &[]).await?;
+    let after = Clock.now();
     let row = rows.first().ok_or(StoreError::NoRow { doing: "ask what server this is" })?;
     let (version, role): (&str, &str) = (row.get("version"), row.get("role"));
     let address = database.address();
@@ -152,7 +173,7 @@ async fn server(
     // Theirs was read between asking and hearing.
     let theirs: f64 = row.get("now_ms");
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in 53 bits")]
-    let (before, after) = (asked.as_millisecond() as f64, heard.as_millisecond() as f64);
+    let (before, after) = (before.as_millisecond() as f64, after.as_millisecond() as f64);
     let apart = (before - theirs).max(theirs - after).max(0.0);
     let found = format!("{:.1} s apart from the database's", apart / 1000.0);
     let mend = "set both by NTP: signatures carry this machine's time, and receivers refuse what is minutes off";
@@ -178,22 +199,15 @@ async fn way(database: &Database) -> Finding {
             Finding::ok("pooler", "none, or one that keeps sessions")
         }
         Ok(()) => Finding::ok("pooler", "in transaction mode, as set"),
+        Err(error @ StoreError::Strayed { .. }) => {
+            let mend = "have database.url name the server that takes writes, its standbys, or a proxy that leads to the first alone";
+            Finding::amiss("address", State::Failed, error.in_full(), mend)
+        }
         Err(error) => {
             let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
             Finding::amiss("pooler", State::Failed, error.in_full(), mend)
         }
     }
-}
-
-async fn ask(
-    client: &Client,
-    sql: &str,
-    doing: &'static str,
-    parameters: &[&(dyn ToSql + Sync)],
-) -> Result<Vec<Row>, StoreError> {
-    let types = parameter_types(sql).expect("a test looks for the casts of every statement");
-    let typed: Vec<(&(dyn ToSql + Sync), Type)> = parameters.iter().copied().zip(types).collect();
-    client.query_typed(sql, &typed).await.map_err(StoreError::query(doing))
 }
 
 fn finding(row: &Row) -> Finding {

@@ -14,15 +14,15 @@ pub enum StoreError {
     #[error("read the certificate authorities in {path}")]
     Authorities { path: String, source: std::io::Error },
     #[error("build the connection pool")]
-    Build(#[source] deadpool_postgres::BuildError),
+    Build(#[source] deadpool::managed::BuildError),
     #[error("connect to the database at {address}")]
     Connect { address: String, source: tokio_postgres::Error },
     #[error("connect to the database at {address}: no answer within {within:?}")]
     ConnectTimeout { address: String, within: Duration },
     #[error("{doing}: no answer within {within:?}")]
     NoAnswer { doing: &'static str, within: Duration },
-    #[error("get a database connection")]
-    Pool(#[source] deadpool_postgres::PoolError),
+    #[error("every connection of the pool is in use, and none came back in time")]
+    NoConnection,
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
     #[error("{doing}: the statement returned no row")]
@@ -37,6 +37,10 @@ pub enum StoreError {
     NoSessions { setting: &'static str, address: String },
     #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
     Elsewhere { direct: String, url: String },
+    #[error(
+        "{address} leads to more than one database: first to {first}, now to {found}. It must lead to one cluster, and there to the server that takes writes; what else is behind it is not served. Once it does, restart the relay"
+    )]
+    Strayed { address: String, first: String, found: String },
     #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
@@ -83,12 +87,6 @@ impl StoreError {
             | Self::Forgotten { source, .. }
             | Self::Connect { source, .. }
             | Self::Migration { source, .. } => source.code(),
-            Self::Pool(
-                deadpool_postgres::PoolError::Backend(source)
-                | deadpool_postgres::PoolError::PostCreateHook(
-                    deadpool_postgres::HookError::Backend(source),
-                ),
-            ) => source.code(),
             _ => None,
         }
     }
@@ -100,13 +98,29 @@ impl StoreError {
         self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
     }
 
+    /// Why nothing is to be expected of a relay that meets this, for whoever asks its health: no more of
+    /// what the server says than its code, as its words may quote rows.
+    #[must_use]
+    pub fn in_brief(&self) -> String {
+        match (self, self.sqlstate()) {
+            (_, Some(code)) if !self.is_transient() => {
+                format!("{self}: the database refuses it ({}), see the log", code.code())
+            }
+            _ if self.is_transient() => "the database is away".to_owned(),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether trying again later can help: the database is away, starting, failing over or busy.
     /// Everything else (wrong password, no such database, a bug in a statement) needs a person.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::ConnectTimeout { .. } | Self::NoAnswer { .. } | Self::SessionEnded => true,
-            Self::Connect { .. } | Self::Query { .. } | Self::Pool(_) => {
+            Self::ConnectTimeout { .. }
+            | Self::NoAnswer { .. }
+            | Self::NoConnection
+            | Self::SessionEnded => true,
+            Self::Connect { .. } | Self::Query { .. } => {
                 self.sqlstate().is_none_or(|code| {
                     // Class 08 connection, 40 rollback, 53 resources, 57 operator, 58 system;
                     // 25006 read only (a standby that is about to be promoted), 55P03 lock.

@@ -7,21 +7,23 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{ClientWrapper, Object};
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::Error;
+
+use super::pool::Pooled;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Loan {
     /// `None` only while it is dropped.
-    client: Option<Object>,
+    client: Option<Pooled>,
     patience: Duration,
     /// An answer is outstanding.
     waiting: AtomicBool,
 }
 
 impl Loan {
-    pub(super) fn new(client: Object, patience: Duration) -> Self {
+    pub(super) fn new(client: Pooled, patience: Duration) -> Self {
         Self { client: Some(client), patience, waiting: AtomicBool::new(false) }
     }
 
@@ -47,7 +49,7 @@ impl Drop for Loan {
     fn drop(&mut self) {
         // Also when whoever waited was dropped.
         if self.waiting.load(Ordering::Relaxed) {
-            drop(self.client.take().map(Object::take));
+            drop(self.client.take().map(Pooled::take));
         }
     }
 }

@@ -4,6 +4,7 @@
 use ring::digest::{SHA256, digest};
 use tokio_postgres::Client;
 
+use super::session::for_transaction;
 use super::{Database, StoreError};
 
 /// One step of the schema.
@@ -50,6 +51,10 @@ const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 /// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
 const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
 
+/// What a migration stands on, whoever applies it with whatever is set for the database or the role.
+const SETTINGS: &str = "set local standard_conforming_strings = on; \
+     set local row_security = off; set local timezone = 'UTC';";
+
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
 const TIMEOUTS: &str = "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
 
@@ -78,7 +83,7 @@ pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreEr
 async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError> {
     // However long another one migrates; the timeouts are for locks that applications hold.
     client
-        .batch_execute(&format!("begin; {LOCK}; {TIMEOUTS} set local timezone = 'UTC';"))
+        .batch_execute(&format!("begin; {}{LOCK}; {TIMEOUTS}", for_transaction("")))
         .await
         .map_err(StoreError::query("wait for the migration lock"))?;
     client.batch_execute(LEDGER).await.map_err(StoreError::query("create the migration ledger"))?;
@@ -130,7 +135,7 @@ pub fn print() -> String {
         format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
     for migration in MIGRATIONS {
         let (name, sql) = (migration.name, migration.script());
-        script.push_str(&format!("\n-- {name}\nbegin;\n{sql}commit;\n"));
+        script.push_str(&format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"));
     }
     script
 }

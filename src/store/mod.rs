@@ -16,11 +16,13 @@ pub mod health;
 pub mod lines;
 mod loan;
 pub mod migrate;
+mod pool;
 pub mod reach;
 pub mod received;
 pub mod relays;
 pub mod routing;
 pub mod rules;
+mod session;
 mod statements;
 mod tls;
 pub mod upkeep;
@@ -32,8 +34,9 @@ use jiff::Timestamp;
 
 use crate::clock::Present;
 
-pub use connect::{Database, SESSION};
+pub use connect::Database;
 pub use error::StoreError;
+pub use session::SESSION;
 pub use statements::parameter_types;
 
 use statements::Statements;
@@ -63,7 +66,7 @@ pub struct Store {
 /// part of it: planned while the table was empty, a claim took to reading the whole primary key and
 /// sorting what it found, and kept that plan until the next analyze.
 pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = off; \
-     set enable_mergejoin = off; set enable_sort = off; \
+     set enable_mergejoin = off; set enable_sort = off; set enable_nestloop = on; \
      set plan_cache_mode = force_generic_plan; set jit = off;";
 /// The same for routing.
 ///
@@ -71,6 +74,7 @@ pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = o
 /// 500 were joined with 500 by comparing each with each. So it hashes; what is to be looked up row by
 /// row is written as a lateral subquery.
 pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set enable_nestloop = off; \
+     set enable_hashjoin = on; set enable_sort = on; \
      set plan_cache_mode = force_generic_plan; set jit = off;";
 /// What is not done with every batch may be planned as the statistics say.
 const UPKEEP_PLANS: &str = "set enable_seqscan = off; set jit = off;";

@@ -13,10 +13,6 @@ const SERVED_BY: &str = "select pg_backend_pid()";
 /// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for ours
 /// once in billions of starts.
 const ROUNDS: usize = 4;
-/// Which database this is, of which cluster.
-const IDENTITY: &str = "select system_identifier || '/' \
-     || (select oid from pg_database where datname = current_database()) from pg_control_system()";
-
 /// Refuses a second way that leads to another database than the first.
 ///
 /// # Errors
@@ -27,9 +23,9 @@ pub async fn is_one_database(database: &Database) -> Result<(), StoreError> {
         return Ok(());
     }
     let mut drivers = JoinSet::new();
-    let one = connect(database, &mut drivers).await?;
-    let other = connect(direct, &mut drivers).await?;
-    if identity(&one).await? == identity(&other).await? {
+    connect(database, &mut drivers).await?;
+    connect(direct, &mut drivers).await?;
+    if database.known().identity() == direct.known().identity() {
         return Ok(());
     }
     Err(StoreError::Elsewhere { direct: direct.address(), url: database.address() })
@@ -70,11 +66,6 @@ pub async fn keeps_sessions(database: &Database) -> Result<(), StoreError> {
 async fn served_by(client: &Client) -> Result<i32, StoreError> {
     let row = client.query_typed_one(SERVED_BY, &[]).await;
     Ok(row.map_err(StoreError::query("ask for the session's process"))?.get(0))
-}
-
-async fn identity(client: &Client) -> Result<String, StoreError> {
-    let row = client.query_typed_one(IDENTITY, &[]).await;
-    Ok(row.map_err(StoreError::query("ask which database this is"))?.get(0))
 }
 
 async fn connect(database: &Database, drivers: &mut JoinSet<()>) -> Result<Client, StoreError> {

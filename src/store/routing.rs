@@ -16,6 +16,7 @@ use crate::model::endpoint::EndpointId;
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
 const ROUTE_FEW: &str = include_str!("../../sql/queries/route_few.sql");
 const REBASE: &str = include_str!("../../sql/queries/rebase.sql");
+const HISTORY: &str = include_str!("../../sql/queries/history.sql");
 const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 
 /// An event's row may say it was created this much before its transaction was first seen: the
@@ -60,6 +61,15 @@ pub struct Routed {
     pub closes_span: bool,
     /// To be handed to the next step.
     pub floor: Timestamp,
+    /// The last step there is now.
+    pub step: Step,
+}
+
+/// A row of the ledger, by which it is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    pub number: i64,
+    pub routed_at: Timestamp,
 }
 
 /// A claimed delivery, and whether it is to be sent at all.
@@ -87,6 +97,16 @@ pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
         "this database was restored from another one: what was neither delivered nor tried is routed again"
     );
     Ok(row.get("floor_at"))
+}
+
+/// The last step there is, and when the step of this number was made, if it is there.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn history(store: &Store, number: i64) -> Result<(Step, Option<Timestamp>), StoreError> {
+    let row = store.router.query_one(HISTORY, "ask where routing stands", &[&number]).await?;
+    let last = Step { number: row.get("number"), routed_at: row.get("routed_at") };
+    Ok((last, row.get("of_step")))
 }
 
 /// What [`route_few`] has done.
@@ -187,6 +207,7 @@ fn routed(store: &Store, token: i64, rows: &[Row]) -> Option<Routed> {
         lines: lines(done),
         closes_span: done.get("closes_span"),
         floor: done.get("floor_at"),
+        step: Step { number: done.get("step_number"), routed_at: done.get("step_at") },
     })
 }
 

@@ -10,14 +10,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt as _;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream};
 
 use super::StoreError;
-use super::connect::{Database, SESSION};
+use super::connect::Database;
 use super::loan::Loan;
+use super::pool::{Manager, Pool, unpooled};
+use super::session::{for_session, for_transaction, is_elsewhere};
 
 /// A connection that cannot be had in this time is reported, not waited for.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
@@ -44,7 +46,7 @@ pub(super) enum Sessions {
     /// Ours as long as their connection, and told this at its beginning.
     Ours { settings: Arc<str> },
     /// A pooler's, for a transaction that begins with these words.
-    Lent { begin: Arc<str> },
+    Lent { begin: Arc<str>, way: Database },
 }
 
 /// What came of a statement.
@@ -63,24 +65,12 @@ impl Statements {
         settings: &str,
         patience: Duration,
     ) -> Result<Self, StoreError> {
-        let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(database.config(), database.clone(), config);
         let sessions = Sessions::of(database, settings);
-        let created = sessions.clone();
-        let greeted_within = database.connect_timeout();
+        let manager = Manager::new(database.clone(), sessions.clone());
         let pool = Pool::builder(manager)
             .max_size(connections)
             .wait_timeout(Some(WAIT_FOR_CONNECTION))
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .post_create(Hook::async_fn(move |client, _| {
-                let sessions = created.clone();
-                Box::pin(async move {
-                    match tokio::time::timeout(greeted_within, sessions.greet(client)).await {
-                        Ok(done) => done.map_err(HookError::Backend),
-                        Err(_) => Err(HookError::message("the server does not answer")),
-                    }
-                })
-            }))
+            .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(StoreError::Build)?;
         Ok(Self { pool, sessions, patience })
@@ -122,30 +112,29 @@ impl Statements {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<Answer, StoreError> {
-        let loan = Loan::new(self.pool.get().await.map_err(StoreError::Pool)?, self.patience);
+        let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
         let client = loan.client();
-        let answer = loan.bounded(async {
-            match &self.sessions {
-                Sessions::Ours { .. } => {
-                    let prepared = client.prepare_cached(sql).await?;
-                    gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
-                }
-                Sessions::Lent { begin } => lent(client, begin, sql, parameters).await,
-            }
-        });
-        answer.await.map_err(StoreError::query(doing))
+        // What the statement says of itself is an answer as well.
+        let answer =
+            loan.bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
+        answer.await.map_err(StoreError::query(doing))?
     }
 }
 
 impl Sessions {
     /// Those that this way to the database leads to. `settings` is a sequence of `set`.
     pub(super) fn of(database: &Database, settings: &str) -> Self {
-        let settings = format!("{SESSION}{settings}");
         if !database.is_pooled() {
-            return Self::Ours { settings: settings.into() };
+            return Self::Ours { settings: for_session(settings).into() };
         }
-        let local = format!("{settings}{PARTED}").replace("set ", "set local ");
-        Self::Lent { begin: format!("begin isolation level read committed; {local}").into() }
+        Self::for_transactions(database, settings)
+    }
+
+    /// Those that are told nothing which outlasts a transaction, whatever they turn out to be.
+    pub(super) fn for_transactions(database: &Database, settings: &str) -> Self {
+        let local = for_transaction(&format!("{settings}{PARTED}"));
+        let begin = format!("begin isolation level read committed; {local}").into();
+        Self::Lent { begin, way: database.clone() }
     }
 
     /// Tells a new connection what is to hold as long as it does.
@@ -153,6 +142,24 @@ impl Sessions {
         match self {
             Self::Ours { settings } => client.batch_execute(settings).await,
             Self::Lent { .. } => Ok(()),
+        }
+    }
+
+    /// Runs a statement on a connection of a pool.
+    async fn run(
+        &self,
+        client: &ClientWrapper,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Answer, StoreError> {
+        let prepared = async {
+            let prepared = client.prepare_cached(sql).await?;
+            gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
+        };
+        match self {
+            Self::Ours { .. } => prepared.await.map_err(StoreError::query(doing)),
+            Self::Lent { begin, way } => lent(client, (begin, way), sql, doing, parameters).await,
         }
     }
 
@@ -164,11 +171,12 @@ impl Sessions {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<Answer, StoreError> {
-        let answer = match self {
-            Self::Ours { .. } => unprepared(client, sql, parameters).await,
-            Self::Lent { begin } => lent(client, begin, sql, parameters).await,
-        };
-        answer.map_err(StoreError::query(doing))
+        match self {
+            Self::Ours { .. } => {
+                unprepared(client, sql, parameters).await.map_err(StoreError::query(doing))
+            }
+            Self::Lent { begin, way } => lent(client, (begin, way), sql, doing, parameters).await,
+        }
     }
 }
 
@@ -179,26 +187,38 @@ impl Answer {
     }
 }
 
-/// In a transaction of its own.
+/// In a transaction of its own, in the database that this way led to at first.
 async fn lent(
     client: &Client,
-    begin: &str,
+    (begin, way): (&str, &Database),
     sql: &str,
+    doing: &'static str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, tokio_postgres::Error> {
+) -> Result<Answer, StoreError> {
+    let begin = format!("{begin}{}", way.known().insistence());
     // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
     // us has sent all three, and leaves no transaction open.
     let (began, answer, ended) = tokio::join!(
         biased;
-        client.batch_execute(begin),
+        client.batch_execute(&begin),
         unprepared(client, sql, parameters),
         client.batch_execute("commit"),
     );
     // After an error there is nothing to commit, and the last one says nothing new.
-    began?;
-    let answer = answer?;
-    ended?;
+    began.map_err(|error| strayed(way, error, doing))?;
+    let answer = answer.map_err(StoreError::query(doing))?;
+    ended.map_err(StoreError::query(doing))?;
     Ok(answer)
+}
+
+/// A pooler may lead to one server with one transaction and to another with the next.
+fn strayed(way: &Database, error: tokio_postgres::Error, doing: &'static str) -> StoreError {
+    if !is_elsewhere(&error) {
+        return StoreError::query(doing)(error);
+    }
+    let said = error.as_db_error().map(tokio_postgres::error::DbError::message);
+    let found = said.and_then(|said| said.split('"').nth(1)).unwrap_or("another");
+    way.known().stray(&way.address(), found)
 }
 
 /// Parsed, planned, run and forgotten, in one round trip.
@@ -260,14 +280,16 @@ mod tests {
         let url = "postgres://localhost/x";
         let database = Database::parse(url, None, None, Duration::from_secs(1)).unwrap();
         let plans = crate::store::QUEUE_PLANS;
-        let Sessions::Lent { begin } = Sessions::of(&database.behind_pooler(), plans) else {
+        let Sessions::Lent { begin, .. } = Sessions::of(&database.behind_pooler(), plans) else {
             panic!("it is not lent");
         };
         let (begin, told) = begin.split_once(';').unwrap();
         assert_eq!(begin, "begin isolation level read committed");
         let told: Vec<_> = told.split(';').map(str::trim).filter(|told| !told.is_empty()).collect();
         assert!(told.len() > 8, "{told:?}");
+        let (set_back, told) = told.split_last().unwrap();
         assert!(told.iter().all(|told| told.starts_with("set local ")), "{told:?}");
+        assert!(set_back.contains("'0', true)") && !set_back.contains("false"), "{set_back}");
     }
 
     #[test]

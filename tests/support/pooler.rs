@@ -35,7 +35,15 @@ impl Pooler {
     /// # Panics
     /// If PgBouncer is not installed.
     pub async fn start(cluster: &Cluster, sessions: usize) -> Self {
-        Self::start_in_mode("transaction", cluster, sessions).await
+        Self::start_in_mode("transaction", cluster, cluster.port(), sessions).await
+    }
+
+    /// The same, where it reaches the cluster by this port.
+    ///
+    /// # Panics
+    /// If PgBouncer is not installed.
+    pub async fn start_by_way_of(port: u16, cluster: &Cluster, sessions: usize) -> Self {
+        Self::start_in_mode("transaction", cluster, port, sessions).await
     }
 
     /// The same, each for as long as the client stays.
@@ -43,17 +51,20 @@ impl Pooler {
     /// # Panics
     /// If PgBouncer is not installed.
     pub async fn start_in_session_mode(cluster: &Cluster, sessions: usize) -> Self {
-        Self::start_in_mode("session", cluster, sessions).await
+        Self::start_in_mode("session", cluster, cluster.port(), sessions).await
     }
 
-    async fn start_in_mode(mode: &str, cluster: &Cluster, sessions: usize) -> Self {
+    async fn start_in_mode(mode: &str, cluster: &Cluster, of_server: u16, sessions: usize) -> Self {
         let directory = tempfile::tempdir().expect("make a directory for the pooler");
         let owner = fs::metadata(cluster.directory()).expect("look at the cluster's directory");
         let we = fs::metadata(directory.path()).expect("look at our directory").uid();
         let user = (we == 0).then_some((owner.uid(), owner.gid()));
         let port = free_port();
-        fs::write(directory.path().join("pgbouncer.ini"), settings(mode, cluster, port, sessions))
-            .expect("write the pooler's settings");
+        fs::write(
+            directory.path().join("pgbouncer.ini"),
+            settings(mode, cluster, (of_server, port), sessions),
+        )
+        .expect("write the pooler's settings");
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid)).expect("hand over the directory");
         }
@@ -106,12 +117,17 @@ impl Drop for Pooler {
 }
 
 /// Whoever asks is let in, and becomes the superuser: it listens on the loopback alone.
-fn settings(mode: &str, cluster: &Cluster, port: u16, sessions: usize) -> String {
+fn settings(
+    mode: &str,
+    cluster: &Cluster,
+    (of_server, port): (u16, u16),
+    sessions: usize,
+) -> String {
     let url = cluster.url();
     let password = url.split([':', '@']).nth(2).expect("the cluster's URL has a password");
     format!(
         "[databases]\n\
-         * = host=127.0.0.1 port={} user=postgres password={password}\n\
+         * = host=127.0.0.1 port={of_server} user=postgres password={password}\n\
          [pgbouncer]\n\
          listen_addr = 127.0.0.1\n\
          listen_port = {port}\n\
@@ -122,8 +138,7 @@ fn settings(mode: &str, cluster: &Cluster, port: u16, sessions: usize) -> String
          default_pool_size = {sessions}\n\
          max_client_conn = 200\n\
          server_login_retry = 1\n\
-         logfile = pgbouncer.log\n",
-        cluster.port()
+         logfile = pgbouncer.log\n"
     )
 }
 

@@ -40,6 +40,8 @@ enum Way {
 #[derive(Debug)]
 pub struct Wire {
     port: u16,
+    /// Taken in turn, connection by connection.
+    servers: Arc<Mutex<Vec<u16>>>,
     state: watch::Sender<State>,
     connections: Arc<Mutex<Connections>>,
     _accepting: JoinSet<()>,
@@ -58,10 +60,11 @@ impl Wire {
         let own = listener.local_addr().expect("a bound socket has an address").port();
         let state = watch::Sender::new(State { mood: Mood::Well, forgotten: 0 });
         let connections = Arc::new(Mutex::default());
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let servers = Arc::new(Mutex::new(vec![port]));
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, server, state.subscribe(), Arc::clone(&connections)));
-        Self { port: own, state, connections, _accepting: accepting }
+        let ways = (Arc::clone(&servers), Arc::clone(&connections));
+        accepting.spawn(accept(listener, state.subscribe(), ways));
+        Self { port: own, servers, state, connections, _accepting: accepting }
     }
 
     /// Where the server seems to be.
@@ -74,6 +77,11 @@ impl Wire {
         let (before, rest) = direct.rsplit_once(':').expect("the URL names a port");
         let database = rest.split_once('/').map_or("", |(_port, database)| database);
         format!("{before}:{}/{database}", self.port)
+    }
+
+    /// New connections lead to the servers at these ports in turn, as where a name has several addresses.
+    pub fn lead_to(&self, ports: &[u16]) {
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = ports.to_vec();
     }
 
     /// All is well again; what was held back goes through.
@@ -131,9 +139,8 @@ fn connections(shared: &Mutex<Connections>) -> MutexGuard<'_, Connections> {
 
 async fn accept(
     listener: TcpListener,
-    server: SocketAddr,
     state: watch::Receiver<State>,
-    shared: Arc<Mutex<Connections>>,
+    (servers, shared): (Arc<Mutex<Vec<u16>>>, Arc<Mutex<Connections>>),
 ) {
     while let Ok((near, _)) = listener.accept().await {
         if state.borrow().mood == Mood::Refusing {
@@ -143,6 +150,9 @@ async fn accept(
         let mut connections = connections(&shared);
         let number = connections.made;
         connections.made += 1;
+        let ports = servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = usize::try_from(number).expect("a test makes few connections") % ports.len();
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[turn]));
         connections.open.spawn(carry(number, near, server, state.clone()));
     }
 }
