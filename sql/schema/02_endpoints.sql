@@ -57,7 +57,8 @@ comment on function posthaste_internal.url_problem is 'What is wrong with the UR
 -- A predicate ($.total > 1) always yields one truth value, and would match everything. A path with
 -- several ** takes time that grows with a power of the payload. A variable has no value here.
 create function posthaste_internal.filter_problem(filter jsonpath) returns text
-  language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   bare constant text := regexp_replace(filter::text, '"(\\.|[^"\\])*"', '""', 'g');
 begin

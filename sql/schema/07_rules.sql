@@ -45,7 +45,7 @@ comment on column posthaste.rules.action is
 comment on column posthaste.rules.description is 'For people.';
 
 create function posthaste_internal.check_rule() returns trigger
-  language plpgsql set search_path = pg_catalog, pg_temp as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   -- The relay matches with an engine without look-around and back-references, which some bodies
   -- could otherwise make run for ever.
