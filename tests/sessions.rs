@@ -147,7 +147,7 @@ async fn what_is_set_for_the_database_changes_nothing_for_migrations_and_relays(
     migrate(&database.url()).await;
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500)]);
-    endpoint(&receiver.url("/")).with("schedule", "{0 s}").add(&client).await;
+    endpoint(&receiver.url("/")).with("schedule", "{1 s}").add(&client).await;
     let start = || Relay::on(&database.url()).set("relay.heartbeat", "500ms").start();
     let (mut one, mut other) = tokio::join!(start(), start());
     for _ in 0..2 {
@@ -210,6 +210,6 @@ async fn the_printed_schema_can_be_applied_whatever_is_set_for_the_database() {
     let other = TestDatabase::new().await;
     let expected = other.client().await;
     assert_eq!(value::<String>(&client, body).await, value::<String>(&expected, body).await);
-    let like = r"select posthaste.like_patterns('{a_b}')::text";
+    let like = r"select posthaste_internal.like_patterns('{a_b}')::text";
     assert_eq!(value::<String>(&client, like).await, value::<String>(&expected, like).await);
 }
