@@ -26,7 +26,8 @@
 //! | Health | how an endpoint has been doing: flowing, paused, probing, disabled |
 //! | Relay | one running process; several may serve one database |
 //! | Source | who sends webhooks that come in ([`ingest`]), and how it proves that |
-//! | Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
+//! | Receiver | what a webhook is sent to; here one for trying things out ([`receiver`]) |
+| Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
 
 pub mod cli;
 pub mod clock;
@@ -37,6 +38,7 @@ pub mod ingest;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod receiver;
 pub mod relay;
 pub mod status;
 pub mod stopper;
