@@ -26,8 +26,7 @@
 //! | Health | how an endpoint has been doing: flowing, paused, probing, disabled |
 //! | Relay | one running process; several may serve one database |
 //! | Source | who sends webhooks that come in ([`ingest`]), and how it proves that |
-//! | Receiver | what a webhook is sent to; here one for trying things out ([`receiver`]) |
-| Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
+//! | Bell | what wakes an idle relay: a NOTIFY rung only when somebody is asleep |
 
 pub mod cli;
 pub mod clock;
