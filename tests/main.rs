@@ -35,6 +35,7 @@ mod ordering;
 mod pgbench;
 mod plans;
 mod pooler;
+mod readme;
 mod receive;
 mod restore;
 mod retries;

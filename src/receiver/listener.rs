@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Collected, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -158,8 +158,10 @@ async fn take(request: Request<Incoming>, body_max: usize) -> Option<Taken> {
     Some(Taken { method: head.method, path: path.to_owned(), headers: head.headers, body })
 }
 
-fn respond(status: StatusCode) -> Response<Empty<Bytes>> {
-    let mut response = Response::new(Empty::new());
+/// The status's own words are the body, so that there is something to be kept.
+fn respond(status: StatusCode) -> Response<Full<Bytes>> {
+    let words = status.canonical_reason().unwrap_or_default();
+    let mut response = Response::new(Full::new(words.into()));
     *response.status_mut() = status;
     response
 }
