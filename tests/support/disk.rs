@@ -117,8 +117,5 @@ fn bound_files(postmaster: u32, owner: &fs::Metadata, most: &str) {
     let mut bound = Command::new("sh");
     bound.args(["-c", script, "bound", &postmaster.to_string(), most]);
     bound.uid(owner.uid()).gid(owner.gid());
-    assert!(
-        bound.status().expect("start a shell").success(),
-        "prlimit is part of util-linux"
-    );
+    assert!(bound.status().expect("start a shell").success(), "prlimit is part of util-linux");
 }
