@@ -6,9 +6,9 @@
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Shows Posthaste at work, on a database of its own: half a minute, once it is built.
-	@echo "Builds Posthaste with all optimisations, which takes some minutes the first time, and then shows it at work:"
-	@echo "half a minute, on a private PostgreSQL that is gone when it ends."
+demo: ## Shows Posthaste at work, on a database of its own: less than half a minute, once it is built.
+	@echo "Builds Posthaste with all optimisations, which takes some five minutes the first time, and then shows it at work:"
+	@echo "less than half a minute, on a private PostgreSQL that is gone when it ends."
 	@scripts/install-postgres
 	cargo build --release --bin posthaste
 	@target/release/posthaste demo

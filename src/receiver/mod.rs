@@ -1,6 +1,7 @@
-//! `posthaste receive`: a receiver for those who try Posthaste. It prints each webhook, says whether its
-//! signature is right and whether it came before, and fails on demand. The [`listener`] serves the demo's
-//! endpoints too.
+//! `posthaste receive`: a receiver for those who try Posthaste.
+//!
+//! It prints each webhook, says whether its signature is right and whether it came before, and fails on
+//! demand. The [`listener`] serves the demo's endpoints too.
 
 mod script;
 mod show;
