@@ -23,6 +23,8 @@ COPY --from=build /posthaste /usr/local/bin/posthaste
 # Probes come from outside the container, so health and metrics listen beyond the loopback.
 ENV POSTHASTE_HTTP__LISTEN=0.0.0.0:7878
 EXPOSE 7878
+# There is no curl here: the relay's own binary asks it. Not ready for 40 s, and the container is unhealthy.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=4 CMD ["/usr/local/bin/posthaste", "health"]
 USER nonroot:nonroot
 # SIGTERM lets requests in flight end; give it longer than `relay.grace` before SIGKILL.
 STOPSIGNAL SIGTERM

@@ -76,12 +76,12 @@ const TERMINATED: u8 = 128 + 15;
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, id};
+    use rustix::process::{Signal, getpid, kill_process};
 
-    use super::*;
+    use super::{Signals, Stopper};
 
-    fn raise(name: &str) {
-        assert!(Command::new("kill").args([name, &id().to_string()]).status().unwrap().success());
+    fn raise(signal: Signal) {
+        kill_process(getpid(), signal).unwrap();
     }
 
     #[tokio::test]
@@ -90,9 +90,9 @@ mod tests {
         let signals = Signals::listen().unwrap();
         let operator = async {
             assert!(!stopper.is_stopping());
-            raise("-TERM");
+            raise(Signal::TERM);
             stopper.stopping().await;
-            raise("-INT");
+            raise(Signal::INT);
         };
         let (code, ()) = tokio::join!(signals.watch(&stopper), operator);
         assert_eq!(code, 130);

@@ -6,6 +6,7 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
+use posthaste::demo::watchdog;
 use serde_json::Value;
 
 /// Nobody listens on port 1.
@@ -94,8 +95,31 @@ fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
     assert!(ready.contains("the database cannot be reached"), "{ready}");
     assert!(get(&address, "/metrics").contains("\nposthaste_build_info{version="));
 
-    relay.signal("-TERM");
+    let url = format!("http://{address}/ready");
+    let unhealthy = ended(&["health", "--url", &url], &[]);
+    let said = format!("posthaste: {url}: not ready: the database cannot be reached\n");
+    assert_eq!(unhealthy, (Some(1), said));
+    let alive = format!("http://{address}/live");
+    assert_eq!(ended(&["health", "--url", &alive], &[]), (Some(0), String::new()));
+    let configured = [("DATABASE_URL", NO_DATABASE), ("POSTHASTE_HTTP__LISTEN", &address)];
+    assert_eq!(ended(&["health"], &configured), unhealthy, "http.listen says where");
+
+    relay.signal("TERM");
     assert_eq!(relay.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn health_without_a_relay_exits_with_1_and_without_an_address_with_2() {
+    let (code, said) = ended(&["health", "--url", "http://127.0.0.1:1/ready"], &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("posthaste: look after the relay's health: connect to 127.0.0.1:1: "),
+        "{said}"
+    );
+    let off = [("DATABASE_URL", NO_DATABASE), ("POSTHASTE_HTTP__LISTEN", "off")];
+    let (code, said) = ended(&["health"], &off);
+    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(ended(&["health", "--url", "https://x/"], &[]).0, Some(2));
 }
 
 struct Relay {
@@ -126,8 +150,7 @@ impl Relay {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+        watchdog::signal(self.child.id(), name).unwrap();
     }
 }
 

@@ -37,6 +37,8 @@ mod ordering;
 mod pgbench;
 mod plans;
 mod pooler;
+mod readme;
+mod receive;
 mod restore;
 mod retries;
 mod roles;

@@ -3,34 +3,40 @@
 
 use std::process::Stdio;
 
+use posthaste::demo::postgres::Cluster;
 use tokio::process::Command;
 use tokio_postgres::Client;
 
 use crate::support::{
-    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event,
-    inconsistencies, settled, until, value,
+    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, cluster_options,
+    endpoint, event, inconsistencies, settled, until, value,
 };
 
 const RESTORED: &str = "this database was restored from another one";
 
 /// A copy of a database by way of `pg_dump` and `psql`, as operators make it.
 async fn restored(from: &TestDatabase) -> TestDatabase {
-    let copy = TestDatabase::empty().await;
+    let restored = TestDatabase::empty().await;
+    copy(from, &restored.url(), &[]).await;
+    restored
+}
+
+async fn copy(from: &TestDatabase, to: &str, options: &[&str]) {
     let binaries = from.cluster().binaries();
-    let dump = Command::new(binaries.path("pg_dump")).arg(from.url()).output().await.unwrap();
+    let mut dump = Command::new(binaries.path("pg_dump"));
+    let dump = dump.args(options).arg(from.url()).output().await.unwrap();
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &dump.stdout).unwrap();
     let restore = Command::new(binaries.path("psql"))
         .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"])
-        .arg(copy.url())
+        .arg(to)
         .stdin(file.reopen().unwrap())
         .stdout(Stdio::null())
         .output()
         .await
         .unwrap();
     assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
-    copy
 }
 
 /// From now on the copy's deliveries go here.
@@ -161,4 +167,32 @@ async fn a_transaction_that_is_open_meanwhile_is_routed_when_it_commits() {
     settled(&client).await;
     assert_eq!(after.received().len(), 3);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+/// What `OPERATING` says to run before a dump is restored into a cluster that never had the roles.
+fn make_roles() -> String {
+    let manual = include_str!("../docs/OPERATING.md");
+    manual.lines().filter(|line| line.starts_with("create role posthaste_")).collect()
+}
+
+#[tokio::test]
+async fn a_dump_goes_into_a_cluster_without_the_roles_as_the_manual_says() {
+    let source = TestDatabase::new().await;
+    let schemas = ["-n", "posthaste", "-n", "posthaste_internal"];
+    let other = Cluster::start(cluster_options()).await.unwrap();
+    let may_look = "select has_table_privilege('posthaste_viewer', 'posthaste.backlog', 'select')";
+
+    other.create_database("without_grants", None).await.unwrap();
+    let without_grants = other.url_for("without_grants");
+    copy(&source, &without_grants, &[&schemas[..], &["--no-acl"]].concat()).await;
+    let client = source.client_at(&without_grants).await;
+    client.batch_execute(&make_roles()).await.unwrap();
+    assert!(!value::<bool>(&client, may_look).await);
+    client.batch_execute("select posthaste.grant_roles()").await.unwrap();
+    assert!(value::<bool>(&client, may_look).await);
+
+    other.create_database("with_roles", None).await.unwrap();
+    let with_roles = other.url_for("with_roles");
+    copy(&source, &with_roles, &schemas).await;
+    assert!(value::<bool>(&source.client_at(&with_roles).await, may_look).await);
 }

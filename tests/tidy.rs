@@ -10,13 +10,14 @@ const LINES_MAX: usize = 500;
 
 /// What each part may use of ours, besides itself. A part is the longest name that fits; what is not
 /// listed may use anything. There is no circle, and `model` uses nothing.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
     ("config", &["model", "http::addresses", "http::client::ProxyUrl", "ingest::verify"]),
     ("http::addresses", &["model", "http::target"]),
     ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
+    ("http::probe", &[]),
     ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
     (
         "ingest",
@@ -34,7 +35,9 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ),
     ("ingest::verify", &["model"]),
     ("store", &["model", "clock"]),
-    ("demo", &["clock", "stopper"]),
+    ("receiver::listener", &["stopper"]),
+    ("receiver", &["clock", "stopper", "ingest::verify"]),
+    ("demo", &["clock", "stopper", "http::probe", "receiver::listener"]),
 ];
 
 /// Who may speak to Postgres.

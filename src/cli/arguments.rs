@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::receive::ReceiveOptions;
 use crate::config::Sources;
 use crate::demo::DemoOptions;
 
@@ -57,6 +58,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the relay of these settings whether it is ready: exit code 0 if it is. For container health checks.
+    Health {
+        /// Ask this instead of where http.listen says.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// Receive webhooks and print them, to try things out: verifies signatures, and fails on demand.
+    Receive(ReceiveOptions),
     /// Show it at work: a private Postgres, a receiver with moods, and events.
     Demo(DemoOptions),
 }

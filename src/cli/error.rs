@@ -2,8 +2,10 @@
 
 use std::io;
 
+use super::ReceiveError;
 use crate::config::ConfigError;
 use crate::demo::DemoError;
+use crate::http::probe::ProbeError;
 use crate::http::server::ServerError;
 use crate::ingest::IngestError;
 use crate::logging::LoggingError;
@@ -35,6 +37,14 @@ pub enum CliError {
     Schema(#[source] StoreError),
     #[error("run the relay")]
     Relay(#[from] RelayError),
+    #[error("http.listen is \"off\": there is nobody to ask")]
+    NoListener,
+    #[error("look after the relay's health")]
+    Probe(#[from] ProbeError),
+    #[error("{url}: not ready: {why}")]
+    NotHealthy { url: String, why: String },
+    #[error("receive webhooks")]
+    Receive(#[from] ReceiveError),
     #[error("run the demo")]
     Demo(#[from] DemoError),
     #[error("{failed} of {of} things do not work")]
@@ -55,6 +65,9 @@ impl CliError {
             Self::Config(_)
             | Self::Logging(_)
             | Self::Database(_)
+            | Self::NoListener
+            | Self::Probe(ProbeError::Url)
+            | Self::Receive(ReceiveError::SecretFile { .. } | ReceiveError::Secrets(_))
             | Self::Reach(
                 StoreError::NoSessions { .. }
                 | StoreError::Elsewhere { .. }
@@ -68,6 +81,9 @@ impl CliError {
             | Self::Migrate(_)
             | Self::Schema(_)
             | Self::Relay(_)
+            | Self::Probe(_)
+            | Self::NotHealthy { .. }
+            | Self::Receive(ReceiveError::Bind { .. })
             | Self::Demo(_)
             | Self::Unwell { .. }
             | Self::Output(_) => FAILED,
@@ -78,14 +94,14 @@ impl CliError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Server(ServerError::Bind { source, .. }) => match source.kind() {
-                io::ErrorKind::AddrInUse => {
-                    Some("another process has that port; choose another in http.listen, or \"off\"")
-                }
-                io::ErrorKind::PermissionDenied => Some("ports below 1024 need a privilege"),
-                io::ErrorKind::AddrNotAvailable => Some("this host does not have that address"),
-                _ => None,
-            },
+            Self::Server(ServerError::Bind { source, .. }) => refused_address(
+                source,
+                "another process has that port; choose another in http.listen, or \"off\"",
+            ),
+            Self::Receive(ReceiveError::Bind { source, .. }) => refused_address(
+                source,
+                "another process has that port; give another, or 0 for any that is free",
+            ),
             Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
             ),
@@ -94,5 +110,14 @@ impl CliError {
             ),
             _ => None,
         }
+    }
+}
+
+fn refused_address(error: &io::Error, in_use: &'static str) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Some(in_use),
+        io::ErrorKind::PermissionDenied => Some("ports below 1024 need a privilege"),
+        io::ErrorKind::AddrNotAvailable => Some("this host does not have that address"),
+        _ => None,
     }
 }

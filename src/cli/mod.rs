@@ -4,6 +4,8 @@
 mod arguments;
 mod doctor;
 mod error;
+mod health;
+mod receive;
 mod run;
 
 use std::io::{self, Write};
@@ -15,6 +17,7 @@ use crate::store::{Database, migrate, reach};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
+pub use receive::{ReceiveError, ReceiveOptions};
 
 /// Something to be done, with the settings it needs.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub enum Work {
     Migrate { config: Box<Config> },
     PrintMigrations,
     Doctor { config: Box<Config>, as_json: bool },
+    Health { url: String },
+    Receive(ReceiveOptions),
     Demo(demo::DemoOptions),
 }
 
@@ -40,6 +45,9 @@ impl Work {
             Command::Migrate { print: false } => Self::Migrate { config: load()? },
             Command::Migrate { print: true } => Self::PrintMigrations,
             Command::Doctor { json } => Self::Doctor { config: load()?, as_json: json },
+            Command::Health { url: Some(url) } => Self::Health { url },
+            Command::Health { url: None } => Self::Health { url: health::url(&*load()?)? },
+            Command::Receive(options) => Self::Receive(options),
             Command::Demo(arguments) => Self::Demo(arguments),
         })
     }
@@ -49,7 +57,7 @@ impl Work {
             Self::Run { config, .. } | Self::Migrate { config } | Self::Doctor { config, .. } => {
                 Some(config)
             }
-            Self::PrintMigrations | Self::Demo(_) => None,
+            Self::PrintMigrations | Self::Health { .. } | Self::Receive(_) | Self::Demo(_) => None,
         }
     }
 
@@ -89,6 +97,8 @@ impl Work {
             }
             Self::PrintMigrations => say(&migrate::print()),
             Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
+            Self::Health { url } => health::run(&url).await,
+            Self::Receive(options) => receive::run(options, &stopper).await,
             Self::Demo(options) => {
                 demo::run(options, stopper).await?;
                 Ok(())

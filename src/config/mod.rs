@@ -33,6 +33,7 @@ pub use settings::{
     LogFormat, LogSettings, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
 };
 pub use units::Hidden;
+pub(crate) use units::{parse_duration, parse_size};
 
 /// The reference: every setting, its default and its reason.
 pub const DEFAULTS: &str = include_str!("default.toml");

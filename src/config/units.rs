@@ -44,7 +44,7 @@ impl fmt::Debug for Hidden {
 }
 
 /// A duration such as `"500ms"`, `"1h 30m"` or `"30d"`; a day is 24 hours.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || {
         format!(
             "{text:?} is not a duration; write a number with a unit, such as \"500ms\", \"2s\" or \"30d\""
@@ -56,7 +56,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A size such as `"4096B"`, `"16KiB"` or `"1MB"`.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
     let factor: Option<u64> = match unit.trim() {

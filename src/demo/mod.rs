@@ -1,4 +1,4 @@
-//! `posthaste demo`: all of Posthaste in half a minute, on a database of its own.
+//! `posthaste demo`: all of Posthaste in less than half a minute, on a database of its own.
 //!
 //! A shop takes orders and writes events in the same transactions; four endpoints are owed them,
 //! one of which fails most of the time, one is slow and one is down; the relay is killed in the

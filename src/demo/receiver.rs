@@ -8,16 +8,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Collected, Empty, Limited};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{HeaderMap, StatusCode};
 use ring::hmac;
 use serde::Deserialize;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
+
+use crate::receiver::listener::{Answer, Listener, Taken};
+use crate::stopper::Stopper;
 
 /// An event of the demo has some 150 bytes.
 const BODY_MAX: usize = 16 * 1024;
@@ -102,8 +100,8 @@ impl Receiver {
     /// If no port can be bound.
     pub async fn start(moods: &[(&str, Mood)]) -> Result<Self, ReceiverError> {
         let any = (Ipv4Addr::LOCALHOST, 0);
-        let listener = TcpListener::bind(any).await.map_err(ReceiverError::Listen)?;
-        let address = listener.local_addr().map_err(ReceiverError::Listen)?;
+        let listener = Listener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
+        let address = listener.address();
         // Bound and not listening: nobody else can get the port, and whoever dials it is refused.
         let nobody = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
         nobody.bind(any.into()).map_err(ReceiverError::Listen)?;
@@ -111,7 +109,7 @@ impl Receiver {
             moods.iter().map(|&(path, mood)| (path.to_owned(), (mood, Mutex::default()))).collect();
         let shared = Arc::new(Shared { endpoints });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, Arc::clone(&shared)));
+        accepting.spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { address, nobody, shared, _accepting: accepting })
     }
 
@@ -195,54 +193,38 @@ enum Failure {
     HangUp,
 }
 
-/// Makes hyper close the connection without a response.
-#[derive(Debug, thiserror::Error)]
-#[error("hang up, as a flaky endpoint does")]
-struct HangUp;
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+/// Until it is dropped.
+async fn serve(listener: Listener, shared: Arc<Shared>) {
+    let handler = move |taken| {
         let shared = Arc::clone(&shared);
-        let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
-        connections.spawn(async move {
-            let http = hyper::server::conn::http1::Builder::new();
-            // An error is a connection that was broken, by us or by a relay that was killed.
-            drop(http.serve_connection(TokioIo::new(stream), service).await);
-        });
-        while connections.try_join_next().is_some() {}
-    }
+        async move { answer(&taken, &shared).await }
+    };
+    listener.serve(BODY_MAX, handler, &Stopper::new()).await;
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    shared: Arc<Shared>,
-) -> Result<Response<Empty<Bytes>>, HangUp> {
-    let path = request.uri().path().to_owned();
-    let Some((mood, state)) = shared.endpoints.get(&path) else {
-        return Ok(respond(StatusCode::NOT_FOUND));
+async fn answer(taken: &Taken, shared: &Shared) -> Answer {
+    let Some((mood, state)) = shared.endpoints.get(&taken.path) else {
+        return Answer::Status(StatusCode::NOT_FOUND);
     };
-    let headers = request.headers().clone();
-    let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
-    let Ok(body) = body.map(Collected::to_bytes) else {
-        return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE));
+    let Some(body) = &taken.body else {
+        return Answer::Status(StatusCode::PAYLOAD_TOO_LARGE);
     };
     let key = locked(state).key.clone();
-    let Some(id) = key.and_then(|key| genuine(&key, &headers, &body)) else {
+    let Some(id) = key.and_then(|key| genuine(&key, &taken.headers, body)) else {
         locked(state).inbox.forged += 1;
-        return Ok(respond(StatusCode::UNAUTHORIZED));
+        return Answer::Status(StatusCode::UNAUTHORIZED);
     };
     match mood {
         Mood::Good => {}
         Mood::Slow => tokio::time::sleep(SLOW).await,
         Mood::Flaky => match locked(state).failure(id) {
             None => {}
-            Some(Failure::Status) => return Ok(respond(StatusCode::INTERNAL_SERVER_ERROR)),
-            Some(Failure::HangUp) => return Err(HangUp),
+            Some(Failure::Status) => return Answer::Status(StatusCode::INTERNAL_SERVER_ERROR),
+            Some(Failure::HangUp) => return Answer::HangUp,
         },
     }
-    locked(state).accept(id, &body);
-    Ok(respond(StatusCode::OK))
+    locked(state).accept(id, body);
+    Answer::Status(StatusCode::OK)
 }
 
 /// The webhook's id, if one of its signatures is right (Standard Webhooks, `v1`).
@@ -255,12 +237,6 @@ fn genuine<'a>(key: &hmac::Key, headers: &'a HeaderMap, body: &[u8]) -> Option<&
         .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
         .any(|tag| hmac::verify(key, &signed, &tag).is_ok())
         .then_some(id)
-}
-
-fn respond(status: StatusCode) -> Response<Empty<Bytes>> {
-    let mut response = Response::new(Empty::new());
-    *response.status_mut() = status;
-    response
 }
 
 /// What a panicking request left behind is a count at worst.

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::watchdog::{Watchdog, signal};
 use crate::clock::Clock;
+use crate::http::probe;
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -128,16 +127,8 @@ impl RelayProcess {
     }
 
     async fn says_ready(&self) -> bool {
-        const REQUEST: &[u8] = b"GET /ready HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n";
-        /// `HTTP/1.1 200`
-        const STATUS: usize = 12;
-        let mut answer = [0; STATUS];
-        let asked = async {
-            let mut stream = TcpStream::connect(self.address).await?;
-            stream.write_all(REQUEST).await?;
-            stream.read_exact(&mut answer).await
-        };
-        asked.await.is_ok() && answer.ends_with(b" 200")
+        let url = format!("http://{}/ready", self.address);
+        probe::get(&url, READY_WITHIN).await.is_ok_and(|(status, _)| status.is_success())
     }
 
     fn last_log_lines(&self) -> String {

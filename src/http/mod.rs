@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod client;
+pub mod probe;
 pub mod problem;
 pub mod resolve;
 pub mod server;

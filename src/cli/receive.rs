@@ -1,0 +1,126 @@
+//! `posthaste receive`: a [`receiver`](crate::receiver) in the terminal. Needs no settings and no database.
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::StatusCode;
+
+use super::CliError;
+use crate::config::{parse_duration, parse_size};
+use crate::ingest::verify::{Scheme, Verifier, VerifierError};
+use crate::receiver::listener::Listener;
+use crate::receiver::{Fault, Form, Receiving, Script, receive};
+use crate::stopper::Stopper;
+
+/// What Standard Webhooks advises.
+const TOLERANCE: Duration = Duration::from_secs(5 * 60);
+/// A body may be as long as `usize` lets it, and not longer than this.
+const BODY_BOUND: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub struct ReceiveOptions {
+    /// Where to listen: a port of 127.0.0.1, or an address and port. 0 is any port that is free.
+    #[arg(value_name = "ADDRESS|PORT", default_value = "9310", value_parser = place)]
+    address: SocketAddr,
+    /// Verify signatures with this `whsec_…` (or public `whpk_…`); may be repeated. Others on this
+    /// machine can read it here.
+    #[arg(long = "secret", value_name = "SECRET")]
+    secrets: Vec<String>,
+    /// Verify signatures with the secrets in this file, one a line.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Answer with this status instead of 200: always, or as long as --fail says.
+    #[arg(long, value_name = "STATUS", value_parser = status, conflicts_with = "close")]
+    status: Option<StatusCode>,
+    /// Close the connection instead of answering: always, or as long as --fail says.
+    #[arg(long)]
+    close: bool,
+    /// Fail the first N requests, with 503 unless told otherwise, and accept the others.
+    #[arg(long, value_name = "N")]
+    fail: Option<u64>,
+    /// Wait before each answer, such as 2s.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "0s")]
+    delay: Duration,
+    /// Exit after N requests.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Refuse longer bodies with 413.
+    #[arg(long, value_name = "SIZE", value_parser = body_max, default_value = "1MiB")]
+    max_body: usize,
+    /// Print one JSON object a line, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is nothing to receive with.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    #[error("read {}", path.display())]
+    SecretFile { path: PathBuf, source: io::Error },
+    #[error("use the secrets")]
+    Secrets(#[source] VerifierError),
+    #[error("listen on {address}")]
+    Bind { address: SocketAddr, source: io::Error },
+}
+
+pub(super) async fn run(options: ReceiveOptions, stopper: &Stopper) -> Result<(), CliError> {
+    let address = options.address;
+    let receiving = options.receiving()?;
+    let bind = Listener::bind(address).await;
+    let listener = bind.map_err(|source| ReceiveError::Bind { address, source })?;
+    // Standard output is for webhooks alone. If standard error is gone, nothing is missed.
+    drop(writeln!(io::stderr(), "receiving at http://{}", listener.address()));
+    receive(listener, receiving, io::stdout(), stopper).await.map_err(CliError::Output)
+}
+
+impl ReceiveOptions {
+    fn receiving(self) -> Result<Receiving, ReceiveError> {
+        let mut secrets = self.secrets;
+        if let Some(path) = self.secret_file {
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|source| ReceiveError::SecretFile { path, source })?;
+            secrets.extend(text.lines().map(str::trim).filter(|s| !s.is_empty()).map(Into::into));
+        }
+        let verifier = match &secrets[..] {
+            [] => None,
+            secrets => {
+                let verifier = Verifier::new(Scheme::Standard, secrets, TOLERANCE);
+                Some(verifier.map_err(ReceiveError::Secrets)?)
+            }
+        };
+        let fault = match (self.close, self.status, self.fail) {
+            (true, _, _) => Some(Fault::HangUp),
+            (_, Some(status), _) => Some(Fault::Status(status)),
+            (_, None, Some(_)) => Some(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)),
+            (_, None, None) => None,
+        };
+        Ok(Receiving {
+            verifier,
+            script: Script { fault, first: self.fail, delay: self.delay },
+            form: if self.json { Form::Json } else { Form::Text },
+            count: self.count,
+            body_max: self.max_body,
+        })
+    }
+}
+
+fn place(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into());
+    port.or_else(|_| text.parse())
+        .map_err(|_| "write a port, or an address and port such as 127.0.0.1:9310".to_owned())
+}
+
+/// Not 1xx: those are no answers.
+fn status(text: &str) -> Result<StatusCode, String> {
+    let status = text.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200);
+    status.ok_or_else(|| "write a status from 200 to 999".to_owned())
+}
+
+fn body_max(text: &str) -> Result<usize, String> {
+    let size = parse_size(text)?;
+    let size = usize::try_from(size).ok().filter(|_| size <= BODY_BOUND);
+    size.ok_or_else(|| "write at most 1GiB".to_owned())
+}
