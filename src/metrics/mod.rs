@@ -46,6 +46,8 @@ pub struct Metrics {
     /// Seconds from taking up an attempt to its outcome.
     pub attempt_duration: Histogram,
     attempts: ByOutcome,
+    /// Panics that ended one attempt or made one endpoint unusable.
+    pub faults: Counter,
     pub claims_lost: Counter,
     pub claims_released: Counter,
     /// Requests now in flight.
@@ -145,6 +147,10 @@ impl Metrics {
             deliveries: new.by_verdict(),
             attempt_duration: new.histogram(ATTEMPT_DURATION, "How long attempts took.", &[]),
             attempts: new.by_outcome(),
+            faults: new.counter(
+                "posthaste_faults_total",
+                "Bugs that one attempt or one endpoint met; the others went on.",
+            ),
             claims_lost: new.counter(
                 "posthaste_claims_lost_total",
                 "Results dropped because the claim had been taken away.",

@@ -73,8 +73,12 @@ pub enum Refusal {
     ForbiddenAddress,
     /// The URL is plain HTTP and its host is not opened for it.
     NotHttps,
-    /// The URL, a header or a secret of the endpoint cannot be used.
+    /// The URL, a header or a secret of the endpoint cannot be used, or its row cannot be read.
     BadEndpoint,
+    /// The event's own headers are more than are sent. Waiting changes nothing: it is dead at once.
+    BadEvent,
+    /// The relay has a bug that this delivery or its endpoint meets; the detail says where.
+    Fault,
 }
 
 /// How long the parts of a request took. `None`: the part did not take place (a kept-alive
@@ -215,7 +219,8 @@ impl Cause {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 3] = [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint];
+    pub const ALL: [Self; 5] =
+        [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint, Self::BadEvent, Self::Fault];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -223,6 +228,8 @@ impl Refusal {
             Self::ForbiddenAddress => "forbidden_address",
             Self::NotHttps => "not_https",
             Self::BadEndpoint => "bad_endpoint",
+            Self::BadEvent => "bad_event",
+            Self::Fault => "fault",
         }
     }
 }

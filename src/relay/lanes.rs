@@ -19,7 +19,7 @@ use super::record::Finished;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
-use crate::model::outcome::{Answer, Outcome};
+use crate::model::outcome::Outcome;
 use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::model::window::Window;
@@ -331,13 +331,18 @@ impl Lane {
         let mut inner = self.lock();
         let now = shared.clock.now();
         let in_flight = u32::try_from(inner.in_flight).unwrap_or(u32::MAX);
-        inner.window.after(outcome, times.answer_ms, in_flight, now);
+        // As it was judged: a rule may have counted an odd answer as delivered.
+        let delivered = decision == Decision::Delivered;
+        if delivered {
+            inner.window.on_success(times.answer_ms, in_flight, now);
+        } else {
+            inner.window.after(outcome, times.answer_ms, in_flight, now);
+        }
         inner.in_flight -= 1;
         inner.finished += 1;
         let sign = Sign::of(outcome, decision);
         let transition =
             inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
-        let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
         let took_ms = times.all_ms;
@@ -453,7 +458,13 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
         match lane.next(&shared, &call) {
             Next::Send(delivery, plan, ticket) => {
                 let permit = shared.budget.take().await;
-                let sent = deliver(&shared, &plan, &delivery, &mut line).await;
+                let sent = match deliver(&shared, &plan, &delivery, &mut line).await {
+                    Ok(sent) => sent,
+                    Err(fault) => {
+                        line = Line::default();
+                        fault.sent(&shared, &plan, &delivery)
+                    }
+                };
                 drop(permit);
                 let decision = sent.verdict.decision;
                 let times = Times::of(&sent);

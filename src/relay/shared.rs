@@ -203,12 +203,12 @@ impl Shared {
         }
         let count = most_claims(&self.config).saturating_sub(self.holdings.count());
         let bytes = self.room_for_bytes();
-        // Payloads are as large as they have been lately, one hopes; one at least always goes.
+        // Events are as large as they have been lately, one hopes; one at least always goes.
         let by_bytes = bytes / self.holdings.mean_bytes().max(1);
         if self.holdings.count() == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
     }
 
-    /// How many more bytes of payload may be held.
+    /// How many more bytes of events may be held.
     pub(super) fn room_for_bytes(&self) -> usize {
         self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes())
     }
@@ -357,7 +357,16 @@ impl Shared {
     /// Says, at most once a second, that the database fails us; and that we are not ready.
     pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
         errors.increment(1);
-        self.well(false);
+        self.not_well(if error.is_transient() {
+            "the database is away"
+        } else {
+            "the database refuses a statement of ours: see the log"
+        });
+        self.mention(error);
+    }
+
+    /// Says it, at most once a second.
+    fn mention(&self, error: &StoreError) {
         let now = self.clock.instant();
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
@@ -366,10 +375,15 @@ impl Shared {
         }
     }
 
-    pub(super) fn well(&self, well: bool) {
-        let ready = if well { Ok(()) } else { Err("the database is away".to_owned()) };
+    pub(super) fn well(&self) {
         if !self.is_ending() {
-            self.status.set_ready(ready);
+            self.status.set_ready(Ok(()));
+        }
+    }
+
+    fn not_well(&self, why: &str) {
+        if !self.is_ending() {
+            self.status.set_ready(Err(why.to_owned()));
         }
     }
 
@@ -407,7 +421,7 @@ impl Backoff {
 pub(super) struct Holdings {
     count: AtomicUsize,
     bytes: AtomicUsize,
-    /// Of the payloads of one claim statement after the other.
+    /// Of the events of one claim statement after the other.
     mean_bytes: AtomicUsize,
     tokens: Mutex<Tokens>,
 }
@@ -438,7 +452,7 @@ impl Holdings {
         self.mean_bytes.store(after, Ordering::Relaxed);
     }
 
-    /// These, by token and bytes of payload, are recorded or released.
+    /// These, by token and bytes, are recorded or released.
     pub(super) fn give_back(&self, settled: impl Iterator<Item = (i64, usize)>) {
         let (mut count, mut all_bytes) = (0, 0);
         let mut tokens = self.tokens();

@@ -25,6 +25,8 @@ pub enum StoreError {
     Pool(#[source] deadpool_postgres::PoolError),
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
+    #[error("read {table} {row}: this relay cannot read what is written there")]
+    Unreadable { table: &'static str, row: i64, source: tokio_postgres::Error },
     #[error("{doing}: the statement returned no row")]
     NoRow { doing: &'static str },
     #[error(
@@ -65,6 +67,14 @@ impl StoreError {
         }
     }
 
+    /// Names the row that cannot be read, for `map_err`.
+    pub(super) fn unreadable(
+        table: &'static str,
+        row: i64,
+    ) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| Self::Unreadable { table, row, source }
+    }
+
     /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
     #[must_use]
     pub fn in_full(&self) -> String {
@@ -94,6 +104,23 @@ impl StoreError {
     pub fn is_about_the_data(&self) -> bool {
         // Class 22 data, 23 constraints, 54 limits of the server's own.
         self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
+    }
+
+    /// How it fails, where a single row may be the reason: data that a statement cannot take, an
+    /// error that somebody's trigger or function raises, or more work than there is time for. A statement that asks
+    /// for less may then succeed. `None`: it fails whatever it asks for.
+    #[must_use]
+    pub fn of_some_row(&self) -> Option<&str> {
+        if matches!(self, Self::Unreadable { .. }) {
+            return Some("unreadable");
+        }
+        let code = self.sqlstate()?.code();
+        // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits of the server's
+        // own, P0 PL/pgSQL, XX internal errors; 57014 is the statement's time-out, 53200 out of memory.
+        let is_of_some =
+            matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
+                || matches!(code, "57014" | "53200");
+        is_of_some.then_some(code)
     }
 
     /// Whether trying again later can help: the database is away, starting, failing over or busy.
