@@ -28,6 +28,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Whether the body had more than was kept, was cut off, or did not end in time.
     pub body_truncated: bool,
+    /// What was odd about the answer, or is not kept of it.
+    pub detail: Option<String>,
 }
 
 /// The part of a request that a deadline ended.
@@ -125,7 +127,8 @@ impl Outcome {
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Unreachable { detail, .. } | Self::Refused { detail, .. } => Some(detail),
-            Self::Answered(_) | Self::TimedOut { .. } | Self::Interrupted => None,
+            Self::Answered(answer) => answer.detail.as_deref(),
+            Self::TimedOut { .. } | Self::Interrupted => None,
         }
     }
 
