@@ -46,6 +46,8 @@ pub struct Metrics {
     /// Seconds from taking up an attempt to its outcome.
     pub attempt_duration: Histogram,
     attempts: ByOutcome,
+    /// Requests that went out again at once, over a new connection.
+    pub sent_again: Counter,
     /// Panics that ended one attempt or made one endpoint unusable.
     pub faults: Counter,
     pub claims_lost: Counter,
@@ -147,6 +149,10 @@ impl Metrics {
             deliveries: new.by_verdict(),
             attempt_duration: new.histogram(ATTEMPT_DURATION, "How long attempts took.", &[]),
             attempts: new.by_outcome(),
+            sent_again: new.counter(
+                "posthaste_sent_again_total",
+                "Requests sent a second time at once: the kept connection was closed unanswered.",
+            ),
             faults: new.counter(
                 "posthaste_faults_total",
                 "Bugs that one attempt or one endpoint met; the others went on.",

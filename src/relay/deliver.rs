@@ -65,6 +65,21 @@ pub(super) struct Sent {
     pub(super) on_dead_head: OnDeadHead,
 }
 
+/// How long an attempt took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) all_ms: f64,
+    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
+    pub(super) answer_ms: f64,
+}
+
+impl Times {
+    pub(super) fn of(sent: &Sent) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
+    }
+}
+
 /// Makes the next attempt of a delivery.
 ///
 /// A bug that it meets ends this attempt and nothing else: the connection may be half written and is
@@ -109,6 +124,9 @@ impl Fault {
 
 async fn attempt(shared: &Arc<Shared>, plan: &Plan, delivery: &Delivery, line: &mut Line) -> Sent {
     let mut began = shared.clock.instant();
+    let mut is_sent_again = false;
+    #[cfg(test)]
+    fault::inject(&delivery.event_type);
     let exchange = match &plan.sending {
         Ok(sending) => {
             let send = async {
@@ -120,15 +138,16 @@ async fn attempt(shared: &Arc<Shared>, plan: &Plan, delivery: &Delivery, line: &
                         return unfinished(Outcome::Interrupted);
                     }
                 }
-                let request = match request(shared, plan, sending, delivery) {
-                    Ok(request) => request,
-                    Err(too_many) => {
-                        let detail = too_many.to_string();
-                        return unfinished(Outcome::Refused { why: Refusal::BadEvent, detail });
-                    }
-                };
-                let connection = &mut line.connection;
-                shared.client.send(connection, &sending.target, request, plan.timeout).await
+                let first = send(shared, plan, sending, delivery, line, plan.timeout).await;
+                if !first.unheard || !shared.may_send() {
+                    return first;
+                }
+                // The receiver closes connections that it has answered on, and was a moment later than we.
+                // Or it fell over this very request, which then comes twice: as it would by the retry.
+                is_sent_again = true;
+                shared.metrics.sent_again.increment(1);
+                let left = plan.timeout.saturating_sub(shared.clock.since(began));
+                send(shared, plan, sending, delivery, line, left).await
             };
             tokio::select! {
                 exchange = send => exchange,
@@ -141,7 +160,36 @@ async fn attempt(shared: &Arc<Shared>, plan: &Plan, delivery: &Delivery, line: &
     if line.connection.is_none() {
         line.file = None;
     }
-    judged(shared, plan, delivery, began, exchange, &shared.rules())
+    let mut sent = judged(shared, plan, delivery, began, exchange, &shared.rules());
+    if is_sent_again {
+        let reason = sent.verdict.reason.take().map(|reason| format!("; {reason}"));
+        sent.verdict.reason = Some(format!("{SENT_AGAIN}{}", reason.unwrap_or_default()));
+    }
+    sent
+}
+
+/// What an operator reads of it: the event may have arrived twice by this attempt.
+const SENT_AGAIN: &str = "sent twice, since the kept connection was closed without an answer";
+
+/// Sends the delivery once.
+async fn send(
+    shared: &Arc<Shared>,
+    plan: &Plan,
+    sending: &Sending,
+    delivery: &Delivery,
+    line: &mut Line,
+    timeout: Duration,
+) -> Exchange {
+    match request(shared, plan, sending, delivery) {
+        Ok(request) => {
+            let connection = &mut line.connection;
+            shared.client.send(connection, &sending.target, request, timeout).await
+        }
+        Err(too_many) => {
+            let detail = too_many.to_string();
+            unfinished(Outcome::Refused { why: Refusal::BadEvent, detail })
+        }
+    }
 }
 
 fn judged(
@@ -210,7 +258,7 @@ fn header(text: &str) -> HeaderValue {
 }
 
 fn unfinished(outcome: Outcome) -> Exchange {
-    Exchange { outcome, phases: Phases::default(), reused: false }
+    Exchange { outcome, phases: Phases::default(), reused: false, unheard: false }
 }
 
 impl Plan {
@@ -219,6 +267,8 @@ impl Plan {
         endpoint: Endpoint,
         secrets_until: Option<Timestamp>,
     ) -> Self {
+        #[cfg(test)]
+        fault::inject(&endpoint.url);
         let sending = Sending::new(&endpoint, &shared.config.delivery.user_agent);
         let sending =
             sending.map_err(|detail| Outcome::Refused { why: Refusal::BadEndpoint, detail });

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::deliver::{Line, Plan, Sent, deliver};
+use super::deliver::{Line, Plan, Times, deliver};
 use super::pace::Pace;
 use super::record::Finished;
 use crate::model::delivery::Delivery;
@@ -85,21 +85,6 @@ pub(super) struct Tally {
     pub(super) successes: u32,
     pub(super) failures: u32,
     pub(super) duration_ms: f64,
-}
-
-/// How long an attempt took, in milliseconds.
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    all_ms: f64,
-    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
-    answer_ms: f64,
-}
-
-impl Times {
-    fn of(sent: &Sent) -> Self {
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
-    }
 }
 
 /// What a worker is to do.
@@ -195,6 +180,11 @@ impl Lane {
             Allowance::No { .. } => 0,
         };
         most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.lock().plan)
     }
 
     /// Whether this relay may send to it, or others do.
