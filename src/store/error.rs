@@ -106,21 +106,20 @@ impl StoreError {
         self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
     }
 
-    /// How it fails, where a single row may be the reason: data that a statement cannot take, an
-    /// error that somebody's trigger or function raises, or more work than there is time for. A statement that asks
-    /// for less may then succeed. `None`: it fails whatever it asks for.
+    /// Whether a single row may be the reason: data that a statement cannot take, an error that somebody's trigger
+    /// or function raises, or more work than there is time for. A statement that asks for less may then
+    /// succeed. Otherwise it fails whatever it asks for.
     #[must_use]
-    pub fn of_some_row(&self) -> Option<&str> {
+    pub fn may_be_of_some_row(&self) -> bool {
         if matches!(self, Self::Unreadable { .. }) {
-            return Some("unreadable");
+            return true;
         }
-        let code = self.sqlstate()?.code();
         // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits of the server's
         // own, P0 PL/pgSQL, XX internal errors; 57014 is the statement's time-out, 53200 out of memory.
-        let is_of_some =
+        self.sqlstate().map(SqlState::code).is_some_and(|code| {
             matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
-                || matches!(code, "57014" | "53200");
-        is_of_some.then_some(code)
+                || matches!(code, "57014" | "53200")
+        })
     }
 
     /// Whether trying again later can help: the database is away, starting, failing over or busy.

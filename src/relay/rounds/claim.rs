@@ -89,9 +89,11 @@ impl Rounds {
         endpoints: &[EndpointId],
         asked: usize,
     ) -> Result<(), StoreError> {
-        let Some(how) = error.of_some_row() else { return Err(error) };
+        if !error.may_be_of_some_row() {
+            return Err(error);
+        }
         let now = self.shared.clock.instant();
-        match self.suspects.accuse(how, endpoints, asked, now) {
+        match self.suspects.accuse(endpoints, asked, now) {
             Next::Again => return Err(error),
             Next::Half => {}
             Next::Without(endpoint, pause) => {
@@ -212,4 +214,33 @@ fn open(shared: &Shared, found: Found) -> Arc<Lane> {
 /// What these take of the memory that events may take.
 fn bytes(claimed: &[Claimed]) -> usize {
     claimed.iter().map(|one| Delivery::bytes(&one.delivery)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::model::endpoint::Endpoint;
+    use crate::model::outcome::Outcome;
+    use crate::relay::deliver::{Line, deliver};
+    use crate::relay::fault::tests::{BUG, delivery, tenure};
+    use crate::store::endpoints::Known;
+
+    #[tokio::test]
+    async fn a_bug_that_opening_one_endpoint_meets_refuses_what_it_is_owed() {
+        let shared = tenure();
+        for (id, url) in [(3, BUG), (4, "https://example.com/")] {
+            let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, 1) };
+            let known = Known { endpoint, health: Health::default(), secrets_until: None };
+            let lane = open(&shared, Found { id, revision: 1, known: Ok(known) });
+            assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
+            let plan = lane.plan();
+            let mut line = Line::default();
+            let sent = deliver(&shared, &plan, &delivery("order.paid"), &mut line).await.unwrap();
+            let Outcome::Refused { why, .. } = sent.outcome else { panic!("{:?}", sent.outcome) };
+            let expected = if url == BUG { Refusal::Fault } else { Refusal::ForbiddenAddress };
+            assert_eq!(why, expected, "{url}");
+        }
+        assert!(shared.metrics.render().contains("posthaste_faults_total 1"));
+    }
 }

@@ -324,7 +324,7 @@ impl Rounds {
         // with each step that succeeds.
         self.most_events = match &routed {
             Ok(_) => self.most_events.saturating_mul(2),
-            Err(error) if error.of_some_row().is_some() => {
+            Err(error) if error.may_be_of_some_row() => {
                 let tried = if few { FEW.into() } else { step };
                 (tried / 2).max(1)
             }

@@ -1,6 +1,6 @@
 //! Finds the endpoint that claiming fails of. A claim serves many endpoints in one statement, so one row that
-//! the database cannot read would hold up all of them, for ever: what fails twice alike is asked for
-//! half as many deliveries, down to a single one, and whose that is goes without claims for a while.
+//! the database cannot read would hold up all of them, for ever: what fails twice is asked for half as
+//! many deliveries, down to a single one, and whose that is goes without claims for a while.
 //!
 //! Knows no clock and no database; [`claim`](super::claim) asks and tells it.
 
@@ -20,8 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 pub(super) struct Suspects {
     /// Deliveries that the next claim may ask for.
     most: usize,
-    /// How the last claim failed.
-    failed: Option<String>,
+    /// The last claim failed.
+    failed: bool,
     /// Until when nothing is claimed for these.
     left_out: HashMap<EndpointId, LeftOut>,
 }
@@ -45,7 +45,7 @@ pub(super) enum Next {
 
 impl Default for Suspects {
     fn default() -> Self {
-        Self { most: usize::MAX, failed: None, left_out: HashMap::new() }
+        Self { most: usize::MAX, failed: false, left_out: HashMap::new() }
     }
 }
 
@@ -65,23 +65,16 @@ impl Suspects {
 
     /// A claim for these has succeeded.
     pub(super) fn clear(&mut self, endpoints: &[EndpointId]) {
-        self.failed = None;
+        self.failed = false;
         self.most = self.most.saturating_mul(2);
         if !self.left_out.is_empty() {
             self.left_out.retain(|endpoint, _| !endpoints.contains(endpoint));
         }
     }
 
-    /// A claim of so many deliveries for these endpoints has failed, in this way.
-    pub(super) fn accuse(
-        &mut self,
-        how: &str,
-        endpoints: &[EndpointId],
-        asked: usize,
-        now: Instant,
-    ) -> Next {
-        if self.failed.as_deref() != Some(how) {
-            self.failed = Some(how.to_owned());
+    /// A claim of so many deliveries for these endpoints has failed, and one of its rows may be the reason.
+    pub(super) fn accuse(&mut self, endpoints: &[EndpointId], asked: usize, now: Instant) -> Next {
+        if !std::mem::replace(&mut self.failed, true) {
             return Next::Again;
         }
         match endpoints {
@@ -114,7 +107,7 @@ mod tests {
         let asked = all.iter().copied().filter(|one| !suspects.is_left_out(*one, now));
         let asked: Vec<_> = asked.take(suspects.most()).collect();
         if asked.iter().any(|one| bad.contains(one)) {
-            suspects.accuse("22008", &asked, asked.len(), now);
+            suspects.accuse(&asked, asked.len(), now);
             Vec::new()
         } else {
             suspects.clear(&asked);
@@ -152,15 +145,14 @@ mod tests {
     fn a_failure_that_is_not_repeated_accuses_nobody_and_one_that_goes_on_waits_longer() {
         let now = Instant::now();
         let mut suspects = Suspects::default();
-        assert_eq!(suspects.accuse("57014", &[1], 1, now), Next::Again);
+        assert_eq!(suspects.accuse(&[1], 1, now), Next::Again);
         suspects.clear(&[1]);
-        assert_eq!(suspects.accuse("57014", &[1], 1, now), Next::Again);
-        assert_eq!(suspects.accuse("22008", &[1], 1, now), Next::Again);
-        assert_eq!(suspects.accuse("22008", &[1], 8, now), Next::Half);
+        assert_eq!(suspects.accuse(&[1], 1, now), Next::Again);
+        assert_eq!(suspects.accuse(&[1], 8, now), Next::Half);
         assert_eq!(suspects.most(), 4);
         for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
             let pause = Duration::from_secs(pause);
-            assert_eq!(suspects.accuse("22008", &[1], 1, now), Next::Without(1, pause));
+            assert_eq!(suspects.accuse(&[1], 1, now), Next::Without(1, pause));
         }
     }
 }
