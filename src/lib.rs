@@ -37,6 +37,7 @@ pub mod ingest;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod panics;
 pub mod receiver;
 pub mod relay;
 pub mod status;

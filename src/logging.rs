@@ -25,7 +25,9 @@ pub enum LoggingError {
 /// If the level is no filter, or the process logs already.
 pub fn start(settings: &LogSettings, terminal: bool) -> Result<(), LoggingError> {
     let subscriber = subscriber(settings, terminal, std::io::stderr)?;
-    Ok(tracing::subscriber::set_global_default(subscriber)?)
+    tracing::subscriber::set_global_default(subscriber)?;
+    crate::panics::log_them();
+    Ok(())
 }
 
 fn subscriber<W>(

@@ -32,6 +32,7 @@ mod ingest;
 mod isolation;
 mod journey;
 mod network_faults;
+mod one_bad_row;
 mod open_transactions;
 mod ordering;
 mod pgbench;

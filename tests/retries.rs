@@ -45,7 +45,8 @@ async fn a_failed_attempt_is_made_again_as_the_same_message() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let receiver = Receiver::start().await;
-    receiver.script([Reply::status(500).body("oh no"), Reply::DropAfterReading]);
+    let hangs_up = || Reply::DropAfterReading;
+    receiver.script([Reply::status(500).body("oh no"), hangs_up(), hangs_up()]);
     // The second wait spans a second, so that the third timestamp must be another.
     endpoint(&receiver.url("/")).with("schedule", "{1 s,2100 ms}").add(&client).await;
     let _relay = Relay::start(&database).await;
@@ -66,15 +67,68 @@ async fn a_failed_attempt_is_made_again_as_the_same_message() {
         let due = pair[0].next_attempt_at.unwrap();
         assert!(pair[1].started_at >= due, "{attempts:?}");
     }
-    let received = receiver.wait_for(3).await;
+    // The second came twice, since the first time it went over a connection that had been kept.
+    let received = receiver.wait_for(4).await;
     assert!(received.iter().all(|one| one.id() == received[0].id()));
     assert!(received.iter().all(|one| one.body == received[0].body));
     let stamps: Vec<i64> = received
         .iter()
         .map(|one| one.header("webhook-timestamp").unwrap().parse().unwrap())
         .collect();
-    assert!(stamps[2] > stamps[1], "each attempt is signed anew: {stamps:?}");
-    assert_ne!(received[2].header("webhook-signature"), received[1].header("webhook-signature"));
+    assert!(stamps[3] > stamps[2], "each attempt is signed anew: {stamps:?}");
+    assert_ne!(received[3].header("webhook-signature"), received[2].header("webhook-signature"));
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_is_closed_without_an_answer_costs_no_attempt() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    let hangs_up = || Reply::DropAfterReading;
+    // The first over a new connection; the second is lost with it and goes out again; so does the third, once.
+    receiver.script([Reply::ok(), hangs_up(), Reply::ok(), hangs_up(), hangs_up(), Reply::ok()]);
+    endpoint(&receiver.url("/")).with("schedule", "{10 ms}").add(&client).await;
+    let relay = Relay::start(&database).await;
+    let sent_twice = "sent twice, since the kept connection was closed without an answer";
+    for (requests, expected) in [
+        (1, vec!["1 answered - delivered: "]),
+        (3, vec!["1 answered - delivered: sent twice"]),
+        (6, vec!["1 unreachable closed retry: sent twice", "2 answered - delivered: "]),
+    ] {
+        let event = event("order.paid").add(&client).await;
+        let attempts = attempted(&client, event, expected.len()).await;
+        let told: Vec<_> = attempts
+            .iter()
+            .map(|attempt| {
+                let reason = attempt.reason.as_deref().unwrap_or_default();
+                assert!(reason.is_empty() || reason == sent_twice, "{reason}");
+                let reason = reason.get(..10).unwrap_or_default();
+                format!("{} {}: {reason}", attempt.number, said(attempt))
+            })
+            .collect();
+        assert_eq!(told, expected);
+        let received = receiver.received();
+        assert_eq!(received.len(), requests);
+        assert_eq!(received[requests - 1].id(), attempts[0].webhook_id);
+    }
+    assert!((relay.metric("posthaste_sent_again_total", "").await - 2.0).abs() < 0.5);
+}
+
+#[tokio::test]
+async fn a_receiver_that_closes_each_connection_unannounced_costs_no_attempt() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec();
+    receiver.otherwise(Reply::Raw(answer));
+    endpoint(&receiver.url("/")).add(&client).await;
+    let _relay = Relay::start(&database).await;
+    let insert = "insert into posthaste.outbox (event_type, payload) \
+         select 'order.paid', '{}' from generate_series(1, 500)";
+    client.batch_execute(insert).await.unwrap();
+    settled(&client).await;
+    let failed = "select count(*) from posthaste.attempts where verdict <> 'delivered'";
+    assert_eq!(value::<i64>(&client, failed).await, 0);
 }
 
 #[tokio::test]

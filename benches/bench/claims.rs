@@ -43,6 +43,7 @@ impl<'a> Caller<'a> {
         statements::begin(self.bed).await?;
         let claimed = claim(&self.store, NOBODY, token, endpoints, &rooms, BYTES).await?;
         let wanted = endpoints.len() * usize::try_from(of_each)?;
+        let claimed = claimed.claimed;
         ensure!(claimed.len() == wanted, "{} were claimed, {wanted} are due", claimed.len());
         self.cost_of("claim").await
     }

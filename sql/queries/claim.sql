@@ -1,10 +1,11 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
 -- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
 -- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that others hold are skipped.
+-- Sizes: as in route.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
--- $6 room in bytes of payload; the first is claimed however large it is
+-- $6 room in bytes of payload and headers; the first is claimed however large it is
 with clock as materialized (
   select coalesce($3::timestamptz, clock_timestamp()) as now
 ),
@@ -31,7 +32,13 @@ picked as materialized (
 event as materialized (
   select p.event_id, p.endpoint_id, p.event_created_at, p.created_at, o.id, o.event_type, o.payload, o.headers,
          o.endpoint_id as only_to, o.tenant, o.deliver_at, o.expires_at,
-         sum(octet_length(o.payload::text)) over longest_due as bytes,
+         sum(least(coalesce(
+               case when pg_column_compression(o.payload) is null then pg_column_size(o.payload)
+                    when pg_column_size(o.payload) <= 8192 then octet_length(o.payload::text)
+                    else pg_column_size(o.payload) * case pg_column_compression(o.payload) when 'pglz' then 88 else 256 end::bigint end
+               + coalesce(pg_column_size(o.headers)
+                          * case pg_column_compression(o.headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
+               0), 2147483647)::int) over longest_due as bytes,
          row_number() over longest_due as place
   from picked p
   left join posthaste.outbox o on o.id = p.event_id and o.created_at = p.event_created_at
@@ -47,14 +54,15 @@ claimed as (
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
        c.ordering_key, e.revision, c.event_type, c.payload, c.headers,
-       (extract(epoch from clock.now - greatest(c.event_created_at, c.deliver_at)) * 1000)::float8 as age_ms,
+       (extract(epoch from clock.now - least(greatest(c.event_created_at, c.deliver_at), clock.now)) * 1000)::float8 as age_ms,
        case when c.id is null then 'the event is no longer in the outbox'
             when c.expires_at <= clock.now then 'expired'
             -- Asked only where the endpoint has changed since.
             when c.only_to is null and e.updated_at > c.created_at
              and not posthaste_internal.route_keys(e.tenant, e.subscriptions)
                   && posthaste_internal.route_keys_of_event(c.tenant, c.event_type) then 'no longer subscribed'
-       end as cancelled
+       end as cancelled,
+       exists (select from event v where v.place > 1 and v.bytes > $6::bigint) as is_cut
 from claimed c
 cross join clock
 join posthaste.endpoints e on e.id = c.endpoint_id

@@ -1,4 +1,5 @@
 -- endpoints: endpoints with their secrets and health. Called by store::endpoints::endpoints.
+-- Times that people write reach further than the relay's clock does, to the year 294276 and infinity.
 -- Index: the primary keys; endpoint_secrets_by_endpoint. Takes no locks.
 --
 -- $1 endpoints  $2 now (null: the database's clock)
@@ -9,12 +10,18 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
        e.max_concurrency, e.rate_limit, e.on_dead_head,
        s.secrets, s.secrets_until,
-       h.consecutive_failures, h.failing_since, h.pauses, h.paused_until
+       h.consecutive_failures, h.pauses,
+       case when h.failing_since is not null
+            then greatest(least(h.failing_since, now.at + interval '1 year'), '2000-01-01+00') end as failing_since,
+       case when h.paused_until is not null
+            then greatest(least(h.paused_until, now.at + interval '1 year'), '2000-01-01+00') end as paused_until
 from posthaste.endpoints e
+cross join lateral (select coalesce($2::timestamptz, clock_timestamp()) as at) now
 left join posthaste.endpoint_health h on h.endpoint_id = e.id
 cross join lateral (
-  select coalesce(array_agg(secret order by id), '{}') as secrets, min(expires_at) as secrets_until
+  select coalesce(array_agg(secret order by id), '{}') as secrets,
+         case when count(expires_at) > 0 then least(min(expires_at), now.at + interval '1 year') end as secrets_until
   from posthaste.endpoint_secrets s
-  where s.endpoint_id = e.id and coalesce(s.expires_at > coalesce($2::timestamptz, clock_timestamp()), true)
+  where s.endpoint_id = e.id and coalesce(s.expires_at > now.at, true)
 ) s
 where e.id = any($1::bigint[])

@@ -85,5 +85,5 @@ logged as (
 select event_id, endpoint_id, null::float8 as next_due_in_ms from held
 union all
 select g.after, g.endpoint_id,
-       (extract(epoch from least(g.next_attempt_at, clock.now + interval '1 year') - clock.now) * 1000)::float8
+       (extract(epoch from greatest(least(g.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000)::float8
 from given g cross join clock

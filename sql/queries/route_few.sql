@@ -4,11 +4,11 @@
 -- (docs/decisions/0017). Whatever takes more than this plan knows is left to route, untouched: many events,
 -- a span that is not finished, an event for one endpoint, one in a line, more than there is room for.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow; endpoints_by_route.
--- Locks and cursor: as route.
+-- Locks, cursor and sizes: as route.
 --
 -- $1 relay  $2 claim token  $3 most rows to read  $4 now (null: the database's clock)
 -- $5 no event to be routed is older  $6 endpoints with $7 their room, $8 room of all others
--- $9 room in all  $10 room in bytes of payload
+-- $9 room in all  $10 room in bytes of payload and headers
 with span as materialized (
   select last.number, last.until as since, last.after_id, last.floor_at, last.mark_xid, last.mark_at,
          last.routed_at, last.system_identifier, last.database_oid,
@@ -23,7 +23,13 @@ with span as materialized (
 -- What was routed beside a late one is read again, and counts.
 seen as materialized (
   select o.*, span.now, not pg_visible_in_snapshot(o.xid, span.since) as is_new,
-         octet_length(o.payload::text) as bytes
+         least(coalesce(
+           case when pg_column_compression(o.payload) is null then pg_column_size(o.payload)
+                when pg_column_size(o.payload) <= 8192 then octet_length(o.payload::text)
+                else pg_column_size(o.payload) * case pg_column_compression(o.payload) when 'pglz' then 88 else 256 end::bigint end
+           + coalesce(pg_column_size(o.headers)
+                      * case pg_column_compression(o.headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
+           0), 2147483647)::int as bytes
   from span
   cross join lateral (
     select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
@@ -115,7 +121,7 @@ select step.is_usual,
        coalesce(a.routed_at, step.routed_at) as step_at,
        o.id as event_id, o.owed_to as endpoint_id, o.revision, o.event_type, o.created_at, o.payload, o.headers,
        null as ordering_key,
-       (extract(epoch from o.now - greatest(o.created_at, o.deliver_at)) * 1000)::float8 as age_ms,
+       (extract(epoch from o.now - least(greatest(o.created_at, o.deliver_at), o.now)) * 1000)::float8 as age_ms,
        o.expires_at <= o.now is true as expired
 from step
 left join advanced a on true

@@ -13,7 +13,7 @@ comment on function posthaste_internal.are_subscriptions is
   'Whether these are at most 1,000 subscriptions: *, order.* or order.paid.';
 
 -- The relay leaves out the same names (src/relay): what cannot be sent is refused where it is written.
--- Receivers that speak CGI read _ as -, so Content_Length is content-length to them.
+-- Receivers that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
 create function posthaste_internal.are_endpoint_headers(headers jsonb) returns boolean
   language sql immutable strict parallel safe
   return jsonb_typeof(headers) = 'object' and (
@@ -22,17 +22,17 @@ create function posthaste_internal.are_endpoint_headers(headers jsonb) returns b
              and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
              and (value #>> '{}') ~ '^[\x20-\x7e\x80-\U0010FFFF\t]*$'
              and octet_length(value #>> '{}') <= 4096
-             and translate(lower(key), '_', '-') not in (
+             and regexp_replace(lower(key), '[^a-z0-9]', '-', 'g') not in (
                'host', 'content-length', 'content-type', 'content-encoding', 'transfer-encoding',
                'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate',
                'proxy-authorization', 'te', 'trailer', 'upgrade', 'expect', 'user-agent')
-             and translate(lower(key), '_', '-') not like 'webhook-%'), true)
+             and regexp_replace(lower(key), '[^a-z0-9]', '-', 'g') not like 'webhook-%'), true)
            and count(*) <= 64
-           and count(*) = count(distinct lower(key))
+           and count(*) = count(distinct regexp_replace(lower(key), '[^a-z0-9]', '-', 'g'))
            and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
       from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
 comment on function posthaste_internal.are_endpoint_headers is
-  'Whether this is {"name": "value"} with at most 64 names, each once in whatever case, and values of at most 4 KiB, 16 KiB in all, that HTTP allows (no CR, LF or control characters) and none of the names that the relay sets itself or that belong to one hop.';
+  'Whether this is {"name": "value"} with at most 64 names, each once in whatever case and with whatever signs, and values of at most 4 KiB, 16 KiB in all, that HTTP allows (no CR, LF or control characters) and none of the names that the relay sets itself or that belong to one hop.';
 
 create function posthaste_internal.are_delays(delays interval[]) returns boolean
   language sql immutable strict parallel safe

@@ -50,10 +50,13 @@ comment on column posthaste.attempts.outcome is
   'What happened on the wire: answered, timed_out, unreachable, refused (we would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
 comment on column posthaste.attempts.verdict is 'What was decided: delivered, retry, dead, cancelled.';
 comment on column posthaste.attempts.cause is
-  'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, …).';
-comment on column posthaste.attempts.detail is 'The outcome in more words.';
-comment on column posthaste.attempts.reason is 'Why the verdict is what it is, where it is not plain.';
-comment on column posthaste.attempts.response_headers is 'The response''s headers as {"name": "value"}, in lower case.';
+  'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, bad_endpoint, bad_event: its headers are more than are sent; fault: a bug of the relay, …).';
+comment on column posthaste.attempts.detail is
+  'The outcome in more words; for answered what was odd about the answer, or what is not kept of it.';
+comment on column posthaste.attempts.reason is
+  'Why the verdict is what it is, where it is not plain. "sent twice": the request went over a connection that had been kept, which was closed without a byte of an answer, and once more over a new one.';
+comment on column posthaste.attempts.response_headers is
+  'The response''s headers as {"name": "value"}, in lower case, up to 4 KiB; detail says how many more there were.';
 comment on column posthaste.attempts.response_body is
   'The first bytes of the response body; bytes that are not UTF-8 are shown as U+FFFD.';
 

@@ -56,6 +56,10 @@ pub struct Metrics {
     /// Seconds from taking up an attempt to its outcome.
     pub attempt_duration: Histogram,
     attempts: ByOutcome,
+    /// Requests that went out again at once, over a new connection.
+    pub sent_again: Counter,
+    /// Panics that ended one attempt or made one endpoint unusable.
+    pub faults: Counter,
     pub claims_lost: Counter,
     pub claims_released: Counter,
     /// Requests now in flight.
@@ -157,6 +161,14 @@ impl Metrics {
             deliveries: new.by_verdict(),
             attempt_duration: new.histogram(ATTEMPT_DURATION, "How long attempts took.", &[]),
             attempts: new.by_outcome(),
+            sent_again: new.counter(
+                "posthaste_sent_again_total",
+                "Requests sent a second time at once: the kept connection was closed unanswered.",
+            ),
+            faults: new.counter(
+                "posthaste_faults_total",
+                "Bugs that one attempt or one endpoint met; the others went on.",
+            ),
             claims_lost: new.counter(
                 "posthaste_claims_lost_total",
                 "Results dropped because the claim had been taken away.",

@@ -8,6 +8,9 @@ use super::endpoint::EndpointId;
 /// `posthaste.outbox.id`.
 pub type EventId = i64;
 
+/// What a header takes besides its text.
+const PAIR: usize = size_of::<(String, String)>();
+
 /// A claimed delivery with its event: all that one attempt needs besides the endpoint.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -33,6 +36,13 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// What it takes of the memory that events may take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let pair = |(name, value): &(String, String)| name.len() + value.len() + PAIR;
+        self.payload.len() + self.headers.iter().map(pair).sum::<usize>()
+    }
+
     /// What `webhook-id` says: `evt_<event id>_<creation in unix microseconds, hexadecimal>`. The
     /// same for every attempt, replay and endpoint, so a receiver can drop duplicates; the time
     /// tells it from an event of another database that numbers its events alike. Holds no dot,

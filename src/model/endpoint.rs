@@ -33,6 +33,27 @@ pub struct Endpoint {
     pub on_dead_head: OnDeadHead,
 }
 
+impl Endpoint {
+    /// One whose row cannot be read: nothing is known of it but this.
+    #[must_use]
+    pub fn unread(id: EndpointId, revision: i64) -> Self {
+        Self {
+            id,
+            revision,
+            url: String::new(),
+            body_format: BodyFormat::default(),
+            headers: Vec::new(),
+            secrets: Vec::new(),
+            timeout: None,
+            max_attempts: None,
+            schedule: None,
+            max_concurrency: None,
+            rate_limit: None,
+            on_dead_head: OnDeadHead::default(),
+        }
+    }
+}
+
 /// What becomes of an ordering key when one of its deliveries is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDeadHead {

@@ -28,6 +28,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// Whether the body had more than was kept, was cut off, or did not end in time.
     pub body_truncated: bool,
+    /// What was odd about the answer, or is not kept of it.
+    pub detail: Option<String>,
 }
 
 /// The part of a request that a deadline ended.
@@ -73,8 +75,12 @@ pub enum Refusal {
     ForbiddenAddress,
     /// The URL is plain HTTP and its host is not opened for it.
     NotHttps,
-    /// The URL, a header or a secret of the endpoint cannot be used.
+    /// The URL, a header or a secret of the endpoint cannot be used, or its row cannot be read.
     BadEndpoint,
+    /// The event's own headers are more than are sent. Waiting changes nothing: it is dead at once.
+    BadEvent,
+    /// The relay has a bug that this delivery or its endpoint meets; the detail says where.
+    Fault,
 }
 
 /// How long the parts of a request took. `None`: the part did not take place (a kept-alive
@@ -121,7 +127,8 @@ impl Outcome {
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Unreachable { detail, .. } | Self::Refused { detail, .. } => Some(detail),
-            Self::Answered(_) | Self::TimedOut { .. } | Self::Interrupted => None,
+            Self::Answered(answer) => answer.detail.as_deref(),
+            Self::TimedOut { .. } | Self::Interrupted => None,
         }
     }
 
@@ -215,7 +222,8 @@ impl Cause {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 3] = [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint];
+    pub const ALL: [Self; 5] =
+        [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint, Self::BadEvent, Self::Fault];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -223,6 +231,8 @@ impl Refusal {
             Self::ForbiddenAddress => "forbidden_address",
             Self::NotHttps => "not_https",
             Self::BadEndpoint => "bad_endpoint",
+            Self::BadEvent => "bad_event",
+            Self::Fault => "fault",
         }
     }
 }

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::fmt::rfc2822;
+use jiff::civil::{Date, Time};
+use jiff::fmt::{rfc2822, strtime};
+use jiff::tz::TimeZone;
 
 use super::endpoint::Endpoint;
 
@@ -105,8 +107,32 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         return Some(value.parse().map_or(Duration::MAX, Duration::from_secs)); // too many digits
     }
-    let date = rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(value).ok()?;
+    let date = http_date(value, now)?;
     Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+/// A date in one of the three forms that RFC 9110, 5.6.7 has recipients understand: that of mail, that of
+/// RFC 850, that of C's `asctime`.
+fn http_date(value: &str, now: Timestamp) -> Option<Timestamp> {
+    let mail = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    if let Ok(date) = mail.parse_timestamp(value) {
+        return Some(date);
+    }
+    let read = |format| strtime::parse(format, value).ok();
+    let (date, two_digits) = read("%A, %d-%b-%y %H:%M:%S GMT")
+        .map(|date| (date, true))
+        .or_else(|| read("%a %b %e %H:%M:%S %Y").map(|date| (date, false)))?;
+    let date = Date::new(date.year()?, date.month()?, date.day()?)
+        .ok()?
+        .to_datetime(Time::new(date.hour()?, date.minute()?, date.second()?, 0).ok()?);
+    let in_year = |year| date.with().year(year).build().ok()?.to_zoned(TimeZone::UTC).ok();
+    if !two_digits {
+        return in_year(date.year()).map(|date| date.timestamp());
+    }
+    // More than 50 years ahead means the last year that ended with these digits.
+    let present = now.to_zoned(TimeZone::UTC).year();
+    let year = present - present.rem_euclid(100) + date.year().rem_euclid(100);
+    in_year(if year > present + 50 { year - 100 } else { year }).map(|date| date.timestamp())
 }
 
 /// The drawn part of a duration. A draw outside of 0 to 1 is brought to the nearer end, NaN to 0.
@@ -219,9 +245,30 @@ mod tests {
         assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(30));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:40:00 GMT"), Some(0));
         assert_eq!(seconds("Tue, 06 Nov 1994 08:49:37 GMT"), Some(30), "a wrong weekday is borne");
+        for date in ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(seconds(date), Some(30), "{date}");
+        }
+        let nonsense = ["Sunday, 31-Feb-94 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 CET"];
+        for nonsense in nonsense {
+            assert_eq!(seconds(nonsense), None, "{nonsense:?}");
+        }
         for nonsense in ["", "soon", "-5", "+5", "1.5", "12s", "1994-11-06T08:49:37Z", "\u{0}"] {
             assert_eq!(seconds(nonsense), None, "{nonsense:?}");
         }
+    }
+
+    #[test]
+    fn two_digits_of_a_year_mean_no_more_than_50_years_ahead() {
+        let now: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
+        let year = |digits: &str| {
+            let date = format!("Saturday, 28-Nov-{digits} 12:00:00 GMT");
+            http_date(&date, now).unwrap().to_zoned(TimeZone::UTC).year()
+        };
+        assert_eq!(["26", "27", "76", "77", "94"].map(year), [2026, 2027, 2076, 1977, 1994]);
+        // Also where the century turns.
+        let now: Timestamp = "2099-11-28T12:00:00Z".parse().unwrap();
+        let date = http_date("Sunday, 28-Nov-99 12:01:00 GMT", now).unwrap();
+        assert_eq!(date.duration_since(now).as_secs(), 60);
     }
 
     fn delays() -> impl Strategy<Value = Delays> {

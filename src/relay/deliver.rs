@@ -6,31 +6,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use futures_util::FutureExt as _;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use jiff::Timestamp;
 
 use super::Shared;
+use super::fault;
 use super::files::File;
+use super::headers::{self, TooMany, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use crate::http::client::{Connection, Exchange};
 use crate::http::target::Target;
 use crate::model::body;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::{BodyFormat, Endpoint, OnDeadHead};
+use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDeadHead};
 use crate::model::outcome::{Outcome, Phases, Refusal};
+use crate::model::rules::RuleSet;
 use crate::model::schedule::Schedule;
 use crate::model::signature::Signer;
 use crate::model::verdict::{self, Policy, Verdict};
-
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// An endpoint made ready: parsed, checked and with its keys scheduled, once per revision.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) endpoint: Endpoint,
     /// `Err`: the endpoint cannot be sent to, and why.
-    sending: Result<Sending, String>,
+    sending: Result<Sending, Outcome>,
     pub(super) schedule: Schedule,
     pub(super) max_concurrency: u32,
     timeout: Duration,
@@ -65,14 +65,68 @@ pub(super) struct Sent {
     pub(super) on_dead_head: OnDeadHead,
 }
 
+/// How long an attempt took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) all_ms: f64,
+    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
+    pub(super) answer_ms: f64,
+}
+
+impl Times {
+    pub(super) fn of(sent: &Sent) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
+    }
+}
+
 /// Makes the next attempt of a delivery.
-pub(super) async fn deliver(
-    shared: &Arc<Shared>,
-    plan: &Plan,
-    delivery: &Delivery,
-    line: &mut Line,
-) -> Sent {
+///
+/// A bug that it meets ends this attempt and nothing else: the connection may be half written and is
+/// not used again.
+pub(super) fn deliver<'a>(
+    shared: &'a Arc<Shared>,
+    plan: &'a Plan,
+    delivery: &'a Delivery,
+    line: &'a mut Line,
+) -> impl Future<Output = Result<Sent, Fault>> + 'a {
+    let began = shared.clock.instant();
+    // Not `async`: that would keep room for the attempt twice.
+    fault::caught(attempt(shared, plan, delivery, line)).map(move |sent| {
+        sent.map_err(|detail| {
+            tracing::error!(
+                event = delivery.event_id,
+                endpoint = delivery.endpoint_id,
+                attempt = delivery.attempt_count + 1,
+                "a bug: {detail}; the attempt is refused, others go on"
+            );
+            shared.metrics.faults.increment(1);
+            Fault { began, detail }
+        })
+    })
+}
+
+/// An attempt that ended by a panic.
+#[derive(Debug)]
+pub(super) struct Fault {
+    began: Instant,
+    detail: String,
+}
+
+impl Fault {
+    /// What is recorded of it. No rule is asked: one of them may be what the bug is about.
+    pub(super) fn sent(self, shared: &Arc<Shared>, plan: &Plan, delivery: &Delivery) -> Sent {
+        let Self { began, detail } = self;
+        let refused = unfinished(Outcome::Refused { why: Refusal::Fault, detail });
+        judged(shared, plan, delivery, began, refused, &RuleSet::default())
+    }
+}
+
+async fn attempt(shared: &Arc<Shared>, plan: &Plan, delivery: &Delivery, line: &mut Line) -> Sent {
     let mut began = shared.clock.instant();
+    let mut is_sent_again = false;
+    #[cfg(test)]
+    fault::inject(&delivery.event_type);
     let exchange = match &plan.sending {
         Ok(sending) => {
             let send = async {
@@ -84,9 +138,16 @@ pub(super) async fn deliver(
                         return unfinished(Outcome::Interrupted);
                     }
                 }
-                let request = request(shared, plan, sending, delivery);
-                let connection = &mut line.connection;
-                shared.client.send(connection, &sending.target, request, plan.timeout).await
+                let first = send(shared, plan, sending, delivery, line, plan.timeout).await;
+                if !first.unheard || !shared.may_send() {
+                    return first;
+                }
+                // The receiver closes connections that it has answered on, and was a moment later than we.
+                // Or it fell over this very request, which then comes twice: as it would by the retry.
+                is_sent_again = true;
+                shared.metrics.sent_again.increment(1);
+                let left = plan.timeout.saturating_sub(shared.clock.since(began));
+                send(shared, plan, sending, delivery, line, left).await
             };
             tokio::select! {
                 exchange = send => exchange,
@@ -94,15 +155,54 @@ pub(super) async fn deliver(
                 () = shared.abort.cancelled() => unfinished(Outcome::Interrupted),
             }
         }
-        Err(why) => unfinished(Outcome::Refused { why: Refusal::BadEndpoint, detail: why.clone() }),
+        Err(why) => unfinished(why.clone()),
     };
     if line.connection.is_none() {
         line.file = None;
     }
+    let mut sent = judged(shared, plan, delivery, began, exchange, &shared.rules());
+    if is_sent_again {
+        let reason = sent.verdict.reason.take().map(|reason| format!("; {reason}"));
+        sent.verdict.reason = Some(format!("{SENT_AGAIN}{}", reason.unwrap_or_default()));
+    }
+    sent
+}
+
+/// What an operator reads of it: the event may have arrived twice by this attempt.
+const SENT_AGAIN: &str = "sent twice, since the kept connection was closed without an answer";
+
+/// Sends the delivery once.
+async fn send(
+    shared: &Arc<Shared>,
+    plan: &Plan,
+    sending: &Sending,
+    delivery: &Delivery,
+    line: &mut Line,
+    timeout: Duration,
+) -> Exchange {
+    match request(shared, plan, sending, delivery) {
+        Ok(request) => {
+            let connection = &mut line.connection;
+            shared.client.send(connection, &sending.target, request, timeout).await
+        }
+        Err(too_many) => {
+            let detail = too_many.to_string();
+            unfinished(Outcome::Refused { why: Refusal::BadEvent, detail })
+        }
+    }
+}
+
+fn judged(
+    shared: &Shared,
+    plan: &Plan,
+    delivery: &Delivery,
+    began: Instant,
+    exchange: Exchange,
+    rules: &RuleSet,
+) -> Sent {
     let now = shared.clock.now();
-    let rules = shared.rules();
     let policy = Policy {
-        rules: &rules,
+        rules,
         schedule: &plan.schedule,
         retry_after_cap: shared.config.retry.retry_after_cap,
     };
@@ -128,7 +228,7 @@ fn request(
     plan: &Plan,
     sending: &Sending,
     delivery: &Delivery,
-) -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
+) -> Result<hyper::Request<http_body_util::Full<bytes::Bytes>>, TooMany> {
     let body = body::render(
         plan.endpoint.body_format,
         delivery,
@@ -140,79 +240,25 @@ fn request(
         (!sending.signer.is_empty()).then(|| sending.signer.sign(&id, timestamp, &body));
     let mut request = sending.target.post(body);
     let headers = request.headers_mut();
-    headers.extend(sending.headers.clone());
-    headers.insert(WEBHOOK_ID, header(&id));
-    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
+    headers::put_all(headers, &sending.headers)?;
+    headers::put(headers, WEBHOOK_ID, header(&id))?;
+    headers::put(headers, WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp))?;
     if let Some(signature) = signature {
-        headers.insert(WEBHOOK_SIGNATURE, header(&signature));
+        headers::put(headers, WEBHOOK_SIGNATURE, header(&signature))?;
     }
     if plan.endpoint.body_format == BodyFormat::Raw {
-        pass_on(headers, delivery);
+        headers::pass_on(headers, delivery)?;
     }
-    for (name, value) in &delivery.headers {
-        add(headers, name, value);
-    }
-    request
-}
-
-/// What a raw body needs of the event's own headers to be what it was: its type, where it is not JSON; and
-/// the three of Standard Webhooks, which only together verify.
-fn pass_on(headers: &mut HeaderMap, delivery: &Delivery) {
-    let own = |name: &HeaderName| {
-        let mut named = delivery.headers.iter().filter(|(theirs, _)| name == theirs.as_str());
-        named.next().and_then(|(_, value)| HeaderValue::from_str(value).ok())
-    };
-    if let Some(kind) = body::own_type(delivery).and_then(|kind| HeaderValue::from_str(kind).ok()) {
-        headers.insert(CONTENT_TYPE, kind);
-    }
-    let signed = [WEBHOOK_ID, WEBHOOK_TIMESTAMP, WEBHOOK_SIGNATURE];
-    if let [Some(id), Some(timestamp), Some(signature)] = signed.each_ref().map(own) {
-        for (name, value) in signed.into_iter().zip([id, timestamp, signature]) {
-            headers.insert(name, value);
-        }
-    }
+    headers::add(headers, &delivery.headers)?;
+    Ok(request)
 }
 
 fn header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("base64, digits and underscores are header characters")
 }
 
-/// Adds a header of the event's or endpoint's: never one of ours, never one that is already there,
-/// none that belongs to one hop or could smuggle a request. What cannot be sent is left out.
-fn add(headers: &mut HeaderMap, name: &str, value: &str) {
-    let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else {
-        return;
-    };
-    if !OURS.contains(&name.as_str())
-        && !name.as_str().starts_with("webhook-")
-        && !headers.contains_key(&name)
-    {
-        headers.insert(name, value);
-    }
-}
-
-/// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is written; events
-/// are not refused for a header, so it is asked here too.
-const OURS: [&str; 15] = [
-    "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "user-agent",
-];
-
 fn unfinished(outcome: Outcome) -> Exchange {
-    Exchange { outcome, phases: Phases::default(), reused: false }
+    Exchange { outcome, phases: Phases::default(), reused: false, unheard: false }
 }
 
 impl Plan {
@@ -221,9 +267,34 @@ impl Plan {
         endpoint: Endpoint,
         secrets_until: Option<Timestamp>,
     ) -> Self {
+        #[cfg(test)]
+        fault::inject(&endpoint.url);
+        let sending = Sending::new(&endpoint, &shared.config.delivery.user_agent);
+        let sending =
+            sending.map_err(|detail| Outcome::Refused { why: Refusal::BadEndpoint, detail });
+        Self::with(shared, endpoint, secrets_until, sending)
+    }
+
+    /// Of an endpoint that nothing can be sent to: what is owed to it is refused, for this reason.
+    pub(super) fn unusable(
+        shared: &Shared,
+        id: EndpointId,
+        revision: i64,
+        (why, detail): (Refusal, String),
+    ) -> Self {
+        let refused = Err(Outcome::Refused { why, detail });
+        Self::with(shared, Endpoint::unread(id, revision), None, refused)
+    }
+
+    fn with(
+        shared: &Shared,
+        endpoint: Endpoint,
+        secrets_until: Option<Timestamp>,
+        sending: Result<Sending, Outcome>,
+    ) -> Self {
         let delivery = &shared.config.delivery;
         Self {
-            sending: Sending::new(&endpoint, &delivery.user_agent),
+            sending,
             schedule: shared.schedule.for_endpoint(&endpoint).into_owned(),
             max_concurrency: endpoint.max_concurrency.unwrap_or(delivery.max_concurrency),
             timeout: endpoint.timeout.unwrap_or(delivery.timeout),
@@ -237,7 +308,7 @@ impl Sending {
     fn new(endpoint: &Endpoint, user_agent: &str) -> Result<Self, String> {
         let target = Target::parse(&endpoint.url).map_err(|error| error.to_string())?;
         let signer = Signer::new(&endpoint.secrets).map_err(|error| error.to_string())?;
-        let mut headers = HeaderMap::with_capacity(4 + endpoint.headers.len());
+        let mut headers = HeaderMap::new();
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static(body::content_type(endpoint.body_format)),
@@ -245,9 +316,7 @@ impl Sending {
         if let Ok(agent) = HeaderValue::from_str(user_agent) {
             headers.insert(USER_AGENT, agent);
         }
-        for (name, value) in &endpoint.headers {
-            add(&mut headers, name, value);
-        }
+        headers::add(&mut headers, &endpoint.headers).map_err(|error| error.to_string())?;
         let host = target.host().to_string();
         Ok(Self { target, host, signer, headers })
     }

@@ -13,13 +13,13 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::deliver::{Line, Plan, Sent, deliver};
+use super::deliver::{Line, Plan, Times, deliver};
 use super::pace::Pace;
 use super::record::Finished;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
-use crate::model::outcome::{Answer, Outcome};
+use crate::model::outcome::Outcome;
 use crate::model::share::Share;
 use crate::model::verdict::Decision;
 use crate::model::window::Window;
@@ -85,21 +85,6 @@ pub(super) struct Tally {
     pub(super) successes: u32,
     pub(super) failures: u32,
     pub(super) duration_ms: f64,
-}
-
-/// How long an attempt took, in milliseconds.
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    all_ms: f64,
-    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
-    answer_ms: f64,
-}
-
-impl Times {
-    fn of(sent: &Sent) -> Self {
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
-    }
 }
 
 /// What a worker is to do.
@@ -195,6 +180,11 @@ impl Lane {
             Allowance::No { .. } => 0,
         };
         most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.lock().plan)
     }
 
     /// Whether this relay may send to it, or others do.
@@ -331,13 +321,18 @@ impl Lane {
         let mut inner = self.lock();
         let now = shared.clock.now();
         let in_flight = u32::try_from(inner.in_flight).unwrap_or(u32::MAX);
-        inner.window.after(outcome, times.answer_ms, in_flight, now);
+        // As it was judged: a rule may have counted an odd answer as delivered.
+        let delivered = decision == Decision::Delivered;
+        if delivered {
+            inner.window.on_success(times.answer_ms, in_flight, now);
+        } else {
+            inner.window.after(outcome, times.answer_ms, in_flight, now);
+        }
         inner.in_flight -= 1;
         inner.finished += 1;
         let sign = Sign::of(outcome, decision);
         let transition =
             inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
-        let delivered = outcome.answer().is_some_and(Answer::accepted);
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
         let took_ms = times.all_ms;
@@ -453,7 +448,13 @@ async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
         match lane.next(&shared, &call) {
             Next::Send(delivery, plan, ticket) => {
                 let permit = shared.budget.take().await;
-                let sent = deliver(&shared, &plan, &delivery, &mut line).await;
+                let sent = match deliver(&shared, &plan, &delivery, &mut line).await {
+                    Ok(sent) => sent,
+                    Err(fault) => {
+                        line = Line::default();
+                        fault.sent(&shared, &plan, &delivery)
+                    }
+                };
                 drop(permit);
                 let decision = sent.verdict.decision;
                 let times = Times::of(&sent);

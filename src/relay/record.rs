@@ -99,7 +99,7 @@ impl Finished {
                 endpoint_id: delivery.endpoint_id,
                 token: delivery.claim_token,
             },
-            bytes: delivery.payload.len(),
+            bytes: delivery.bytes(),
             line: delivery.ordering_key.clone(),
             what,
         }

@@ -207,12 +207,12 @@ impl Shared {
         }
         let count = most_claims(&self.config).saturating_sub(self.holdings.count());
         let bytes = self.room_for_bytes();
-        // Payloads are as large as they have been lately, one hopes; one at least always goes.
+        // Events are as large as they have been lately, one hopes; one at least always goes.
         let by_bytes = bytes / self.holdings.mean_bytes().max(1);
         if self.holdings.count() == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
     }
 
-    /// How many more bytes of payload may be held.
+    /// How many more bytes of events may be held.
     pub(super) fn room_for_bytes(&self) -> usize {
         self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes())
     }
@@ -421,7 +421,7 @@ impl Backoff {
 pub(super) struct Holdings {
     count: AtomicUsize,
     bytes: AtomicUsize,
-    /// Of the payloads of one claim statement after the other.
+    /// Of the events of one claim statement after the other.
     mean_bytes: AtomicUsize,
     tokens: Mutex<Tokens>,
 }
@@ -452,7 +452,7 @@ impl Holdings {
         self.mean_bytes.store(after, Ordering::Relaxed);
     }
 
-    /// These, by token and bytes of payload, are recorded or released.
+    /// These, by token and bytes, are recorded or released.
     pub(super) fn give_back(&self, settled: impl Iterator<Item = (i64, usize)>) {
         let (mut count, mut all_bytes) = (0, 0);
         let mut tokens = self.tokens();

@@ -14,11 +14,19 @@ const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
 const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
 
-/// Claims what is due for these endpoints, at most the room of each, and no more bytes of payload than
+/// What one statement has claimed.
+#[derive(Debug, Default)]
+pub struct Claims {
+    pub claimed: Vec<Claimed>,
+    /// More was due and had room, but for its size.
+    pub is_cut: bool,
+}
+
+/// Claims what is due for these endpoints, at most the room of each, and no more bytes of events than
 /// that, unless it is one delivery alone.
 ///
 /// # Errors
-/// When the statement fails; then nothing has been claimed.
+/// When the statement fails, or a row cannot be read; what it may have claimed is to be given back.
 pub async fn claim(
     store: &Store,
     relay: RelayId,
@@ -26,22 +34,21 @@ pub async fn claim(
     endpoints: &[EndpointId],
     rooms: &[i32],
     bytes: i64,
-) -> Result<Vec<Claimed>, StoreError> {
+) -> Result<Claims, StoreError> {
     let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
-    Ok(rows
-        .iter()
-        .map(|row| Claimed {
-            delivery: delivery(
-                row,
-                token,
-                u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0),
-                now,
-            ),
-            cancelled: row.get("cancelled"),
+    let is_cut = rows.first().is_some_and(|row| row.get("is_cut"));
+    // Row by row, so that each payload is there twice for a moment only.
+    let claimed = rows
+        .into_iter()
+        .map(|row| {
+            let attempts = u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0);
+            let delivery = delivery(&row, token, attempts, now)?;
+            Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
-        .collect())
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Claims { claimed, is_cut })
 }
 
 /// Names one claim.

@@ -13,6 +13,15 @@ use crate::model::health::{Health, State};
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const STRIKE: &str = include_str!("../../sql/queries/strike.sql");
 
+/// An endpoint as it was found.
+#[derive(Debug)]
+pub struct Found {
+    pub id: EndpointId,
+    pub revision: i64,
+    /// `Err`: people have written something into its row that this relay cannot read.
+    pub known: Result<Known, StoreError>,
+}
+
 /// An endpoint with what the database knows of its health.
 #[derive(Debug)]
 pub struct Known {
@@ -26,48 +35,52 @@ pub struct Known {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Known>, StoreError> {
+pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Found>, StoreError> {
     let rows = store.queue.query(ENDPOINTS, "read endpoints", &[&ids, &store.now()]).await?;
-    Ok(rows.iter().map(known).collect())
+    Ok(rows.iter().map(found).collect())
 }
 
-fn known(row: &Row) -> Known {
-    Known {
-        endpoint: Endpoint {
-            id: row.get("id"),
-            revision: row.get("revision"),
-            url: row.get("url"),
-            body_format: match row.get("body_format") {
-                "event_payload" => BodyFormat::EventPayload,
-                "raw" => BodyFormat::Raw,
-                "cloudevents" => BodyFormat::CloudEvents,
-                _ => BodyFormat::Standard,
-            },
-            headers: texts(&row.get("headers")),
-            secrets: row.get::<_, Vec<String>>("secrets").into_iter().map(Secret::new).collect(),
-            timeout: row.get::<_, Option<f64>>("timeout_ms").map(from_millis),
-            max_attempts: positive(row.get("max_attempts")),
-            schedule: row
-                .get::<_, Option<Vec<f64>>>("schedule_ms")
-                .map(|delays| delays.into_iter().map(from_millis).collect()),
-            max_concurrency: positive(row.get("max_concurrency")),
-            rate_limit: row.get("rate_limit"),
-            on_dead_head: match row.get("on_dead_head") {
-                "skip" => OnDeadHead::Skip,
-                _ => OnDeadHead::Block,
-            },
+fn found(row: &Row) -> Found {
+    let (id, revision) = (row.get("id"), row.get("revision"));
+    let known = known(row, id, revision).map_err(StoreError::unreadable("endpoint", id));
+    Found { id, revision, known }
+}
+
+fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgres::Error> {
+    let endpoint = Endpoint {
+        id,
+        revision,
+        url: row.try_get("url")?,
+        body_format: match row.try_get("body_format")? {
+            "event_payload" => BodyFormat::EventPayload,
+            "raw" => BodyFormat::Raw,
+            "cloudevents" => BodyFormat::CloudEvents,
+            _ => BodyFormat::Standard,
         },
-        health: Health::restore(
-            match row.get::<_, Option<Timestamp>>("paused_until") {
-                Some(until) => State::Paused { until },
-                None => State::Flowing,
-            },
-            positive(row.get("consecutive_failures")).unwrap_or(0),
-            row.get("failing_since"),
-            positive(row.get("pauses")).unwrap_or(0),
-        ),
-        secrets_until: row.get("secrets_until"),
-    }
+        headers: texts(&row.try_get("headers")?),
+        secrets: row.try_get::<_, Vec<String>>("secrets")?.into_iter().map(Secret::new).collect(),
+        timeout: row.try_get::<_, Option<f64>>("timeout_ms")?.map(from_millis),
+        max_attempts: positive(row.try_get("max_attempts")?),
+        schedule: row
+            .try_get::<_, Option<Vec<f64>>>("schedule_ms")?
+            .map(|delays| delays.into_iter().map(from_millis).collect()),
+        max_concurrency: positive(row.try_get("max_concurrency")?),
+        rate_limit: row.try_get("rate_limit")?,
+        on_dead_head: match row.try_get("on_dead_head")? {
+            "skip" => OnDeadHead::Skip,
+            _ => OnDeadHead::Block,
+        },
+    };
+    let health = Health::restore(
+        match row.try_get::<_, Option<Timestamp>>("paused_until")? {
+            Some(until) => State::Paused { until },
+            None => State::Flowing,
+        },
+        positive(row.try_get("consecutive_failures")?).unwrap_or(0),
+        row.try_get("failing_since")?,
+        positive(row.try_get("pauses")?).unwrap_or(0),
+    );
+    Ok(Known { endpoint, health, secrets_until: row.try_get("secrets_until")? })
 }
 
 fn positive(number: Option<i32>) -> Option<u32> {

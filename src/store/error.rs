@@ -25,6 +25,8 @@ pub enum StoreError {
     NoConnection,
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
+    #[error("read {table} {row}: this relay cannot read what is written there")]
+    Unreadable { table: &'static str, row: i64, source: tokio_postgres::Error },
     #[error("{doing}: the statement returned no row")]
     NoRow { doing: &'static str },
     #[error(
@@ -73,6 +75,14 @@ impl StoreError {
         }
     }
 
+    /// Names the row that cannot be read, for `map_err`.
+    pub(super) fn unreadable(
+        table: &'static str,
+        row: i64,
+    ) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| Self::Unreadable { table, row, source }
+    }
+
     /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
     #[must_use]
     pub fn in_full(&self) -> String {
@@ -109,6 +119,22 @@ impl StoreError {
             _ if self.is_transient() => "the database is away".to_owned(),
             _ => self.to_string(),
         }
+    }
+
+    /// Whether a single row may be the reason: data that a statement cannot take, an error that somebody's trigger
+    /// or function raises, or more work than there is time for. A statement that asks for less may then
+    /// succeed. Otherwise it fails whatever it asks for.
+    #[must_use]
+    pub fn may_be_of_some_row(&self) -> bool {
+        if matches!(self, Self::Unreadable { .. }) {
+            return true;
+        }
+        // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits of the server's
+        // own, P0 PL/pgSQL, XX internal errors; 57014 is the statement's time-out, 53200 out of memory.
+        self.sqlstate().map(SqlState::code).is_some_and(|code| {
+            matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
+                || matches!(code, "57014" | "53200")
+        })
     }
 
     /// Whether trying again later can help: the database is away, starting, failing over or busy.

@@ -36,6 +36,14 @@ pub struct Registration {
     started_at: Timestamp,
 }
 
+#[cfg(test)]
+impl Registration {
+    /// Of a relay that no database knows.
+    pub(crate) fn nowhere() -> Self {
+        Self { relay: 1, started_at: Timestamp::UNIX_EPOCH }
+    }
+}
+
 /// A heartbeat that takes longer is of no use: Postgres ends it, and a little later so do we.
 const BOUND: &str = "set statement_timeout = '5s';";
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);

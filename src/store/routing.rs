@@ -36,7 +36,7 @@ pub struct Room<'a> {
     pub of_others: i32,
     /// How many in all.
     pub in_all: i32,
-    /// Payload bytes in all.
+    /// Bytes in all, of payloads and headers.
     pub bytes: i64,
 }
 
@@ -131,7 +131,7 @@ pub async fn route(
     room: &Room<'_>,
 ) -> Result<Option<Routed>, StoreError> {
     let rows = step(store, (ROUTE, most), relay, token, floor, room).await?;
-    Ok(routed(store, token, &rows))
+    routed(store, token, rows)
 }
 
 /// Routes the next events if they are few and nothing is special about them, at half the price.
@@ -149,7 +149,7 @@ pub async fn route_few(
     if rows.first().is_some_and(|row| !row.get::<_, bool>("is_usual")) {
         return Ok(Few::Unusual);
     }
-    Ok(Few::Routed(routed(store, token, &rows)))
+    Ok(Few::Routed(routed(store, token, rows)?))
 }
 
 async fn step(
@@ -184,31 +184,33 @@ async fn step(
 }
 
 /// The first row says what was done; those that name an event are claims.
-fn routed(store: &Store, token: i64, rows: &[Row]) -> Option<Routed> {
-    let done = rows.first()?;
+fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, StoreError> {
+    let Some(done) = rows.first() else { return Ok(None) };
     let count = |name| u32::try_from(done.get::<_, i32>(name)).unwrap_or(0);
-    let now = store.present.now();
-    let claims = rows.iter().filter(|row| row.get::<_, Option<EventId>>("event_id").is_some());
-    let mut claimed: Vec<_> = claims
-        .map(|row| Claimed {
-            delivery: delivery(row, token, 0, now),
-            cancelled: row.get::<_, bool>("expired").then(|| "expired".to_owned()),
-        })
-        .collect();
-    claimed.sort_by_key(|one| one.delivery.event_id);
-    Some(Routed {
+    let mut routed = Routed {
         events: count("events"),
         deliveries: count("deliveries"),
         unmatched: count("unmatched"),
         more: done.get("more"),
         xmin: done.get("xmin"),
-        claimed,
+        claimed: Vec::new(),
         waiting: done.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
         lines: lines(done),
         closes_span: done.get("closes_span"),
         floor: done.get("floor_at"),
         step: Step { number: done.get("step_number"), routed_at: done.get("step_at") },
-    })
+    };
+    let now = store.present.now();
+    // Row by row, so that each payload is there twice for a moment only.
+    for row in rows {
+        if row.get::<_, Option<EventId>>("event_id").is_some() {
+            let delivery = delivery(&row, token, 0, now)?;
+            let cancelled = row.get::<_, bool>("expired").then(|| "expired".to_owned());
+            routed.claimed.push(Claimed { delivery, cancelled });
+        }
+    }
+    routed.claimed.sort_by_key(|one| one.delivery.event_id);
+    Ok(Some(routed))
 }
 
 fn lines(row: &Row) -> Vec<Line> {
@@ -221,32 +223,35 @@ fn lines(row: &Row) -> Vec<Line> {
 ///
 /// `now` is ours. How old an event is, the database says; it is told as a moment of our clock, which may
 /// be wrong, so that both mistakes cancel out.
+///
+/// # Errors
+/// When people have written something that cannot be read.
 pub(super) fn delivery(
     row: &Row,
     claim_token: i64,
     attempt_count: u32,
     now: Timestamp,
-) -> Delivery {
-    let age = Duration::try_from_secs_f64(row.get::<_, f64>("age_ms") / 1000.0);
-    Delivery {
-        event_id: row.get("event_id"),
-        endpoint_id: row.get("endpoint_id"),
-        claim_token,
-        attempt_count,
-        endpoint_revision: row.get("revision"),
-        event_type: row.get::<_, Option<String>>("event_type").unwrap_or_default(),
-        event_created_at: row.get("created_at"),
-        ordering_key: row.get("ordering_key"),
-        payload: row
-            .get::<_, Option<Payload>>("payload")
-            .map(|payload| payload.0)
-            .unwrap_or_default(),
-        headers: row
-            .get::<_, Option<serde_json::Value>>("headers")
-            .map(|headers| texts(&headers))
-            .unwrap_or_default(),
-        due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
-    }
+) -> Result<Delivery, StoreError> {
+    let event_id = row.get("event_id");
+    let read = || {
+        let age = Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
+        let payload = row.try_get::<_, Option<Payload>>("payload")?;
+        let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
+        Ok(Delivery {
+            event_id,
+            endpoint_id: row.try_get("endpoint_id")?,
+            claim_token,
+            attempt_count,
+            endpoint_revision: row.try_get("revision")?,
+            event_type: row.try_get::<_, Option<String>>("event_type")?.unwrap_or_default(),
+            event_created_at: row.try_get("created_at")?,
+            ordering_key: row.try_get("ordering_key")?,
+            payload: payload.map(|payload| payload.0).unwrap_or_default(),
+            headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
+            due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
+        })
+    };
+    read().map_err(StoreError::unreadable("event", event_id))
 }
 
 /// The pairs of a JSON object of texts.

@@ -1,5 +1,7 @@
 //! The operator's rules.
 
+use tokio_postgres::Row;
+
 use super::{Store, StoreError};
 use crate::model::rules::{Rule, RuleRow, RuleSet};
 
@@ -13,24 +15,36 @@ const RULES: &str = include_str!("../../sql/queries/rules.sql");
 pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
     let rows = store.queue.query(RULES, "read the rules", &[]).await?;
     let rules = rows.iter().filter_map(|row| {
-        let status = row
-            .get::<_, Option<i32>>("status_from")
-            .zip(row.get::<_, Option<i32>>("status_to"))
-            .and_then(|(from, to)| Some(u16::try_from(from).ok()?..=u16::try_from(to).ok()?));
-        let rule = Rule::new(RuleRow {
-            id: row.get("id"),
-            name: row.get("name"),
-            priority: row.get("priority"),
-            host: row.get("host"),
-            status,
-            outcome: row.get("outcome"),
-            cause: row.get("cause"),
-            body: row.get("body_pattern"),
-            event_type: row.get("event_type"),
-            action: row.get("action"),
-        });
-        rule.inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked"))
+        let id = row.get("id");
+        let written = written(row, id).map_err(StoreError::unreadable("rule", id));
+        let written = written
+            .inspect_err(|error| {
+                tracing::error!(error = error.in_full(), "a rule is not read and not asked");
+            })
+            .ok()?;
+        Rule::new(written)
+            .inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked"))
             .ok()
     });
     Ok(RuleSet::new(rules.collect()))
+}
+
+fn written(row: &Row, id: i64) -> Result<RuleRow, tokio_postgres::Error> {
+    let from = row.try_get::<_, Option<i32>>("status_from")?;
+    let to = row.try_get::<_, Option<i32>>("status_to")?;
+    let status = from
+        .zip(to)
+        .and_then(|(from, to)| Some(u16::try_from(from).ok()?..=u16::try_from(to).ok()?));
+    Ok(RuleRow {
+        id,
+        name: row.try_get("name")?,
+        priority: row.try_get("priority")?,
+        host: row.try_get("host")?,
+        status,
+        outcome: row.try_get("outcome")?,
+        cause: row.try_get("cause")?,
+        body: row.try_get("body_pattern")?,
+        event_type: row.try_get("event_type")?,
+        action: row.try_get("action")?,
+    })
 }

@@ -101,7 +101,7 @@ fn outcome(answer: Answer, request: usize) -> Outcome {
         _ => Vec::new(),
     };
     let body = told(request).into_bytes();
-    Outcome::Answered(Response { status, headers, body, body_truncated: false })
+    Outcome::Answered(Response { status, headers, body, body_truncated: false, detail: None })
 }
 
 fn told(request: usize) -> String {

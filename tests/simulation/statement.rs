@@ -157,9 +157,13 @@ impl Statement {
             Self::Floor => Done::Floor(floor(store).await?),
             Self::Look(look) => Done::Routed(look.run(store, relay).await?),
             Self::Claim { token, endpoints, rooms } => {
-                Done::Claimed(claim(store, relay, *token, endpoints, rooms, i64::MAX).await?)
+                let claims = claim(store, relay, *token, endpoints, rooms, i64::MAX).await?;
+                Done::Claimed(claims.claimed)
             }
-            Self::Endpoints { ids } => Done::Endpoints(endpoints(store, ids).await?),
+            Self::Endpoints { ids } => {
+                let found = endpoints(store, ids).await?.into_iter().map(|found| found.known);
+                Done::Endpoints(found.collect::<Result<_, _>>()?)
+            }
             Self::Agenda => Done::Agenda(agenda(store).await?),
             Self::Disown { tokens } => {
                 disown(store, relay, tokens).await?;

@@ -4,9 +4,10 @@
 //! **How many duplicates there may be.** A relay sends a claimed delivery once. So each request that
 //! arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`: with what
 //! came of it, or `interrupted`, if its relay died, lost its claims or was stopped. Hence, for each
-//! delivery by itself, there are no more requests than attempts; and an event may have been *accepted*
-//! once more than the attempt that says `delivered` only for each attempt whose end nobody could
-//! know: interrupted, timed out, or broken off.
+//! delivery by itself, there are no more requests than attempts (an attempt that says `sent twice` counts
+//! as two, of which the first was broken off); and an event may have been *accepted* once more than
+//! the attempt that says `delivered` only for each attempt whose end nobody could know: interrupted,
+//! timed out, or broken off.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -86,8 +87,10 @@ impl Told {
     fn add(&mut self, attempt: &Attempt) {
         let outcome = attempt.outcome.as_str();
         let unclear = matches!(outcome, "interrupted" | "timed_out" | "unreachable");
-        self.sent = self.sent.saturating_add(u8::from(unclear || outcome == "answered"));
-        self.unclear = self.unclear.saturating_add(u8::from(unclear));
+        // Its first request was broken off, and the second ended as the attempt says.
+        let twice = u8::from(attempt.is_sent_twice);
+        self.sent = self.sent.saturating_add(u8::from(unclear || outcome == "answered") + twice);
+        self.unclear = self.unclear.saturating_add(u8::from(unclear) + twice);
         self.ends = self.ends.saturating_add(u8::from(attempt.verdict != "retry"));
         self.delivered |= attempt.verdict == "delivered";
         self.dead |= attempt.verdict == "dead";

@@ -94,14 +94,18 @@ pub struct Attempt {
     pub endpoint_id: i64,
     pub outcome: String,
     pub verdict: String,
+    /// Its request may have gone out a second time.
+    pub is_sent_twice: bool,
 }
 
 /// Hands over every attempt there is.
 pub async fn each_attempt(client: &Client, mut take: impl FnMut(&Attempt)) {
-    let statement = "select event_id, endpoint_id, outcome, verdict from posthaste.attempts";
+    let statement = "select event_id, endpoint_id, outcome, verdict, \
+           coalesce(reason like 'sent twice%', false) from posthaste.attempts";
     each(client, statement, |row| {
         let (event_id, endpoint_id) = (row.get(0), row.get(1));
-        take(&Attempt { event_id, endpoint_id, outcome: row.get(2), verdict: row.get(3) });
+        let (outcome, verdict, is_sent_twice) = (row.get(2), row.get(3), row.get(4));
+        take(&Attempt { event_id, endpoint_id, outcome, verdict, is_sent_twice });
     })
     .await;
 }

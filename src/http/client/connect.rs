@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout_at};
 use tower_service::Service;
 
 use super::connection::{Connection, Limits};
+use super::ear::Stream;
 use super::failure;
-use super::protocol::Stream;
 use super::proxy::{self, ProxyUrl};
 use super::wire::{Allowance, Wire};
 use crate::clock::Clock;
@@ -136,6 +136,7 @@ impl Connector {
         connector
             .call(target.dial().clone())
             .await
+            .map(Stream::new)
             .map_err(|error| failure::of(&*error, Phase::Tls))
     }
 }

@@ -14,8 +14,9 @@ use hyper::body::{Body, Incoming};
 use hyper::header::HeaderMap;
 
 use super::alarm::Alarm;
+use super::ear::{Ear, Stream};
 use super::failure;
-use super::protocol::{Http, Post, Stream};
+use super::protocol::{Http, Post};
 use super::wire::Allowance;
 use crate::clock::Clock;
 use crate::http::target::Target;
@@ -26,6 +27,7 @@ pub struct Connection {
     target: Target,
     http: Http,
     allowance: Allowance,
+    ear: Ear,
     alarm: Alarm,
     opened: Instant,
     used: Instant,
@@ -46,6 +48,9 @@ pub(super) struct Limits {
 pub(super) enum Sent {
     /// The connection may serve another request if it is reusable.
     Finished { outcome: Outcome, reusable: bool },
+    /// The connection was closed and no byte of an answer had come. Whether the request arrived, nobody
+    /// knows.
+    Unheard(Outcome),
     /// The connection was closed before a byte of the request was written: sending it elsewhere is
     /// not a second attempt.
     Unsent(Box<Post>),
@@ -68,12 +73,14 @@ impl Connection {
         deadline: Instant,
         limits: &Limits,
     ) -> hyper::Result<Self> {
+        let ear = stream.ear();
         let http = Http::handshake(stream, limits).await?;
         let now = Clock.instant();
         Ok(Self {
             target: target.clone(),
             http,
             allowance,
+            ear,
             alarm: Alarm::at(deadline),
             opened: now,
             used: now,
@@ -111,12 +118,19 @@ impl Connection {
         self.http.address(&mut request, target);
         self.allowance.grant(limits.head_bytes.saturating_add(READ_AHEAD));
         self.alarm.set(deadline);
+        let is_heard = matches!(self.http, Http::One { .. });
+        if is_heard {
+            self.ear.listen();
+        }
         let started = Clock.instant();
         let response = self.http.send(request);
         let head = self.drive(pin!(response)).await;
         phases.headers = Some(Clock.since(started));
         let outcome = match head {
-            Ok(Ok(response)) => return self.answer(response, deadline, limits, phases).await,
+            Ok(Ok(response)) => {
+                self.ear.stop();
+                return self.answer(response, deadline, limits, phases).await;
+            }
             Ok(Err(mut error)) => match error.take_message() {
                 Some(request) => return Sent::Unsent(Box::new(request)),
                 None => failure::of(error.error(), Phase::Headers),
@@ -126,7 +140,21 @@ impl Connection {
                 failure::unreachable(Cause::Closed, "the connection was closed before an answer")
             }
         };
-        Sent::Finished { outcome, reusable: false }
+        match &outcome {
+            Outcome::Unreachable { cause: Cause::Protocol, detail } => {
+                let odd = self
+                    .ear
+                    .understood()
+                    .map(|(status, headers)| Outcome::Answered(odd(status, headers, detail)));
+                Sent::Finished { outcome: odd.unwrap_or(outcome), reusable: false }
+            }
+            Outcome::Unreachable { cause: Cause::Closed | Cause::Reset, .. }
+                if is_heard && self.ear.has_heard_nothing() =>
+            {
+                Sent::Unheard(outcome)
+            }
+            _ => Sent::Finished { outcome, reusable: false },
+        }
     }
 
     /// The head is here, so the request is answered whatever becomes of the body.
@@ -148,11 +176,13 @@ impl Connection {
         } else {
             read.complete = true;
         }
+        let (headers, dropped) = headers(&head.headers);
         let answer = Answer {
             status: head.status.as_u16(),
-            headers: headers(&head.headers),
+            headers,
             body_truncated: read.dropped > 0 || !read.complete,
             body: read.kept,
+            detail: (dropped > 0).then(|| not_kept(dropped)),
         };
         self.used = Clock.instant();
         let reusable = read.complete && self.is_open().await;
@@ -210,11 +240,45 @@ enum Stopped {
     Closed,
 }
 
-fn headers(map: &HeaderMap) -> Vec<(String, String)> {
-    map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes()))).collect()
+/// An answer whose head could be read only in part, and no further than its beginning.
+fn odd(status: u16, headers: Vec<(String, String)>, why: &str) -> Answer {
+    let (headers, dropped) = kept(headers.into_iter());
+    let mut detail = format!("the head of the answer is odd, and no more of it was read: {why}");
+    if dropped > 0 {
+        detail = format!("{detail}; {}", not_kept(dropped));
+    }
+    Answer { status, headers, body: Vec::new(), body_truncated: true, detail: Some(detail) }
 }
 
-fn text(bytes: &[u8]) -> String {
+/// Bytes of an answer's headers that are kept with the attempt, for weeks and for each attempt: what matters in
+/// an answer to a webhook fits into a few hundred, and more is what a receiver might fill our tables with.
+const HEADERS_KEPT: usize = 4 * 1024;
+
+fn headers(map: &HeaderMap) -> (Vec<(String, String)>, usize) {
+    kept(map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes()))))
+}
+
+/// As many of these as are kept, in their order, and how many are not. What decides about a retry is kept
+/// whatever comes before it.
+fn kept(headers: impl Iterator<Item = (String, String)>) -> (Vec<(String, String)>, usize) {
+    const DECIDES: &str = "retry-after";
+    let (mut room, mut dropped) = (HEADERS_KEPT, 0);
+    let kept = headers.filter(|(name, value)| {
+        let size = name.len() + value.len();
+        let fits = size <= room || (name == DECIDES && size < HEADERS_KEPT / 16);
+        room = room.saturating_sub(if fits { size } else { 0 });
+        dropped += usize::from(!fits);
+        fits
+    });
+    (kept.collect(), dropped)
+}
+
+fn not_kept(headers: usize) -> String {
+    let (s, are) = if headers == 1 { ("", "is") } else { ("s", "are") };
+    format!("{headers} more header{s} of the answer, beyond {HEADERS_KEPT} bytes, {are} not kept")
+}
+
+pub(super) fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().copied().map(char::from).collect(),

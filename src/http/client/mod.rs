@@ -5,12 +5,14 @@
 //!
 //! The caller owns the connection, in a slot that it hands in with every request. One worker with one
 //! slot has at most one connection, so a window of requests is enforced by the number of workers.
-//! Nothing is ever sent twice: the one case in which a request goes out on a second connection is that
-//! the first was found closed before a byte of it was written. Redirects are answers like any other.
+//! Nothing is ever sent twice here: the one case in which a request goes out on a second connection is that
+//! the first was found closed before a byte of it was written. That a kept connection was closed without a
+//! word is told, and the caller decides. Redirects are answers like any other.
 
 mod alarm;
 mod connect;
 mod connection;
+mod ear;
 mod failure;
 mod protocol;
 mod proxy;
@@ -68,6 +70,9 @@ pub struct Exchange {
     pub phases: Phases,
     /// Whether it went over a connection that was already open.
     pub reused: bool,
+    /// Whether that connection was closed before a byte of an answer came: perhaps as the receiver closes
+    /// any connection that has served it, perhaps with the request half done.
+    pub unheard: bool,
 }
 
 impl Client {
@@ -123,7 +128,10 @@ impl Client {
             match kept.exchange(target, unsent, deadline, limits, &mut phases).await {
                 Sent::Finished { outcome, reusable } => {
                     *slot = reusable.then_some(kept);
-                    return Exchange { outcome, phases, reused: true };
+                    return Exchange { outcome, phases, reused: true, unheard: false };
+                }
+                Sent::Unheard(outcome) => {
+                    return Exchange { outcome, phases, reused: true, unheard: true };
                 }
                 Sent::Unsent(request) => unsent = *request,
             }
@@ -131,7 +139,7 @@ impl Client {
         phases = Phases::default();
         let new = Box::pin(self.send_anew(slot, target, unsent, deadline, &mut phases));
         let outcome = new.await;
-        Exchange { outcome, phases, reused: false }
+        Exchange { outcome, phases, reused: false, unheard: false }
     }
 
     async fn send_anew(
@@ -152,6 +160,7 @@ impl Client {
                 *slot = reusable.then_some(new);
                 outcome
             }
+            Sent::Unheard(outcome) => outcome,
             // Closed at once, and so would be the next one.
             Sent::Unsent(_) => failure::unreachable(
                 Cause::Closed,

@@ -12,16 +12,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::HOST;
 use hyper::{Request, Response, Version};
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
 
 use super::connection::Limits;
+use super::ear::Stream;
 use super::tasks::{Inbox, Tasks};
-use super::wire::Wire;
 use crate::http::target::Target;
-
-/// What hyper talks through.
-pub(super) type Stream = MaybeHttpsStream<TokioIo<Wire>>;
 
 pub(super) type Post = Request<Full<Bytes>>;
 
@@ -44,16 +39,13 @@ pub(super) enum Http {
 /// How much of a body an HTTP/2 peer may send before we have read it.
 const HTTP2_WINDOW: u32 = 64 * 1024;
 
-/// What httparse is given room for without allocating; another count costs an allocation a response.
-const HYPER_HEAD_COUNT: usize = 100;
-
 /// hyper wants no less.
 const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
 
 impl Http {
     /// Speaks whichever the two sides agreed on.
     pub(super) async fn handshake(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
-        if is_http2(&stream) {
+        if stream.is_http2() {
             Self::two(stream, limits).await
         } else {
             Self::one(stream, limits).await
@@ -64,11 +56,12 @@ impl Http {
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(limits.head_bytes.max(HYPER_HEAD_BYTES_MIN))
-            // A 2xx with a header that is no header is still a 2xx.
-            .ignore_invalid_headers_in_responses(true);
-        if limits.head_count != HYPER_HEAD_COUNT {
-            builder.max_headers(limits.head_count);
-        }
+            // A 2xx with a header that is no header is still a 2xx, and so is one that is written as it
+            // was thirty years ago. What hyper does not read even so, the ear has heard.
+            .ignore_invalid_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .max_headers(limits.head_count);
         let (sender, driver) = builder.handshake(stream).await?;
         Ok(Self::One { sender, driver: Some(Box::pin(driver)) })
     }
@@ -141,12 +134,5 @@ impl Http {
 fn poll_once<D: Future<Output = hyper::Result<()>>>(driver: &mut Driver<D>, cx: &mut Context<'_>) {
     if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
         *driver = None;
-    }
-}
-
-fn is_http2(stream: &Stream) -> bool {
-    match stream {
-        MaybeHttpsStream::Http(_) => false,
-        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
     }
 }

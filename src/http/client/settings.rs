@@ -53,7 +53,7 @@ impl ClientSettings {
             body_kept: 4 * 1024, // an error page's first lines
             body_time: Duration::from_secs(5),
             head_bytes: 64 * 1024,
-            head_count: 100,
+            head_count: 256, // what proxies add to proxies; httparse has 8 kB for it
             idle_kept: Duration::from_secs(50),
             connection_life: Duration::from_secs(300),
             proxy: None,

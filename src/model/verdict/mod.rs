@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::outcome::{Answer, Outcome};
+use super::outcome::{Answer, Outcome, Refusal};
 use super::rules::{Action, RuleSet};
 use super::schedule::{Schedule, retry_after};
 
@@ -83,6 +83,8 @@ pub struct Attempt<'a> {
 /// 2xx is delivered; then the first rule that matches decides; else it is tried again until attempts
 /// or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
 ///
+/// An event that cannot be sent is dead: nothing about it ever changes.
+///
 /// An interrupted request is made again at once, under its number and however often: the receiver did
 /// nothing wrong, no rule is about it, and it spends no attempt.
 #[must_use]
@@ -98,6 +100,9 @@ pub fn judge(
     }
     if *outcome == Outcome::Interrupted {
         return retry(Duration::ZERO, Some("interrupted, so it may arrive twice".to_owned()));
+    }
+    if let Outcome::Refused { why: Refusal::BadEvent, detail } = outcome {
+        return dead(format!("the event cannot be sent: {detail}"));
     }
     let Some(rule) = policy.rules.first_match(attempt.host, attempt.event_type, outcome) else {
         return policy.retry(outcome, attempt, now, draw, None);

@@ -66,7 +66,8 @@ fn failures() -> Vec<Outcome> {
         [100, 199, 300, 301, 304, 400, 404, 410, 418, 429, 500, 503, 599, 999].map(answered).into();
     failures.extend(Phase::ALL.map(|phase| Outcome::TimedOut { phase }));
     failures.extend(Cause::ALL.map(|cause| Outcome::Unreachable { cause, detail: detail() }));
-    failures.extend(Refusal::ALL.map(|why| Outcome::Refused { why, detail: detail() }));
+    let refusals = Refusal::ALL.into_iter().filter(|why| *why != Refusal::BadEvent);
+    failures.extend(refusals.map(|why| Outcome::Refused { why, detail: detail() }));
     failures
 }
 
@@ -96,6 +97,17 @@ fn anything_else_is_retried_by_the_schedule() {
             assert_eq!(verdict.effect, None, "{outcome}");
         }
     }
+}
+
+#[test]
+fn an_event_that_cannot_be_sent_is_dead_at_once() {
+    let detail = "25000 headers are more than the 1000 that are sent at most".to_owned();
+    let outcome = Outcome::Refused { why: Refusal::BadEvent, detail };
+    let case = Case::default();
+    assert_eq!(case.judge(&outcome).decision, Decision::Dead);
+    let expected =
+        "the event cannot be sent: 25000 headers are more than the 1000 that are sent at most";
+    assert_eq!(case.reason(&outcome), expected);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use super::peer::{LONG, Peer, SHORT, client, impatient, read_request, send, settings};
-use crate::http::client::{Client, ClientSettings};
+use super::peer::{LONG, Peer, SHORT, client, impatient, read_request, send};
+use crate::http::client::Client;
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase};
 
@@ -120,27 +120,6 @@ async fn a_reset_connection_is_reset() {
 async fn what_is_not_http_is_a_protocol_failure() {
     let peer = Peer::replying("220 mail.example ESMTP\r\n\r\n").await;
     assert_eq!(cause_at(&peer).await, Cause::Protocol);
-}
-
-#[tokio::test]
-async fn an_endless_head_is_a_protocol_failure() {
-    let peer = Peer::serving(|mut stream, _| async move {
-        read_request(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\nx-long: ").await.unwrap();
-        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
-    })
-    .await;
-    assert_eq!(cause_at(&peer).await, Cause::Protocol);
-}
-
-#[tokio::test]
-async fn too_many_headers_are_a_protocol_failure() {
-    let many = |count: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(count));
-    assert_eq!(cause_at(&Peer::replying(many(150)).await).await, Cause::Protocol);
-
-    let few = Client::new(ClientSettings { head_count: 3, ..settings() }).unwrap();
-    let peer = Peer::replying(many(4)).await;
-    assert_eq!(cause(send(&few, &peer.target(), LONG).await.outcome), Cause::Protocol);
 }
 
 #[tokio::test]

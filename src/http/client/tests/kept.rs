@@ -104,7 +104,7 @@ async fn a_farewell_on_an_idle_connection_is_not_taken_for_an_answer() {
 }
 
 #[tokio::test]
-async fn a_request_lost_with_a_kept_connection_is_not_sent_again() {
+async fn a_request_lost_with_a_kept_connection_is_told_and_not_sent_again() {
     let peer = Peer::serving(|mut stream, _| async move {
         read_request(&mut stream).await;
         stream.write_all(OK).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_request_lost_with_a_kept_connection_is_not_sent_again() {
     let (client, target, mut slot) = (client(), peer.target(), None);
     assert!(send_in(&client, &mut slot, &target, LONG).await.outcome.answer().is_some());
     let second = send_in(&client, &mut slot, &target, LONG).await;
-    assert!(second.reused);
+    assert!(second.reused && second.unheard);
     assert!(
         matches!(second.outcome, Outcome::Unreachable { cause: Cause::Closed | Cause::Reset, .. }),
         "{second:?}"
@@ -166,4 +166,25 @@ async fn a_deadline_of_one_request_is_not_the_next_ones() {
         assert!(exchange.outcome.answer().is_some());
     }
     assert_eq!(peer.accepted(), 1);
+}
+
+#[tokio::test]
+async fn what_was_closed_on_a_new_connection_or_within_an_answer_is_not_unheard() {
+    for reply in ["", "HTTP/1.1 20"] {
+        let peer = Peer::serving(move |mut stream, number| async move {
+            read_request(&mut stream).await;
+            if number == 0 && !reply.is_empty() {
+                stream.write_all(OK).await.unwrap();
+                read_request(&mut stream).await;
+            }
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        })
+        .await;
+        let (client, target, mut slot) = (client(), peer.target(), None);
+        if !reply.is_empty() {
+            assert!(send_in(&client, &mut slot, &target, LONG).await.outcome.answer().is_some());
+        }
+        let lost = send_in(&client, &mut slot, &target, LONG).await;
+        assert!(!lost.unheard && lost.outcome.answer().is_none(), "{lost:?}");
+    }
 }

@@ -5,6 +5,7 @@ mod failures;
 mod guard;
 mod http2;
 mod kept;
+mod odd;
 mod peer;
 mod proxied;
 mod tls;

@@ -2,25 +2,26 @@
 //! rest until there is reason to look again. One task does this, one statement at a time; sending
 //! and recording go on beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+mod claim;
+mod suspects;
+
+use suspects::Suspects;
+
 use super::Shared;
-use super::deliver::Plan;
 use super::doubts::Doubts;
 use super::history;
-use super::lanes::Lane;
-use super::record::Finished;
 use super::wake::{Look, Wake};
 use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
-use crate::store::deliveries::{agenda, claim, tell_others};
-use crate::store::endpoints::endpoints;
-use crate::store::routing::{Claimed, Few, Room, Routed, floor, route, route_few};
+use crate::store::deliveries::{agenda, tell_others};
+use crate::store::routing::{FEW, Few, Room, Routed, floor, route, route_few};
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
@@ -31,8 +32,6 @@ const FAN_OUT_OF_FEW: f64 = 10.0;
 /// After something that `route_few` leaves to `route`. What is unusual seldom comes alone, and a try costs
 /// the database as much as a look.
 const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
-/// Endpoints that one claim looks at.
-const ENDPOINTS_PER_CLAIM: usize = 500;
 /// Between two notices to other relays, each of which costs all of them a statement.
 const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as they
@@ -61,6 +60,9 @@ struct Rounds {
     fan_out: f64,
     /// Until then nothing but the whole statement is tried.
     unusual_until: Instant,
+    /// Events that a step may take: fewer after one that failed of what it read.
+    most_events: u32,
+    suspects: Suspects,
     doubts: Doubts,
     /// When the others may be told again.
     tell_at: Instant,
@@ -90,6 +92,8 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
         routed_at: now,
         fan_out: 1.0,
         unusual_until: now,
+        most_events: u32::MAX,
+        suspects: Suspects::default(),
         doubts: Doubts::default(),
         tell_at: now,
         shared,
@@ -104,8 +108,13 @@ pub(super) async fn go_round(shared: Arc<Shared>) {
                 backoff = rounds.shared.backoff();
                 rounds.rest().await;
             }
-            Err(error) => {
-                rounds.shared.complain(&rounds.shared.metrics.database_errors.route, &error);
+            Err(Failed { during, error }) => {
+                let errors = &rounds.shared.metrics.database_errors;
+                let errors = match during {
+                    During::Claim => &errors.claim,
+                    During::Route => &errors.route,
+                };
+                rounds.shared.complain(errors, &error);
                 backoff.wait(&rounds.shared.ending).await;
                 rounds.shared.history.doubt();
                 rounds.look_at = Some(rounds.shared.clock.instant());
@@ -120,9 +129,29 @@ fn stuck_after(shared: &Shared) -> Duration {
     interval + 5 * shared.config.database.statement_timeout
 }
 
+/// Why a round did not come to its end.
+#[derive(Debug)]
+struct Failed {
+    during: During,
+    error: StoreError,
+}
+
+#[derive(Debug)]
+enum During {
+    Claim,
+    Route,
+}
+
+impl During {
+    /// For `map_err`.
+    fn failed(self) -> impl FnOnce(StoreError) -> Failed {
+        move |error| Failed { during: self, error }
+    }
+}
+
 impl Rounds {
-    async fn round(&mut self) -> Result<(), StoreError> {
-        self.disown().await?;
+    async fn round(&mut self) -> Result<(), Failed> {
+        self.disown().await.map_err(During::Claim.failed())?;
         if self.wake.mend().await {
             self.shared.metrics.wakes.reconnected.increment(1);
             self.shared.lines.all();
@@ -130,14 +159,15 @@ impl Rounds {
         }
         let now = self.shared.clock.instant();
         if self.poll_at <= now {
-            self.poll().await?;
+            self.poll().await.map_err(During::Claim.failed())?;
         }
-        self.tell_others().await?;
-        self.claim_due().await?;
+        self.tell_others().await.map_err(During::Claim.failed())?;
+        // Whatever claiming fails of, new events go their way.
+        let claimed = self.claim_due().await.map_err(During::Claim.failed());
         if self.look_at.is_some_and(|at| at <= now) && self.lanes_are_ready(now) {
-            self.look().await?;
+            self.look().await.map_err(During::Route.failed())?;
         }
-        Ok(())
+        claimed
     }
 
     /// Tells the others what is due of endpoints that they serve, now and then.
@@ -205,53 +235,6 @@ impl Rounds {
         Ok(())
     }
 
-    /// Claims what is due for endpoints with room.
-    async fn claim_due(&mut self) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let at = shared.clock.instant();
-        let mut left = shared.room_for_claims();
-        let (mut ids, mut rooms) = (Vec::new(), Vec::new());
-        for endpoint in shared.agenda().due(at) {
-            if ids.len() == ENDPOINTS_PER_CLAIM || left == 0 {
-                break;
-            }
-            let room = shared
-                .lanes
-                .get(endpoint)
-                .map_or(shared.first_room(), |lane| lane.room(&shared))
-                .min(left);
-            if room > 0 {
-                left -= room;
-                ids.push(endpoint);
-                rooms.push(i32::try_from(room).unwrap_or(i32::MAX));
-            }
-        }
-        if ids.is_empty() {
-            return Ok(());
-        }
-        self.next_token();
-        let began = shared.clock.instant();
-        let bytes = i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX);
-        let claimed = claim(&shared.store, shared.relay, self.token, &ids, &rooms, bytes).await;
-        let claimed = claimed.inspect_err(|_| self.doubt())?;
-        shared.metrics.claim_duration.record(shared.clock.since(began));
-        let mut counts: HashMap<EndpointId, i32> = HashMap::with_capacity(ids.len());
-        let mut left = bytes;
-        for one in &claimed {
-            *counts.entry(one.delivery.endpoint_id).or_default() += 1;
-            left -= i64::try_from(one.delivery.payload.len()).unwrap_or(i64::MAX);
-        }
-        // A next one may have been too large.
-        let all_fitted = left > bytes / 2;
-        for (endpoint, room) in ids.iter().zip(&rooms) {
-            // Fewer than asked for: nothing more is due, as far as one can see.
-            if all_fitted && counts.get(endpoint).is_none_or(|count| count < room) {
-                shared.agenda().strike(*endpoint);
-            }
-        }
-        self.hand_out(claimed).await
-    }
-
     /// Looks at the outbox, and routes what is there.
     async fn look(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
@@ -306,7 +289,8 @@ impl Rounds {
     }
 
     async fn route(&mut self, floor: Timestamp) -> Result<Option<Routed>, StoreError> {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
+        let shared = &shared;
         // Only lanes that differ from those nothing is known of are named.
         let ordinary = shared.first_room();
         let (known, rooms): (Vec<_>, Vec<_>) = shared
@@ -325,14 +309,32 @@ impl Rounds {
             bytes: i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX),
         };
         let now = shared.clock.instant();
-        let few = self.backlog.is_none() && self.fan_out <= FAN_OUT_OF_FEW;
-        if few && self.unusual_until <= now {
-            match route_few(&shared.store, shared.relay, self.token, floor, &room).await? {
-                Few::Routed(routed) => return Ok(routed),
-                Few::Unusual => self.unusual_until = now + UNUSUAL_PAUSE,
+        let step = self.events_per_step();
+        let few = self.backlog.is_none()
+            && self.fan_out <= FAN_OUT_OF_FEW
+            && self.most_events > FEW.into()
+            && self.unusual_until <= now;
+        let routed = async {
+            if few {
+                match route_few(&shared.store, shared.relay, self.token, floor, &room).await? {
+                    Few::Routed(routed) => return Ok(routed),
+                    Few::Unusual => self.unusual_until = now + UNUSUAL_PAUSE,
+                }
             }
-        }
-        route(&shared.store, shared.relay, self.token, self.events_per_step(), floor, &room).await
+            route(&shared.store, shared.relay, self.token, step, floor, &room).await
+        };
+        let routed = routed.await;
+        // What it read may have been too much for it. Fewer are tried then, down to a single one, and more again
+        // with each step that succeeds.
+        self.most_events = match &routed {
+            Ok(_) => self.most_events.saturating_mul(2),
+            Err(error) if error.may_be_of_some_row() => {
+                let tried = if few { FEW.into() } else { step };
+                (tried / 2).max(1)
+            }
+            Err(_) => self.most_events,
+        };
+        routed
     }
 
     /// How many events to route: in a backlog no more than there is room for, unless that is little.
@@ -343,7 +345,7 @@ impl Rounds {
         reason = "clamped to 1 and the batch"
     )]
     fn events_per_step(&self) -> u32 {
-        let batch = self.shared.config.relay.batch as f64;
+        let batch = (self.shared.config.relay.batch as f64).min(self.most_events.into());
         let room = self.backlog.as_ref().map_or(0, |backlog| self.room_of(&backlog.fed)) as f64;
         let deliveries = if room * 2.0 >= batch { room } else { DELIVERIES_PER_STEP };
         (deliveries.min(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, batch) as u32
@@ -370,78 +372,6 @@ impl Rounds {
         let shared = &self.shared;
         let lanes = fed.iter().filter_map(|id| shared.lanes.get(*id));
         lanes.map(|lane| lane.room(shared)).sum::<usize>().min(shared.room_for_claims())
-    }
-
-    /// Gives claimed deliveries to their lanes, opening those that are not there or out of date.
-    async fn hand_out(&mut self, claimed: Vec<Claimed>) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        if claimed.is_empty() {
-            return Ok(());
-        }
-        shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        let bytes = claimed.iter().map(|one| one.delivery.payload.len()).sum();
-        shared.holdings.take(self.token, claimed.len(), bytes);
-        let now = shared.clock.now();
-        let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
-        let mut stale = HashSet::new();
-        for Claimed { delivery, .. } in &claimed {
-            let lane = lanes
-                .entry(delivery.endpoint_id)
-                .or_insert_with(|| shared.lanes.get(delivery.endpoint_id));
-            if lane.as_ref().is_none_or(|lane| !lane.is_current(delivery.endpoint_revision, now)) {
-                stale.insert(delivery.endpoint_id);
-            }
-        }
-        if !stale.is_empty() {
-            let stale: Vec<_> = stale.into_iter().collect();
-            // Ours until they are in a lane: an error here must not leave them claimed for ever.
-            let mut backoff = shared.backoff();
-            while let Err(error) = self.open_lanes(&stale).await {
-                shared.complain(&shared.metrics.database_errors.claim, &error);
-                if shared.is_ending() {
-                    for Claimed { delivery, .. } in &claimed {
-                        shared.report(Finished::unsent(None, delivery)).await;
-                    }
-                    return Err(error);
-                }
-                backoff.wait(&shared.ending).await;
-            }
-            for id in stale {
-                lanes.insert(id, shared.lanes.get(id));
-            }
-        }
-        for Claimed { delivery, cancelled } in claimed {
-            let lane = lanes.get(&delivery.endpoint_id).cloned().flatten();
-            let gone = lane.is_none().then(|| "endpoint deleted".to_owned());
-            match (lane, cancelled.or(gone)) {
-                (Some(lane), None) => lane.push(&shared, delivery),
-                (lane, reason) => {
-                    if let Some(lane) = &lane {
-                        lane.hold();
-                    }
-                    let reason = reason.unwrap_or_default();
-                    let now = shared.clock.instant();
-                    shared.report(Finished::cancelled(lane.as_ref(), &delivery, reason, now)).await;
-                }
-            }
-        }
-        for lane in lanes.into_values().flatten() {
-            shared.give_back_excess(&lane).await;
-        }
-        Ok(())
-    }
-
-    async fn open_lanes(&self, ids: &[EndpointId]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let shared = &self.shared;
-        for known in endpoints(&shared.store, ids).await? {
-            let plan = Plan::new(shared, known.endpoint, known.secrets_until);
-            let lane = shared.lanes.open(shared, plan, known.health);
-            lane.resume(shared);
-        }
-        Ok(())
     }
 
     /// Rests until there is reason for another round.

@@ -1,0 +1,208 @@
+//! Hears the beginning of an answer as it came, beside the reader that understands it: what hyper cannot read
+//! may still say plainly that the receiver has taken the event. HTTP/1 only; lies above TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper_rustls::MaybeHttpsStream;
+use hyper_util::rt::TokioIo;
+
+use super::wire::Wire;
+
+/// So much is kept of an answer's beginning: no more of its headers would be stored either.
+const KEPT: usize = 4 * 1024;
+
+/// What is read at once while it is listened to; an honest head is shorter.
+const AT_ONCE: usize = 2 * 1024;
+
+/// What one connection's receiver has said since it was last listened to. Shared between the stream, inside
+/// hyper, and the connection that owns it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ear(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    listens: bool,
+    bytes: Vec<u8>,
+}
+
+impl Ear {
+    /// From now on, and forgets what was before.
+    pub(super) fn listen(&self) {
+        let mut heard = self.heard();
+        heard.listens = true;
+        heard.bytes.clear();
+    }
+
+    /// The head has been understood.
+    pub(super) fn stop(&self) {
+        let mut heard = self.heard();
+        heard.listens = false;
+        heard.bytes.clear();
+        heard.bytes.shrink_to(AT_ONCE / 4);
+    }
+
+    pub(super) fn has_heard_nothing(&self) -> bool {
+        self.heard().bytes.is_empty()
+    }
+
+    /// Status and headers of the answer, as far as they can be told.
+    pub(super) fn understood(&self) -> Option<(u16, Vec<(String, String)>)> {
+        understood(&self.heard().bytes)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a head as leniently as can be: the first whole status line of a final answer, and then each line
+/// that is a name, a colon and a value, up to an empty one.
+fn understood(bytes: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n')?;
+    let mut lines = bytes[..whole].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let status = loop {
+        let status = status(lines.next()?)?;
+        if status == 101 || status >= 200 {
+            break status;
+        }
+        // Informational, up to the empty line.
+        lines.find(|line| line.is_empty())?;
+    };
+    let headers = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            let (name, value) = line.split_at_checked(line.iter().position(|b| *b == b':')?)?;
+            let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
+            hyper::header::HeaderName::try_from(&name).ok()?;
+            Some((name, super::connection::text(value[1..].trim_ascii())))
+        })
+        .collect();
+    Some((status, headers))
+}
+
+/// `HTTP/1.1 204 No Content`, with or without a reason.
+fn status(line: &[u8]) -> Option<u16> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let rest = rest.get(1..)?.strip_prefix(b" ")?.trim_ascii_start();
+    let (digits, rest) = rest.split_at_checked(3)?;
+    let is_whole = rest.first().is_none_or(|next| !next.is_ascii_alphanumeric());
+    let status = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (is_whole && (100..1000).contains(&status)).then_some(status)
+}
+
+/// The stream under hyper, with an ear to it.
+pub(super) struct Stream {
+    inner: MaybeHttpsStream<TokioIo<Wire>>,
+    ear: Ear,
+}
+
+impl Stream {
+    pub(super) fn new(inner: MaybeHttpsStream<TokioIo<Wire>>) -> Self {
+        Self { inner, ear: Ear::default() }
+    }
+
+    pub(super) fn ear(&self) -> Ear {
+        self.ear.clone()
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        match &self.inner {
+            MaybeHttpsStream::Http(_) => false,
+            MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.ear.heard().listens {
+            return Pin::new(&mut self.inner).poll_read(cx, into);
+        }
+        let mut bytes = [0; AT_ONCE];
+        let room = into.remaining().min(AT_ONCE);
+        let mut read = ReadBuf::new(&mut bytes[..room]);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, read.unfilled()))?;
+        into.put_slice(read.filled());
+        let mut heard = self.ear.heard();
+        let more = read.filled().len().min(KEPT.saturating_sub(heard.bytes.len()));
+        heard.bytes.extend_from_slice(&read.filled()[..more]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heard(text: &str) -> Option<(u16, Vec<(String, String)>)> {
+        understood(text.as_bytes())
+    }
+
+    #[test]
+    fn a_whole_status_line_is_an_answer_and_what_follows_is_kept_where_it_can_be_read() {
+        let odd = "HTTP/1.1  503\r\nRetry-After : 5\r\nretry-after: 7\r\n folded\r\n: x\r\n\r\nno: header";
+        assert_eq!(heard(odd), Some((503, vec![("retry-after".to_owned(), "7".to_owned())])));
+        assert_eq!(heard("HTTP/1.0 200 OK\n"), Some((200, vec![])));
+        let hinted = "HTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 None\r\na: b\r\nc";
+        assert_eq!(heard(hinted), Some((204, vec![("a".to_owned(), "b".to_owned())])));
+        for nothing in [
+            "",
+            "HTTP/1.1 200 OK",
+            "HTTP/1.1 2000 OK\r\n",
+            "HTTP/1.1 20\r\n",
+            "HTTP/1.1 099 OK\r\n",
+            "220 mail.example ESMTP\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+        ] {
+            assert_eq!(heard(nothing), None, "{nothing:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_heard_makes_it_panic(bytes: Vec<u8>, rest: Vec<u8>) {
+            understood(&bytes);
+            understood(&[b"HTTP/1.1 200 OK\r\n", rest.as_slice(), b"\n"].concat());
+        }
+    }
+}
