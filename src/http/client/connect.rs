@@ -21,8 +21,8 @@ use super::protocol::Stream;
 use super::proxy::{self, ProxyUrl};
 use super::wire::{Allowance, Wire};
 use crate::clock::Clock;
-use crate::http::addresses::{AddressRules, NotAdmitted};
-use crate::http::resolve::{LookupError, Resolver};
+use crate::http::addresses::{AddressRules, NotAdmitted, Objection};
+use crate::http::resolve::{LookupError, Resolver, known_addresses};
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase, Phases};
 
@@ -56,13 +56,7 @@ impl Connector {
         limits: &Limits,
         phases: &mut Phases,
     ) -> Result<Connection, Outcome> {
-        if !target.is_https() && !self.rules.may_be_plain(target.host()) {
-            return Err(not_admitted(NotAdmitted::NotHttps));
-        }
-        let addresses = self.resolve(target, deadline, phases).await?;
-        self.rules
-            .admit(target.host(), target.port(), target.is_https(), &addresses)
-            .map_err(not_admitted)?;
+        let addresses = self.judged(target, deadline, phases).await?;
 
         let started = Clock.instant();
         let tcp = within(deadline, started + self.connect_time, Phase::Connect, async {
@@ -85,6 +79,33 @@ impl Connector {
             phases.tls = Some(Clock.since(started));
         }
         opened?
+    }
+
+    /// The addresses of a target, every one of which may be dialled.
+    pub(super) async fn judged(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        phases: &mut Phases,
+    ) -> Result<Vec<IpAddr>, Outcome> {
+        if !target.is_https() && !self.rules.may_be_plain(target.host()) {
+            // Nobody is asked for its addresses; what is known without asking is judged all the same.
+            let known =
+                target.ip().map_or_else(|| known_addresses(target.lookup_name()), |ip| vec![ip]);
+            return Err(self.refused(target, NotAdmitted::NotHttps, &known));
+        }
+        let addresses = self.resolve(target, deadline, phases).await?;
+        self.rules
+            .admit(target.host(), target.port(), target.is_https(), &addresses)
+            .map_err(|not| self.refused(target, not, &addresses))?;
+        Ok(addresses)
+    }
+
+    /// The outcome, and in its detail all that stands against the target.
+    fn refused(&self, target: &Target, not: NotAdmitted, addresses: &[IpAddr]) -> Outcome {
+        let (host, port) = (target.host(), target.port());
+        let against = self.rules.objections(host, port, target.is_https(), addresses);
+        failure::refused(not.why(), &Objection::in_words(&against))
     }
 
     async fn resolve(
@@ -127,7 +148,7 @@ impl Connector {
         let (peer, local) = (tcp.peer_addr().map_err(io)?, tcp.local_addr().map_err(io)?);
         self.rules
             .judge_connected(peer, local.ip())
-            .map_err(|forbidden| not_admitted(NotAdmitted::Forbidden(forbidden)))
+            .map_err(|own| failure::refused(NotAdmitted::Forbidden(own).why(), &own.to_string()))
     }
 
     /// TLS with the target's name if the URL says https; ALPN chooses the protocol.
@@ -203,8 +224,4 @@ async fn within<F: Future>(
     part: F,
 ) -> Result<F::Output, Outcome> {
     timeout_at(deadline.min(own).into(), part).await.map_err(|_| Outcome::TimedOut { phase })
-}
-
-fn not_admitted(not: NotAdmitted) -> Outcome {
-    failure::refused(not.why(), &not.to_string())
 }
