@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::support::{Relay, TestDatabase, endpoint, within};
 
 /// Its exit code, and what it says as JSON.
-async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
+pub(crate) async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
     command.args(["doctor", "--json"]).env_clear().env("DATABASE_URL", url);
     for setting in settings {
@@ -23,7 +23,7 @@ async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
 }
 
 /// The finding about this; null if there is none.
-fn about<'a>(said: &'a Value, what: &str) -> &'a Value {
+pub(crate) fn about<'a>(said: &'a Value, what: &str) -> &'a Value {
     let all = said["findings"].as_array().unwrap();
     all.iter().find(|finding| finding["what"] == what).unwrap_or(&Value::Null)
 }

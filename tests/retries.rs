@@ -227,11 +227,15 @@ async fn an_address_that_is_not_opened_is_never_dialled() {
     let closed = [("addresses.allow", "[]")];
     for url in [receiver.url("/"), receiver.url_by_name("/")] {
         let attempt = only_attempt(&url, &closed, &[]).await;
-        assert_eq!(said(&attempt), "refused forbidden_address dead", "{url}");
+        assert_eq!(said(&attempt), "refused forbidden_address retry", "{url}");
+        let detail = attempt.detail.unwrap();
+        assert!(detail.starts_with("127.0.0.1 is loopback: add 127.0.0.1/32 "), "{detail}");
     }
     let closed = [("addresses.allow_http", "[]")];
     let attempt = only_attempt(&receiver.url("/"), &closed, &[]).await;
-    assert_eq!(said(&attempt), "refused not_https dead");
+    assert_eq!(said(&attempt), "refused not_https retry");
+    let opens = "plain http is not opened for 127.0.0.1: add 127.0.0.1/32 to addresses.allow_http";
+    assert_eq!(attempt.detail.as_deref(), Some(opens));
     assert_eq!(receiver.connections(), 0);
 }
 

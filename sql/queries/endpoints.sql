@@ -9,7 +9,8 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
        e.max_concurrency, e.rate_limit, e.on_dead_head,
        s.secrets, s.secrets_until,
-       h.consecutive_failures, h.failing_since, h.pauses, h.paused_until
+       h.state, h.consecutive_failures, h.failing_since, h.pauses, h.paused_until,
+       h.consecutive_rejections, h.trouble, h.reason
 from posthaste.endpoints e
 left join posthaste.endpoint_health h on h.endpoint_id = e.id
 cross join lateral (

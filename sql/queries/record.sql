@@ -28,7 +28,8 @@ ended as (
 ),
 rescheduled as (
   update posthaste.deliveries d
-     set attempt_count = case when ($18::text[])[($19::int[])[r.n]] = 'interrupted' then d.attempt_count
+     -- Neither of these is the receiver's doing.
+     set attempt_count = case when ($18::text[])[($19::int[])[r.n]] in ('interrupted', 'refused') then d.attempt_count
                               else ($8::int[])[r.n] end,
          claimed_by = null, claim_token = null,
          blocked_at = case when r.blocks then clock.now end,

@@ -65,6 +65,21 @@ pub(super) struct Sent {
     pub(super) on_dead_head: OnDeadHead,
 }
 
+/// How long an attempt took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) all_ms: f64,
+    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
+    pub(super) answer_ms: f64,
+}
+
+impl Times {
+    pub(super) fn of(sent: &Sent) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
+    }
+}
+
 /// Makes the next attempt of a delivery.
 pub(super) async fn deliver(
     shared: &Arc<Shared>,

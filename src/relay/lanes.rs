@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::deliver::{Line, Plan, Sent, deliver};
+use super::deliver::{Line, Plan, Times, deliver};
 use super::pace::Pace;
 use super::record::Finished;
 use crate::model::delivery::Delivery;
@@ -85,21 +85,6 @@ pub(super) struct Tally {
     pub(super) successes: u32,
     pub(super) failures: u32,
     pub(super) duration_ms: f64,
-}
-
-/// How long an attempt took, in milliseconds.
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    all_ms: f64,
-    /// To the answer alone, where there was one: a new connection says nothing of how busy the endpoint is.
-    answer_ms: f64,
-}
-
-impl Times {
-    fn of(sent: &Sent) -> Self {
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self { all_ms: ms(sent.took), answer_ms: ms(sent.phases.headers.unwrap_or(sent.took)) }
-    }
 }
 
 /// What a worker is to do.
@@ -183,8 +168,18 @@ impl Lanes {
 }
 
 impl Lane {
-    /// How many more deliveries may be claimed for it.
+    /// How many more deliveries that wait may be claimed for it.
     pub(super) fn room(&self, shared: &Shared) -> usize {
+        self.room_if(shared, 0)
+    }
+
+    /// How many more deliveries may be claimed for it that are made just now.
+    pub(super) fn room_for_new(&self, shared: &Shared) -> usize {
+        self.room_if(shared, 1)
+    }
+
+    /// How many more may be claimed, if so many may be while only a new one may probe.
+    fn room_if(&self, shared: &Shared, fresh_probes: usize) -> usize {
         let inner = self.lock();
         if inner.closed || !inner.serves {
             return 0;
@@ -192,6 +187,7 @@ impl Lane {
         let most = match inner.health.may_send(shared.clock.now()) {
             Allowance::Freely => inner.most_claims(shared.budget.share()),
             Allowance::OneProbe => 1,
+            Allowance::FreshProbe => fresh_probes,
             Allowance::No { .. } => 0,
         };
         most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))

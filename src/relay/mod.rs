@@ -13,6 +13,7 @@ mod deliver;
 mod doubts;
 mod files;
 mod health;
+mod judged;
 mod lanes;
 mod lease;
 mod lines;
@@ -43,6 +44,7 @@ use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, rules};
 
+pub use judged::{Judged, judge};
 use lease::Ended;
 use shared::{Parts, Shared, most_claims};
 

@@ -161,7 +161,7 @@ fn millis(duration: Duration) -> f32 {
 }
 
 /// Postgres's text has no NUL.
-fn without_nul(text: &str) -> Cow<'_, str> {
+pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }
 

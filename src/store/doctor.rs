@@ -9,9 +9,11 @@ use tokio_postgres::{Client, Row};
 use super::statements::parameter_types;
 use super::{Database, StoreError, answered, migrate, reach};
 use crate::clock::Clock;
+use crate::model::endpoint::EndpointId;
 
 const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
+const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
 /// The oldest that is tested: 14.
@@ -125,6 +127,25 @@ async fn look(
     let work = ask(client, WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
     Ok(())
+}
+
+/// The first enabled endpoints with their URLs, at most so many.
+///
+/// # Errors
+/// When the database cannot be reached, or the statement fails.
+pub async fn endpoints(
+    database: &Database,
+    most: i64,
+) -> Result<Vec<(EndpointId, String)>, StoreError> {
+    let (client, driver) = database.session(|_| {}).await?;
+    let doing = "read where endpoints are";
+    let parameters: [&(dyn ToSql + Sync); 1] = [&most];
+    let asked = ask(&client, ENDPOINTS, doing, &parameters);
+    let rows = tokio::select! {
+        rows = answered(doing, PATIENCE, asked) => rows?,
+        _ = driver => return Err(StoreError::SessionEnded),
+    };
+    Ok(rows.iter().map(|row| (row.get("id"), row.get("url"))).collect())
 }
 
 async fn server(

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::routing::texts;
 use super::{Store, StoreError};
 use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDeadHead, Secret};
-use crate::model::health::{Health, State};
+use crate::model::health::{Fault, Health, Left, State, Trouble};
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const STRIKE: &str = include_str!("../../sql/queries/strike.sql");
@@ -57,15 +57,21 @@ fn known(row: &Row) -> Known {
                 _ => OnDeadHead::Block,
             },
         },
-        health: Health::restore(
-            match row.get::<_, Option<Timestamp>>("paused_until") {
-                Some(until) => State::Paused { until },
-                None => State::Flowing,
+        health: Health::restore(Left {
+            state: match (row.get("state"), row.get("paused_until")) {
+                (Some("probing"), _) => State::Probing,
+                (_, Some(until)) => State::Paused { until },
+                (_, None) => State::Flowing,
             },
-            positive(row.get("consecutive_failures")).unwrap_or(0),
-            row.get("failing_since"),
-            positive(row.get("pauses")).unwrap_or(0),
-        ),
+            consecutive_failures: positive(row.get("consecutive_failures")).unwrap_or(0),
+            failing_since: row.get("failing_since"),
+            consecutive_rejections: positive(row.get("consecutive_rejections")).unwrap_or(0),
+            pauses: positive(row.get("pauses")).unwrap_or(0),
+            trouble: row.get::<_, Option<&str>>("trouble").and_then(Fault::parse).map(|fault| {
+                let reason = row.get::<_, Option<String>>("reason").unwrap_or_default();
+                Trouble { fault, reason }
+            }),
+        }),
         secrets_until: row.get("secrets_until"),
     }
 }

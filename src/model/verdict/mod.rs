@@ -84,7 +84,9 @@ pub struct Attempt<'a> {
 /// or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
 ///
 /// An interrupted request is made again at once, under its number and however often: the receiver did
-/// nothing wrong, no rule is about it, and it spends no attempt.
+/// nothing wrong, no rule is about it, and it spends no attempt. Nor does one that our own settings do
+/// not let be sent, unless a rule ends it: it waits for other settings, or for its endpoint to change, and
+/// the pause that begins with it keeps it from being tried without rest.
 #[must_use]
 pub fn judge(
     outcome: &Outcome,
@@ -99,11 +101,17 @@ pub fn judge(
     if *outcome == Outcome::Interrupted {
         return retry(Duration::ZERO, Some("interrupted, so it may arrive twice".to_owned()));
     }
+    let refused = matches!(outcome, Outcome::Refused { .. });
     let Some(rule) = policy.rules.first_match(attempt.host, attempt.event_type, outcome) else {
-        return policy.retry(outcome, attempt, now, draw, None);
+        return if refused {
+            retry(Duration::ZERO, Some("held, without spending an attempt".to_owned()))
+        } else {
+            policy.retry(outcome, attempt, now, draw, None)
+        };
     };
     let reason = format!("rule '{}': {outcome}", rule.name);
     match rule.action {
+        Action::Retry if refused => retry(Duration::ZERO, Some(reason)),
         Action::Retry => policy.retry(outcome, attempt, now, draw, Some(reason)),
         Action::Dead => dead(reason),
         Action::DisableEndpoint => Verdict { effect: Some(Effect::Disable), ..dead(reason) },
