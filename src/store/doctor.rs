@@ -7,9 +7,10 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::statements::parameter_types;
-use super::{Database, StoreError, answered, migrate, reach};
+use super::{Database, StoreError, answered, migrate, reach, rules};
 use crate::clock::Clock;
 use crate::model::endpoint::EndpointId;
+use crate::model::rules::RuleError;
 
 const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
@@ -126,6 +127,14 @@ async fn look(
     }
     let work = ask(client, WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
+    let (usable, unusable) = rules::read(&ask(client, rules::RULES, "read the rules", &[]).await?);
+    findings.push(if unusable.is_empty() {
+        Finding::ok("rules", format!("{} enabled", usable.len()))
+    } else {
+        let found: Vec<_> = unusable.iter().map(RuleError::in_full).collect();
+        let mend = "change or disable them in posthaste.rules: relays do without them";
+        Finding::amiss("rules", State::Warning, found.join("; "), mend)
+    });
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! The operator's rules.
 
-use super::{Store, StoreError};
-use crate::model::rules::{Rule, RuleRow, RuleSet};
+use tokio_postgres::Row;
 
-const RULES: &str = include_str!("../../sql/queries/rules.sql");
+use super::{Store, StoreError};
+use crate::model::rules::{Rule, RuleError, RuleRow, RuleSet};
+
+pub(super) const RULES: &str = include_str!("../../sql/queries/rules.sql");
 
 /// Reads the enabled rules. One that this relay cannot understand is reported and left out: the
 /// others still hold.
@@ -12,7 +14,17 @@ const RULES: &str = include_str!("../../sql/queries/rules.sql");
 /// When the statement fails.
 pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
     let rows = store.queue.query(RULES, "read the rules", &[]).await?;
-    let rules = rows.iter().filter_map(|row| {
+    let (rules, unusable) = read(&rows);
+    for error in unusable {
+        tracing::error!(error = error.in_full(), "a rule is not understood and not asked");
+    }
+    Ok(RuleSet::new(rules))
+}
+
+/// The rules in these rows, and what is wrong with the others.
+pub(super) fn read(rows: &[Row]) -> (Vec<Rule>, Vec<RuleError>) {
+    let (mut rules, mut unusable) = (Vec::new(), Vec::new());
+    for row in rows {
         let status = row
             .get::<_, Option<i32>>("status_from")
             .zip(row.get::<_, Option<i32>>("status_to"))
@@ -29,8 +41,10 @@ pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
             event_type: row.get("event_type"),
             action: row.get("action"),
         });
-        rule.inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked"))
-            .ok()
-    });
-    Ok(RuleSet::new(rules.collect()))
+        match rule {
+            Ok(rule) => rules.push(rule),
+            Err(error) => unusable.push(error),
+        }
+    }
+    (rules, unusable)
 }
