@@ -209,6 +209,8 @@ async fn a_receiver_that_says_nothing_is_not_waited_for() {
     receiver.otherwise(Reply::Hang);
     let attempt = only_attempt(&receiver.url("/"), &[], &[("timeout", "200 ms")]).await;
     assert_eq!(said(&attempt), "timed_out headers dead");
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with("sent, and no answer came within 0."), "{detail}");
     assert_eq!(receiver.received().len(), 1);
 }
 
@@ -219,6 +221,21 @@ async fn a_refused_connection_is_unreachable() {
     drop(listener);
     let attempt = only_attempt(&url, &[], &[]).await;
     assert_eq!(said(&attempt), "unreachable connection_refused dead");
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with(&format!("connect to {address}: Connection refused")), "{detail}");
+}
+
+#[tokio::test]
+async fn tls_to_a_port_that_speaks_none_says_what_to_change() {
+    let receiver = Receiver::start().await;
+    let url = receiver.url("/").replace("http://", "https://");
+    let attempt = only_attempt(&url, &[], &[]).await;
+    assert_eq!(said(&attempt), "unreachable tls dead");
+    let address = receiver.address();
+    let expected = format!("TLS with {address}: the port speaks no TLS: is the URL to be http://?");
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with(&expected), "{detail}");
 }
 
 #[tokio::test]

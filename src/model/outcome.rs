@@ -89,6 +89,19 @@ pub struct Phases {
     pub body: Option<Duration>,
 }
 
+impl Phases {
+    /// How long this part of the request took.
+    #[must_use]
+    pub fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Resolve => self.resolve,
+            Phase::Connect => self.connect,
+            Phase::Tls => self.tls,
+            Phase::Headers => self.headers,
+        }
+    }
+}
+
 impl Outcome {
     /// Every word that [`kind`](Self::kind) may say.
     pub const KINDS: [&str; 5] = ["answered", "timed_out", "unreachable", "refused", "interrupted"];
@@ -175,6 +188,20 @@ impl Phase {
             Self::Connect => "connect",
             Self::Tls => "tls",
             Self::Headers => "headers",
+        }
+    }
+
+    /// What did not come in this time, in words.
+    #[must_use]
+    pub fn late(self, waited: Duration) -> String {
+        let waited = waited.as_secs_f64();
+        match self {
+            Self::Resolve => format!("no name server answered within {waited:.1} s"),
+            Self::Connect => format!("no connection could be had within {waited:.1} s"),
+            Self::Tls => {
+                format!("connected, and no TLS handshake came to an end within {waited:.1} s")
+            }
+            Self::Headers => format!("sent, and no answer came within {waited:.1} s"),
         }
     }
 }

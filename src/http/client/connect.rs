@@ -124,7 +124,8 @@ impl Connector {
         found?.map_err(|error| match error {
             LookupError::TimedOut => Outcome::TimedOut { phase: Phase::Resolve },
             LookupError::NoAddress | LookupError::Failed(_) => {
-                failure::unreachable(Cause::Dns, &failure::describe(&error))
+                let name = target.lookup_name();
+                failure::unreachable(Cause::Dns, &format!("{name}: {}", failure::describe(&error)))
             }
         })
     }
@@ -134,7 +135,10 @@ impl Connector {
         let tcp = match &self.proxy {
             Some(proxy) => proxy::tunnel(proxy, &self.resolver, addresses).await?,
             None => {
-                let tcp = race(addresses).await.map_err(|e| failure::of(&e, Phase::Connect))?;
+                let tcp = race(addresses).await.map_err(|error| {
+                    let doing = format!("connect to {}", named(addresses));
+                    failure::while_doing(&doing, &error, Phase::Connect)
+                })?;
                 self.judge_connected(&tcp)?;
                 tcp
             }
@@ -154,10 +158,10 @@ impl Connector {
     /// TLS with the target's name if the URL says https; ALPN chooses the protocol.
     async fn secure(&self, wire: Wire, target: &Target) -> Result<Stream, Outcome> {
         let mut connector = HttpsConnector::from((Dialled(Some(wire)), Arc::clone(&self.tls)));
-        connector
-            .call(target.dial().clone())
-            .await
-            .map_err(|error| failure::of(&*error, Phase::Tls))
+        connector.call(target.dial().clone()).await.map_err(|error| {
+            let doing = format!("TLS with {}:{}", target.host(), target.port());
+            failure::while_doing(&doing, &*error, Phase::Tls)
+        })
     }
 }
 
@@ -199,6 +203,15 @@ pub(super) async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
                 return Err(first_error.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()));
             }
         }
+    }
+}
+
+/// The addresses that were dialled, the first of them by number.
+fn named(addresses: &[SocketAddr]) -> String {
+    match addresses {
+        [] => "no address".to_owned(),
+        [one] => one.to_string(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
     }
 }
 
