@@ -1,6 +1,7 @@
 //! What is not accepted is tried again by its schedule, ends when it must, and says why; and what
 //! must not be dialled is not.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use jiff::{SignedDuration, Timestamp};
@@ -228,11 +229,18 @@ async fn a_refused_connection_is_unreachable() {
 
 #[tokio::test]
 async fn tls_to_a_port_that_speaks_none_says_what_to_change() {
-    let receiver = Receiver::start().await;
-    let url = receiver.url("/").replace("http://", "https://");
-    let attempt = only_attempt(&url, &[], &[]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let plain = std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut read = [0; 4096];
+        let _hello = tcp.read(&mut read).unwrap();
+        tcp.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        while tcp.read(&mut read).is_ok_and(|more| more > 0) {}
+    });
+    let attempt = only_attempt(&format!("https://{address}/"), &[], &[]).await;
+    plain.join().unwrap();
     assert_eq!(said(&attempt), "unreachable tls dead");
-    let address = receiver.address();
     let expected = format!("TLS with {address}: the port speaks no TLS: is the URL to be http://?");
     let detail = attempt.detail.unwrap();
     assert!(detail.starts_with(&expected), "{detail}");

@@ -9,7 +9,7 @@ declare
   escape constant text := '\\[dDwWsSntrfv]|\\[!-/:;=?@[-`{-~]';
   class  constant text := '\[\^?([^][\\&~-]|-(?!-)|&(?!&)|~(?!~)|' || escape
     || '|\[:(alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|xdigit):\])+\]';
-  common constant text := '^(\(\?[is]{1,2}\))?([^[\\({]|\(\?:|\((?!\?)|\{[0-9]{1,3}(,([0-9]{1,3})?)?\}|'
+  common constant text := '^(?!\*)(\(\?[is]{1,2}\))?([^[\\({]|\(\?:|\((?!\?)|\{[0-9]{1,3}(,([0-9]{1,3})?)?\}|'
     || escape || '|' || class || ')*$';
   repeats numeric;
   wrong text;
