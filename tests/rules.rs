@@ -197,7 +197,12 @@ async fn a_rule_that_this_relay_cannot_read_is_named_and_the_others_hold() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::status(422).body("no such user"));
     // To PostgreSQL the stars say that a plain text follows; to the relay they repeat nothing.
+    // The table refuses it now; a version before took it.
+    let unchecked = "alter table posthaste.rules disable trigger rules_are_checked";
+    client.batch_execute(unchecked).await.unwrap();
     rule("of another make", "retry").with("body_pattern", "***=no such (user").add(&client).await;
+    let checked = "alter table posthaste.rules enable trigger rules_are_checked";
+    client.batch_execute(checked).await.unwrap();
     let plain = rule("plain", "dead").with("body_pattern", "(?i)NO SUCH").with("priority", 2);
     plain.add(&client).await;
     let relay = Relay::start(&database).await;
