@@ -127,7 +127,7 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
         kept(&named),
         ["x-api-key: key=s3cret", "x-forwarded-for: 10.0.0.1", "x-gitlab-token: x", "x-kind: a, b"]
     );
-    assert_eq!(kept(&[("headers", "x-*")]), ["x-api-key: key=s3cret", "x-kind: a, b"]);
+    assert_eq!(kept(&[("headers", "x-*")]), ["x-kind: a, b"]);
     assert_eq!(kept(&[("headers", "[]")]), [""; 0]);
 }
 
