@@ -61,6 +61,8 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "partitions",
         "relays",
         "endpoints",
+        "addresses",
+        "rules",
         "spool",
     ] {
         let finding = about(&said, what);

@@ -25,6 +25,7 @@ mod failover;
 mod fuzz;
 mod guard;
 mod harness;
+mod held;
 mod host_faults;
 mod hostile;
 mod hour_down;

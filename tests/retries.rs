@@ -1,6 +1,7 @@
 //! What is not accepted is tried again by its schedule, ends when it must, and says why; and what
 //! must not be dialled is not.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use jiff::{SignedDuration, Timestamp};
@@ -264,6 +265,8 @@ async fn a_receiver_that_says_nothing_is_not_waited_for() {
     receiver.otherwise(Reply::Hang);
     let attempt = only_attempt(&receiver.url("/"), &[], &[("timeout", "200 ms")]).await;
     assert_eq!(said(&attempt), "timed_out headers dead");
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with("sent, and no answer came within 0."), "{detail}");
     assert_eq!(receiver.received().len(), 1);
 }
 
@@ -274,6 +277,28 @@ async fn a_refused_connection_is_unreachable() {
     drop(listener);
     let attempt = only_attempt(&url, &[], &[]).await;
     assert_eq!(said(&attempt), "unreachable connection_refused dead");
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with(&format!("connect to {address}: Connection refused")), "{detail}");
+}
+
+#[tokio::test]
+async fn tls_to_a_port_that_speaks_none_says_what_to_change() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let plain = std::thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut read = [0; 4096];
+        let _hello = tcp.read(&mut read).unwrap();
+        tcp.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        while tcp.read(&mut read).is_ok_and(|more| more > 0) {}
+    });
+    let attempt = only_attempt(&format!("https://{address}/"), &[], &[]).await;
+    plain.join().unwrap();
+    assert_eq!(said(&attempt), "unreachable tls dead");
+    let expected = format!("TLS with {address}: the port speaks no TLS: is the URL to be http://?");
+    let detail = attempt.detail.unwrap();
+    assert!(detail.starts_with(&expected), "{detail}");
 }
 
 #[tokio::test]
@@ -282,11 +307,15 @@ async fn an_address_that_is_not_opened_is_never_dialled() {
     let closed = [("addresses.allow", "[]")];
     for url in [receiver.url("/"), receiver.url_by_name("/")] {
         let attempt = only_attempt(&url, &closed, &[]).await;
-        assert_eq!(said(&attempt), "refused forbidden_address dead", "{url}");
+        assert_eq!(said(&attempt), "refused forbidden_address retry", "{url}");
+        let detail = attempt.detail.unwrap();
+        assert!(detail.starts_with("127.0.0.1 is loopback: add 127.0.0.1/32 "), "{detail}");
     }
     let closed = [("addresses.allow_http", "[]")];
     let attempt = only_attempt(&receiver.url("/"), &closed, &[]).await;
-    assert_eq!(said(&attempt), "refused not_https dead");
+    assert_eq!(said(&attempt), "refused not_https retry");
+    let opens = "plain http is not opened for 127.0.0.1: add 127.0.0.1/32 to addresses.allow_http";
+    assert_eq!(attempt.detail.as_deref(), Some(opens));
     assert_eq!(receiver.connections(), 0);
 }
 

@@ -197,7 +197,12 @@ async fn a_rule_that_this_relay_cannot_read_is_named_and_the_others_hold() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::status(422).body("no such user"));
     // To PostgreSQL the stars say that a plain text follows; to the relay they repeat nothing.
+    // The table refuses it now; a version before took it.
+    let unchecked = "alter table posthaste.rules disable trigger rules_are_checked";
+    client.batch_execute(unchecked).await.unwrap();
     rule("of another make", "retry").with("body_pattern", "***=no such (user").add(&client).await;
+    let checked = "alter table posthaste.rules enable trigger rules_are_checked";
+    client.batch_execute(checked).await.unwrap();
     let plain = rule("plain", "dead").with("body_pattern", "(?i)NO SUCH").with("priority", 2);
     plain.add(&client).await;
     let relay = Relay::start(&database).await;
@@ -267,4 +272,132 @@ async fn a_dead_tunnel_is_deleted_one_without_server_retried_and_one_that_times_
         .unwrap();
     settled(&client).await;
     assert_eq!(inconsistencies(&client).await, [""; 0]);
+}
+
+/// Patterns, and whether the table takes them. Those that it takes are read alike by both engines.
+const PATTERNS: &[(&str, bool)] = &[
+    ("Tunnel.*not found", true),
+    ("(?i)tunnel .+ not found|endpoint .+ is offline|ERR_NGROK_3200", true),
+    (r"\w{20}", true),
+    (r"\w{255}", true),
+    (r"^\s*<html", true),
+    ("found$", true),
+    ("[^a-z]not", true),
+    ("[[:alpha:]]+ed", true),
+    ("[[:space:][:digit:]]x", true),
+    (r"[\d.]+\.ngrok", true),
+    (r"(?:a|b){2,3}c", true),
+    ("a{2,}", true),
+    (r"\{\[\(", true),
+    (r"\.\*\+\?\|\^\$\\\/\-\_\&\~", true),
+    ("[a-]", true),
+    ("[-a]", true),
+    ("[a&b]", true),
+    ("a]b}", true),
+    ("(?is)NOT.FOUND", true),
+    (r"\D\W\S", true),
+    ("a|", true),
+    ("x*?y+?", true),
+    ("größe.", true),
+    (r"(?i)(?:\w\W[^\d]){90}", true),
+    ("[a-z&&[^b]]", false),
+    ("[a--b]", false),
+    ("[a~~b]", false),
+    ("[a[b]", false),
+    ("[]a]", false),
+    ("[[:word:]]", false),
+    ("[[:<:]]not", false),
+    ("[[.a.]]", false),
+    (r"[\w-z]", false),
+    (r"\bnot\b", false),
+    (r"\mnot\M", false),
+    (r"\ynot\y", false),
+    (r"\Anot\Z", false),
+    (r"\x41", false),
+    (r"\u0041", false),
+    (r"\<p\>", false),
+    (r"(a)\1", false),
+    ("a(?=b)", false),
+    ("(?<!a)b", false),
+    ("(?m)^a", false),
+    ("(?x) a", false),
+    ("a(?i)b", false),
+    ("(?<name>a)", false),
+    ("***=a.b", false),
+    ("a{,3}", false),
+    ("{a}", false),
+    ("a**", false),
+    ("(open", false),
+    (r"(\w{200}){200}", false),
+    (r"((a{9}){9}){9}", false),
+];
+
+const BODIES: &[&str] = &[
+    "",
+    "Tunnel abc.ngrok.io\nnot found",
+    "TUNNEL abc.ngrok.io not found",
+    "<html>\n<p>The endpoint\tis offline</p>",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "aab abbc AAb xyy yx 1x 12.ngrok {[( .*+?|^$\\/-_&~ a]b}",
+    "not\nfound\n",
+    "größer\nGRÖSSE",
+    "ERR_NGROK_3200",
+];
+
+#[tokio::test]
+async fn what_the_table_takes_is_what_the_relay_reads() {
+    use posthaste::model::outcome::{Answer, Outcome};
+    use posthaste::model::rules::{Rule, RuleRow, RuleSet};
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    for (n, (pattern, taken)) in PATTERNS.iter().enumerate() {
+        let row = rule(&format!("rule {n}"), "dead").with("body_pattern", pattern);
+        let stored = client.query(&row.sql(), &[]).await;
+        assert_eq!(stored.is_ok(), *taken, "{pattern}: {stored:?}");
+        let Ok(_) = stored else {
+            let error = stored.unwrap_err();
+            let constraint = error.as_db_error().and_then(|error| error.constraint());
+            assert_eq!(constraint, Some("body_pattern_is_a_regular_expression"), "{pattern}");
+            continue;
+        };
+        let read = Rule::new(RuleRow {
+            name: (*pattern).to_owned(),
+            body: Some((*pattern).to_owned()),
+            action: "dead".to_owned(),
+            ..RuleRow::default()
+        });
+        let rules = RuleSet::new(vec![read.unwrap_or_else(|error| panic!("{}", error.in_full()))]);
+        for body in BODIES {
+            let answer = Answer { status: 404, body: (*body).into(), ..Answer::default() };
+            let ours = rules.first_match("a.example", "a", &Outcome::Answered(answer)).is_some();
+            let theirs = client.query_one("select $1::text ~ $2", &[body, pattern]).await.unwrap();
+            assert_eq!(ours, theirs.get::<_, bool>(0), "{pattern:?} on {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_cannot_be_used_is_named_with_the_reason() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    // As a version before might have left it.
+    client
+        .batch_execute(
+            r"alter table posthaste.rules disable trigger rules_are_checked;
+              insert into posthaste.rules (name, body_pattern, action) values ('odd', 'a(?=b)', 'dead');
+              alter table posthaste.rules enable trigger rules_are_checked",
+        )
+        .await
+        .unwrap();
+    let relay = Relay::start(&database).await;
+    let logged = relay.logs("a rule is not understood").await;
+    assert!(logged.contains("look-around"), "{logged}");
+    let (code, said) = crate::doctor::doctor(&database.url(), &[]).await;
+    let finding = crate::doctor::about(&said, "rules");
+    assert_eq!((code, finding["state"].as_str()), (Some(0), Some("warning")), "{said:#}");
+    let found = finding["found"].as_str().unwrap();
+    assert!(
+        found.starts_with("rule `odd` cannot be used: ") && found.contains("look-around"),
+        "{found}"
+    );
 }

@@ -5,10 +5,13 @@ with relay as (
   select count(*) filter (where not is_dead) as running, count(*) filter (where is_dead) as dead
   from (select heartbeat_at < clock_timestamp() - $1::float8 * interval '1 second' as is_dead from posthaste.relays) r
 ),
+-- Each list names twenty: with more, the view is what to read.
 endpoint as (
   select count(*) filter (where e.enabled) as enabled,
-         string_agg(e.id::text, ', ' order by e.id) filter (where e.enabled and h.state <> 'flowing') as paused,
-         string_agg(e.id::text, ', ' order by e.id) filter (where e.disabled_at is not null) as disabled
+         (array_agg(e.id::text order by e.id) filter (where e.enabled and h.state <> 'flowing'))[1:20] as paused,
+         (array_agg(format('%s (%s)', e.id, coalesce('since ' || date_trunc('second', h.last_success_at), 'never anything')) order by e.id)
+            filter (where e.enabled and h.state = 'flowing' and h.consecutive_failures + h.consecutive_rejections >= 10))[1:20] as unaccepting,
+         (array_agg(e.id::text order by e.id) filter (where e.disabled_at is not null))[1:20] as disabled
   from posthaste.endpoints e
   left join posthaste.endpoint_health h on h.endpoint_id = e.id
 )
@@ -20,8 +23,11 @@ select 'relays' as what,
 from relay
 union all
 select 'endpoints',
-       case when coalesce(paused, disabled) is null then 'ok' else 'warning' end,
-       concat_ws('; ', enabled || ' enabled', 'paused: ' || paused, 'disabled: ' || disabled),
+       case when coalesce(paused, unaccepting, disabled) is null then 'ok' else 'warning' end,
+       concat_ws('; ', enabled || ' enabled', 'paused: ' || array_to_string(paused, ', '),
+                 'have accepted nothing of late: ' || array_to_string(unaccepting, ', '),
+                 'disabled: ' || array_to_string(disabled, ', ')),
        case when coalesce(paused, disabled) is not null then
-         'see posthaste.endpoint_status for why, then select posthaste.enable_endpoint(id); a paused one is probed by itself' end
+         'see posthaste.endpoint_status for why, then select posthaste.enable_endpoint(id); a paused one is probed by itself'
+            when unaccepting is not null then 'see posthaste.recent_failures for what they answer' end
 from endpoint

@@ -10,7 +10,7 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
        e.max_concurrency, e.rate_limit, e.on_dead_head,
        s.secrets, s.secrets_until,
-       h.consecutive_failures, h.pauses,
+       h.state, h.consecutive_failures, h.pauses, h.consecutive_rejections, h.trouble, h.reason,
        case when h.failing_since is not null
             then greatest(least(h.failing_since, now.at + interval '1 year'), '2000-01-01+00') end as failing_since,
        case when h.paused_until is not null

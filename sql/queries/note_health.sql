@@ -8,13 +8,16 @@ with clock as materialized (
 )
 insert into posthaste.endpoint_health as h
   (endpoint_id, recent_successes, recent_failures, recent_duration_ms, state, consecutive_failures,
-   failing_since, pauses, paused_until, last_success_at, last_failure_at, updated_at)
+   failing_since, pauses, paused_until, consecutive_rejections, trouble, reason,
+   last_success_at, last_failure_at, updated_at)
 select n.endpoint_id, n.successes, n.failures, n.duration_ms, n.state, n.consecutive_failures,
-       n.failing_since, n.pauses, n.paused_until,
+       n.failing_since, n.pauses, n.paused_until, n.consecutive_rejections, n.trouble, n.reason,
        case when n.successes > 0 then clock.now end, case when n.failures > 0 then clock.now end, clock.now
 from unnest($2::bigint[], $3::float8[], $4::float8[], $5::float8[], $6::text[], $7::int[],
-            $8::timestamptz[], $9::int[], $10::timestamptz[])
-     n(endpoint_id, successes, failures, duration_ms, state, consecutive_failures, failing_since, pauses, paused_until)
+            $8::timestamptz[], $9::int[], $10::timestamptz[],
+            $11::int[], $12::text[], $13::text[])
+     n(endpoint_id, successes, failures, duration_ms, state, consecutive_failures, failing_since, pauses, paused_until,
+       consecutive_rejections, trouble, reason)
 cross join clock
 where exists (select from posthaste.endpoints e where e.id = n.endpoint_id)
 order by n.endpoint_id
@@ -27,6 +30,9 @@ on conflict (endpoint_id) do update set
   failing_since = excluded.failing_since,
   pauses = excluded.pauses,
   paused_until = excluded.paused_until,
+  consecutive_rejections = excluded.consecutive_rejections,
+  trouble = excluded.trouble,
+  reason = excluded.reason,
   last_success_at = coalesce(excluded.last_success_at, h.last_success_at),
   last_failure_at = coalesce(excluded.last_failure_at, h.last_failure_at),
   updated_at = excluded.updated_at

@@ -28,7 +28,11 @@ ended as (
 ),
 rescheduled as (
   update posthaste.deliveries d
-     set attempt_count = case when ($18::text[])[($19::int[])[r.n]] = 'interrupted' then d.attempt_count
+     -- Neither is the receiver's doing: what interrupted the relay, and what its settings refuse. (A fault of ours
+     -- counts, or it would be met for ever.)
+     set attempt_count = case when ($18::text[])[($19::int[])[r.n]] = 'interrupted'
+                                or ($18::text[])[($19::int[])[r.n]] = 'refused'
+                                   and ($20::text[])[($21::int[])[r.n]] <> 'fault' then d.attempt_count
                               else ($8::int[])[r.n] end,
          claimed_by = null, claim_token = null,
          blocked_at = case when r.blocks then clock.now end,

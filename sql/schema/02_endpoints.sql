@@ -363,6 +363,10 @@ create table posthaste.endpoint_health (
   recent_failures      double precision not null default 0,
   recent_duration_ms   double precision not null default 0,
   updated_at           timestamptz not null default now(),
+  consecutive_rejections integer   not null default 0,
+  trouble              text,
+  reason               text,
+  constraint trouble_is_failing_rejecting_or_refused check (trouble in ('failing', 'rejecting', 'refused')),
   constraint state_is_flowing_paused_or_probing check (state in ('flowing', 'paused', 'probing')),
   constraint paused_iff_paused_until check ((state = 'paused') = (paused_until is not null))
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
@@ -371,8 +375,10 @@ comment on table posthaste.endpoint_health is
 comment on column posthaste.endpoint_health.endpoint_id is 'The endpoint.';
 comment on column posthaste.endpoint_health.state is
   'flowing; paused (nothing is sent until paused_until); probing (one request is out to see).';
-comment on column posthaste.endpoint_health.consecutive_failures is 'Failed attempts since the last success.';
-comment on column posthaste.endpoint_health.failing_since is 'The first failure since the last success.';
+comment on column posthaste.endpoint_health.consecutive_failures is
+  'Failed attempts since the last success, without those that were answered with 4xx.';
+comment on column posthaste.endpoint_health.failing_since is
+  'The first failure since the last success, or the beginning of what pauses it now.';
 comment on column posthaste.endpoint_health.pauses is 'Pauses since the last success; each is longer.';
 comment on column posthaste.endpoint_health.paused_until is 'When a single probe is sent.';
 comment on column posthaste.endpoint_health.last_success_at is 'The last delivered attempt.';
@@ -383,3 +389,9 @@ comment on column posthaste.endpoint_health.recent_failures is 'Failed attempts,
 comment on column posthaste.endpoint_health.recent_duration_ms is
   'Sum of the attempts'' durations in milliseconds, weighed likewise.';
 comment on column posthaste.endpoint_health.updated_at is 'When the row was last written, and what ages refer to.';
+comment on column posthaste.endpoint_health.consecutive_rejections is
+  'Attempts since the last success that were answered with 4xx (but 408, 410, 425 and 429, which are failures).';
+comment on column posthaste.endpoint_health.trouble is
+  'What pauses it: failing; rejecting (it answers 4xx to all it is sent); refused (by the relay''s own settings). Null while it flows.';
+comment on column posthaste.endpoint_health.reason is
+  'Why it is paused, in words: what came last, or the setting that would open it.';

@@ -90,8 +90,11 @@ begin
       jsonb_build_object('recovered_at', new.last_success_at, 'failing_since', old.failing_since));
   else
     perform posthaste_internal.announce('posthaste.endpoint.paused', new.endpoint_id,
-      jsonb_build_object('reason', format('%s failures since %s', new.consecutive_failures, new.failing_since),
+      jsonb_build_object('reason', coalesce(nullif(new.reason, ''),
+                                            format('%s failures since %s', new.consecutive_failures, new.failing_since)),
+                         'trouble', new.trouble,
                          'consecutive_failures', new.consecutive_failures,
+                         'consecutive_rejections', new.consecutive_rejections,
                          'failing_since', new.failing_since, 'paused_until', new.paused_until));
   end if;
   return null;

@@ -107,9 +107,10 @@ begin
   -- The new revision makes relays read the endpoint again.
   update posthaste.endpoints e set enabled = true where e.id = endpoint;
   update posthaste.endpoint_health h
-     set state = 'flowing', consecutive_failures = 0, failing_since = null, pauses = 0, paused_until = null
+     set state = 'flowing', consecutive_failures = 0, consecutive_rejections = 0, failing_since = null, pauses = 0,
+         paused_until = null, trouble = null, reason = null
    where h.endpoint_id = endpoint
-     and (h.state <> 'flowing' or h.consecutive_failures > 0 or h.pauses > 0);
+     and (h.state <> 'flowing' or h.consecutive_failures > 0 or h.consecutive_rejections > 0 or h.pauses > 0);
   perform posthaste_internal.wake();
   return coalesce(was, 'flowing');
 end $$;

@@ -22,7 +22,7 @@ select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_creat
             then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
                         d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)
             when not e.enabled then 'endpoint disabled: ' || e.disabled_reason
-            when h.state = 'paused' then 'endpoint paused until ' || h.paused_until
+            when h.state = 'paused' then 'endpoint paused until ' || h.paused_until || coalesce(': ' || nullif(h.reason, ''), '')
             when d.in_line then 'behind another of ordering key ' || d.ordering_key
             when a.verdict = 'retry' then coalesce(a.reason, concat_ws(' ', a.outcome, a.cause, a.status))
             when o.deliver_at > clock_timestamp() then 'not to be sent before ' || o.deliver_at
@@ -61,10 +61,11 @@ select e.id as endpoint_id,
        p.pending, p.pending = 10000 as pending_is_more, f.oldest_pending_at,
        round((h.recent_successes / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 4) as success_rate,
        round((h.recent_duration_ms / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 1) as mean_duration_ms,
-       coalesce(h.consecutive_failures, 0) as consecutive_failures, b.blocked_keys,
+       coalesce(h.consecutive_failures + h.consecutive_rejections, 0) as consecutive_failures, b.blocked_keys,
        coalesce(e.disabled_reason || case when e.hold then '; what comes is kept' else '; what comes is not kept' end,
                 case when h.state <> 'flowing'
-                     then h.consecutive_failures || ' failures since ' || h.failing_since end) as reason,
+                     then coalesce(nullif(h.reason, ''),
+                                   h.consecutive_failures || ' failures since ' || h.failing_since) end) as reason,
        h.paused_until, h.failing_since, h.last_success_at, h.last_failure_at,
        e.url, e.tenant, e.description
   from posthaste.endpoints e
@@ -307,8 +308,8 @@ begin
         case when not e.enabled
              then format('endpoint disabled: %s: posthaste.enable_endpoint(%s) lets it go on', e.disabled_reason, e.id) end,
         case when e.enabled and h.paused_until is not null
-             then format('endpoint paused until %s after %s failures: posthaste.retry_endpoint(%s) sends now',
-                         h.paused_until, h.consecutive_failures, e.id) end,
+             then format('endpoint paused until %s (%s): posthaste.retry_endpoint(%s) sends now', h.paused_until,
+                         coalesce(nullif(h.reason, ''), h.consecutive_failures || ' failures in a row'), e.id) end,
         case when d.blocked_at is not null
              then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
                          d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)

@@ -7,14 +7,25 @@ use serde_json::json;
 use super::{CliError, database, say};
 use crate::config::{Config, Wake};
 use crate::ingest::{self, Spooled};
-use crate::store::doctor::{Finding, State, examine};
+use crate::relay::{self, Judged, RelayError};
+use crate::store::Database;
+use crate::store::doctor::{Finding, State, endpoints, examine};
 
 /// Nearly full: somebody should look before it is.
 const MUCH: f64 = 0.5;
+/// Endpoints whose addresses are judged. Each is a name to look up.
+const MOST_JUDGED: i64 = 1000;
+/// Endpoints that are named in one finding.
+const MOST_TOLD: usize = 10;
 
 pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> {
     let rings = config.relay.wake == Wake::Listen;
-    let mut findings = examine(&database(config)?, config.relay.lease, rings).await;
+    let database = database(config)?;
+    let mut findings = examine(&database, config.relay.lease, rings).await;
+    // Where it could not be looked at endpoints, they cannot be read either.
+    if findings.iter().any(|finding| finding.what == "endpoints") {
+        findings.push(addresses(config, &database).await);
+    }
     findings.extend(spool(config));
     let failed = findings.iter().filter(|finding| finding.state == State::Failed).count();
     say(&if as_json {
@@ -37,6 +48,46 @@ fn text(findings: &[Finding]) -> String {
         writeln!(text, "{state:8} {what:12} {found}{mend}").expect("a string takes all");
     }
     text
+}
+
+/// Which endpoints these settings would refuse.
+async fn addresses(config: &Config, database: &Database) -> Finding {
+    let judged = match endpoints(database, MOST_JUDGED).await {
+        Ok(endpoints) => relay::judge(config, database, endpoints).await,
+        Err(error) => Err(error.into()),
+    };
+    let Judged { refused, unresolved, admitted } = match judged {
+        Ok(judged) => judged,
+        Err(error) => {
+            let mend = "see the message; a relay with these settings would not start either";
+            return Finding::amiss("addresses", State::Failed, in_full(&error), mend);
+        }
+    };
+    let mut found = format!("{admitted} endpoints may be sent to");
+    if !unresolved.is_empty() {
+        let ids: Vec<_> = unresolved.iter().take(MOST_TOLD).map(ToString::to_string).collect();
+        let more = if unresolved.len() > MOST_TOLD { ", …" } else { "" };
+        write!(found, "; names that do not resolve here: {}{more}", ids.join(", "))
+            .expect("a string takes all");
+    }
+    if refused.is_empty() {
+        return Finding::ok("addresses", found);
+    }
+    for (endpoint, why) in refused.iter().take(MOST_TOLD) {
+        write!(found, "; refused: {endpoint} ({why})").expect("a string takes all");
+    }
+    if refused.len() > MOST_TOLD {
+        write!(found, "; and {} more", refused.len() - MOST_TOLD).expect("a string takes all");
+    }
+    let mend = "what they are owed is held: set what is named and restart the relay, or change the endpoint's url";
+    Finding::amiss("addresses", State::Warning, found, mend)
+}
+
+/// An error with its causes.
+fn in_full(error: &RelayError) -> String {
+    let causes =
+        std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// How the spool stands, if there is one. It is looked at beside the relay that uses it.

@@ -164,6 +164,7 @@ fn check_retry(config: &Config, found: &mut Found) {
 fn check_health_and_upkeep(config: &Config, found: &mut Found) {
     let health = &config.health;
     found.count("health.failures_to_pause", health.failures_to_pause as usize, 1..=1_000_000);
+    found.count("health.rejections_to_pause", health.rejections_to_pause as usize, 1..=1_000_000);
     found.time("health.first_pause", health.first_pause, SECOND..=DAY);
     found.time("health.longest_pause", health.longest_pause, SECOND..=30 * DAY);
     found.at_least(

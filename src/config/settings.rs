@@ -201,6 +201,8 @@ pub struct RetrySettings {
 pub struct HealthSettings {
     /// Consecutive failures; at least 1.
     pub failures_to_pause: u32,
+    /// At least 1.
+    pub rejections_to_pause: u32,
     #[serde(deserialize_with = "serde_as::duration")]
     pub first_pause: Duration,
     /// At least `first_pause`.

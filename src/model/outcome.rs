@@ -95,6 +95,19 @@ pub struct Phases {
     pub body: Option<Duration>,
 }
 
+impl Phases {
+    /// How long this part of the request took.
+    #[must_use]
+    pub fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Resolve => self.resolve,
+            Phase::Connect => self.connect,
+            Phase::Tls => self.tls,
+            Phase::Headers => self.headers,
+        }
+    }
+}
+
 impl Outcome {
     /// Every word that [`kind`](Self::kind) may say.
     pub const KINDS: [&str; 5] = ["answered", "timed_out", "unreachable", "refused", "interrupted"];
@@ -184,6 +197,20 @@ impl Phase {
             Self::Headers => "headers",
         }
     }
+
+    /// What did not come in this time, in words.
+    #[must_use]
+    pub fn late(self, waited: Duration) -> String {
+        let waited = waited.as_secs_f64();
+        match self {
+            Self::Resolve => format!("no name server answered within {waited:.1} s"),
+            Self::Connect => format!("no connection could be had within {waited:.1} s"),
+            Self::Tls => {
+                format!("connected, and no TLS handshake came to an end within {waited:.1} s")
+            }
+            Self::Headers => format!("sent, and no answer came within {waited:.1} s"),
+        }
+    }
 }
 
 impl Cause {
@@ -222,6 +249,15 @@ impl Cause {
 }
 
 impl Refusal {
+    /// Whether it stands until the settings or the endpoint change, whatever the event.
+    #[must_use]
+    pub fn is_standing(self) -> bool {
+        match self {
+            Self::ForbiddenAddress | Self::NotHttps | Self::BadEndpoint => true,
+            Self::BadEvent | Self::Fault => false,
+        }
+    }
+
     pub const ALL: [Self; 5] =
         [Self::ForbiddenAddress, Self::NotHttps, Self::BadEndpoint, Self::BadEvent, Self::Fault];
 

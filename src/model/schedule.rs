@@ -21,6 +21,10 @@ const MAX_ATTEMPTS: u32 = 11;
 /// a timestamp must stay one.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
+/// No delay is shorter: a schedule of zeros would have a receiver that rejects an event asked hundreds
+/// of times a second.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// When to try again, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Schedule {
@@ -36,7 +40,7 @@ pub struct Schedule {
 pub enum Delays {
     /// `min(retry^exponent s + uniform(jitter_min, jitter_max), cap)`.
     Formula { exponent: u32, jitter_min: Duration, jitter_max: Duration, cap: Duration },
-    /// The n-th retry waits for the n-th of these, later ones for the last. Taken as they are.
+    /// The n-th retry waits for the n-th of these, a second at least; later ones for the last.
     Fixed(Vec<Duration>),
 }
 
@@ -94,7 +98,7 @@ impl Schedule {
                 list.get(index).or(list.last()).copied().unwrap_or(LONGEST)
             }
         };
-        delay.min(LONGEST)
+        delay.clamp(SHORTEST, LONGEST)
     }
 }
 
@@ -187,6 +191,19 @@ mod tests {
             let longest = Duration::from_secs(base + 600);
             assert!(longest - schedule.delay(retry, NEARLY_ONE) < SECOND / 1_000);
         }
+    }
+
+    #[test]
+    fn a_second_lies_between_two_attempts_whatever_the_schedule_says() {
+        let mut schedule = fixed(&[0]);
+        assert_eq!(schedule.delay(1, 0.0), SECOND);
+        schedule.delays = Delays::Formula {
+            exponent: 0,
+            jitter_min: Duration::ZERO,
+            jitter_max: Duration::ZERO,
+            cap: Duration::from_millis(1),
+        };
+        assert_eq!(schedule.delay(9, 0.0), SECOND);
     }
 
     #[test]

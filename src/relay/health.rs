@@ -9,7 +9,7 @@ use super::Shared;
 use super::lanes::Lane;
 use super::record::Finished;
 use crate::model::endpoint::EndpointId;
-use crate::model::health::Transition;
+use crate::model::health::{Fault, Transition, Trouble};
 use crate::model::verdict::Effect;
 use crate::store::attempts::Attempt;
 use crate::store::endpoints::strike;
@@ -49,9 +49,25 @@ pub(super) async fn follow(
 ) {
     let endpoint = lane.id;
     match &transition {
-        Some(Transition::Paused { until }) => {
+        Some(Transition::Paused { until, again, trouble }) => {
             shared.metrics.endpoints_paused.increment(1);
-            tracing::warn!(endpoint, %until, "paused: it keeps failing");
+            let Trouble { fault, reason } = trouble;
+            match (fault, again) {
+                (Fault::Failing, _) => {
+                    tracing::warn!(endpoint, %until, reason, "paused: it keeps failing");
+                }
+                (Fault::Rejecting, _) => {
+                    tracing::warn!(endpoint, %until, reason, "paused: it accepts nothing");
+                }
+                (Fault::Refused, false) => {
+                    tracing::warn!(
+                        endpoint,
+                        reason,
+                        "held: nothing may be sent to it by these settings"
+                    );
+                }
+                (Fault::Refused, true) => tracing::info!(endpoint, %until, reason, "still held"),
+            }
         }
         Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
         Some(Transition::OnTrial) => {

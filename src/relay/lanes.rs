@@ -168,8 +168,18 @@ impl Lanes {
 }
 
 impl Lane {
-    /// How many more deliveries may be claimed for it.
+    /// How many more deliveries that wait may be claimed for it.
     pub(super) fn room(&self, shared: &Shared) -> usize {
+        self.room_if(shared, 0)
+    }
+
+    /// How many more deliveries may be claimed for it that are made just now.
+    pub(super) fn room_for_new(&self, shared: &Shared) -> usize {
+        self.room_if(shared, 1)
+    }
+
+    /// How many more may be claimed, if so many may be while only a new one may probe.
+    fn room_if(&self, shared: &Shared, fresh_probes: usize) -> usize {
         let inner = self.lock();
         if inner.closed || !inner.serves {
             return 0;
@@ -177,6 +187,7 @@ impl Lane {
         let most = match inner.health.may_send(shared.clock.now()) {
             Allowance::Freely => inner.most_claims(shared.budget.share()),
             Allowance::OneProbe => 1,
+            Allowance::FreshProbe => fresh_probes,
             Allowance::No { .. } => 0,
         };
         most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))

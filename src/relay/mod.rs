@@ -16,6 +16,7 @@ mod files;
 mod headers;
 mod health;
 mod history;
+mod judged;
 mod lanes;
 mod lease;
 mod lines;
@@ -47,6 +48,7 @@ use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, rules};
 
 use history::History;
+pub use judged::{Judged, judge};
 use lease::Ended;
 use shared::{Parts, Shared, most_claims};
 

@@ -138,6 +138,7 @@ impl Shared {
         };
         let health_policy = HealthPolicy {
             failures_to_pause: health.failures_to_pause,
+            rejections_to_pause: health.rejections_to_pause,
             first_pause: health.first_pause,
             longest_pause: health.longest_pause,
             disable_after: health.disable_after,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
-use crate::model::outcome::{Answer, Outcome, Phases};
+use crate::model::outcome::{Answer, Outcome, Phase, Phases};
 use crate::model::verdict::{Decision, Verdict};
 
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
@@ -55,8 +55,7 @@ pub async fn record(
     let outcomes =
         Texts::of(attempts, |a| Some(a.outcome.as_ref().map_or("none", Outcome::kind)), Cow::from);
     let causes = Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause), Cow::from);
-    let details =
-        Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::detail), without_nul);
+    let details = Texts::of(attempts, detail, Detail::text);
     let headers = Texts::of(attempts, |a| answer(a).map(|a| a.headers.as_slice()), headers_json);
     let bodies = Texts::of(attempts, |a| answer(a).map(|a| a.body.as_slice()), body_text);
     let verdicts = Texts::of(attempts, |a| Some(a.verdict.decision.as_str()), Cow::from);
@@ -144,6 +143,30 @@ impl<'a> Texts<'a> {
     }
 }
 
+/// What the operator reads beside the cause.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Detail<'a> {
+    Said(&'a str),
+    /// A deadline passed in this phase, after so much of it.
+    Late(Phase, Duration),
+}
+
+fn detail(attempt: &Attempt) -> Option<Detail<'_>> {
+    let outcome = attempt.outcome.as_ref()?;
+    let Outcome::TimedOut { phase } = outcome else { return outcome.detail().map(Detail::Said) };
+    let waited = attempt.phases.of(*phase).unwrap_or(attempt.took);
+    Some(Detail::Late(*phase, waited))
+}
+
+impl<'a> Detail<'a> {
+    fn text(self) -> Cow<'a, str> {
+        match self {
+            Self::Said(text) => without_nul(text),
+            Self::Late(phase, waited) => phase.late(waited).into(),
+        }
+    }
+}
+
 fn answer(attempt: &Attempt) -> Option<&Answer> {
     attempt.outcome.as_ref().and_then(Outcome::answer)
 }
@@ -161,7 +184,7 @@ fn millis(duration: Duration) -> f32 {
 }
 
 /// Postgres's text has no NUL.
-fn without_nul(text: &str) -> Cow<'_, str> {
+pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }
 

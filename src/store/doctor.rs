@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::statements::{Parameters, Sessions};
-use super::{Database, StoreError, answered, migrate, reach};
+use super::{Database, StoreError, answered, migrate, reach, rules};
 use crate::clock::Clock;
+use crate::model::endpoint::EndpointId;
 
 const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
+const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
 /// The oldest that is tested: 14.
@@ -145,7 +148,33 @@ async fn look(
     }
     let work = asked.rows(WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
+    let (usable, unusable) = rules::read(&asked.rows(rules::RULES, "read the rules", &[]).await?);
+    findings.push(if unusable.is_empty() {
+        Finding::ok("rules", format!("{} enabled", usable.len()))
+    } else {
+        let mend = "change or disable them in posthaste.rules: relays do without them";
+        Finding::amiss("rules", State::Warning, unusable.join("; "), mend)
+    });
     Ok(())
+}
+
+/// The first enabled endpoints with their URLs, at most so many.
+///
+/// # Errors
+/// When the database cannot be reached, or the statement fails.
+pub async fn endpoints(
+    database: &Database,
+    most: i64,
+) -> Result<Vec<(EndpointId, String)>, StoreError> {
+    let (client, driver) = database.session(|_| {}).await?;
+    let doing = "read where endpoints are";
+    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    let parameters: [&(dyn ToSql + Sync); 1] = [&most];
+    let rows = tokio::select! {
+        rows = answered(doing, PATIENCE, asked.rows(ENDPOINTS, doing, &parameters)) => rows?,
+        _ = driver => return Err(StoreError::SessionEnded),
+    };
+    Ok(rows.iter().map(|row| (row.get("id"), row.get("url"))).collect())
 }
 
 async fn server(

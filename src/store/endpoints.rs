@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::routing::texts;
 use super::{Store, StoreError};
 use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDeadHead, Secret};
-use crate::model::health::{Health, State};
+use crate::model::health::{Fault, Health, Left, State, Trouble};
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const STRIKE: &str = include_str!("../../sql/queries/strike.sql");
@@ -71,15 +71,20 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgr
             _ => OnDeadHead::Block,
         },
     };
-    let health = Health::restore(
-        match row.try_get::<_, Option<Timestamp>>("paused_until")? {
-            Some(until) => State::Paused { until },
-            None => State::Flowing,
+    let trouble = row.try_get::<_, Option<&str>>("trouble")?.and_then(Fault::parse);
+    let reason: Option<String> = row.try_get("reason")?;
+    let health = Health::restore(Left {
+        state: match (row.try_get("state")?, row.try_get("paused_until")?) {
+            (Some("probing"), _) => State::Probing,
+            (_, Some(until)) => State::Paused { until },
+            (_, None) => State::Flowing,
         },
-        positive(row.try_get("consecutive_failures")?).unwrap_or(0),
-        row.try_get("failing_since")?,
-        positive(row.try_get("pauses")?).unwrap_or(0),
-    );
+        consecutive_failures: positive(row.try_get("consecutive_failures")?).unwrap_or(0),
+        failing_since: row.try_get("failing_since")?,
+        consecutive_rejections: positive(row.try_get("consecutive_rejections")?).unwrap_or(0),
+        pauses: positive(row.try_get("pauses")?).unwrap_or(0),
+        trouble: trouble.map(|fault| Trouble { fault, reason: reason.unwrap_or_default() }),
+    });
     Ok(Known { endpoint, health, secrets_until: row.try_get("secrets_until")? })
 }
 

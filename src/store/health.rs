@@ -1,5 +1,8 @@
 //! How endpoints have been doing, written down: at most about once a second per endpoint.
 
+use std::borrow::Cow;
+
+use super::attempts::without_nul;
 use super::{Store, StoreError};
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Health, State};
@@ -40,6 +43,14 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
             State::Probing => "probing",
         })
         .collect();
+    let troubles: Vec<Option<&str>> = notes
+        .iter()
+        .map(|note| note.health.trouble.as_ref().map(|trouble| trouble.fault.as_str()))
+        .collect();
+    let reasons: Vec<Option<Cow<'_, str>>> = notes
+        .iter()
+        .map(|note| note.health.trouble.as_ref().map(|trouble| without_nul(&trouble.reason)))
+        .collect();
     let integers = |of: &dyn Fn(&Note) -> u32| -> Vec<i32> {
         notes.iter().map(|note| i32::try_from(of(note)).unwrap_or(i32::MAX)).collect()
     };
@@ -59,6 +70,9 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
                 &failing,
                 &integers(&|note| note.health.pauses),
                 &until,
+                &integers(&|note| note.health.consecutive_rejections),
+                &troubles,
+                &reasons,
             ],
         )
         .await?;

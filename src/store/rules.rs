@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::{Store, StoreError};
 use crate::model::rules::{Rule, RuleRow, RuleSet};
 
-const RULES: &str = include_str!("../../sql/queries/rules.sql");
+pub(super) const RULES: &str = include_str!("../../sql/queries/rules.sql");
 
 /// Reads the enabled rules. One that this relay cannot understand is reported and left out: the
 /// others still hold.
@@ -14,19 +14,26 @@ const RULES: &str = include_str!("../../sql/queries/rules.sql");
 /// When the statement fails.
 pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
     let rows = store.queue.query(RULES, "read the rules", &[]).await?;
-    let rules = rows.iter().filter_map(|row| {
+    let (rules, unusable) = read(&rows);
+    for error in unusable {
+        tracing::error!(error, "a rule is not understood and not asked");
+    }
+    Ok(RuleSet::new(rules))
+}
+
+/// The rules in these rows, and what is wrong with the others.
+pub(super) fn read(rows: &[Row]) -> (Vec<Rule>, Vec<String>) {
+    let (mut rules, mut unusable) = (Vec::new(), Vec::new());
+    for row in rows {
         let id = row.get("id");
         let written = written(row, id).map_err(StoreError::unreadable("rule", id));
-        let written = written
-            .inspect_err(|error| {
-                tracing::error!(error = error.in_full(), "a rule is not read and not asked");
-            })
-            .ok()?;
-        Rule::new(written)
-            .inspect_err(|error| tracing::error!(%error, "a rule is not understood and not asked"))
-            .ok()
-    });
-    Ok(RuleSet::new(rules.collect()))
+        match written.map(Rule::new) {
+            Ok(Ok(rule)) => rules.push(rule),
+            Ok(Err(error)) => unusable.push(error.in_full()),
+            Err(error) => unusable.push(error.in_full()),
+        }
+    }
+    (rules, unusable)
 }
 
 fn written(row: &Row, id: i64) -> Result<RuleRow, tokio_postgres::Error> {

@@ -128,7 +128,7 @@ impl Lane {
                 i32::try_from(self.window.size()).unwrap_or(i32::MAX) * CLAIMS_PER_WINDOW
             }
             Allowance::OneProbe => 1,
-            Allowance::No { .. } => 0,
+            Allowance::FreshProbe | Allowance::No { .. } => 0,
         };
         (most - self.claimed).max(0)
     }

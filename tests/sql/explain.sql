@@ -54,7 +54,7 @@ begin
             from posthaste.explain(1, 1));
 end $$;
 insert into posthaste.endpoint_health (endpoint_id, state, paused_until) values (1, 'paused', now() + interval '1 h');
-select pg_temp.is(1, 1, 'waiting: endpoint paused until % after 0 failures: posthaste.retry_endpoint(1) sends now; attempt 2%');
+select pg_temp.is(1, 1, 'waiting: endpoint paused until % (0 failures in a row): posthaste.retry_endpoint(1) sends now; attempt 2%');
 select posthaste.disable_endpoint(1, 'too slow');
 select pg_temp.is(1, 1, 'held: endpoint disabled: too slow: posthaste.enable_endpoint(1) lets it go on; attempt 2%');
 select posthaste.enable_endpoint(1);

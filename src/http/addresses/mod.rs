@@ -25,6 +25,7 @@
 //! able to talk to them.
 
 mod entry;
+mod objections;
 mod ranges;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +34,7 @@ use ipnet::IpNet;
 use url::Host;
 
 pub use entry::{AllowEntry, AllowEntryError};
+pub use objections::Objection;
 use ranges::{Tier, range_of, reached};
 
 use crate::model::outcome::Refusal;
@@ -52,7 +54,7 @@ pub enum Forbidden {
     Range { address: IpAddr, range: &'static str },
     #[error("{address} reaches {reached}, which is in a forbidden range: {range}")]
     Spelling { address: IpAddr, reached: Ipv4Addr, range: &'static str },
-    #[error("{0} is this relay's own listener or its database")]
+    #[error("{0} is this relay's own listener or its database, and no setting opens that")]
     Own(SocketAddr),
 }
 

@@ -102,7 +102,7 @@ static V6_UNASSIGNED: Range = v6("outside global unicast (2000::/3)", Tier::Neve
 
 /// Where clouds answer with credentials. Ranges of their own, before those they lie in: whoever opens
 /// link-local or 10.0.0.0/8 has not opened these.
-const METADATA: &str = "cloud metadata";
+pub(super) const METADATA: &str = "cloud metadata";
 
 /// From the narrowest to the widest where they overlap.
 static V4: [Range; 25] = [

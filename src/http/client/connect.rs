@@ -21,8 +21,8 @@ use super::failure;
 use super::proxy::{self, ProxyUrl};
 use super::wire::{Allowance, Wire};
 use crate::clock::Clock;
-use crate::http::addresses::{AddressRules, NotAdmitted};
-use crate::http::resolve::{LookupError, Resolver};
+use crate::http::addresses::{AddressRules, NotAdmitted, Objection};
+use crate::http::resolve::{LookupError, Resolver, known_addresses};
 use crate::http::target::Target;
 use crate::model::outcome::{Cause, Outcome, Phase, Phases};
 
@@ -56,13 +56,7 @@ impl Connector {
         limits: &Limits,
         phases: &mut Phases,
     ) -> Result<Connection, Outcome> {
-        if !target.is_https() && !self.rules.may_be_plain(target.host()) {
-            return Err(not_admitted(NotAdmitted::NotHttps));
-        }
-        let addresses = self.resolve(target, deadline, phases).await?;
-        self.rules
-            .admit(target.host(), target.port(), target.is_https(), &addresses)
-            .map_err(not_admitted)?;
+        let addresses = self.judged(target, deadline, phases).await?;
 
         let started = Clock.instant();
         let tcp = within(deadline, started + self.connect_time, Phase::Connect, async {
@@ -87,6 +81,33 @@ impl Connector {
         opened?
     }
 
+    /// The addresses of a target, every one of which may be dialled.
+    pub(super) async fn judged(
+        &self,
+        target: &Target,
+        deadline: Instant,
+        phases: &mut Phases,
+    ) -> Result<Vec<IpAddr>, Outcome> {
+        if !target.is_https() && !self.rules.may_be_plain(target.host()) {
+            // Nobody is asked for its addresses; what is known without asking is judged all the same.
+            let known =
+                target.ip().map_or_else(|| known_addresses(target.lookup_name()), |ip| vec![ip]);
+            return Err(self.refused(target, NotAdmitted::NotHttps, &known));
+        }
+        let addresses = self.resolve(target, deadline, phases).await?;
+        self.rules
+            .admit(target.host(), target.port(), target.is_https(), &addresses)
+            .map_err(|not| self.refused(target, not, &addresses))?;
+        Ok(addresses)
+    }
+
+    /// The outcome, and in its detail all that stands against the target.
+    fn refused(&self, target: &Target, not: NotAdmitted, addresses: &[IpAddr]) -> Outcome {
+        let (host, port) = (target.host(), target.port());
+        let against = self.rules.objections(host, port, target.is_https(), addresses);
+        failure::refused(not.why(), &Objection::in_words(&against))
+    }
+
     async fn resolve(
         &self,
         target: &Target,
@@ -103,7 +124,8 @@ impl Connector {
         found?.map_err(|error| match error {
             LookupError::TimedOut => Outcome::TimedOut { phase: Phase::Resolve },
             LookupError::NoAddress | LookupError::Failed(_) => {
-                failure::unreachable(Cause::Dns, &failure::describe(&error))
+                let name = target.lookup_name();
+                failure::unreachable(Cause::Dns, &format!("{name}: {}", failure::describe(&error)))
             }
         })
     }
@@ -113,7 +135,10 @@ impl Connector {
         let tcp = match &self.proxy {
             Some(proxy) => proxy::tunnel(proxy, &self.resolver, addresses).await?,
             None => {
-                let tcp = race(addresses).await.map_err(|e| failure::of(&e, Phase::Connect))?;
+                let tcp = race(addresses).await.map_err(|error| {
+                    let doing = format!("connect to {}", named(addresses));
+                    failure::while_doing(&doing, &error, Phase::Connect)
+                })?;
                 self.judge_connected(&tcp)?;
                 tcp
             }
@@ -127,17 +152,16 @@ impl Connector {
         let (peer, local) = (tcp.peer_addr().map_err(io)?, tcp.local_addr().map_err(io)?);
         self.rules
             .judge_connected(peer, local.ip())
-            .map_err(|forbidden| not_admitted(NotAdmitted::Forbidden(forbidden)))
+            .map_err(|own| failure::refused(NotAdmitted::Forbidden(own).why(), &own.to_string()))
     }
 
     /// TLS with the target's name if the URL says https; ALPN chooses the protocol.
     async fn secure(&self, wire: Wire, target: &Target) -> Result<Stream, Outcome> {
         let mut connector = HttpsConnector::from((Dialled(Some(wire)), Arc::clone(&self.tls)));
-        connector
-            .call(target.dial().clone())
-            .await
-            .map(Stream::new)
-            .map_err(|error| failure::of(&*error, Phase::Tls))
+        connector.call(target.dial().clone()).await.map(Stream::new).map_err(|error| {
+            let doing = format!("TLS with {}:{}", target.host(), target.port());
+            failure::while_doing(&doing, &*error, Phase::Tls)
+        })
     }
 }
 
@@ -182,6 +206,15 @@ pub(super) async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     }
 }
 
+/// The addresses that were dialled, the first of them by number.
+fn named(addresses: &[SocketAddr]) -> String {
+    match addresses {
+        [] => "no address".to_owned(),
+        [one] => one.to_string(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
 /// IPv6 and IPv4 in turn, so that a network without one of them costs one head start only.
 fn in_turn(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     let dialled = || addresses.iter().map(IpAddr::to_canonical);
@@ -204,8 +237,4 @@ async fn within<F: Future>(
     part: F,
 ) -> Result<F::Output, Outcome> {
     timeout_at(deadline.min(own).into(), part).await.map_err(|_| Outcome::TimedOut { phase })
-}
-
-fn not_admitted(not: NotAdmitted) -> Outcome {
-    failure::refused(not.why(), &not.to_string())
 }

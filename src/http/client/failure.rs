@@ -28,6 +28,44 @@ pub(super) fn of(error: &(dyn Error + 'static), phase: Phase) -> Outcome {
     unreachable(found.unwrap_or(Cause::Io), &describe(error))
 }
 
+/// The same, with what was being done and with whom.
+pub(super) fn while_doing(doing: &str, error: &(dyn Error + 'static), phase: Phase) -> Outcome {
+    match of(error, phase) {
+        Outcome::Unreachable { cause, detail } => {
+            let words = chain(error).find_map(|error| error.downcast_ref().and_then(in_words));
+            let detail = words.map_or(detail.clone(), |words| format!("{words} ({detail})"));
+            unreachable(cause, &format!("{doing}: {detail}"))
+        }
+        other => other,
+    }
+}
+
+/// What a TLS error means to whom it is told, where its own words do not say it.
+fn in_words(error: &rustls::Error) -> Option<&'static str> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enums may grow; they have words too")]
+    match error {
+        rustls::Error::InvalidMessage(_) => {
+            Some("the port speaks no TLS: is the URL to be http://?")
+        }
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                Some("the certificate has expired")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                Some("the certificate is not valid yet")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Some("the certificate is for another name")
+            }
+            CertificateError::UnknownIssuer => Some(
+                "nobody that is trusted has issued the certificate; delivery.ca_file adds an authority",
+            ),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// An outcome without an error value behind it.
 pub(super) fn unreachable(cause: Cause, detail: &str) -> Outcome {
     Outcome::Unreachable { cause, detail: shortened(detail) }

@@ -142,6 +142,16 @@ impl Client {
         Exchange { outcome, phases, reused: false, unheard: false }
     }
 
+    /// Whether `target` could be sent to, as far as its name and addresses tell: nothing is dialled.
+    ///
+    /// # Errors
+    ///
+    /// The [`Outcome`] that a request would have: refused, or that the name does not resolve.
+    pub async fn judge(&self, target: &Target, timeout: Duration) -> Result<(), Outcome> {
+        let deadline = Clock.instant() + timeout.min(TIMEOUT_MAX);
+        self.0.connector.judged(target, deadline, &mut Phases::default()).await.map(drop)
+    }
+
     async fn send_anew(
         &self,
         slot: &mut Option<Connection>,

@@ -101,6 +101,11 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
         ("x-kind", "a"),
         ("x-kind", "b"),
         ("authorization", "Basic x"),
+        ("x-amz-security-token", "x"),
+        ("x-auth-token", "x"),
+        ("x-csrf-token", "x"),
+        ("x-client-secret", "x"),
+        ("set-cookie2", "x"),
         ("x-gitlab-token", "x"),
         ("x-forwarded-for", "10.0.0.1"),
         ("x-api-key", "key=s3cret"),
@@ -122,7 +127,7 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
         kept(&named),
         ["x-api-key: key=s3cret", "x-forwarded-for: 10.0.0.1", "x-gitlab-token: x", "x-kind: a, b"]
     );
-    assert_eq!(kept(&[("headers", "x-*")]), ["x-api-key: key=s3cret", "x-kind: a, b"]);
+    assert_eq!(kept(&[("headers", "x-*")]), ["x-kind: a, b"]);
     assert_eq!(kept(&[("headers", "[]")]), [""; 0]);
 }
 

@@ -5,6 +5,9 @@
 //! A delivery is known by `X-Shopify-Webhook-Id`, as that page has it. `X-Shopify-Event-Id` names
 //! what the merchant did: deliveries of several subscriptions share it, and taking it for the id
 //! would lose all but the first.
+//!
+//! Shopify's newer events name the same headers without the `X-`; those are read where the others are
+//! missing.
 
 use hyper::HeaderMap;
 use ring::hmac;
@@ -12,19 +15,24 @@ use ring::hmac;
 use super::{Refusal, Verified, compare, encoding, headers};
 
 const SIGNATURE: &str = "X-Shopify-Hmac-Sha256";
+const NEWER_SIGNATURE: &str = "Shopify-Hmac-Sha256";
 
 pub(super) fn verify(
     keys: &[hmac::Key],
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Verified, Refusal> {
-    let presented = encoding::base64(headers::required(headers, SIGNATURE)?)
-        .ok_or(Refusal::Malformed { header: SIGNATURE, expected: "32 bytes in base64" })?;
+    let is_newer = !headers.contains_key(SIGNATURE) && headers.contains_key(NEWER_SIGNATURE);
+    let signature = if is_newer { NEWER_SIGNATURE } else { SIGNATURE };
+    let presented = encoding::base64(headers::required(headers, signature)?)
+        .ok_or(Refusal::Malformed { header: signature, expected: "32 bytes in base64" })?;
     if !compare::any_mac(keys, &[body], &[presented]) {
         return Err(Refusal::SignatureMismatch);
     }
-    Ok(Verified {
-        id: headers::name(headers, "X-Shopify-Webhook-Id")?,
-        event_type: headers::name(headers, "X-Shopify-Topic")?,
-    })
+    let (id, topic) = if is_newer {
+        ("Shopify-Webhook-Id", "Shopify-Topic")
+    } else {
+        ("X-Shopify-Webhook-Id", "X-Shopify-Topic")
+    };
+    Ok(Verified { id: headers::name(headers, id)?, event_type: headers::name(headers, topic)? })
 }

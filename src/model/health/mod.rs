@@ -4,6 +4,10 @@
 //! **probes**: if it fails the next pause is longer, if it is accepted the endpoint **flows** again.
 //! Deliveries wait meanwhile and spend no attempts. Failing without a break for days disables it.
 //!
+//! Three [faults](Fault) pause: it fails; it rejects event after event, which takes more of them, since a
+//! rejection may be about the one event; and this relay's own settings refuse it, which one request
+//! tells.
+//!
 //! The relay asks [`may_send`](Health::may_send) before it claims, [`begin`](Health::begin) before
 //! each request and tells [`after`](Health::after) how it ended; the store keeps the public fields in
 //! `posthaste.endpoint_health`. What becomes of the delivery is [`verdict`](super::verdict)'s, how
@@ -31,10 +35,48 @@ pub struct Health {
     pub consecutive_failures: u32,
     /// When the first of them ended.
     pub failing_since: Option<Timestamp>,
+    /// Events that it would not have since the last success.
+    pub consecutive_rejections: u32,
     /// Pauses since the last success; each is longer than the one before it.
     pub pauses: u32,
+    /// Why it does not flow. `None` while it does.
+    pub trouble: Option<Trouble>,
+    /// When the first of the rejections ended, as far as this relay has seen them.
+    rejecting_since: Option<Timestamp>,
+    /// From then on a new event may be the probe, before the pause is over.
+    fresh_from: Option<Timestamp>,
     /// Counts the changes of state.
     stretch: u32,
+}
+
+/// Why an endpoint is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub fault: Fault,
+    /// In words that an operator reads in `endpoint_status.reason`.
+    pub reason: String,
+}
+
+/// What kind of trouble pauses an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not do its work.
+    Failing,
+    /// It answers, and would have none of many events.
+    Rejecting,
+    /// This relay's own settings, or the endpoint's, do not let anything be sent to it.
+    Refused,
+}
+
+/// What a relay left behind of an endpoint's health.
+#[derive(Debug, Clone, Default)]
+pub struct Left {
+    pub state: State,
+    pub consecutive_failures: u32,
+    pub failing_since: Option<Timestamp>,
+    pub consecutive_rejections: u32,
+    pub pauses: u32,
+    pub trouble: Option<Trouble>,
 }
 
 /// Whether an endpoint is sent anything.
@@ -54,6 +96,8 @@ pub enum State {
 pub struct HealthPolicy {
     /// So many failures in a row begin a pause; at least 1.
     pub failures_to_pause: u32,
+    /// So many rejected events without one accepted begin a pause too; at least 1.
+    pub rejections_to_pause: u32,
     pub first_pause: Duration,
     /// How many times as long as the last one a pause is.
     pub pause_growth: u32,
@@ -70,6 +114,8 @@ pub enum Allowance {
     /// As much as the window holds.
     Freely,
     OneProbe,
+    /// One probe, if it is an event that has just been routed.
+    FreshProbe,
     /// Nothing before `until`; `None`: not before the probe that is out has come back.
     No {
         until: Option<Timestamp>,
@@ -83,13 +129,15 @@ pub struct Ticket(u32);
 
 /// What a request says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
+pub enum Sign<'a> {
     /// It accepted the event.
     Accepting,
-    /// It is alive, but would not have this event.
-    Alive,
-    /// It does not do its work.
-    Failing,
+    /// It is alive, but would not have this event, and answered so.
+    Rejecting(u16),
+    /// It does not do its work: this is what happened.
+    Failing(&'a Outcome),
+    /// The settings do not let it be sent to: this is what they say.
+    Refused(&'a str),
     /// None: the request was not made, or nobody saw its end.
     Nothing,
 }
@@ -97,8 +145,8 @@ pub enum Sign {
 /// A change of state, to be recorded; all but `OnTrial` are news for the endpoint's owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
-    /// Paused, or (if `pauses` is greater than 1) paused again after a probe.
-    Paused { until: Timestamp },
+    /// Paused, or (if it is `again`) paused for longer after a probe.
+    Paused { until: Timestamp, again: bool, trouble: Trouble },
     /// Flows again, but has accepted nothing yet: the row of failures goes on.
     OnTrial,
     /// Accepts again after at least one pause.
@@ -112,6 +160,7 @@ impl Default for HealthPolicy {
     fn default() -> Self {
         Self {
             failures_to_pause: 10,
+            rejections_to_pause: 50,
             first_pause: Duration::from_secs(30),
             pause_growth: 2,
             longest_pause: Duration::from_secs(60 * 60),
@@ -120,47 +169,79 @@ impl Default for HealthPolicy {
     }
 }
 
-impl Sign {
+impl Fault {
+    pub const ALL: [Self; 3] = [Self::Failing, Self::Rejecting, Self::Refused];
+
+    /// The word stored in `endpoint_health.trouble`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Rejecting => "rejecting",
+            Self::Refused => "refused",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.as_str() == word)
+    }
+}
+
+impl<'a> Sign<'a> {
     /// Reads the sign from an outcome and what was decided about it (a rule may have counted an odd
     /// answer as delivered).
     ///
     /// Most 4xx answers are about the one event, say a 422 for a payload that the receiver cannot
     /// use; were they failures, one bad event type would pause all the others, and were they
-    /// successes, they would hide that nothing is accepted any more. So they neither pause nor reset.
-    /// Exempt are those about the receiver: 408 (too slow), 410 (gone) and 429 (too much). A redirect
-    /// is a failure too: it is never followed, so nothing can be delivered.
+    /// successes, they would hide that nothing is accepted any more. So they neither count as failures
+    /// nor end a row of them, and only many without a success pause. Exempt are those about the
+    /// receiver: 408 (too slow), 410 (gone), 425 (not yet) and 429 (too much). A redirect is a failure
+    /// too: it is never followed, so nothing can be delivered.
     #[must_use]
-    pub fn of(outcome: &Outcome, decision: Decision) -> Self {
+    pub fn of(outcome: &'a Outcome, decision: Decision) -> Self {
         if decision == Decision::Delivered {
             return Self::Accepting;
         }
         match outcome {
             Outcome::Answered(answer) => match answer.status {
-                408 | 410 | 429 => Self::Failing,
-                400..=499 => Self::Alive,
-                _ => Self::Failing,
+                408 | 410 | 425 | 429 => Self::Failing(outcome),
+                400..=499 => Self::Rejecting(answer.status),
+                _ => Self::Failing(outcome),
             },
-            Outcome::TimedOut { .. } | Outcome::Unreachable { .. } => Self::Failing,
+            Outcome::TimedOut { .. } | Outcome::Unreachable { .. } => Self::Failing(outcome),
+            Outcome::Refused { why, detail } if why.is_standing() => Self::Refused(detail),
+            // It is about the event, or our own fault.
             Outcome::Refused { .. } | Outcome::Interrupted => Self::Nothing,
         }
     }
 }
 
 impl Health {
-    /// The health that a relay left behind. A probe that was out then is made again.
+    /// The health that a relay left behind. A probe that was out then is made again. What settings
+    /// refused is tried at once: this relay's, or the endpoint's, may be others.
     #[must_use]
-    pub fn restore(
-        state: State,
-        consecutive_failures: u32,
-        failing_since: Option<Timestamp>,
-        pauses: u32,
-    ) -> Self {
+    pub fn restore(left: Left) -> Self {
+        let Left { state, consecutive_failures, failing_since, consecutive_rejections, .. } = left;
+        let unknown = || Trouble { fault: Fault::Failing, reason: String::new() };
+        let trouble = (state != State::Flowing).then(|| left.trouble.unwrap_or_else(unknown));
+        let refused = trouble.as_ref().is_some_and(|trouble| trouble.fault == Fault::Refused);
+        let at_once = State::Paused { until: Timestamp::MIN };
         let (state, pauses) = match state {
-            State::Flowing => (state, pauses),
-            State::Paused { .. } => (state, pauses.max(1)),
-            State::Probing => (State::Paused { until: Timestamp::MIN }, pauses.max(1)),
+            State::Flowing => (state, left.pauses),
+            State::Paused { .. } if refused => (at_once, 0),
+            State::Paused { .. } => (state, left.pauses.max(1)),
+            State::Probing => (at_once, left.pauses.max(1)),
         };
-        Self { state, consecutive_failures, failing_since, pauses, stretch: 0 }
+        Self {
+            state,
+            consecutive_failures,
+            failing_since,
+            consecutive_rejections,
+            pauses,
+            trouble,
+            ..Self::default()
+        }
     }
 
     /// What may be sent now, for claiming no more than that.
@@ -169,6 +250,9 @@ impl Health {
         match self.state {
             State::Flowing => Allowance::Freely,
             State::Paused { until } if now >= until => Allowance::OneProbe,
+            State::Paused { .. } if self.fresh_from.is_some_and(|from| now >= from) => {
+                Allowance::FreshProbe
+            }
             State::Paused { until } => Allowance::No { until: Some(until) },
             State::Probing => Allowance::No { until: None },
         }
@@ -180,7 +264,7 @@ impl Health {
     pub fn begin(&mut self, now: Timestamp) -> Option<Ticket> {
         match self.may_send(now) {
             Allowance::Freely => {}
-            Allowance::OneProbe => self.change(State::Probing),
+            Allowance::OneProbe | Allowance::FreshProbe => self.change(State::Probing),
             Allowance::No { .. } => return None,
         }
         Some(Ticket(self.stretch))
@@ -190,7 +274,7 @@ impl Health {
     pub fn after(
         &mut self,
         ticket: Ticket,
-        sign: Sign,
+        sign: Sign<'_>,
         now: Timestamp,
         policy: &HealthPolicy,
         draw: f64,
@@ -207,21 +291,22 @@ impl Health {
             State::Paused { .. } => return None, // no ticket is of a pause
         };
         match sign {
-            Sign::Failing => self.failed(now, policy, draw),
-            // The wait is over, since the endpoint answers; but a single failure pauses it again.
-            Sign::Alive if probing => {
-                self.change(State::Flowing);
-                Some(Transition::OnTrial)
+            Sign::Failing(outcome) => self.failed(outcome, now, policy, draw),
+            Sign::Rejecting(status) => self.rejected(status, now, policy, draw),
+            Sign::Refused(detail) => {
+                let since = self.troubled_since(Fault::Refused, now);
+                let trouble = Trouble { fault: Fault::Refused, reason: detail.to_owned() };
+                Some(self.pause_or_disable(trouble, since, now, policy, draw))
             }
             // The probe has told nothing. Another one soon, but not at once: what kept this one from
             // being made may keep the next.
             Sign::Nothing if probing => Some(self.pause(now, policy.first_pause, policy, draw)),
-            Sign::Alive | Sign::Nothing | Sign::Accepting => None,
+            Sign::Nothing | Sign::Accepting => None,
         }
     }
 
     fn accepted(&mut self) -> Option<Transition> {
-        let recovered = self.pauses > 0;
+        let recovered = self.pauses > 0 || self.state != State::Flowing;
         if self.state != State::Flowing {
             self.change(State::Flowing);
         }
@@ -229,33 +314,100 @@ impl Health {
         recovered.then_some(Transition::Recovered)
     }
 
-    fn failed(&mut self, now: Timestamp, policy: &HealthPolicy, draw: f64) -> Option<Transition> {
+    fn failed(
+        &mut self,
+        outcome: &Outcome,
+        now: Timestamp,
+        policy: &HealthPolicy,
+        draw: f64,
+    ) -> Option<Transition> {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
         // A failed probe pauses whatever the number: settings may have changed since the first pause.
         if self.state == State::Flowing && self.consecutive_failures < policy.failures_to_pause {
             return None;
         }
+        let count = self.consecutive_failures;
+        let reason = match count {
+            1 => format!("a failure: {outcome}"),
+            _ => format!("{count} failures in a row, the last: {outcome}"),
+        };
+        let trouble = Trouble { fault: Fault::Failing, reason };
+        Some(self.pause_or_disable(trouble, since, now, policy, draw))
+    }
+
+    fn rejected(
+        &mut self,
+        status: u16,
+        now: Timestamp,
+        policy: &HealthPolicy,
+        draw: f64,
+    ) -> Option<Transition> {
+        self.consecutive_rejections = self.consecutive_rejections.saturating_add(1);
+        let since = *self.rejecting_since.get_or_insert(now);
+        if !self.is_in(Fault::Rejecting) && self.consecutive_rejections < policy.rejections_to_pause
+        {
+            // Another wait is over, since the endpoint answers; but a single failure pauses it again.
+            return (self.state == State::Probing).then(|| {
+                self.change(State::Flowing);
+                Transition::OnTrial
+            });
+        }
+        let count = self.consecutive_rejections;
+        let reason = format!("{count} answers of 4xx in a row, the last {status}");
+        let trouble = Trouble { fault: Fault::Rejecting, reason };
+        let since = self.troubled_since(Fault::Rejecting, since);
+        Some(self.pause_or_disable(trouble, since, now, policy, draw))
+    }
+
+    fn is_in(&self, fault: Fault) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault)
+    }
+
+    /// Since when it is in this trouble, if that begins now or began before. A failure of long ago, with
+    /// nothing after it, does not make a first refusal one of many days.
+    fn troubled_since(&mut self, fault: Fault, begins: Timestamp) -> Timestamp {
+        let goes_on = self.failing_since.filter(|_| self.is_in(fault));
+        *self.failing_since.insert(goes_on.unwrap_or(begins))
+    }
+
+    /// Pauses for longer than the last time, or asks for more if that goes on for too long.
+    fn pause_or_disable(
+        &mut self,
+        trouble: Trouble,
+        since: Timestamp,
+        now: Timestamp,
+        policy: &HealthPolicy,
+        draw: f64,
+    ) -> Transition {
         let growth = policy.pause_growth.saturating_pow(self.pauses);
         self.pauses = self.pauses.saturating_add(1);
-        let paused = self.pause(now, policy.first_pause.saturating_mul(growth), policy, draw);
-        match policy.disable_after {
-            Some(limit)
-                if Duration::try_from(now.duration_since(since)).is_ok_and(|d| d >= limit) =>
-            {
-                let reason = format!(
+        let disabled = policy
+            .disable_after
+            .filter(|&limit| {
+                Duration::try_from(now.duration_since(since)).is_ok_and(|d| d >= limit)
+            })
+            .map(|limit| match trouble.fault {
+                Fault::Failing => format!(
                     "failed without a break for {}, {} times in a row",
                     in_words(limit),
                     self.consecutive_failures
-                );
-                Some(Transition::Disabled { reason })
-            }
-            _ => Some(paused),
-        }
+                ),
+                Fault::Rejecting | Fault::Refused => {
+                    format!("accepted nothing for {}: {}", in_words(limit), trouble.reason)
+                }
+            });
+        self.trouble = Some(trouble);
+        let paused = self.pause(now, policy.first_pause.saturating_mul(growth), policy, draw);
+        disabled.map_or(paused, |reason| Transition::Disabled { reason })
     }
 
     /// Pauses for `length`, at most the longest pause, less up to a tenth so that endpoints that
     /// failed together are not probed together.
+    ///
+    /// While events are rejected, those that wait may all be of the kind that the endpoint will not have,
+    /// and each probe with one of them prolongs the wait of all others. So for the second half of such a
+    /// pause a new event may be the probe.
     fn pause(
         &mut self,
         now: Timestamp,
@@ -266,11 +418,22 @@ impl Health {
         let length = length.min(policy.longest_pause);
         let length = length - portion(length / 10, draw);
         let until = now.checked_add(length).unwrap_or(Timestamp::MAX);
+        let trouble = self
+            .trouble
+            .clone()
+            .unwrap_or_else(|| Trouble { fault: Fault::Failing, reason: String::new() });
         self.change(State::Paused { until });
-        Transition::Paused { until }
+        self.fresh_from = (trouble.fault == Fault::Rejecting)
+            .then(|| now.checked_add(length / 2).unwrap_or(Timestamp::MAX));
+        self.trouble = Some(trouble.clone());
+        Transition::Paused { until, again: self.pauses > 1, trouble }
     }
 
     fn change(&mut self, state: State) {
+        if state == State::Flowing {
+            self.trouble = None;
+        }
+        self.fresh_from = None;
         self.state = state;
         self.stretch = self.stretch.wrapping_add(1);
     }

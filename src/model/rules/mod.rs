@@ -11,9 +11,11 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::outcome::{Cause, Outcome, Phase, Refusal};
 use super::subscription;
 
-/// A compiled body pattern may take this many bytes: plenty for an error page's wording, and a
-/// hundred rules stay within the memory of a small sidecar.
-const PATTERN_BYTES: usize = 256 * 1024;
+/// A compiled body pattern may take this many bytes. Most take a few thousand; whatever
+/// `posthaste.check_rule` takes, by its length and repetitions, fits.
+const PATTERN_BYTES: usize = 32 * 1024 * 1024;
+/// What matching may take besides, for each thread that matches. With less it is slower.
+const CACHE_BYTES: usize = 256 * 1024;
 
 /// A row of `posthaste.rules` as it stands there. `None`: the rule does not ask.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +80,16 @@ pub struct RuleError {
     pub name: String,
     #[source]
     pub fault: RuleFault,
+}
+
+impl RuleError {
+    /// The rule, what is wrong with it, and why, on one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |e| e.source());
+        let said: Vec<_> = causes.map(ToString::to_string).collect();
+        said.join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// What is wrong with a rule.
@@ -205,9 +217,11 @@ impl Action {
 }
 
 fn body_pattern(pattern: &str) -> Result<Regex, RuleFault> {
+    // As PostgreSQL reads it, which has checked it: a dot matches a line break too.
     RegexBuilder::new(pattern)
+        .dot_matches_new_line(true)
         .size_limit(PATTERN_BYTES)
-        .dfa_size_limit(PATTERN_BYTES)
+        .dfa_size_limit(CACHE_BYTES)
         .build()
         .map_err(RuleFault::Body)
 }

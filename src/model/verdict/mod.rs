@@ -86,7 +86,9 @@ pub struct Attempt<'a> {
 /// An event that cannot be sent is dead: nothing about it ever changes.
 ///
 /// An interrupted request is made again at once, under its number and however often: the receiver did
-/// nothing wrong, no rule is about it, and it spends no attempt.
+/// nothing wrong, no rule is about it, and it spends no attempt. Nor does one that our own settings do
+/// not let be sent, unless a rule ends it: it waits for other settings, or for its endpoint to change, and
+/// the pause that begins with it keeps it from being tried without rest.
 #[must_use]
 pub fn judge(
     outcome: &Outcome,
@@ -104,11 +106,17 @@ pub fn judge(
     if let Outcome::Refused { why: Refusal::BadEvent, detail } = outcome {
         return dead(format!("the event cannot be sent: {detail}"));
     }
+    let is_held = matches!(outcome, Outcome::Refused { why, .. } if why.is_standing());
     let Some(rule) = policy.rules.first_match(attempt.host, attempt.event_type, outcome) else {
-        return policy.retry(outcome, attempt, now, draw, None);
+        return if is_held {
+            retry(Duration::ZERO, Some("held, without spending an attempt".to_owned()))
+        } else {
+            policy.retry(outcome, attempt, now, draw, None)
+        };
     };
     let reason = format!("rule '{}': {outcome}", rule.name);
     match rule.action {
+        Action::Retry if is_held => retry(Duration::ZERO, Some(reason)),
         Action::Retry => policy.retry(outcome, attempt, now, draw, Some(reason)),
         Action::Dead => dead(reason),
         Action::DisableEndpoint => Verdict { effect: Some(Effect::Disable), ..dead(reason) },

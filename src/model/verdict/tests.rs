@@ -66,9 +66,14 @@ fn failures() -> Vec<Outcome> {
         [100, 199, 300, 301, 304, 400, 404, 410, 418, 429, 500, 503, 599, 999].map(answered).into();
     failures.extend(Phase::ALL.map(|phase| Outcome::TimedOut { phase }));
     failures.extend(Cause::ALL.map(|cause| Outcome::Unreachable { cause, detail: detail() }));
-    let refusals = Refusal::ALL.into_iter().filter(|why| *why != Refusal::BadEvent);
-    failures.extend(refusals.map(|why| Outcome::Refused { why, detail: detail() }));
+    failures.push(Outcome::Refused { why: Refusal::Fault, detail: detail() });
     failures
+}
+
+/// One of each kind that stands until the settings or the endpoint change.
+fn refusals() -> Vec<Outcome> {
+    let standing = Refusal::ALL.into_iter().filter(|why| why.is_standing());
+    standing.map(|why| Outcome::Refused { why, detail: "not opened".to_owned() }).collect()
 }
 
 #[test]
@@ -166,6 +171,27 @@ fn an_interrupted_request_is_made_again_at_once_however_often() {
     assert_eq!(case.delay(&Outcome::Interrupted), Some(0));
     case.number = 11;
     assert_eq!(case.delay(&Outcome::Interrupted), Some(0));
+}
+
+#[test]
+fn what_our_settings_refuse_is_held_however_often_and_for_however_long() {
+    let mut case = Case { number: 99, age: DAY * 9, ..Case::default() };
+    case.schedule.max_age = Some(DAY);
+    for refused in refusals() {
+        assert_eq!(case.delay(&refused), Some(0));
+        assert_eq!(case.reason(&refused), "held, without spending an attempt");
+    }
+}
+
+#[test]
+fn a_rule_about_refusals_ends_them_and_one_that_says_retry_holds_them() {
+    let row = RuleRow { outcome: Some("refused".to_owned()), ..RuleRow::default() };
+    for refused in refusals() {
+        let ended = Case::rule("dead", row.clone()).judge(&refused);
+        assert_eq!(ended.decision, Decision::Dead);
+        let held = Case { number: 99, ..Case::rule("retry", row.clone()) };
+        assert_eq!(held.delay(&refused), Some(0));
+    }
 }
 
 #[test]

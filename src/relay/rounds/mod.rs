@@ -297,7 +297,7 @@ impl Rounds {
             .lanes
             .all()
             .iter()
-            .map(|lane| (lane.id, lane.room(shared)))
+            .map(|lane| (lane.id, lane.room_for_new(shared)))
             .filter(|(_, room)| *room != ordinary)
             .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
             .unzip();

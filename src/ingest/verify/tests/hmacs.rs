@@ -52,6 +52,24 @@ pub(super) fn shopify() -> Example {
 }
 
 #[test]
+fn shopifys_newer_events_name_the_same_headers_without_the_x() {
+    let mut newer = shopify();
+    for name in ["Hmac-Sha256", "Webhook-Id", "Event-Id", "Topic"] {
+        let value = newer.headers.remove(format!("X-Shopify-{name}")).unwrap();
+        newer.headers.insert(named(&format!("Shopify-{name}")), value);
+    }
+    let verified = newer.verify().unwrap();
+    assert_eq!(verified, shopify().verify().unwrap());
+    newer.headers.insert(
+        named("Shopify-Hmac-Sha256"),
+        HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    );
+    assert_eq!(newer.verify(), Err(Refusal::SignatureMismatch));
+    newer.headers.remove("Shopify-Hmac-Sha256");
+    assert_eq!(newer.verify(), Err(Refusal::Missing("X-Shopify-Hmac-Sha256")));
+}
+
+#[test]
 fn capital_hex_digits_say_the_same() {
     for (example, name, prefix) in
         [(github(), "X-Hub-Signature-256", "sha256="), (slack(), "X-Slack-Signature", "v0=")]

@@ -1,0 +1,82 @@
+//! Which endpoints this relay's settings would refuse, asked without sending anything: what `posthaste
+//! doctor` tells before a delivery has to find it out.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use super::{RelayError, client};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::client::Client;
+use crate::http::target::Target;
+use crate::model::endpoint::EndpointId;
+use crate::model::outcome::Outcome;
+use crate::store::Database;
+
+/// Names looked up at once.
+const AT_ONCE: usize = 32;
+/// For all of them: a name server that hangs is not waited for by each.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How endpoints stand to the settings.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Those that would be refused, with what stands against each.
+    pub refused: Vec<(EndpointId, String)>,
+    /// Those whose names do not resolve here, or not in time.
+    pub unresolved: Vec<EndpointId>,
+    pub admitted: usize,
+}
+
+/// Judges endpoints, given with their URLs, as a relay with these settings would.
+///
+/// # Errors
+/// When no relay could start with these settings.
+pub async fn judge(
+    config: &Config,
+    database: &Database,
+    endpoints: Vec<(EndpointId, String)>,
+) -> Result<Judged, RelayError> {
+    let client = client(config, database).await?;
+    let until = Clock.instant() + PATIENCE;
+    let asked = endpoints.into_iter().map(|(id, url)| {
+        let client = &client;
+        let patience = config.delivery.resolve_timeout;
+        async move {
+            let judged = one(client, &url, patience);
+            let judged = tokio::time::timeout_at(until.into(), judged).await;
+            (id, judged.unwrap_or(Answer::Unresolved))
+        }
+    });
+    let mut all = Judged::default();
+    let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
+    while let Some((id, answer)) = answers.next().await {
+        match answer {
+            Answer::Admitted => all.admitted += 1,
+            Answer::Refused(detail) => all.refused.push((id, detail)),
+            Answer::Unresolved => all.unresolved.push(id),
+        }
+    }
+    all.refused.sort_unstable();
+    all.unresolved.sort_unstable();
+    Ok(all)
+}
+
+enum Answer {
+    Admitted,
+    Refused(String),
+    Unresolved,
+}
+
+async fn one(client: &Client, url: &str, patience: Duration) -> Answer {
+    let target = match Target::parse(url) {
+        Ok(target) => target,
+        Err(error) => return Answer::Refused(error.to_string()),
+    };
+    match client.judge(&target, patience).await {
+        Ok(()) => Answer::Admitted,
+        Err(Outcome::Refused { detail, .. }) => Answer::Refused(detail),
+        Err(_) => Answer::Unresolved,
+    }
+}
