@@ -3,11 +3,9 @@
 
 use crate::support::{Relay, TestDatabase, attempted, endpoint, event};
 
-#[tokio::test]
-async fn an_endpoint_that_points_at_the_system_itself_is_refused_though_the_loopback_is_open() {
-    let database = TestDatabase::new().await;
+async fn assert_calls_neither_itself_nor_its_database(database: &TestDatabase, url: &str) {
     let client = database.client().await;
-    let relay = Relay::start(&database).await;
+    let relay = Relay::on(url).start().await;
     let (own, postgres) = (relay.address().port(), database.cluster().port());
     for url in [
         format!("http://127.0.0.1:{own}/metrics"),
@@ -29,4 +27,25 @@ async fn an_endpoint_that_points_at_the_system_itself_is_refused_though_the_loop
             "{url}: {detail}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_points_at_the_system_itself_is_refused_though_the_loopback_is_open() {
+    let database = TestDatabase::new().await;
+    assert_calls_neither_itself_nor_its_database(&database, &database.url()).await;
+}
+
+#[tokio::test]
+async fn the_database_is_refused_by_the_addresses_it_listens_at_where_it_is_reached_by_a_socket() {
+    let database = TestDatabase::new().await;
+    let cluster = database.cluster();
+    let url = database.url();
+    let password = url.split([':', '@']).nth(2).unwrap();
+    let by_socket = format!(
+        "host={} port={} user=postgres password={password} dbname={}",
+        cluster.directory().display(),
+        cluster.port(),
+        database.name()
+    );
+    assert_calls_neither_itself_nor_its_database(&database, &by_socket).await;
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use posthaste::store::{QUEUE_PLANS, ROUTER_PLANS, SESSION};
+use posthaste::store::{LENT_ROUTER_PLANS, QUEUE_PLANS, ROUTER_PLANS, SESSION};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -411,4 +411,38 @@ async fn a_check_reads_its_days_a_few_times_and_of_older_ones_what_is_live() {
         assert!(within && all, "after {statistics}: {read:?} of {bounds:?}");
         assert_eq!(joins_of_a_check(&database).await, ["Hash Join"; 2], "after {statistics}");
     }
+}
+
+/// How many days' partitions a plan of the statement names, as it is planned with these arguments.
+async fn partitions_planned(client: &Client, name: &str, arguments: &str) -> usize {
+    let explain = format!("explain (costs off) execute {name}({arguments})");
+    let rows = client.simple_query(&explain).await.unwrap();
+    let lines = rows.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let lines: Vec<&str> = lines.collect();
+    let removed = lines.iter().filter_map(|line| line.trim().strip_prefix("Subplans Removed: "));
+    let removed: usize = removed.map(|count| count.parse::<usize>().unwrap()).sum();
+    removed + lines.iter().filter(|line| line.contains(" on outbox_")).count()
+}
+
+#[tokio::test]
+async fn routing_a_few_behind_a_pooler_plans_as_many_days_however_many_are_kept() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    client.batch_execute(&format!("{SESSION} {LENT_ROUTER_PLANS}")).await.unwrap();
+    let (name, text) = ROUTING[1];
+    client.batch_execute(&format!("prepare {name} as {text}")).await.unwrap();
+    let arguments = "1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 9, 100000";
+    let before = partitions_planned(&client, name, arguments).await;
+    let a_month = "do $$ declare day date; begin
+        for day in select current_date - n from generate_series(2, 31) n loop
+          execute format('create table posthaste.%I partition of posthaste.outbox for values from (%L) to (%L)',
+                         'outbox_' || to_char(day, 'YYYYMMDD'), day, day + 1);
+        end loop; end $$";
+    client.batch_execute(a_month).await.unwrap();
+    assert!(before > 0);
+    let now = partitions_planned(&client, name, arguments).await;
+    assert!(now <= before + 1, "{name} is planned over {now} days, not {before}");
 }

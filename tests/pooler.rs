@@ -282,12 +282,15 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
     event("order.paid").add(&client).await;
     settled(&client).await;
     let log = database.cluster().log().unwrap();
-    let pinned =
-        ["enable_seqscan = 'off'", "jit = 'off'", "plan_cache_mode = 'force_generic_plan'"];
+    let off = ["enable_seqscan = 'off'", "jit = 'off'"];
+    let custom = [&off[..], &["plan_cache_mode = 'force_custom_plan'"]].concat();
+    let pinned = [&off[..], &["plan_cache_mode = 'force_generic_plan'"]].concat();
     let nested = ["enable_hashjoin = 'off'", "enable_mergejoin = 'off'", "enable_sort = 'off'"];
-    for (statement, settings) in
-        [("route_few", &pinned[..]), ("record", &[pinned, nested].concat()), ("agenda", &nested)]
-    {
+    for (statement, settings) in [
+        ("route_few", &custom[..]),
+        ("record", &[&pinned[..], &nested].concat()),
+        ("agenda", &nested),
+    ] {
         let plans = logged_plans(&log, statement);
         assert!(!plans.is_empty(), "{statement} was not run behind the pooler");
         for plan in plans {

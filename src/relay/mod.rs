@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::stopper::Stopper;
 use crate::store::relays::Lease;
-use crate::store::{Database, Store, StoreError, bell, rules};
+use crate::store::{Database, Store, StoreError, bell, reach, rules};
 
 use history::History;
 pub use judged::{Judged, judge};
@@ -253,7 +253,10 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     let resolver = Resolver::system()?;
     let listeners = [config.http.listen, config.ingest.listen];
     let mut own: Vec<std::net::SocketAddr> = listeners.into_iter().flatten().collect();
-    for (host, port) in database.hosts() {
+    // The start has been waiting for the database already.
+    let (listened, names) = reach::listens_at(database).await?;
+    own.extend(listened);
+    for (host, port) in database.hosts().into_iter().chain(names) {
         let addresses = match host.parse() {
             Ok(address) => vec![address],
             Err(_) => resolver.lookup(&host).await.unwrap_or_default(),

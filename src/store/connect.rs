@@ -162,13 +162,19 @@ impl Database {
         own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
+    /// Whether it may be reached by a socket of this machine, for which there is no address.
+    pub(super) fn is_local(&self) -> bool {
+        let by_socket = |host: &Config| matches!(host.get_hosts(), [Host::Unix(_)]);
+        self.hosts.iter().any(by_socket) || self.direct.as_deref().is_some_and(Self::is_local)
+    }
+
     /// Opens a session of one's own, with the driver that must be polled beside it. It has been told
     /// nothing yet: only those who use it know whether it is theirs to keep.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
     ) -> Result<(Client, Driver), StoreError> {
-        let (client, opened, address) = self.open().await?;
+        let (client, opened, address) = Box::pin(self.open()).await?;
         let mut driver = match opened {
             Opened::Plain(connection) => drive(*connection, on_notification),
             Opened::Encrypted(connection) => drive(*connection, on_notification),

@@ -23,13 +23,8 @@ impl Manager {
     pub(super) fn new(database: Database, sessions: Sessions) -> Self {
         Self { database, sessions }
     }
-}
 
-impl managed::Manager for Manager {
-    type Type = ClientWrapper;
-    type Error = StoreError;
-
-    async fn create(&self) -> Result<ClientWrapper, StoreError> {
+    async fn connect(&self) -> Result<ClientWrapper, StoreError> {
         let (client, driver) = self.database.session(|_| {}).await?;
         #[expect(clippy::disallowed_methods, reason = "the wrapper ends it with the connection")]
         let driving = tokio::spawn(async {
@@ -43,6 +38,16 @@ impl managed::Manager for Manager {
         })
         .await?;
         Ok(client)
+    }
+}
+
+impl managed::Manager for Manager {
+    type Type = ClientWrapper;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<ClientWrapper, StoreError> {
+        // Seldom, and large: whoever runs a statement need not keep room for it.
+        Box::pin(self.connect()).await
     }
 
     /// A connection that ended while it was not used is replaced by another. That is no news: what ended

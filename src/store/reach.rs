@@ -3,6 +3,8 @@
 //! A pooler in transaction mode that we were not told of would lose our locks, hand our settings on to
 //! others and forget our statements: better found out at the start.
 
+use std::net::{IpAddr, SocketAddr};
+
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -13,6 +15,43 @@ const SERVED_BY: &str = "select pg_backend_pid()";
 /// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for ours
 /// once in billions of starts.
 const ROUNDS: usize = 4;
+/// Where the server says that it is reached, and where it listens. All may ask; nothing is set for it.
+const LISTENS: &str = "select pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port(), \
+     pg_catalog.current_setting('listen_addresses'), pg_catalog.current_setting('port')";
+
+/// The addresses of the server, besides those that the URL names: a socket has none, and a proxy's are not
+/// the server's. Names that it listens by are handed back as they are, with the port.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn listens_at(
+    database: &Database,
+) -> Result<(Vec<SocketAddr>, Vec<(String, u16)>), StoreError> {
+    const DOING: &str = "ask where the server listens";
+    let mut drivers = JoinSet::new();
+    let client = connect(database, &mut drivers).await?;
+    let row = client.query_typed_one(LISTENS, &[]).await.map_err(StoreError::query(DOING))?;
+    let address: Option<String> = row.get(0);
+    let port: Option<i32> = row.get(1);
+    let reached = address.and_then(|text| text.parse::<IpAddr>().ok());
+    let reached = reached.zip(port.and_then(|port| u16::try_from(port).ok()));
+    let mut addresses: Vec<SocketAddr> = reached.map(SocketAddr::from).into_iter().collect();
+    let mut names = Vec::new();
+    if database.is_local()
+        && let Ok(port) = row.get::<_, String>(3).parse()
+    {
+        for listened in row.get::<_, String>(2).split(',').map(str::trim) {
+            match (listened, listened.parse::<IpAddr>()) {
+                ("", _) => {}
+                ("*", _) => addresses.push(SocketAddr::from(([0, 0, 0, 0], port))),
+                (_, Ok(address)) => addresses.push(SocketAddr::new(address, port)),
+                (name, Err(_)) => names.push((name.to_owned(), port)),
+            }
+        }
+    }
+    Ok((addresses, names))
+}
+
 /// Refuses a second way that leads to another database than the first.
 ///
 /// # Errors

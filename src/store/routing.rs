@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::lines::Line;
+use super::statements::Statements;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{Delivery, EventId};
 use crate::model::endpoint::EndpointId;
@@ -130,7 +131,7 @@ pub async fn route(
     floor: Timestamp,
     room: &Room<'_>,
 ) -> Result<Option<Routed>, StoreError> {
-    let rows = step(store, (ROUTE, most), relay, token, floor, room).await?;
+    let rows = step(store, &store.router, (ROUTE, most), relay, token, floor, room).await?;
     routed(store, token, rows)
 }
 
@@ -145,15 +146,17 @@ pub async fn route_few(
     floor: Timestamp,
     room: &Room<'_>,
 ) -> Result<Few, StoreError> {
-    let rows = step(store, (ROUTE_FEW, FEW.into()), relay, token, floor, room).await?;
+    let rows = step(store, &store.few, (ROUTE_FEW, FEW.into()), relay, token, floor, room).await?;
     if rows.first().is_some_and(|row| !row.get::<_, bool>("is_usual")) {
         return Ok(Few::Unusual);
     }
     Ok(Few::Routed(routed(store, token, rows)?))
 }
 
+#[expect(clippy::too_many_arguments, reason = "two statements take the same, each in its sessions")]
 async fn step(
     store: &Store,
+    sessions: &Statements,
     (statement, most): (&'static str, u32),
     relay: RelayId,
     token: i64,
@@ -162,8 +165,7 @@ async fn step(
 ) -> Result<Vec<Row>, StoreError> {
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
     // The rows are all here, and so the statement has committed, before one of them is sent.
-    store
-        .router
+    sessions
         .query(
             statement,
             "route events",

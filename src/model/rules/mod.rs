@@ -12,7 +12,7 @@ use super::outcome::{Cause, Outcome, Phase, Refusal};
 use super::subscription;
 
 /// A compiled body pattern may take this many bytes. Most take a few thousand; whatever
-/// `posthaste.check_rule` takes, by its length and repetitions, fits.
+/// `posthaste_internal.check_rule` takes, by its length and repetitions, fits.
 const PATTERN_BYTES: usize = 32 * 1024 * 1024;
 /// What matching may take besides, for each thread that matches. With less it is slower.
 const CACHE_BYTES: usize = 256 * 1024;
