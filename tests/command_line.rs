@@ -73,7 +73,7 @@ fn a_database_that_does_not_come_ends_the_start_with_one_message() {
     let (code, said) = ended(&settings, &[("DATABASE_URL", NO_DATABASE)]);
     assert_eq!(code, Some(1));
     assert!(
-        said.starts_with("posthaste: check the schema: connect to the database at 127.0.0.1:1"),
+        said.starts_with("posthaste: reach the database: connect to the database at 127.0.0.1:1"),
         "{said}"
     );
     assert_eq!(said.lines().filter(|line| line.starts_with("posthaste:")).count(), 1, "{said}");

@@ -33,6 +33,7 @@ mod network_faults;
 mod open_transactions;
 mod ordering;
 mod pgbench;
+mod places;
 mod plans;
 mod pooler;
 mod restore;

@@ -27,7 +27,7 @@ pub enum CliError {
     Ingest(#[from] IngestError),
     #[error("use the database as set")]
     Database(#[source] StoreError),
-    #[error("try the way to the database")]
+    #[error("reach the database")]
     Reach(#[source] StoreError),
     #[error("migrate the schema")]
     Migrate(#[source] StoreError),
@@ -55,7 +55,12 @@ impl CliError {
             Self::Config(_)
             | Self::Logging(_)
             | Self::Database(_)
-            | Self::Reach(StoreError::NoSessions { .. } | StoreError::Elsewhere { .. }) => USAGE,
+            | Self::Reach(
+                StoreError::NoSessions { .. }
+                | StoreError::Elsewhere { .. }
+                | StoreError::Encoding { .. }
+                | StoreError::ServerTooOld { .. },
+            ) => USAGE,
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Server(_)

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
-use crate::store::{Database, migrate, reach};
+use crate::store::{Database, migrate, place, reach};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
@@ -78,6 +78,7 @@ impl Work {
             Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
             Self::Migrate { config } => {
                 let database = database(&config)?;
+                place::arrive(&database).await.map_err(CliError::Reach)?;
                 reach::is_one_database(&database).await.map_err(CliError::Reach)?;
                 let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
                 match &applied[..] {

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
-use crate::store::{Database, StoreError, migrate, reach};
+use crate::store::{Database, StoreError, migrate, place, reach};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
@@ -83,6 +83,10 @@ async fn relay(
     metrics: &Arc<Metrics>,
     waiting: Waiting<'_>,
 ) -> Result<(), CliError> {
+    let arrived = waiting.until_reached(async || place::arrive(database).await).await;
+    if arrived.map_err(CliError::Reach)?.is_none() {
+        return Ok(());
+    }
     let reached = waiting.until_reached(async || reach::is_one_database(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());

@@ -148,10 +148,11 @@ impl Database {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the (first) server; never the password.
+    /// Host and port, or socket, of the server that was connected to last, and before that of the first;
+    /// never the password.
     #[must_use]
     pub fn address(&self) -> String {
-        address(&self.hosts[0])
+        address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
     }
 
     /// Every host and port it may connect to, for those who must not dial it.

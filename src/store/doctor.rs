@@ -6,16 +6,14 @@ use serde::Serialize;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::place::Place;
 use super::statements::parameter_types;
-use super::{Database, StoreError, answered, migrate, reach};
+use super::{Database, StoreError, answered, migrate, place, reach};
 use crate::clock::Clock;
 
-const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
-/// The oldest that is tested: 14.
-const OLDEST_SERVER: i32 = 140_000;
 /// Receivers refuse signatures whose time is five minutes off; ours is of this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
@@ -96,7 +94,9 @@ async fn look(
     rings: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
-    server(client, database, findings).await?;
+    if !server(client, database, findings).await? {
+        return Ok(());
+    }
     findings.push(way(database).await);
     let schema = migrate::check(database).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
@@ -127,30 +127,32 @@ async fn look(
     Ok(())
 }
 
+/// Whether Posthaste can live on the server and in the database; if not, nothing else is worth a look.
 async fn server(
     client: &Client,
     database: &Database,
     findings: &mut Vec<Finding>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let asked = Clock.now();
-    let rows = ask(client, SERVER, "ask what server this is", &[]).await?;
+    let place = place::look(client, database).await?;
     let heard = Clock.now();
-    let row = rows.first().ok_or(StoreError::NoRow { doing: "ask what server this is" })?;
-    let (version, role): (&str, &str) = (row.get("version"), row.get("role"));
-    let address = database.address();
-    findings.push(Finding::ok("connection", format!("to {address}, as {role}")));
-    findings.push(if row.get::<_, i32>("version_number") < OLDEST_SERVER {
-        Finding::amiss(
-            "version",
-            State::Failed,
-            format!("PostgreSQL {version}"),
-            "14 or newer is needed",
-        )
-    } else {
+    let Place { address, name, role, version, encoding, .. } = &place;
+    findings.push(Finding::ok("connection", format!("to {name} at {address}, as {role}")));
+    findings.push(if place.is_new_enough() {
         Finding::ok("version", format!("PostgreSQL {version}"))
+    } else {
+        let mend = "14 or newer is needed";
+        Finding::amiss("version", State::Failed, format!("PostgreSQL {version}"), mend)
+    });
+    findings.push(match place.is_fit() {
+        Err(error @ StoreError::Encoding { .. }) => {
+            let mend = "create database … encoding 'UTF8' template template0, and use that";
+            Finding::amiss("encoding", State::Failed, error.in_full(), mend)
+        }
+        _ => Finding::ok("encoding", encoding),
     });
     // Theirs was read between asking and hearing.
-    let theirs: f64 = row.get("now_ms");
+    let theirs = place.now_ms;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in 53 bits")]
     let (before, after) = (asked.as_millisecond() as f64, heard.as_millisecond() as f64);
     let apart = (before - theirs).max(theirs - after).max(0.0);
@@ -164,7 +166,7 @@ async fn server(
     } else {
         Finding::ok("clock", found)
     });
-    Ok(())
+    Ok(place.is_fit().is_ok())
 }
 
 /// Whether the ways to the database are what the settings say.

@@ -38,6 +38,12 @@ pub enum StoreError {
     #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
     Elsewhere { direct: String, url: String },
     #[error(
+        "the database {name} is encoded in {encoding}, and Posthaste needs UTF8; make another: create database … encoding 'UTF8' template template0"
+    )]
+    Encoding { name: String, encoding: String },
+    #[error("the server is PostgreSQL {version}, and Posthaste needs 14 or newer")]
+    ServerTooOld { version: String },
+    #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
     SchemaNewer { found: i32, known: i32 },

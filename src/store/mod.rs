@@ -16,6 +16,7 @@ pub mod health;
 pub mod lines;
 mod loan;
 pub mod migrate;
+pub mod place;
 pub mod reach;
 pub mod received;
 pub mod relays;
