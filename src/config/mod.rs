@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod filter;
 mod ingest;
 mod known;
 mod layer;

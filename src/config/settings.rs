@@ -242,7 +242,8 @@ pub struct UpkeepSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSettings {
-    /// A level or a filter in the syntax of `tracing`'s `EnvFilter`; parses once loaded.
+    /// A level, and others for parts of the program; `tracing`'s `EnvFilter` takes it once loaded.
+    #[serde(deserialize_with = "serde_as::filter")]
     pub level: String,
     pub format: LogFormat,
 }

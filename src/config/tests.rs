@@ -226,6 +226,18 @@ fn an_unknown_key_is_an_error_that_names_its_line_and_the_nearest_key() {
             "settings: posthaste.toml:1: relays: no such section; did you mean [relay]?",
         ),
         (
+            "max_in_flight = 5",
+            "settings: posthaste.toml:1: max_in_flight: no such setting; did you mean relay.max_in_flight or ingest.max_in_flight?",
+        ),
+        (
+            "[delivery]\nca_fiel = \"x\"",
+            "settings: posthaste.toml:2: delivery.ca_fiel: no such setting; did you mean delivery.ca_file?",
+        ),
+        (
+            "timeuot = \"5s\"",
+            "settings: posthaste.toml:1: timeuot: no such setting; did you mean delivery.timeout?",
+        ),
+        (
             "relay = 5",
             "settings: posthaste.toml:1: relay: is a section; write [relay] and its settings below it",
         ),
@@ -328,6 +340,21 @@ fn a_variable_is_named_in_its_error() {
         environment_error("POSTHASTE_DATABASE_URL", URL),
         "settings: POSTHASTE_DATABASE_URL: database_url: no such setting; did you mean database.url?"
     );
+    for (name, given) in [
+        ("POSTHASTE_LOG__LEVEL", environment_error("POSTHASTE_LOG__LEVEL", "warning")),
+        (
+            "--set log.level",
+            Given {
+                environment: &[("DATABASE_URL", URL)],
+                flags: &[("log.level", "warning")],
+                file: None,
+            }
+            .error(),
+        ),
+    ] {
+        let wrong = r#"log.level: "warning" is not a level; did you mean "warn"?"#;
+        assert!(given.starts_with(&format!("settings: {name}: {wrong}")), "{given}");
+    }
     let flags =
         Given { environment: &[("DATABASE_URL", URL)], flags: &[("relay.bacth", "1")], file: None };
     assert_eq!(

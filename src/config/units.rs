@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de};
 
+use super::filter::parse_filter;
 use super::ingest::{EventType, header_pattern, network};
 use crate::http::client::ProxyUrl;
 use crate::model::pick::Pick;
@@ -102,8 +103,8 @@ pub(super) mod serde_as {
 
     use super::{
         Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, Pick,
-        ProxyUrl, SocketAddr, de, header_pattern, network, parse_duration, parse_listen,
-        parse_size, unless_off,
+        ProxyUrl, SocketAddr, de, header_pattern, network, parse_duration, parse_filter,
+        parse_listen, parse_size, unless_off,
     };
 
     pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
@@ -142,6 +143,10 @@ pub(super) mod serde_as {
                 })
             })
         })
+    }
+
+    pub(in crate::config) fn filter<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+        parsed(&String::deserialize(d)?, parse_filter)
     }
 
     /// Empty: none. A file named "off" is a file.
