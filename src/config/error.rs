@@ -5,8 +5,7 @@ use std::fmt;
 
 use figment::error::{Actual, Kind};
 
-/// The settings cannot be used. Lists what was found wrong, not only the first; bounds are looked at once
-/// every value has its type.
+/// The settings cannot be used. Lists all that is wrong with them, of every kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<Problem>,
@@ -49,6 +48,11 @@ impl fmt::Display for Problem {
 /// What was wrong with a value that did not fit its setting's type.
 pub(super) fn misfit(kind: &Kind) -> String {
     match kind {
+        Kind::InvalidType(Actual::Str(text), expected)
+            if expectation(expected) == WHOLE && text.trim().parse::<u64>().is_ok() =>
+        {
+            format!("{text:?} does not fit; write {}, without quotes", text.trim())
+        }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             format!("{} does not fit; write {}", shown(actual), expectation(expected))
         }
@@ -73,10 +77,12 @@ fn shown(actual: &Actual) -> String {
     }
 }
 
+const WHOLE: &str = "a whole number, 0 or more";
+
 /// serde's name of a type, in an operator's words.
 fn expectation(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "u8" | "u16" | "u32" | "u64" | "usize" => WHOLE,
         "a string" => "text in quotes",
         "a sequence" => "a list such as [\"10.0.0.0/8\"]",
         other => other,

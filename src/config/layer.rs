@@ -42,6 +42,13 @@ impl Layer {
         Self { name: "defaults", values: known.values().clone(), places: BTreeMap::new() }
     }
 
+    /// One value alone.
+    pub(super) fn of(key: &str, value: Value) -> Self {
+        let mut layer = Self { name: "mended", values: Dict::new(), places: BTreeMap::new() };
+        put(&mut layer.values, key, value);
+        layer
+    }
+
     /// The sources of ingest that this layer names.
     pub(super) fn sources(&self) -> Vec<String> {
         let ingest = self.values.get("ingest").and_then(Value::as_dict);

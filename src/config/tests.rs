@@ -90,12 +90,13 @@ fn every_default_is_read_and_none_is_missing() {
             .fold(String::new(), |text, line| text + line + "\n");
         assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
         let figment = figment(&Known::new(&without));
-        let mut problems = Vec::new();
-        assert!(typed(&figment, &example, &|_| None, &mut problems).is_none(), "{key} is required");
+        let mut sections = Sections::new(figment, &known, &|_| None);
+        assert!(sections.read_all(&example).is_none(), "{key} is required");
+        let problems = sections.problems;
         assert!(problems[0].key.as_deref() == Some(&*key), "{key}: {problems:?}");
     }
-    let mut problems = Vec::new();
-    assert!(typed(&figment(&known), &example, &|_| None, &mut problems).is_some(), "{problems:?}");
+    let mut sections = Sections::new(figment(&known), &known, &|_| None);
+    assert!(sections.read_all(&example).is_some(), "{:?}", sections.problems);
 }
 
 #[test]
@@ -264,11 +265,31 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
         ),
         (
             "[relay]\nheartbeat = 2",
-            "settings: posthaste.toml:2: relay.heartbeat: 2 does not fit; write text in quotes",
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
         ),
         (
             "[relay]\nheartbeat = \"2\"",
-            r#"settings: posthaste.toml:2: relay.heartbeat: "2" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+        ),
+        (
+            "[relay]\nheartbeat = \"soon\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: "soon" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
+        ),
+        (
+            "[ingest]\nmax_head = 16",
+            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write "16B", "16KiB" or "16MiB", in quotes"#,
+        ),
+        (
+            "[health]\ndisable_after = false",
+            r#"settings: posthaste.toml:2: health.disable_after: "false" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d", or "off""#,
+        ),
+        (
+            "[relay]\nbatch = \"500\"",
+            r#"settings: posthaste.toml:2: relay.batch: "500" does not fit; write 500, without quotes"#,
+        ),
+        (
+            "[http]\nlisten = 7878",
+            r#"settings: posthaste.toml:2: http.listen: "7878" is not an address and port; write "127.0.0.1:7878", "0.0.0.0:7878", "[::]:7878" or "off""#,
         ),
         (
             "[relay]\nheartbeat = \"50ms\"",
@@ -365,14 +386,27 @@ fn a_variable_is_named_in_its_error() {
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
-    let error = with_file("[relay]\nbacth = 1\nbatch = \"x\"\n[log]\nformat = \"xml\"").error();
-    assert_eq!(
-        error,
-        "settings: 3 things are wrong\
-         \n  posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?\
-         \n  posthaste.toml:3: relay.batch: \"x\" does not fit; write a whole number, 0 or more\
-         \n  posthaste.toml:5: log.format: \"xml\" does not fit; write \"auto\" or \"json\" or \"text\""
-    );
+    let error = with_file(
+        "[relay]\nbacth = 1\nbatch = \"x\"\nheartbeat = 30\nmax_in_flight = 0\nlease = \"2s\"\n\
+         [retry]\ncap = \"400d\"\n[addresses]\nallow = [\"a b\", \"10.0.0.0/8\", \"10.0.0.0/33\"]\n\
+         [log]\nformat = \"xml\"\n[database]\nca_file = \"/no/such.pem\"",
+    )
+    .error();
+    insta::assert_snapshot!(error, @r#"
+    settings: 9 things are wrong
+      posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?
+      posthaste.toml:3: relay.batch: "x" does not fit; write a whole number, 0 or more
+      posthaste.toml:4: relay.heartbeat: 30 has no unit; write "30s", "30m", "30h" or "30d", in quotes
+      posthaste.toml:5: relay.max_in_flight: 0 is out of bounds; write 1 to 65536
+      posthaste.toml:8: retry.cap: "400d" is out of bounds; write "1s" to "365d"
+      posthaste.toml:10: addresses.allow: `a b` is not a host name: write a CIDR, an address or a host, without scheme or port
+      posthaste.toml:10: addresses.allow: `10.0.0.0/33` is not a CIDR, such as 10.0.0.0/8 or fd00::/8
+      posthaste.toml:12: log.format: "xml" does not fit; write "auto" or "json" or "text"
+      posthaste.toml:14: database.ca_file: there is no file /no/such.pem
+    "#);
+    // A file that cannot be read may have had what seems to be missing.
+    let error = Given { file: Some("x ="), ..Given::default() }.error();
+    assert!(error.starts_with("settings: posthaste.toml:1: not TOML"), "{error}");
 }
 
 #[test]
