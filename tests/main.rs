@@ -27,6 +27,7 @@ mod host_faults;
 mod hostile;
 mod hour_down;
 mod ingest;
+mod installing;
 mod isolation;
 mod journey;
 mod network_faults;

@@ -1,21 +1,6 @@
 //! The database that a relay is given: what it cannot live in is refused by its reason, before anything else.
 
-use std::process::Output;
-
-use tokio::process::Command;
-
-use crate::support::{TestDatabase, within};
-
-/// What a command says and how it ends.
-async fn posthaste(url: &str, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-    command.args(arguments).env_clear().env("DATABASE_URL", url);
-    command.env("POSTHASTE_HTTP__LISTEN", "off").kill_on_drop(true);
-    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
-    let Output { status, stdout, stderr } = within("posthaste", command.output()).await.unwrap();
-    let said = [stdout, stderr].map(|said| String::from_utf8(said).unwrap()).concat();
-    (status.code(), said)
-}
+use crate::support::{TestDatabase, posthaste};
 
 #[tokio::test]
 async fn a_database_that_is_not_in_utf8_is_refused_by_name_with_what_would_be_right() {

@@ -90,6 +90,10 @@ impl CliError {
             Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
             ),
+            Self::Migrate(error) if error.is_denied() => Some(
+                "an administrator can make the schemas for this role: create schema posthaste authorization ROLE; \
+                 create schema posthaste_internal authorization ROLE",
+            ),
             Self::Reach(StoreError::NoSessions { .. }) => Some(
                 "behind such a pooler set database.pooler = \"transaction\", and database.direct_url past it, or relay.wake = \"poll\"",
             ),

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
+use crate::store::roles::{self, Lacking};
 use crate::store::{Database, migrate, place, reach};
 
 pub use arguments::{Arguments, Command, SettingArguments};
@@ -82,11 +83,13 @@ impl Work {
                 reach::is_one_database(&database).await.map_err(CliError::Reach)?;
                 let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
                 match &applied[..] {
-                    [] => say("nothing to do: the schema is up to date\n"),
+                    [] => say("nothing to do: the schema is up to date\n")?,
                     applied => applied.iter().try_for_each(|migration| {
                         say(&format!("applied {:04} {}\n", migration.version, migration.name))
-                    }),
+                    })?,
                 }
+                let lacking = roles::lacking(&database).await.map_err(CliError::Migrate)?;
+                if lacking.is_nothing() { Ok(()) } else { say(&for_administrator(&lacking)) }
             }
             Self::PrintMigrations => say(&migrate::print()),
             Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
@@ -96,6 +99,15 @@ impl Work {
             }
         }
     }
+}
+
+/// What a role that may not make roles hands on. It is SQL as a whole.
+fn for_administrator(lacking: &Lacking) -> String {
+    let found = lacking.found();
+    let sql = lacking.sql().join("\n");
+    format!(
+        "-- roles {found}. This role may not make them; an administrator may, in this database:\n{sql}\n"
+    )
 }
 
 fn database(config: &Config) -> Result<Database, CliError> {

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
-use crate::store::{Database, StoreError, migrate, place, reach};
+use crate::store::{Database, StoreError, migrate, place, reach, roles};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
@@ -100,6 +100,14 @@ async fn relay(
                 name = migration.name,
                 "migrated the schema"
             );
+        }
+    }
+    if migrate {
+        let lacking = waiting.until_reached(async || roles::lacking(database).await).await;
+        let Some(lacking) = lacking.map_err(CliError::Migrate)? else { return Ok(()) };
+        if !lacking.is_nothing() {
+            let (found, sql) = (lacking.found(), lacking.sql().join(" "));
+            tracing::warn!(found, sql, "roles are lacking, which an administrator can make");
         }
     }
     let checked = waiting.until_reached(async || migrate::check(database).await).await;

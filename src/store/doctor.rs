@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 
 use super::place::Place;
 use super::statements::parameter_types;
-use super::{Database, StoreError, answered, migrate, place, reach};
+use super::{Database, StoreError, answered, migrate, place, reach, roles};
 use crate::clock::Clock;
 
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
@@ -117,6 +117,12 @@ async fn look(
             }
         }
     }
+    let lacking = roles::look(client).await?;
+    findings.push(if lacking.is_nothing() {
+        Finding::ok("roles", "all there, with their grants")
+    } else {
+        Finding::amiss("roles", State::Warning, lacking.found(), &lacking.sql().join(" "))
+    });
     let of_schema = ask(client, SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
     if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {

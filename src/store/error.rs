@@ -106,6 +106,12 @@ impl StoreError {
         self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
     }
 
+    /// Whether our role may not do this.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    }
+
     /// Whether trying again later can help: the database is away, starting, failing over or busy.
     /// Everything else (wrong password, no such database, a bug in a statement) needs a person.
     #[must_use]

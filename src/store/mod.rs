@@ -20,6 +20,7 @@ pub mod place;
 pub mod reach;
 pub mod received;
 pub mod relays;
+pub mod roles;
 pub mod routing;
 pub mod rules;
 mod statements;

@@ -1,0 +1,114 @@
+//! Installing: what `posthaste migrate` needs, what it does with what it finds, and what it says.
+
+use posthaste::demo::postgres::Cluster;
+use tokio_postgres::Client;
+
+use crate::support::server::connect;
+use crate::support::{TestDatabase, cluster_options, event, posthaste, value};
+
+/// The same database for another login.
+fn as_login(url: &str, login: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_username(login).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    url.into()
+}
+
+/// A login that owns the schemas and may do nothing else.
+async fn owner_of_the_schemas(client: &Client, login: &str) {
+    let make = format!(
+        "create role {login} login password 'hunter2';
+         create schema posthaste authorization {login};
+         create schema posthaste_internal authorization {login}"
+    );
+    client.batch_execute(&make).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_that_owns_the_schemas_migrates_without_a_right_to_make_one() {
+    let database = TestDatabase::empty().await;
+    let client = database.client().await;
+    let login = format!("owner_of_{}", database.name());
+    let url = as_login(&database.url(), &login);
+    client.batch_execute(&format!("create role {login} login password 'hunter2'")).await.unwrap();
+    let (code, said) = posthaste(&url, &["migrate"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("hint: an administrator can make the schemas for this role"), "{said}");
+    client.batch_execute(&format!("drop role {login}")).await.unwrap();
+
+    owner_of_the_schemas(&client, &login).await;
+    let (code, said) = posthaste(&url, &["migrate"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("applied 0001 "), "{said}");
+    let (code, said) = posthaste(&url, &["migrate"]).await;
+    assert_eq!((code, &*said), (Some(0), "nothing to do: the schema is up to date\n"));
+}
+
+#[tokio::test]
+async fn where_nothing_is_missing_a_role_with_few_rights_is_told_so() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let login = format!("relay_of_{}", database.name());
+    let make = format!("create role {login} login password 'hunter2' in role posthaste_relay");
+    client.batch_execute(&make).await.unwrap();
+    let (code, said) = posthaste(&as_login(&database.url(), &login), &["migrate"]).await;
+    assert_eq!((code, &*said), (Some(0), "nothing to do: the schema is up to date\n"));
+}
+
+#[tokio::test]
+async fn roles_that_could_not_be_made_are_told_with_what_an_administrator_runs() {
+    // Roles belong to the cluster, and the tests' own has them.
+    let cluster = Cluster::start(cluster_options()).await.unwrap();
+    let client = connect(&cluster.url()).await.unwrap();
+    let url = as_login(&cluster.url(), "owner");
+    owner_of_the_schemas(&client, "owner").await;
+    let (code, said) = posthaste(&url, &["migrate"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (_, told) = said.split_once("\n-- roles not there: posthaste_operator, ").expect(&said);
+    let (_, sql) = told.split_once('\n').unwrap();
+    let sql = sql.to_owned();
+    let again = posthaste(&url, &["migrate"]).await.1;
+    assert!(again.ends_with(&sql), "as long as they are not there: {again}");
+
+    let (code, said) = posthaste(&url, &["doctor"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\nwarning  roles        not there: posthaste_operator, "), "{said}");
+    // One of them, without its grants.
+    client.batch_execute("create role posthaste_viewer").await.unwrap();
+    let (_, said) = posthaste(&url, &["doctor"]).await;
+    assert!(said.contains("; without their grants: posthaste_viewer\n"), "{said}");
+    client.batch_execute("drop role posthaste_viewer").await.unwrap();
+
+    client.batch_execute(&sql).await.unwrap();
+    let (code, said) = posthaste(&url, &["doctor"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\nok       roles        all there, with their grants\n"), "{said}");
+    client
+        .batch_execute(&format!("set role posthaste_producer; {}", event("order.paid").sql()))
+        .await
+        .unwrap();
+    client.batch_execute("reset role").await.unwrap();
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 1);
+}
+
+#[tokio::test]
+async fn a_relays_login_is_told_to_have_the_role_made_that_it_is_to_be_granted() {
+    let cluster = Cluster::start(cluster_options()).await.unwrap();
+    let client = connect(&cluster.url()).await.unwrap();
+    owner_of_the_schemas(&client, "owner").await;
+    let (code, said) = posthaste(&as_login(&cluster.url(), "owner"), &["migrate"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    client
+        .batch_execute("create role relay login password 'hunter2'; grant usage on schema posthaste to relay; grant select on posthaste.migrations to relay")
+        .await
+        .unwrap();
+    let url = as_login(&cluster.url(), "relay");
+    let (code, said) = posthaste(&url, &["doctor"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    let (_, after) = said.split_once("FAILED   privileges").expect(&said);
+    let mend = after.lines().nth(1).unwrap().trim();
+    client.batch_execute(mend).await.unwrap();
+    let (code, said) = posthaste(&url, &["doctor"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("ok       privileges   all that a relay needs\n"), "{said}");
+}
