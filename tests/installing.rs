@@ -1,10 +1,15 @@
 //! Installing: what `posthaste migrate` needs, what it does with what it finds, and what it says.
 
 use posthaste::demo::postgres::Cluster;
+use posthaste::store::migrate::MIGRATIONS;
+use tokio::process::Command;
 use tokio_postgres::Client;
 
 use crate::support::server::connect;
-use crate::support::{TestDatabase, cluster_options, event, posthaste, value};
+use crate::support::{
+    Receiver, Relay, TestDatabase, cluster_options, endpoint, event, inconsistencies, posthaste,
+    settled, value,
+};
 
 /// The same database for another login.
 fn as_login(url: &str, login: &str) -> String {
@@ -111,4 +116,81 @@ async fn a_relays_login_is_told_to_have_the_role_made_that_it_is_to_be_granted()
     let (code, said) = posthaste(&url, &["doctor"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("ok       privileges   all that a relay needs\n"), "{said}");
+}
+
+/// A copy of a database's structure alone, by way of `pg_dump -s`, as frameworks keep it in a file.
+async fn structure_of(from: &TestDatabase, options: &[&str]) -> TestDatabase {
+    let copy = TestDatabase::empty().await;
+    let binaries = from.cluster().binaries();
+    let mut dump = Command::new(binaries.path("pg_dump"));
+    let dump = dump.arg("-s").args(options).arg(from.url()).output().await.unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let structure = String::from_utf8(dump.stdout).unwrap();
+    // psql's own words, in the newest minors.
+    let structure: String = structure
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    copy.client().await.batch_execute(&structure).await.unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn a_schema_that_was_loaded_without_its_rows_gets_them_back() {
+    let source = TestDatabase::new().await;
+    source
+        .client()
+        .await
+        .batch_execute("select posthaste.set_payload_limit(4096); create index mine on posthaste.outbox (tenant)")
+        .await
+        .unwrap();
+    for options in
+        [&[][..], &["--no-owner", "--no-privileges"], &["--exclude-table=posthaste.migrations"]]
+    {
+        let copy = structure_of(&source, options).await;
+        let client = copy.client().await;
+        client.batch_execute(&event("order.early").sql()).await.unwrap();
+        let receiver = Receiver::start().await;
+        endpoint(&receiver.url("/")).add(&client).await;
+        let without = "the posthaste schema was loaded without its rows";
+        for command in ["run", "doctor"] {
+            let (code, said) = posthaste(&copy.url(), &[command]).await;
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(without) && said.contains("`posthaste migrate`"), "{said}");
+        }
+        let (code, said) = posthaste(&copy.url(), &["migrate"]).await;
+        let expected = "put back the rows of a schema that was loaded without them\n\
+                        nothing to do: the schema is up to date\n";
+        assert_eq!((code, &*said), (Some(0), expected), "{options:?}");
+        let ledger = "select count(*) from posthaste.migrations";
+        assert_eq!(value::<i64>(&client, ledger).await, i64::try_from(MIGRATIONS.len()).unwrap());
+        assert!(value::<i64>(&client, "select count(*) from posthaste.rules").await > 1);
+
+        let _relay = Relay::start(&copy).await;
+        event("order.late").add(&client).await;
+        settled(&client).await;
+        let mut types: Vec<_> =
+            receiver.received().iter().map(|one| one.json()["type"].clone()).collect();
+        types.sort_by_key(ToString::to_string);
+        assert_eq!(types, ["order.early", "order.late"]);
+        assert_eq!(inconsistencies(&client).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_schema_without_rows_that_is_another_versions_is_left_as_it_is_and_told_by_what() {
+    let source = TestDatabase::new().await;
+    let change = "alter table posthaste.relays drop column has_session cascade;
+         create or replace function posthaste.event_of(webhook_id text) returns bigint language sql as 'select 1::bigint'";
+    source.client().await.batch_execute(change).await.unwrap();
+    let copy = structure_of(&source, &[]).await;
+    let (code, said) = posthaste(&copy.url(), &["migrate"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("column has_session of relays in posthaste"), "{said}");
+    assert!(said.contains("function event_of("), "{said}");
+    let client = copy.client().await;
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.routing").await, 0);
+    let schemas = "select count(*) from pg_namespace where nspname ~ 'posthaste'";
+    assert_eq!(value::<i64>(&client, schemas).await, 2);
 }

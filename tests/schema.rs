@@ -84,7 +84,8 @@ async fn a_relay_does_not_run_on_a_schema_that_is_not_its_own() {
                 "the schema is at migration 999, but this posthaste knows only up to {known}; run a newer posthaste"
             ),
         ),
-        (&older, format!("the schema is at migration 0 of {known}; run `posthaste migrate`")),
+        // As long as there is one migration, a ledger that lacks one lacks all.
+        (&older, "the posthaste schema was loaded without its rows".to_owned()),
         (&none, "the database has no posthaste schema; run `posthaste migrate`".to_owned()),
     ] {
         let mut relay = Relay::on(&database.url()).spawn();

@@ -87,7 +87,11 @@ impl CliError {
                 io::ErrorKind::AddrNotAvailable => Some("this host does not have that address"),
                 _ => None,
             },
-            Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
+            Self::Schema(
+                StoreError::SchemaMissing
+                | StoreError::SchemaOlder { .. }
+                | StoreError::SchemaWithoutRows,
+            ) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
             ),
             Self::Migrate(error) if error.is_denied() => Some(

@@ -12,7 +12,7 @@ use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
 use crate::store::roles::{self, Lacking};
-use crate::store::{Database, migrate, place, reach};
+use crate::store::{Database, migrate, place, reach, refill};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
@@ -81,6 +81,9 @@ impl Work {
                 let database = database(&config)?;
                 place::arrive(&database).await.map_err(CliError::Reach)?;
                 reach::is_one_database(&database).await.map_err(CliError::Reach)?;
+                if refill::run(&database).await.map_err(CliError::Migrate)? {
+                    say("put back the rows of a schema that was loaded without them\n")?;
+                }
                 let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
                 match &applied[..] {
                     [] => say("nothing to do: the schema is up to date\n")?,

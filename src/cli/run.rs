@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
-use crate::store::{Database, StoreError, migrate, place, reach, roles};
+use crate::store::{Database, StoreError, migrate, place, reach, refill, roles};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
@@ -92,6 +92,11 @@ async fn relay(
         return Ok(());
     }
     if migrate {
+        let refilled = waiting.until_reached(async || refill::run(database).await).await;
+        let Some(refilled) = refilled.map_err(CliError::Migrate)? else { return Ok(()) };
+        if refilled {
+            tracing::info!("put back the rows of a schema that was loaded without them");
+        }
         let applied = waiting.until_reached(async || migrate::run(database).await).await;
         let Some(applied) = applied.map_err(CliError::Migrate)? else { return Ok(()) };
         for migration in applied {

@@ -57,6 +57,14 @@ pub enum StoreError {
          posthaste_internal cascade` (its events and endpoints go with it), then `posthaste migrate`"
     )]
     MigrationChanged { version: i32, name: String },
+    #[error(
+        "the posthaste schema was loaded without its rows, as pg_dump -s and a structure.sql leave it; run `posthaste migrate`, which puts them back"
+    )]
+    SchemaWithoutRows,
+    #[error(
+        "the posthaste schema was loaded without its rows, and it is not the one that this posthaste makes ({count} differ: {differences}); run the version that made it first, or, if nothing is in it, drop schema posthaste, posthaste_internal cascade and migrate anew"
+    )]
+    SchemaUnlike { count: usize, differences: String },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
     #[error("the session with the database ended")]

@@ -4,7 +4,7 @@
 use ring::digest::{SHA256, digest};
 use tokio_postgres::Client;
 
-use super::{Database, StoreError};
+use super::{Database, StoreError, refill};
 
 /// One step of the schema.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +45,14 @@ const SCHEMA: &str = sum![
 pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schema", sql: SCHEMA }];
 
 /// Where the applied versions are written down.
-const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
+pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 
 /// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
-const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
+pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
 
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
-const TIMEOUTS: &str = "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
+pub(super) const TIMEOUTS: &str =
+    "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
 
 /// Applies what is missing, each migration in a transaction of its own. Returns what it applied.
 ///
@@ -85,6 +86,9 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     // Another migrator may have been here since our last step.
     let applied = applied(client).await?;
     verify(&applied)?;
+    if applied.is_empty() && refill::is_without_rows(client).await? {
+        return Err(StoreError::SchemaWithoutRows);
+    }
     let missing = MIGRATIONS.get(applied.len());
     let script = missing.map_or_else(String::new, Migration::script);
     client.batch_execute(&format!("{script}commit;")).await.map_err(|source| match missing {
@@ -101,6 +105,9 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
 pub async fn check(database: &Database) -> Result<(), StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
+        if refill::is_without_rows(&client).await? {
+            return Err(StoreError::SchemaWithoutRows);
+        }
         let exists: bool = client
             .query_typed_one("select to_regclass('posthaste.migrations') is not null", &[])
             .await
@@ -147,7 +154,7 @@ impl Migration {
     }
 
     /// Its text, and what writes it down.
-    fn script(&self) -> String {
+    pub(super) fn script(&self) -> String {
         let Self { version, name, sql } = self;
         let checksum = self.checksum();
         format!(

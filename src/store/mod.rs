@@ -19,6 +19,7 @@ pub mod migrate;
 pub mod place;
 pub mod reach;
 pub mod received;
+pub mod refill;
 pub mod relays;
 pub mod roles;
 pub mod routing;
