@@ -194,3 +194,71 @@ async fn a_schema_without_rows_that_is_another_versions_is_left_as_it_is_and_tol
     let schemas = "select count(*) from pg_namespace where nspname ~ 'posthaste'";
     assert_eq!(value::<i64>(&client, schemas).await, 2);
 }
+
+/// What psql makes of a script: its exit code, and what it says.
+async fn psql(database: &TestDatabase, options: &[&str], script: &str) -> (Option<i32>, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    let mut psql = Command::new(database.cluster().binaries().path("psql"));
+    psql.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]).args(options);
+    let psql = psql.arg("--file").arg(file.path()).arg(database.url()).output().await.unwrap();
+    (psql.status.code(), String::from_utf8(psql.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_printed_is_applied_once_and_says_so_the_second_time() {
+    let database = TestDatabase::empty().await;
+    let (code, whole) = posthaste("", &["migrate", "--print"]).await;
+    assert_eq!(code, Some(0), "{whole}");
+    let newest = MIGRATIONS.len();
+    assert_eq!(psql(&database, &[], &whole).await, (Some(0), String::new()));
+    let (code, said) = psql(&database, &[], &whole).await;
+    assert_eq!(code, Some(3), "{said}");
+    let already = format!(
+        "already applied: the schema posthaste is at version {newest}, and this script begins after 0"
+    );
+    assert!(
+        said.contains(&already) && said.contains("HINT:  There is nothing newer to apply."),
+        "{said}"
+    );
+
+    let (code, rest) = posthaste("", &["migrate", "--print", "--from", &newest.to_string()]).await;
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(!rest.contains("create table"), "nothing is newer: {rest}");
+    for _ in 0..2 {
+        assert_eq!(psql(&database, &[], &rest).await, (Some(0), String::new()));
+    }
+    let empty = TestDatabase::empty().await;
+    let (_, said) = psql(&empty, &[], &rest).await;
+    assert!(
+        said.contains("the schema posthaste is at version 0, and this script begins after"),
+        "{said}"
+    );
+    let (code, said) = posthaste("", &["migrate", "--print", "--from", "999"]).await;
+    assert_eq!(code, Some(2));
+    assert!(said.contains("there is no version 999 of the schema; write 0 to "), "{said}");
+
+    let latin = TestDatabase::encoded_in("LATIN1").await;
+    let (_, said) = psql(&latin, &[], &whole).await;
+    assert!(said.contains("is encoded in LATIN1, and Posthaste needs UTF8"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_printed_bare_stands_in_the_transaction_of_the_tool_that_applies_it() {
+    let database = TestDatabase::empty().await;
+    let (_, bare) = posthaste("", &["migrate", "--print", "--bare"]).await;
+    // A tool that fails later in its transaction leaves nothing behind.
+    let (code, said) = psql(&database, &["-1"], &format!("{bare}; select 1/0;")).await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("division by zero"), "{said}");
+    let client = database.client().await;
+    let is_there = "select to_regnamespace('posthaste') is not null";
+    assert!(!value::<bool>(&client, is_there).await);
+
+    assert_eq!(psql(&database, &["-1"], &bare).await, (Some(0), String::new()));
+    let (code, said) = psql(&database, &["-1"], &bare).await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("already applied: "), "{said}");
+    let (code, said) = posthaste(&database.url(), &["migrate"]).await;
+    assert_eq!((code, &*said), (Some(0), "nothing to do: the schema is up to date\n"));
+}

@@ -31,6 +31,8 @@ pub enum CliError {
     Reach(#[source] StoreError),
     #[error("migrate the schema")]
     Migrate(#[source] StoreError),
+    #[error("print the migrations")]
+    Print(#[source] StoreError),
     #[error("check the schema")]
     Schema(#[source] StoreError),
     #[error("run the relay")]
@@ -55,6 +57,7 @@ impl CliError {
             Self::Config(_)
             | Self::Logging(_)
             | Self::Database(_)
+            | Self::Print(_)
             | Self::Reach(
                 StoreError::NoSessions { .. }
                 | StoreError::Elsewhere { .. }

@@ -22,7 +22,7 @@ pub use error::CliError;
 pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
-    PrintMigrations,
+    PrintMigrations { from: i32, form: migrate::Form },
     Doctor { config: Box<Config>, as_json: bool },
     Demo(demo::DemoOptions),
 }
@@ -38,8 +38,11 @@ impl Work {
         let load = || config::load(&settings.sources()).map(Box::new);
         Ok(match arguments.command {
             Command::Run { migrate } => Self::Run { config: load()?, migrate },
-            Command::Migrate { print: false } => Self::Migrate { config: load()? },
-            Command::Migrate { print: true } => Self::PrintMigrations,
+            Command::Migrate { print: false, .. } => Self::Migrate { config: load()? },
+            Command::Migrate { print: true, from, bare } => {
+                let form = if bare { migrate::Form::Bare } else { migrate::Form::Whole };
+                Self::PrintMigrations { from, form }
+            }
             Command::Doctor { json } => Self::Doctor { config: load()?, as_json: json },
             Command::Demo(arguments) => Self::Demo(arguments),
         })
@@ -50,7 +53,7 @@ impl Work {
             Self::Run { config, .. } | Self::Migrate { config } | Self::Doctor { config, .. } => {
                 Some(config)
             }
-            Self::PrintMigrations | Self::Demo(_) => None,
+            Self::PrintMigrations { .. } | Self::Demo(_) => None,
         }
     }
 
@@ -94,7 +97,9 @@ impl Work {
                 let lacking = roles::lacking(&database).await.map_err(CliError::Migrate)?;
                 if lacking.is_nothing() { Ok(()) } else { say(&for_administrator(&lacking)) }
             }
-            Self::PrintMigrations => say(&migrate::print()),
+            Self::PrintMigrations { from, form } => {
+                say(&migrate::print(from, form).map_err(CliError::Print)?)
+            }
             Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
             Self::Demo(options) => {
                 demo::run(options, stopper).await?;

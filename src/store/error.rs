@@ -65,6 +65,8 @@ pub enum StoreError {
         "the posthaste schema was loaded without its rows, and it is not the one that this posthaste makes ({count} differ: {differences}); run the version that made it first, or, if nothing is in it, drop schema posthaste, posthaste_internal cascade and migrate anew"
     )]
     SchemaUnlike { count: usize, differences: String },
+    #[error("there is no version {given} of the schema; write 0 to {newest}")]
+    NoVersion { given: i32, newest: i32 },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
     #[error("the session with the database ended")]

@@ -129,17 +129,52 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
     }
 }
 
-/// All migrations as one script, for those who apply SQL with a tool of their own. It does what
-/// [`run`] does, the ledger included.
-#[must_use]
-pub fn print() -> String {
-    let mut script =
-        format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
-    for migration in MIGRATIONS {
-        let (name, sql) = (migration.name, migration.script());
-        script.push_str(&format!("\n-- {name}\nbegin;\n{sql}commit;\n"));
+/// How a script of the migrations is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A transaction for each migration.
+    Whole,
+    /// Without any, for a tool that has its own.
+    Bare,
+}
+
+/// The migrations that are newer than a version as one script, for those who apply SQL with a tool of their own. It
+/// does what [`run`] does, the ledger included, and refuses by name what it cannot be applied to.
+///
+/// # Errors
+/// When there is no such version.
+pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
+    if !(0..=newest_known()).contains(&from) {
+        return Err(StoreError::NoVersion { given: from, newest: newest_known() });
     }
-    script
+    let what = if from == 0 {
+        "the whole schema".to_owned()
+    } else {
+        format!("what follows version {from}")
+    };
+    let mut script = format!("-- Posthaste {}: {what}.\n", env!("CARGO_PKG_VERSION"));
+    let mut add = |name: &str, sql: &str| {
+        script += &match form {
+            Form::Whole => format!("\n-- {name}\nbegin;\n{sql}commit;\n"),
+            Form::Bare => format!("\n-- {name}\n{sql}"),
+        };
+    };
+    add("may it be applied here?", &guard(from));
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+        let version = migration.version;
+        // Each looks for itself: where a script goes on after an error, the next must not follow.
+        let sql = if version > 1 { guard(version - 1) } else { String::new() };
+        add(migration.name, &format!("{sql}{}", migration.script()));
+    }
+    Ok(script)
+}
+
+/// Ends a script with an error that says why, unless the database is at this version exactly.
+fn guard(from: i32) -> String {
+    include_str!("../../sql/migrations/guard.sql")
+        .replace("{from}", &from.to_string())
+        .replace("{newest}", &newest_known().to_string())
+        + if from == 0 { LEDGER } else { "" }
 }
 
 impl Migration {
