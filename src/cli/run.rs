@@ -16,12 +16,15 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
+use crate::store::place::Place;
 use crate::store::{Database, StoreError, migrate, place, reach, refill, roles};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Result<(), CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, settings = %config.origin, "posthaste starts");
     let database = database(config)?;
     let metrics = Arc::new(Metrics::new());
     let status = Status::new(Clock, stopper.clone());
@@ -84,9 +87,7 @@ async fn relay(
     waiting: Waiting<'_>,
 ) -> Result<(), CliError> {
     let arrived = waiting.until_reached(async || place::arrive(database).await).await;
-    if arrived.map_err(CliError::Reach)?.is_none() {
-        return Ok(());
-    }
+    let Some(place) = arrived.map_err(CliError::Reach)? else { return Ok(()) };
     let reached = waiting.until_reached(async || reach::is_one_database(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());
@@ -116,9 +117,16 @@ async fn relay(
         }
     }
     let checked = waiting.until_reached(async || migrate::check(database).await).await;
-    if checked.map_err(CliError::Schema)?.is_none() {
-        return Ok(());
-    }
+    let Some(schema) = checked.map_err(CliError::Schema)? else { return Ok(()) };
+    let Place { name, address, role, version, .. } = &place;
+    tracing::info!(
+        schema,
+        postgresql = version,
+        database = name,
+        at = address,
+        role,
+        "on its database"
+    );
     let reached = waiting.until_reached(async || reach::keeps_sessions(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());

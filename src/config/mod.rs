@@ -33,7 +33,7 @@ pub use error::{ConfigError, Problem};
 pub use ingest::{Content, EventType, IngestSettings, SourceSettings};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
-    LogFormat, LogSettings, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
+    LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
 };
 pub use units::Hidden;
 
@@ -93,6 +93,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let typed = sections.read_all(&names);
     problems.extend(sections.problems);
     let Some(mut config) = typed else { return Err(ConfigError { problems }) };
+    config.origin = origin(sources);
     // What follows from a value that was told already is not told again.
     let mut told: BTreeSet<_> = problems.iter().filter_map(|one| one.key.clone()).collect();
     if problems.iter().any(|problem| problem.key.is_none()) {
@@ -149,6 +150,24 @@ fn layers(
     names.dedup();
     layers.insert(0, Layer::defaults(known).with_sources(&names, known));
     (layers, names)
+}
+
+/// Where the settings come from, as an absolute path: the process may have been started anywhere.
+fn origin(sources: &Sources) -> Origin {
+    let absolute = |path: PathBuf| -> PathBuf {
+        std::path::absolute(&path).unwrap_or(path).components().collect()
+    };
+    let named = sources.config_file.clone();
+    let named = named.or_else(|| Some(sources.variable(CONFIG_FILE_VARIABLE)?.into()));
+    match (named, &sources.directory) {
+        (Some(file), _) => Origin::File(absolute(file)),
+        (None, Some(directory)) if directory.join(CUSTOMARY_FILE).exists() => {
+            Origin::File(absolute(directory.join(CUSTOMARY_FILE)))
+        }
+        // An empty path is the working directory.
+        (None, Some(directory)) => Origin::NoneIn(absolute(Path::new(".").join(directory))),
+        (None, None) => Origin::Nowhere,
+    }
 }
 
 /// The file's name and text: one that is named must be there, the customary one may be missing.

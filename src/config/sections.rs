@@ -8,7 +8,7 @@ use super::error::{Problem, misfit};
 use super::ingest::IngestSettings;
 use super::known::{Known, SOURCES};
 use super::layer::Layer;
-use super::settings::Config;
+use super::settings::{Config, Origin};
 
 /// The values of all layers, and what was wrong with them.
 pub(super) struct Sections<'a, P> {
@@ -37,6 +37,7 @@ impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
         let upkeep = self.read("upkeep");
         let log = self.read("log");
         Some(Config {
+            origin: Origin::Nowhere,
             database: database?,
             http: http?,
             ingest: ingest?,

@@ -264,34 +264,6 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
             "settings: posthaste.toml:2: relay.batch: 0 is out of bounds; write 1 to 10000",
         ),
         (
-            "[relay]\nheartbeat = 2",
-            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
-        ),
-        (
-            "[relay]\nheartbeat = \"2\"",
-            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
-        ),
-        (
-            "[relay]\nheartbeat = \"soon\"",
-            r#"settings: posthaste.toml:2: relay.heartbeat: "soon" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
-        ),
-        (
-            "[ingest]\nmax_head = 16",
-            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write "16B", "16KiB" or "16MiB", in quotes"#,
-        ),
-        (
-            "[health]\ndisable_after = false",
-            r#"settings: posthaste.toml:2: health.disable_after: "false" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d", or "off""#,
-        ),
-        (
-            "[relay]\nbatch = \"500\"",
-            r#"settings: posthaste.toml:2: relay.batch: "500" does not fit; write 500, without quotes"#,
-        ),
-        (
-            "[http]\nlisten = 7878",
-            r#"settings: posthaste.toml:2: http.listen: "7878" is not an address and port; write "127.0.0.1:7878", "0.0.0.0:7878", "[::]:7878" or "off""#,
-        ),
-        (
             "[relay]\nheartbeat = \"50ms\"",
             r#"settings: posthaste.toml:2: relay.heartbeat: "50ms" is out of bounds; write "100ms" to "1m""#,
         ),
@@ -348,6 +320,43 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
         } else {
             assert_eq!(found, error);
         }
+    }
+}
+
+#[test]
+fn a_value_without_its_unit_or_quotes_is_told_all_that_is_wrong_with_it_at_once() {
+    let cases = [
+        (
+            "[relay]\nheartbeat = 2",
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+        ),
+        (
+            "[relay]\nheartbeat = \"2\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+        ),
+        (
+            "[relay]\nheartbeat = \"soon\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: "soon" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
+        ),
+        (
+            "[ingest]\nmax_head = 16",
+            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write "16B", "16KiB" or "16MiB", in quotes"#,
+        ),
+        (
+            "[health]\ndisable_after = false",
+            r#"settings: posthaste.toml:2: health.disable_after: "false" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d", or "off""#,
+        ),
+        (
+            "[relay]\nbatch = \"500\"",
+            r#"settings: posthaste.toml:2: relay.batch: "500" does not fit; write 500, without quotes"#,
+        ),
+        (
+            "[http]\nlisten = 7878",
+            r#"settings: posthaste.toml:2: http.listen: "7878" is not an address and port; write "127.0.0.1:7878", "0.0.0.0:7878", "[::]:7878" or "off""#,
+        ),
+    ];
+    for (file, error) in cases {
+        assert_eq!(with_file(file).error(), error);
     }
 }
 

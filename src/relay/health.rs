@@ -47,15 +47,15 @@ pub(super) async fn follow(
     transition: Option<Transition>,
     effect: Option<Effect>,
 ) {
-    let endpoint = lane.id;
+    let (endpoint, host) = (lane.id, lane.host());
     match &transition {
         Some(Transition::Paused { until }) => {
             shared.metrics.endpoints_paused.increment(1);
-            tracing::warn!(endpoint, %until, "paused: it keeps failing");
+            tracing::warn!(endpoint, host, %until, "paused: it keeps failing");
         }
-        Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
+        Some(Transition::Recovered) => tracing::info!(endpoint, host, "recovered"),
         Some(Transition::OnTrial) => {
-            tracing::info!(endpoint, "answers again, but has accepted nothing yet");
+            tracing::info!(endpoint, host, "answers again, but has accepted nothing yet");
         }
         Some(Transition::Disabled { .. }) | None => {}
     }

@@ -92,7 +92,9 @@ pub async fn run(
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = error.in_full(), "cannot begin anew yet");
+                let at = store.database().address();
+                tracing::warn!(error = error.in_full(), at, "cannot begin anew yet");
+                status.is_away();
                 status.set_ready(Err("the database is away".to_owned()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,

@@ -358,15 +358,23 @@ impl Shared {
     pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
         errors.increment(1);
         self.well(false);
+        if error.is_transient() {
+            self.status.is_away();
+        }
         let now = self.clock.instant();
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            tracing::warn!(error = error.in_full(), "the database failed us; trying again");
+            let at = self.store.database().address();
+            tracing::warn!(error = error.in_full(), at, "the database failed us; trying again");
         }
     }
 
     pub(super) fn well(&self, well: bool) {
+        if let Some(away) = well.then(|| self.status.is_back()).flatten() {
+            let (at, away_s) = (self.store.database().address(), away.as_secs_f64());
+            tracing::info!(at, away_s, "the database is back");
+        }
         let ready = if well { Ok(()) } else { Err("the database is away".to_owned()) };
         if !self.is_ending() {
             self.status.set_ready(ready);

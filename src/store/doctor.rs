@@ -101,7 +101,7 @@ async fn look(
     let schema = migrate::check(database).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
     match schema {
-        Ok(()) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
+        Ok(_) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
         Err(error) => {
             let mend = match &error {
                 StoreError::SchemaNewer { .. } => "run a newer posthaste",

@@ -39,8 +39,9 @@ const SCHEMA: &str = sum![
     "15_roles",
 ];
 
-/// All migrations, in order. What has been released is never edited. Nothing has been yet: so there is
-/// one, and it is the schema. A release puts its text into `sql/migrations`, and from then on a change is
+/// All migrations, in order. What has been released is never edited.
+///
+/// Nothing has been yet: so there is one, and it is the schema. A release puts its text into `sql/migrations`, and from then on a change is
 /// a migration and an edit of the schema that come to the same.
 pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schema", sql: SCHEMA }];
 
@@ -98,11 +99,11 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     Ok(missing)
 }
 
-/// Refuses a database whose schema is missing, older or newer than this binary's.
+/// Refuses a database whose schema is missing, older or newer than this binary's. Returns its version.
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
-pub async fn check(database: &Database) -> Result<(), StoreError> {
+pub async fn check(database: &Database) -> Result<i32, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
         if refill::is_without_rows(&client).await? {
@@ -121,7 +122,7 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
         if applied.len() < MIGRATIONS.len() {
             return Err(StoreError::SchemaOlder { found: newest(&applied), known: newest_known() });
         }
-        Ok(())
+        Ok(newest(&applied))
     };
     tokio::select! {
         result = work => result,
@@ -138,8 +139,9 @@ pub enum Form {
     Bare,
 }
 
-/// The migrations that are newer than a version as one script, for those who apply SQL with a tool of their own. It
-/// does what [`run`] does, the ledger included, and refuses by name what it cannot be applied to.
+/// The migrations that are newer than a version as one script, for those who apply SQL with a tool of their own.
+///
+/// It does what [`run`] does, the ledger included, and refuses by name what it cannot be applied to.
 ///
 /// # Errors
 /// When there is no such version.
