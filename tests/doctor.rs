@@ -162,7 +162,7 @@ async fn a_database_that_is_away_or_empty_is_the_first_thing_that_it_names() {
     let (code, said) = doctor("postgres://app:hunter2@127.0.0.1:1/shop", &[]).await;
     assert_eq!(code, Some(1));
     assert_eq!(about(&said, "connection")["state"], "failed", "{said:#}");
-    assert_eq!(said["findings"].as_array().unwrap().len(), 1, "{said:#}");
+    assert_eq!(said["findings"].as_array().unwrap().len(), 2, "and the settings: {said:#}");
 
     let database = TestDatabase::new().await;
     database.client().await.batch_execute("drop schema posthaste cascade").await.unwrap();

@@ -57,6 +57,12 @@ pub enum Command {
         #[arg(long, requires = "print")]
         bare: bool,
     },
+    /// Take over a restored copy of a database, which no relay runs on before.
+    Adopt {
+        /// Disable every endpoint and keep what it is owed, so that the copy sends nothing.
+        #[arg(long)]
+        hold: bool,
+    },
     /// Look at all that a relay needs, and say how to mend what is amiss. Fails if something does not work.
     Doctor {
         /// Say it as JSON, for programs.

@@ -33,6 +33,8 @@ pub enum CliError {
     Migrate(#[source] StoreError),
     #[error("print the migrations")]
     Print(#[source] StoreError),
+    #[error("take over the copy")]
+    Adopt(#[source] StoreError),
     #[error("check the schema")]
     Schema(#[source] StoreError),
     #[error("run the relay")]
@@ -70,6 +72,7 @@ impl CliError {
             | Self::Ingest(_)
             | Self::Reach(_)
             | Self::Migrate(_)
+            | Self::Adopt(_)
             | Self::Schema(_)
             | Self::Relay(_)
             | Self::Demo(_)

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
+use crate::store::adopt::{self, Adopted};
 use crate::store::roles::{self, Lacking};
 use crate::store::{Database, migrate, place, reach, refill};
 
@@ -23,6 +24,7 @@ pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
     PrintMigrations { from: i32, form: migrate::Form },
+    Adopt { config: Box<Config>, hold: bool },
     Doctor { config: Box<Config>, as_json: bool },
     Demo(demo::DemoOptions),
 }
@@ -43,6 +45,7 @@ impl Work {
                 let form = if bare { migrate::Form::Bare } else { migrate::Form::Whole };
                 Self::PrintMigrations { from, form }
             }
+            Command::Adopt { hold } => Self::Adopt { config: load()?, hold },
             Command::Doctor { json } => Self::Doctor { config: load()?, as_json: json },
             Command::Demo(arguments) => Self::Demo(arguments),
         })
@@ -50,9 +53,10 @@ impl Work {
 
     fn config(&self) -> Option<&Config> {
         match self {
-            Self::Run { config, .. } | Self::Migrate { config } | Self::Doctor { config, .. } => {
-                Some(config)
-            }
+            Self::Run { config, .. }
+            | Self::Migrate { config }
+            | Self::Adopt { config, .. }
+            | Self::Doctor { config, .. } => Some(config),
             Self::PrintMigrations { .. } | Self::Demo(_) => None,
         }
     }
@@ -100,6 +104,13 @@ impl Work {
             Self::PrintMigrations { from, form } => {
                 say(&migrate::print(from, form).map_err(CliError::Print)?)
             }
+            Self::Adopt { config, hold } => {
+                let database = database(&config)?;
+                place::arrive(&database).await.map_err(CliError::Reach)?;
+                migrate::check(&database).await.map_err(CliError::Schema)?;
+                let adopted = adopt::adopt(&database, hold).await.map_err(CliError::Adopt)?;
+                say(&took_over(adopted))
+            }
             Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
             Self::Demo(options) => {
                 demo::run(options, stopper).await?;
@@ -107,6 +118,22 @@ impl Work {
             }
         }
     }
+}
+
+fn took_over(Adopted { was_copy, events, held }: Adopted) -> String {
+    let held = if held > 0 {
+        format!("disabled {held} endpoints, and keeps what they are owed\n")
+    } else {
+        String::new()
+    };
+    let taken = if was_copy {
+        format!(
+            "took over this copy; {events} events that were neither delivered nor tried are routed again\n"
+        )
+    } else {
+        "nothing to take over: the ledger is this database's own\n".to_owned()
+    };
+    format!("{held}{taken}")
 }
 
 /// What a role that may not make roles hands on. It is SQL as a whole.

@@ -17,7 +17,7 @@ use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
 use crate::store::place::Place;
-use crate::store::{Database, StoreError, migrate, place, reach, refill, roles};
+use crate::store::{Database, StoreError, adopt, migrate, place, reach, refill, roles};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
@@ -25,6 +25,14 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(250);
 pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Result<(), CliError> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, settings = %config.origin, "posthaste starts");
+    if let Some((file, key)) = &config.open_secret {
+        let file = file.display().to_string();
+        tracing::warn!(
+            file,
+            key,
+            "every user of this machine may read a secret in the settings; chmod o-r"
+        );
+    }
     let database = database(config)?;
     let metrics = Arc::new(Metrics::new());
     let status = Status::new(Clock, stopper.clone());
@@ -118,6 +126,10 @@ async fn relay(
     }
     let checked = waiting.until_reached(async || migrate::check(database).await).await;
     let Some(schema) = checked.map_err(CliError::Schema)? else { return Ok(()) };
+    let own = waiting.until_reached(async || adopt::is_own(database).await).await;
+    if own.map_err(CliError::Schema)?.is_none() {
+        return Ok(());
+    }
     let Place { name, address, role, version, .. } = &place;
     tracing::info!(
         schema,

@@ -94,6 +94,10 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     problems.extend(sections.problems);
     let Some(mut config) = typed else { return Err(ConfigError { problems }) };
     config.origin = origin(sources);
+    config.open_secret = config.origin.is_open_to_all().and_then(|path| {
+        let secret = layers.iter().find_map(Layer::secret_in_file)?;
+        Some((path.to_owned(), secret))
+    });
     // What follows from a value that was told already is not told again.
     let mut told: BTreeSet<_> = problems.iter().filter_map(|one| one.key.clone()).collect();
     if problems.iter().any(|problem| problem.key.is_none()) {

@@ -38,6 +38,7 @@ impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
         let log = self.read("log");
         Some(Config {
             origin: Origin::Nowhere,
+            open_secret: None,
             database: database?,
             http: http?,
             ingest: ingest?,

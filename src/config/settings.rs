@@ -19,6 +19,9 @@ use crate::http::client::ProxyUrl;
 pub struct Config {
     #[serde(skip)]
     pub origin: Origin,
+    /// The settings file and the key of a secret in it, if every user of this machine may read it.
+    #[serde(skip)]
+    pub open_secret: Option<(PathBuf, String)>,
     pub database: DatabaseSettings,
     pub http: HttpSettings,
     pub ingest: IngestSettings,
@@ -44,11 +47,8 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The file, if it may hold a secret and every user of this machine may read it.
-    ///
-    /// What it holds is not looked at: a password in it today is enough.
-    #[must_use]
-    pub fn is_open_to_all(&self) -> Option<&Path> {
+    /// The file, if every user of this machine may read it.
+    pub(super) fn is_open_to_all(&self) -> Option<&Path> {
         let Self::File(path) = self else { return None };
         let mode = fs::metadata(path).ok()?.permissions().mode();
         (mode & 0o004 != 0).then_some(path)

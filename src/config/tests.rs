@@ -674,3 +674,29 @@ fn a_variable_that_is_not_utf_8_is_named() {
     let error = load(&Sources { environment, ..Sources::default() }).unwrap_err().to_string();
     assert!(error.contains("DATABASE_URL: database.url: the value is not UTF-8"), "{error}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_with_a_secret_that_all_may_read_is_told_with_its_key() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("posthaste.toml");
+    let open = |text: &str, mode: u32| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let sources = Sources {
+            directory: Some(directory.path().to_owned()),
+            environment: owned(&[("DATABASE_URL", URL)]),
+            ..Sources::default()
+        };
+        load(&sources).unwrap().open_secret
+    };
+    let secret = "[database]\nurl = \"postgres://app:hunter2@db/shop\"";
+    let told = Some((file.clone(), "database.url".to_owned()));
+    assert_eq!(open(secret, 0o644), told);
+    assert_eq!(open(secret, 0o640), None);
+    assert_eq!(open("[database]\nurl = \"postgres://app@db/shop\"", 0o644), None);
+    let source = "[ingest.sources.shop]\nsecret = \"hunter2\"";
+    let told = Some((file.clone(), "ingest.sources.shop.secret".to_owned()));
+    assert_eq!(open(source, 0o604), told);
+}

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 
 use super::place::Place;
 use super::statements::parameter_types;
-use super::{Database, StoreError, answered, migrate, place, reach, roles};
+use super::{Database, StoreError, adopt, answered, migrate, place, reach, roles};
 use crate::clock::Clock;
 
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
@@ -123,6 +123,15 @@ async fn look(
     } else {
         Finding::amiss("roles", State::Warning, lacking.found(), &lacking.sql().join(" "))
     });
+    findings.push(match adopt::is_own(database).await {
+        Ok(()) => Finding::ok("ledger", "written in this database"),
+        Err(error @ StoreError::Copy { .. }) => {
+            let mend = "posthaste adopt --hold, or posthaste adopt";
+            Finding::amiss("ledger", State::Failed, error.in_full(), mend)
+        }
+        // What it lacks is told below.
+        Err(_) => Finding::ok("ledger", "not looked at"),
+    });
     let of_schema = ask(client, SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
     if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
@@ -182,10 +191,25 @@ async fn way(database: &Database) -> Finding {
         reach::keeps_sessions(database).await
     };
     match checked.await {
+        Ok(()) if database.is_pooled() && database.keeps_sessions() => {
+            let direct = database.direct().address();
+            Finding::ok(
+                "pooler",
+                format!("in transaction mode, as set; sessions are kept at {direct}"),
+            )
+        }
         Ok(()) if database.keeps_sessions() => {
             Finding::ok("pooler", "none, or one that keeps sessions")
         }
         Ok(()) => Finding::ok("pooler", "in transaction mode, as set"),
+        Err(error @ StoreError::Elsewhere { .. }) => {
+            let mend = "let database.direct_url lead to the database that database.url leads to, past the pooler";
+            Finding::amiss("direct_url", State::Failed, error.in_full(), mend)
+        }
+        Err(error @ StoreError::NoSessions { setting: "database.direct_url", .. }) => {
+            let mend = "let database.direct_url lead past the pooler, to PostgreSQL itself";
+            Finding::amiss("pooler", State::Failed, error.in_full(), mend)
+        }
         Err(error) => {
             let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
             Finding::amiss("pooler", State::Failed, error.in_full(), mend)

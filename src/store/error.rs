@@ -65,6 +65,10 @@ pub enum StoreError {
         "the posthaste schema was loaded without its rows, and it is not the one that this posthaste makes ({count} differ: {differences}); run the version that made it first, or, if nothing is in it, drop schema posthaste, posthaste_internal cascade and migrate anew"
     )]
     SchemaUnlike { count: usize, differences: String },
+    #[error(
+        "this database is a copy: its ledger was written in database {ledger} (cluster and oid), and this is {here}; `posthaste adopt` takes it over and sends what the original had not, `posthaste adopt --hold` takes it over and sends nothing"
+    )]
+    Copy { ledger: String, here: String },
     #[error("there is no version {given} of the schema; write 0 to {newest}")]
     NoVersion { given: i32, newest: i32 },
     #[error("apply migration {version} ({name})")]

@@ -5,6 +5,7 @@
 //! than its statement; the two sessions that must be kept, for the bell and the lease, are types of
 //! their own.
 
+pub mod adopt;
 pub mod attempts;
 pub mod bell;
 mod connect;
