@@ -36,11 +36,11 @@ silent as (
     and t.tgname <> 'outbox_rings_the_bell'
 ),
 bell as (
-  select count(*) > 0 as rings
+  select count(*) filter (where t.tgenabled in ('O', 'A')) > 0 as rings, count(*) > 0 as is_there
   from pg_trigger t
   join pg_class c on c.oid = t.tgrelid
   where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'outbox'
-    and t.tgname = 'outbox_rings_the_bell' and t.tgenabled in ('O', 'A')
+    and t.tgname = 'outbox_rings_the_bell'
 ),
 unmade as (
   select string_agg(day.partition, ', ' order by day.partition) as partitions
@@ -65,9 +65,13 @@ select 'triggers', case when triggers is null then 'ok' else 'failed' end,
        coalesce('disabled: ' || triggers, 'all enabled'), mend
 from silent
 union all
-select 'bell', case when rings = $1::bool then 'ok' else 'warning' end,
-       case when rings then 'inserts ring it' else 'inserts do not ring it' end,
-       case when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
+select 'bell', case when not is_there then 'failed' when rings = $1::bool then 'ok' else 'warning' end,
+       case when not is_there then 'its trigger was dropped, and no relay starts'
+            when rings then 'inserts ring it' else 'inserts do not ring it' end,
+       case when not is_there then
+              'create trigger outbox_rings_the_bell after insert on posthaste.outbox for each statement '
+              || 'when (pg_try_advisory_xact_lock_shared(1886352244, 1)) execute function posthaste_internal.ring()'
+            when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
 from bell
 union all
 select 'partitions', case when partitions is null then 'ok' else 'warning' end,
