@@ -24,6 +24,8 @@ struct Shared {
     /// `Err`: why not, for an operator to read.
     ready: Mutex<Result<(), String>>,
     parts: Mutex<Vec<Part>>,
+    /// Since when the database has been away.
+    away: Mutex<Option<Instant>>,
     /// What parts say of themselves, by their names.
     told: Mutex<BTreeMap<&'static str, Value>>,
 }
@@ -61,6 +63,7 @@ impl Status {
             stopper,
             ready,
             parts: Mutex::default(),
+            away: Mutex::default(),
             told: Mutex::default(),
         }))
     }
@@ -78,6 +81,17 @@ impl Status {
             return Err("stopping".to_owned());
         }
         locked(&self.0.ready).clone()
+    }
+
+    /// The database is away: from now on, unless it was before.
+    pub fn is_away(&self) {
+        locked(&self.0.away).get_or_insert_with(|| self.0.clock.instant());
+    }
+
+    /// The database answers. For how long it had been away, if it had.
+    pub fn is_back(&self) -> Option<Duration> {
+        let since = locked(&self.0.away).take()?;
+        Some(self.0.clock.since(since))
     }
 
     /// A part of this name starts now. It is stuck when it has not moved for longer than the bound, which

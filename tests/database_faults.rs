@@ -295,3 +295,32 @@ async fn a_task_of_upkeep_that_fails_keeps_no_other_from_its_work() {
     holds(&client, &format!("to_regclass('posthaste.{tomorrow}') is not null")).await;
     assert!(relay.stop().await.success());
 }
+
+#[tokio::test]
+async fn a_database_that_is_back_is_said_to_be_once_with_how_long_it_was_away() {
+    let mut server = Server::start(&[]).await;
+    let relay = Relay::on(&server.url()).start().await;
+    let said = |message: &str| {
+        let log = relay.log();
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|line| line["message"] == message)
+            .collect::<Vec<_>>()
+    };
+    let at = format!("127.0.0.1:{}", server.port());
+    server.stop(StopMode::Fast).await;
+    until("the relay to notice", || async {
+        said("the database failed us; trying again").first().map(|line| assert_eq!(line["at"], at))
+    })
+    .await;
+    server.start_again().await;
+    relay.logs("the database is back").await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&server.client().await).await;
+    event("order.paid").add(&server.client().await).await;
+    receiver.next().await;
+    let back = said("the database is back");
+    assert_eq!(back.len(), 1, "{back:?}");
+    assert_eq!(back[0]["at"], at);
+    assert!(back[0]["away_s"].as_f64().unwrap() > 0.0);
+}

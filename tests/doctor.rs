@@ -53,7 +53,9 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "version",
         "clock",
         "pooler",
+        "encoding",
         "schema",
+        "roles",
         "privileges",
         "triggers",
         "rows",
@@ -118,6 +120,32 @@ async fn what_is_amiss_is_named_and_doing_as_it_says_mends_it() {
 }
 
 #[tokio::test]
+async fn a_bell_that_was_dropped_is_hung_up_again_by_what_it_says() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    client.batch_execute("drop trigger outbox_rings_the_bell on posthaste.outbox").await.unwrap();
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!((code, &about(&said, "bell")["state"]), (Some(1), &"failed".into()), "{said:#}");
+    mend(&client, &said, "bell").await;
+    let _relay = Relay::start(&database).await;
+    let (code, said) = doctor(&database.url(), &[]).await;
+    assert_eq!((code, &about(&said, "bell")["state"]), (Some(0), &"ok".into()), "{said:#}");
+}
+
+#[tokio::test]
+async fn a_second_way_to_another_database_is_a_finding_of_its_own() {
+    let (database, other) = (TestDatabase::new().await, TestDatabase::new().await);
+    let direct = format!("database.direct_url={}", other.url());
+    let (code, said) = doctor(&database.url(), &[&direct]).await;
+    assert_eq!(
+        (code, &about(&said, "direct_url")["state"]),
+        (Some(1), &"failed".into()),
+        "{said:#}"
+    );
+    assert!(about(&said, "direct_url")["mend"].as_str().unwrap().contains("database.direct_url"));
+}
+
+#[tokio::test]
 async fn a_database_that_takes_no_writes_or_says_nothing_is_told_apart_from_one_that_is_well() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
@@ -163,7 +191,7 @@ async fn a_database_that_is_away_or_empty_is_the_first_thing_that_it_names() {
     let (code, said) = doctor("postgres://app:hunter2@127.0.0.1:1/shop", &[]).await;
     assert_eq!(code, Some(1));
     assert_eq!(about(&said, "connection")["state"], "failed", "{said:#}");
-    assert_eq!(said["findings"].as_array().unwrap().len(), 1, "{said:#}");
+    assert_eq!(said["findings"].as_array().unwrap().len(), 2, "and the settings: {said:#}");
 
     let database = TestDatabase::new().await;
     database.client().await.batch_execute("drop schema posthaste cascade").await.unwrap();

@@ -1,5 +1,6 @@
-//! A dump that is restored into another database: the numbers of its transactions mean nothing there,
-//! so a relay begins routing anew, loses nothing, and does not repeat what had arrived.
+//! A dump that is restored into another database: the numbers of its transactions mean nothing there, and what it sends is
+//! what the original sends. So a relay refuses it until an operator has taken it over; then routing begins anew, loses nothing,
+//! and does not repeat what had arrived.
 
 use std::process::Stdio;
 
@@ -9,10 +10,17 @@ use tokio_postgres::Client;
 
 use crate::support::{
     Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, cluster_options,
-    endpoint, event, inconsistencies, settled, until, value,
+    endpoint, event, holds, inconsistencies, posthaste, settled, until, value,
 };
 
-const RESTORED: &str = "this database was restored from another one";
+const REFUSED: &str = "this database is a copy: its ledger was written in database ";
+
+/// What `posthaste adopt` says.
+async fn adopted(copy: &TestDatabase, arguments: &[&str]) -> String {
+    let (code, said) = posthaste(&copy.url(), &[&["adopt"], arguments].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
 
 /// A copy of a database by way of `pg_dump` and `psql`, as operators make it.
 async fn restored(from: &TestDatabase) -> TestDatabase {
@@ -87,8 +95,16 @@ async fn a_copy_delivers_what_had_not_ended_and_repeats_nothing_that_had() {
     let problems = inconsistencies(&client).await;
     assert!(problems.iter().any(|one| one.contains("belongs to another database")), "{problems:?}");
     point_at(&client, &after).await;
-    let relay = Relay::start(&copy).await;
-    relay.logs(RESTORED).await;
+    for (command, ended) in [("run", 1), ("doctor", 1)] {
+        let (code, said) = posthaste(&copy.url(), &[command]).await;
+        assert_eq!(code, Some(ended), "{said}");
+        assert!(said.contains(REFUSED) && said.contains("`posthaste adopt --hold`"), "{said}");
+    }
+    let said = adopted(&copy, &[]).await;
+    assert!(said.starts_with("took over this copy; 2 events "), "{said}");
+    let (_, said) = posthaste(&copy.url(), &["doctor"]).await;
+    assert!(said.contains("ok       ledger       written in this database\n"), "{said}");
+    let _relay = Relay::start(&copy).await;
     let retry = format!("select posthaste.retry({}, {id})", seen[1]);
     assert_eq!(value::<String>(&client, &retry).await, "due");
     let new = event("order.new").add(&client).await;
@@ -119,15 +135,12 @@ async fn a_copy_is_routed_anew_once_and_not_again_by_the_next_relay() {
     point_at(&client, &after).await;
 
     // Two at the same time: one of them does it, the other finds it done.
-    let (mut one, mut two) = tokio::join!(Relay::start(&copy), Relay::start(&copy));
-    settled(&client).await;
-    let said = |relay: &Relay| relay.log().matches(RESTORED).count();
-    assert!(said(&one) + said(&two) >= 1);
-    assert!(one.stop().await.success() && two.stop().await.success());
-    let third = Relay::start(&copy).await;
+    tokio::join!(adopted(&copy, &[]), adopted(&copy, &[]));
+    let again = "nothing to take over: the ledger is this database's own\n";
+    assert_eq!(adopted(&copy, &[]).await, again);
+    let _relay = Relay::start(&copy).await;
     event("order.new").add(&client).await;
     settled(&client).await;
-    assert_eq!(said(&third), 0);
     assert_eq!(types(&after), ["order.new", "order.unrouted"]);
     let rebased = "select count(distinct database_oid) from posthaste.routing";
     assert_eq!(value::<i64>(&client, rebased).await, 2, "the old one's, and this one's");
@@ -145,19 +158,20 @@ async fn a_transaction_that_is_open_meanwhile_is_routed_when_it_commits() {
     let (idle, writing) = (copy.client().await, copy.client().await);
     idle.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
     writing.batch_execute(&format!("begin; {}", event("order.written").sql())).await.unwrap();
-    let mut relay = Relay::on(&copy.url()).spawn();
     // To begin anew is to know of every insert: it waits for this one.
-    until("the relay to wait for the writer", || async {
-        let waits = "select exists (select from pg_locks where not granted
-                      and relation = 'posthaste.outbox'::regclass)";
-        value::<bool>(&client, waits).await.then_some(())
-    })
-    .await;
-    assert!(!relay.log().contains(RESTORED));
-    writing.batch_execute("commit").await.unwrap();
+    let written = async {
+        until("the adoption to wait for the writer", || async {
+            let waits = "select exists (select from pg_locks where not granted
+                          and relation = 'posthaste.outbox'::regclass)";
+            value::<bool>(&client, waits).await.then_some(())
+        })
+        .await;
+        writing.batch_execute("commit").await.unwrap();
+    };
+    let (said, ()) = tokio::join!(adopted(&copy, &[]), written);
+    assert!(said.starts_with("took over this copy; 1 events "), "{said}");
+    let _relay = Relay::start(&copy).await;
     assert_eq!(after.next().await.json()["type"], "order.written");
-    relay.ready().await;
-    relay.logs(RESTORED).await;
 
     idle.batch_execute(&event("order.late").sql()).await.unwrap();
     event("order.meanwhile").add(&client).await;
@@ -195,4 +209,31 @@ async fn a_dump_goes_into_a_cluster_without_the_roles_as_the_manual_says() {
     let with_roles = other.url_for("with_roles");
     copy(&source, &with_roles, &schemas).await;
     assert!(value::<bool>(&source.client_at(&with_roles).await, may_look).await);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_held_sends_nothing_until_an_endpoint_is_enabled() {
+    let source = TestDatabase::new().await;
+    let client = source.client().await;
+    let id = endpoint("http://127.0.0.1:1/").add(&client).await;
+    event("order.unrouted").add(&client).await;
+    let copy = restored(&source).await;
+    let (client, after) = (copy.client().await, Receiver::start().await);
+    point_at(&client, &after).await;
+    let said = adopted(&copy, &["--hold"]).await;
+    assert!(
+        said.starts_with("disabled 1 endpoints, and keeps what they are owed\ntook over"),
+        "{said}"
+    );
+    let _relay = Relay::start(&copy).await;
+    event("order.new").add(&client).await;
+    let routed = "count(*) = 2 from posthaste.deliveries";
+    holds(&client, routed).await;
+    assert_eq!(types(&after), [""; 0]);
+    let reason = "select disabled_reason from posthaste.endpoints";
+    assert_eq!(value::<String>(&client, reason).await, "this database is a copy");
+
+    client.batch_execute(&format!("select posthaste.enable_endpoint({id})")).await.unwrap();
+    settled(&client).await;
+    assert_eq!(types(&after), ["order.new", "order.unrouted"]);
 }

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use posthaste::store::migrate::{self, MIGRATIONS};
+use posthaste::store::migrate::{self, Form, MIGRATIONS};
 use posthaste::store::{Database, StoreError};
 use tokio_postgres::Client;
 
@@ -52,7 +52,7 @@ async fn several_migrators_at_once_are_one() {
 #[tokio::test]
 async fn the_printed_schema_is_the_migrated_one() {
     let database = TestDatabase::empty().await;
-    database.client().await.batch_execute(&migrate::print()).await.unwrap();
+    database.client().await.batch_execute(&migrate::print(0, Form::Whole).unwrap()).await.unwrap();
     migrate::check(&reached(&database)).await.unwrap();
 }
 
@@ -84,7 +84,8 @@ async fn a_relay_does_not_run_on_a_schema_that_is_not_its_own() {
                 "the schema is at migration 999, but this posthaste knows only up to {known}; run a newer posthaste"
             ),
         ),
-        (&older, format!("the schema is at migration 0 of {known}; run `posthaste migrate`")),
+        // As long as there is one migration, a ledger that lacks one lacks all.
+        (&older, "the posthaste schema was loaded without its rows".to_owned()),
         (&none, "the database has no posthaste schema; run `posthaste migrate`".to_owned()),
     ] {
         let mut relay = Relay::on(&database.url()).spawn();

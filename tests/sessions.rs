@@ -198,7 +198,11 @@ async fn the_printed_schema_can_be_applied_whatever_is_set_for_the_database() {
     set_for_all(&database, &client, &["standard_conforming_strings = off", "row_security = on"])
         .await;
     let script = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(script.path(), posthaste::store::migrate::print()).unwrap();
+    std::fs::write(
+        script.path(),
+        posthaste::store::migrate::print(0, posthaste::store::migrate::Form::Whole).unwrap(),
+    )
+    .unwrap();
     let psql = database.cluster().binaries().path("psql");
     let mut psql = tokio::process::Command::new(psql);
     psql.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]).arg(database.url());

@@ -1,7 +1,9 @@
--- cursor: where routing stands. Called by store::routing::floor. Index: routing_pkey. Takes no locks.
-select number, floor_at,
-       system_identifier = (select system_identifier from pg_control_system())
-         and database_oid = (select oid from pg_database where datname = current_database()) as is_here
-from posthaste.routing
-order by number desc
+-- cursor: where routing stands, and in which database it was written. Called by store::routing::floor and store::adopt. Index:
+-- routing_pkey. Takes no locks.
+select r.number, r.floor_at, r.system_identifier::text || '/' || r.database_oid as ledger, h.here,
+       r.system_identifier::text || '/' || r.database_oid = h.here as is_here
+from posthaste.routing r
+cross join (select (select system_identifier from pg_control_system())::text || '/' ||
+                   (select oid from pg_database where datname = current_database()) as here) h
+order by r.number desc
 limit 1

@@ -3,11 +3,29 @@
 --
 -- $1 whether inserts are to ring the bell
 with missing as (
-  select string_agg(format('%s on %s', p.privilege, c.relname), ', ' order by c.relname, p.privilege) as privileges
-  from pg_class c
-  cross join unnest(array['select', 'insert', 'update', 'delete']) p(privilege)
-  where c.relnamespace = 'posthaste'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-    and not has_table_privilege(c.oid, p.privilege)
+  select string_agg(lacks, ', ' order by lacks) as privileges
+  from (
+    select 'usage on schema ' || n.nspname as lacks
+    from pg_namespace n
+    where n.nspname in ('posthaste', 'posthaste_internal') and not has_schema_privilege(n.oid, 'usage')
+    union all
+    select format('%s on %s', p.privilege, c.relname)
+    from pg_class c
+    cross join unnest(array['select', 'insert', 'update', 'delete']) p(privilege)
+    where c.relnamespace = 'posthaste'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+      and not has_table_privilege(c.oid, p.privilege)
+    union all
+    select 'usage on ' || c.relname
+    from pg_class c
+    where c.relnamespace = 'posthaste'::regnamespace and case c.relkind when 'S' then not has_sequence_privilege(c.oid, 'usage') end
+    union all
+    -- One stands for all: they are many, and granted together.
+    select format('execute on %s function%s, such as %s', count(*), case when count(*) > 1 then 's' end, min(p.proname))
+    from pg_proc p
+    join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('posthaste', 'posthaste_internal') and not has_function_privilege(p.oid, 'execute')
+    having count(*) > 0
+  ) l
 ),
 silent as (
   select string_agg(t.tgname, ', ' order by t.tgname) as triggers,
@@ -18,11 +36,11 @@ silent as (
     and t.tgname <> 'outbox_rings_the_bell'
 ),
 bell as (
-  select count(*) > 0 as rings
+  select count(*) filter (where t.tgenabled in ('O', 'A')) > 0 as rings, count(*) > 0 as is_there
   from pg_trigger t
   join pg_class c on c.oid = t.tgrelid
   where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'outbox'
-    and t.tgname = 'outbox_rings_the_bell' and t.tgenabled in ('O', 'A')
+    and t.tgname = 'outbox_rings_the_bell'
 ),
 -- Where a policy would hide rows: from us, or from the owner, as whom functions run.
 hidden as (
@@ -48,17 +66,25 @@ unmade as (
 )
 select 'privileges' as what,
        case when privileges is null then 'ok' else 'failed' end as state,
-       coalesce(format('%s lacks %s', current_user, privileges), 'all that a relay needs') as found,
-       case when privileges is not null then format('grant posthaste_relay to %I', current_user) end as mend
+       case when privileges is null then 'all that a relay needs' else format('%s lacks %s', current_user, privileges) end as found,
+       case when privileges is not null then
+         case when to_regrole('posthaste_relay') is null
+              then 'create role posthaste_relay nologin; select posthaste.grant_roles(); ' else '' end
+         || format('grant posthaste_relay to %I', current_user)
+       end as mend
 from missing
 union all
 select 'triggers', case when triggers is null then 'ok' else 'failed' end,
        coalesce('disabled: ' || triggers, 'all enabled'), mend
 from silent
 union all
-select 'bell', case when rings = $1::bool then 'ok' else 'warning' end,
-       case when rings then 'inserts ring it' else 'inserts do not ring it' end,
-       case when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
+select 'bell', case when not is_there then 'failed' when rings = $1::bool then 'ok' else 'warning' end,
+       case when not is_there then 'its trigger was dropped, and no relay starts'
+            when rings then 'inserts ring it' else 'inserts do not ring it' end,
+       case when not is_there then
+              'create trigger outbox_rings_the_bell after insert on posthaste.outbox for each statement '
+              || 'when (pg_try_advisory_xact_lock_shared(1886352244, 1)) execute function posthaste_internal.ring()'
+            when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
 from bell
 union all
 select 'rows', case when tables is null then 'ok' else 'failed' end,

@@ -51,6 +51,18 @@ pub enum Command {
         /// Print the SQL instead, for those who apply it themselves.
         #[arg(long)]
         print: bool,
+        /// Print only what is newer than this version, which the database is at.
+        #[arg(long, requires = "print", value_name = "VERSION", default_value_t = 0)]
+        from: i32,
+        /// Print no `begin` and no `commit`, for a tool that puts it into a transaction of its own.
+        #[arg(long, requires = "print")]
+        bare: bool,
+    },
+    /// Take over a restored copy of a database, which no relay runs on before.
+    Adopt {
+        /// Disable every endpoint and keep what it is owed, so that the copy sends nothing.
+        #[arg(long)]
+        hold: bool,
     },
     /// Look at all that a relay needs, and say how to mend what is amiss. Fails if something does not work.
     Doctor {

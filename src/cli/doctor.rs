@@ -27,6 +27,14 @@ pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> 
         findings.push(addresses(config, &database).await);
     }
     findings.extend(spool(config));
+    findings.push(match &config.open_secret {
+        Some((file, key)) => {
+            let found = format!("every user of this machine may read {key} in {}", file.display());
+            let mend = format!("chmod o-r {}", file.display());
+            Finding::amiss("settings", State::Warning, found, &mend)
+        }
+        None => Finding::ok("settings", config.origin.to_string()),
+    });
     let failed = findings.iter().filter(|finding| finding.state == State::Failed).count();
     say(&if as_json {
         format!("{:#}\n", json!({ "healthy": failed == 0, "findings": findings }))

@@ -29,10 +29,14 @@ pub enum CliError {
     Ingest(#[from] IngestError),
     #[error("use the database as set")]
     Database(#[source] StoreError),
-    #[error("try the way to the database")]
+    #[error("reach the database")]
     Reach(#[source] StoreError),
     #[error("migrate the schema")]
     Migrate(#[source] StoreError),
+    #[error("print the migrations")]
+    Print(#[source] StoreError),
+    #[error("take over the copy")]
+    Adopt(#[source] StoreError),
     #[error("check the schema")]
     Schema(#[source] StoreError),
     #[error("run the relay")]
@@ -65,13 +69,16 @@ impl CliError {
             Self::Config(_)
             | Self::Logging(_)
             | Self::Database(_)
+            | Self::Print(_)
             | Self::NoListener
             | Self::Probe(ProbeError::Url)
             | Self::Receive(ReceiveError::SecretFile { .. } | ReceiveError::Secrets(_))
             | Self::Reach(
                 StoreError::NoSessions { .. }
                 | StoreError::Elsewhere { .. }
-                | StoreError::Strayed { .. },
+                | StoreError::Strayed { .. }
+                | StoreError::Encoding { .. }
+                | StoreError::ServerTooOld { .. },
             ) => USAGE,
             Self::Runtime(_)
             | Self::Signals(_)
@@ -79,6 +86,7 @@ impl CliError {
             | Self::Ingest(_)
             | Self::Reach(_)
             | Self::Migrate(_)
+            | Self::Adopt(_)
             | Self::Schema(_)
             | Self::Relay(_)
             | Self::Probe(_)
@@ -102,8 +110,16 @@ impl CliError {
                 source,
                 "another process has that port; give another, or 0 for any that is free",
             ),
-            Self::Schema(StoreError::SchemaMissing | StoreError::SchemaOlder { .. }) => Some(
+            Self::Schema(
+                StoreError::SchemaMissing
+                | StoreError::SchemaOlder { .. }
+                | StoreError::SchemaWithoutRows,
+            ) => Some(
                 "`posthaste migrate` brings the schema up to date; `posthaste run --migrate` does both",
+            ),
+            Self::Migrate(error) if error.is_denied() => Some(
+                "an administrator can make the schemas for this role: create schema posthaste authorization ROLE; \
+                 create schema posthaste_internal authorization ROLE",
             ),
             Self::Reach(StoreError::NoSessions { .. }) => Some(
                 "behind such a pooler set database.pooler = \"transaction\", and database.direct_url past it, or relay.wake = \"poll\"",

@@ -13,7 +13,9 @@ use std::io::{self, Write};
 use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
 use crate::demo;
 use crate::stopper::Stopper;
-use crate::store::{Database, migrate, reach};
+use crate::store::adopt::{self, Adopted};
+use crate::store::roles::{self, Lacking};
+use crate::store::{Database, migrate, place, reach, refill};
 
 pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
@@ -24,7 +26,8 @@ pub use receive::{ReceiveError, ReceiveOptions};
 pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
-    PrintMigrations,
+    PrintMigrations { from: i32, form: migrate::Form },
+    Adopt { config: Box<Config>, hold: bool },
     Doctor { config: Box<Config>, as_json: bool },
     Health { url: String },
     Receive(ReceiveOptions),
@@ -42,8 +45,12 @@ impl Work {
         let load = || config::load(&settings.sources()).map(Box::new);
         Ok(match arguments.command {
             Command::Run { migrate } => Self::Run { config: load()?, migrate },
-            Command::Migrate { print: false } => Self::Migrate { config: load()? },
-            Command::Migrate { print: true } => Self::PrintMigrations,
+            Command::Migrate { print: false, .. } => Self::Migrate { config: load()? },
+            Command::Migrate { print: true, from, bare } => {
+                let form = if bare { migrate::Form::Bare } else { migrate::Form::Whole };
+                Self::PrintMigrations { from, form }
+            }
+            Command::Adopt { hold } => Self::Adopt { config: load()?, hold },
             Command::Doctor { json } => Self::Doctor { config: load()?, as_json: json },
             Command::Health { url: Some(url) } => Self::Health { url },
             Command::Health { url: None } => Self::Health { url: health::url(&*load()?)? },
@@ -54,10 +61,14 @@ impl Work {
 
     fn config(&self) -> Option<&Config> {
         match self {
-            Self::Run { config, .. } | Self::Migrate { config } | Self::Doctor { config, .. } => {
-                Some(config)
-            }
-            Self::PrintMigrations | Self::Health { .. } | Self::Receive(_) | Self::Demo(_) => None,
+            Self::Run { config, .. }
+            | Self::Migrate { config }
+            | Self::Adopt { config, .. }
+            | Self::Doctor { config, .. } => Some(config),
+            Self::PrintMigrations { .. }
+            | Self::Health { .. }
+            | Self::Receive(_)
+            | Self::Demo(_) => None,
         }
     }
 
@@ -86,16 +97,31 @@ impl Work {
             Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
             Self::Migrate { config } => {
                 let database = database(&config)?;
+                place::arrive(&database).await.map_err(CliError::Reach)?;
                 reach::is_one_database(&database).await.map_err(CliError::Reach)?;
+                if refill::run(&database).await.map_err(CliError::Migrate)? {
+                    say("put back the rows of a schema that was loaded without them\n")?;
+                }
                 let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
                 match &applied[..] {
-                    [] => say("nothing to do: the schema is up to date\n"),
+                    [] => say("nothing to do: the schema is up to date\n")?,
                     applied => applied.iter().try_for_each(|migration| {
                         say(&format!("applied {:04} {}\n", migration.version, migration.name))
-                    }),
+                    })?,
                 }
+                let lacking = roles::lacking(&database).await.map_err(CliError::Migrate)?;
+                if lacking.is_nothing() { Ok(()) } else { say(&for_administrator(&lacking)) }
             }
-            Self::PrintMigrations => say(&migrate::print()),
+            Self::PrintMigrations { from, form } => {
+                say(&migrate::print(from, form).map_err(CliError::Print)?)
+            }
+            Self::Adopt { config, hold } => {
+                let database = database(&config)?;
+                place::arrive(&database).await.map_err(CliError::Reach)?;
+                migrate::check(&database).await.map_err(CliError::Schema)?;
+                let adopted = adopt::adopt(&database, hold).await.map_err(CliError::Adopt)?;
+                say(&took_over(adopted))
+            }
             Self::Doctor { config, as_json } => doctor::run(&config, as_json).await,
             Self::Health { url } => health::run(&url).await,
             Self::Receive(options) => receive::run(options, &stopper).await,
@@ -105,6 +131,31 @@ impl Work {
             }
         }
     }
+}
+
+fn took_over(Adopted { was_copy, events, held }: Adopted) -> String {
+    let held = if held > 0 {
+        format!("disabled {held} endpoints, and keeps what they are owed\n")
+    } else {
+        String::new()
+    };
+    let taken = if was_copy {
+        format!(
+            "took over this copy; {events} events that were neither delivered nor tried are routed again\n"
+        )
+    } else {
+        "nothing to take over: the ledger is this database's own\n".to_owned()
+    };
+    format!("{held}{taken}")
+}
+
+/// What a role that may not make roles hands on. It is SQL as a whole.
+fn for_administrator(lacking: &Lacking) -> String {
+    let found = lacking.found();
+    let sql = lacking.sql().join("\n");
+    format!(
+        "-- roles {found}. This role may not make them; an administrator may, in this database:\n{sql}\n"
+    )
 }
 
 fn database(config: &Config) -> Result<Database, CliError> {

@@ -16,12 +16,23 @@ use crate::metrics::Metrics;
 use crate::relay;
 use crate::status::Status;
 use crate::stopper::Stopper;
-use crate::store::{Database, StoreError, migrate, reach};
+use crate::store::place::Place;
+use crate::store::{Database, StoreError, adopt, migrate, place, reach, refill, roles};
 
 /// Between two tries to reach a database that is away. Soon enough for one that starts together with us.
 const BETWEEN_TRIES: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Result<(), CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, settings = %config.origin, "posthaste starts");
+    if let Some((file, key)) = &config.open_secret {
+        let file = file.display().to_string();
+        tracing::warn!(
+            file,
+            key,
+            "every user of this machine may read a secret in the settings; chmod o-r"
+        );
+    }
     let database = database(config)?;
     let metrics = Arc::new(Metrics::new());
     let status = Status::new(Clock, stopper.clone());
@@ -83,11 +94,18 @@ async fn relay(
     metrics: &Arc<Metrics>,
     waiting: Waiting<'_>,
 ) -> Result<(), CliError> {
+    let arrived = waiting.until_reached(async || place::arrive(database).await).await;
+    let Some(place) = arrived.map_err(CliError::Reach)? else { return Ok(()) };
     let reached = waiting.until_reached(async || reach::is_one_database(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());
     }
     if migrate {
+        let refilled = waiting.until_reached(async || refill::run(database).await).await;
+        let Some(refilled) = refilled.map_err(CliError::Migrate)? else { return Ok(()) };
+        if refilled {
+            tracing::info!("put back the rows of a schema that was loaded without them");
+        }
         let applied = waiting.until_reached(async || migrate::run(database).await).await;
         let Some(applied) = applied.map_err(CliError::Migrate)? else { return Ok(()) };
         for migration in applied {
@@ -98,10 +116,29 @@ async fn relay(
             );
         }
     }
+    if migrate {
+        let lacking = waiting.until_reached(async || roles::lacking(database).await).await;
+        let Some(lacking) = lacking.map_err(CliError::Migrate)? else { return Ok(()) };
+        if !lacking.is_nothing() {
+            let (found, sql) = (lacking.found(), lacking.sql().join(" "));
+            tracing::warn!(found, sql, "roles are lacking, which an administrator can make");
+        }
+    }
     let checked = waiting.until_reached(async || migrate::check(database).await).await;
-    if checked.map_err(CliError::Schema)?.is_none() {
+    let Some(schema) = checked.map_err(CliError::Schema)? else { return Ok(()) };
+    let own = waiting.until_reached(async || adopt::is_own(database).await).await;
+    if own.map_err(CliError::Schema)?.is_none() {
         return Ok(());
     }
+    let Place { name, address, role, version, .. } = &place;
+    tracing::info!(
+        schema,
+        postgresql = version,
+        database = name,
+        at = address,
+        role,
+        "on its database"
+    );
     let reached = waiting.until_reached(async || reach::keeps_sessions(database).await).await;
     if reached.map_err(CliError::Reach)?.is_none() {
         return Ok(());

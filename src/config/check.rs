@@ -5,7 +5,6 @@ use std::{borrow::Cow, ops::RangeInclusive, path::Path, time::Duration};
 
 use hyper::header::HeaderValue;
 use jiff::SignedDuration;
-use tracing_subscriber::EnvFilter;
 
 use super::ingest;
 use super::settings::{Config, Pooler, Wake};
@@ -40,13 +39,6 @@ pub(super) fn check(config: &Config) -> Vec<Violation> {
     check_delivery(config, &mut found);
     check_retry(config, &mut found);
     check_health_and_upkeep(config, &mut found);
-    if let Err(wrong) = EnvFilter::builder().parse(&config.log.level) {
-        let what = format!(
-            "{:?} is not a level or filter ({wrong}); write \"info\" or \"info,posthaste::relay=debug\"",
-            config.log.level
-        );
-        found.push("log.level", what);
-    }
     found.0
 }
 

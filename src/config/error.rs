@@ -5,8 +5,7 @@ use std::fmt;
 
 use figment::error::{Actual, Kind};
 
-/// The settings cannot be used. Lists what was found wrong, not only the first; bounds are looked at once
-/// every value has its type.
+/// The settings cannot be used. Lists all that is wrong with them, of every kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<Problem>,
@@ -49,6 +48,11 @@ impl fmt::Display for Problem {
 /// What was wrong with a value that did not fit its setting's type.
 pub(super) fn misfit(kind: &Kind) -> String {
     match kind {
+        Kind::InvalidType(Actual::Str(text), expected)
+            if expectation(expected) == WHOLE && text.trim().parse::<u64>().is_ok() =>
+        {
+            format!("{text:?} does not fit; write {}, without quotes", text.trim())
+        }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             format!("{} does not fit; write {}", shown(actual), expectation(expected))
         }
@@ -73,30 +77,41 @@ fn shown(actual: &Actual) -> String {
     }
 }
 
+const WHOLE: &str = "a whole number, 0 or more";
+
 /// serde's name of a type, in an operator's words.
 fn expectation(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "u8" | "u16" | "u32" | "u64" | "usize" => WHOLE,
         "a string" => "text in quotes",
         "a sequence" => "a list such as [\"10.0.0.0/8\"]",
         other => other,
     }
 }
 
-/// The known key that was most likely meant, if one is near.
-pub(super) fn nearest<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// The known names that were most likely meant: those that are nearest, if any is near.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     /// More than a typing error or two, and a suggestion is a guess.
     const NEAR: usize = 3;
-    let plain = |key: &str| key.replace(['.', '_', '-'], "");
-    let last = |key: &str| key.rsplit('.').next().map(plain);
-    known
-        .into_iter()
-        .map(|candidate| {
-            // the right name in the wrong section is as near as one wrong letter
-            let same_name = usize::from(last(candidate) != last(key)) * NEAR + 1;
-            (strsim::osa_distance(&plain(candidate), &plain(key)).min(same_name), candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= NEAR && distance * 2 <= candidate.len())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let plain = |name: &str| name.replace(['.', '_', '-'], "");
+    let last = |name: &str| name.rsplit('.').next().map(plain).unwrap_or_default();
+    let near = |a: &str, b: &str| {
+        Some(strsim::osa_distance(a, b)).filter(|far| *far <= NEAR && far * 2 <= b.len())
+    };
+    let mut nearest = Vec::new();
+    let mut least = usize::MAX;
+    for candidate in known {
+        let whole = near(&plain(name), &plain(candidate));
+        // The right name in the wrong section is as near as one wrong letter.
+        let in_section = near(&last(name), &last(candidate)).map(|far| far + 1);
+        let Some(far) = whole.into_iter().chain(in_section).min() else { continue };
+        if far < least {
+            least = far;
+            nearest.clear();
+        }
+        if far == least {
+            nearest.push(candidate);
+        }
+    }
+    nearest
 }

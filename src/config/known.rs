@@ -9,6 +9,9 @@ use super::error::{Problem, nearest};
 
 /// Where sources of ingest stand; each is a section of its own, named by the operator.
 pub(super) const SOURCES: &str = "ingest.sources.";
+/// Of settings that have one name, the relay's comes first and those of ingest last.
+const RELAY: &str = "relay.";
+const INGEST: &str = "ingest.";
 /// The section that says what each is unless it says otherwise.
 const EXAMPLE: &str = "example";
 
@@ -81,16 +84,23 @@ impl Known {
 
     pub(super) fn unknown(&self, key: String, place: Option<String>) -> Problem {
         let source = key.strip_prefix(SOURCES).and_then(|rest| rest.split('.').next());
-        let keys = self.keys_with_source(source.unwrap_or(EXAMPLE));
-        let what = match nearest(&key, keys.iter().map(String::as_str)) {
-            Some(near) => format!("no such setting; did you mean {near}?"),
-            None => "no such setting".to_owned(),
+        let mut keys = self.keys_with_source(source.unwrap_or(EXAMPLE));
+        if !key.starts_with(INGEST) {
+            // What a source is set to is not what one means at the top.
+            keys.retain(|known| !known.starts_with(SOURCES));
+        }
+        keys.sort_by_key(|known| (!known.starts_with(RELAY), known.starts_with(INGEST)));
+        let near = nearest(&key, keys.iter().map(String::as_str));
+        let what = if near.is_empty() {
+            "no such setting".to_owned()
+        } else {
+            format!("no such setting; did you mean {}?", near.join(" or "))
         };
         Problem { place, key: Some(key), what }
     }
 
     pub(super) fn unknown_section(&self, key: String, place: Option<String>) -> Problem {
-        let what = match nearest(&key, self.sections.keys().map(String::as_str)) {
+        let what = match nearest(&key, self.sections.keys().map(String::as_str)).first() {
             Some(near) => format!("no such section; did you mean [{near}]?"),
             None => {
                 let sections: Vec<_> =

@@ -42,6 +42,31 @@ impl Layer {
         Self { name: "defaults", values: known.values().clone(), places: BTreeMap::new() }
     }
 
+    /// The first key of a file that holds a secret.
+    pub(super) fn secret_in_file(&self) -> Option<String> {
+        let is_secret = |key: &&String| {
+            let name = key.rsplit('.').next().unwrap_or_default();
+            let text = value(&self.values, key).and_then(Value::as_str).unwrap_or_default();
+            match name {
+                "secret" | "old_secret" => !text.is_empty(),
+                // With a user's password in it, or a word for one.
+                "url" | "direct_url" | "proxy" => {
+                    let user = text.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+                    user.is_some_and(|(user, _)| user.contains(':')) || text.contains("password")
+                }
+                _ => false,
+            }
+        };
+        (self.name == "file").then(|| self.places.keys().find(is_secret).cloned()).flatten()
+    }
+
+    /// One value alone.
+    pub(super) fn of(key: &str, value: Value) -> Self {
+        let mut layer = Self { name: "mended", values: Dict::new(), places: BTreeMap::new() };
+        put(&mut layer.values, key, value);
+        layer
+    }
+
     /// The sources of ingest that this layer names.
     pub(super) fn sources(&self) -> Vec<String> {
         let ingest = self.values.get("ingest").and_then(Value::as_dict);
@@ -238,6 +263,14 @@ impl Provider for Layer {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+/// What stands where the key says.
+fn value<'a>(values: &'a Dict, key: &str) -> Option<&'a Value> {
+    match key.split_once('.') {
+        None => values.get(key),
+        Some((section, key)) => value(values.get(section)?.as_dict()?, key),
     }
 }
 

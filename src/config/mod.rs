@@ -6,13 +6,16 @@
 
 mod check;
 mod error;
+mod filter;
 mod ingest;
 mod known;
 mod layer;
+mod sections;
 mod settings;
 mod units;
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs,
@@ -20,17 +23,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use figment::{Figment, error::Kind};
-use serde::de::DeserializeOwned;
+use figment::Figment;
 
 use known::{Known, SOURCES};
 use layer::{CONFIG_FILE_VARIABLE, Layer};
+use sections::Sections;
 
 pub use error::{ConfigError, Problem};
 pub use ingest::{Content, EventType, IngestSettings, SourceSettings};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
-    LogFormat, LogSettings, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
+    LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
 };
 pub use units::Hidden;
 pub(crate) use units::{parse_duration, parse_size};
@@ -81,38 +84,95 @@ impl Sources {
 /// that cannot be read, no database.
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let (layers, names) = layers(sources, &mut problems);
+    let known = Known::new(DEFAULTS);
+    let (layers, names) = layers(sources, &known, &mut problems);
     let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
     let place =
         |key: &str| layers.iter().rev().find_map(|layer| layer.place(key)).map(str::to_owned);
 
-    let typed = typed(&figment, &names, &place, &mut problems);
+    let mut sections = Sections::new(figment, &known, &place);
+    let typed = sections.read_all(&names);
+    problems.extend(sections.problems);
     let Some(mut config) = typed else { return Err(ConfigError { problems }) };
-    read_secrets(&mut config, &place, &mut problems);
+    config.origin = origin(sources);
+    config.open_secret = config.origin.is_open_to_all().and_then(|path| {
+        let secret = layers.iter().find_map(Layer::secret_in_file)?;
+        Some((path.to_owned(), secret))
+    });
+    // What follows from a value that was told already is not told again.
+    let mut told: BTreeSet<_> = problems.iter().filter_map(|one| one.key.clone()).collect();
+    if problems.iter().any(|problem| problem.key.is_none()) {
+        // It may stand in the file that could not be read.
+        told.insert("database.url".to_owned());
+    }
+    let mut more = Vec::new();
+    read_secrets(&mut config, &place, &mut more);
     fill_in(&mut config, sources);
-    problems.extend(check::check(&config).into_iter().map(|violation| Problem {
-        place: place(&violation.key).or_else(|| place(violation.with?)),
-        key: Some(violation.key.into_owned()),
-        what: violation.what,
-    }));
+    let violations = check::check(&config);
+    more.extend(
+        violations
+            .into_iter()
+            .filter(|violation| violation.with.is_none_or(|with| !told.contains(with)))
+            .map(|violation| Problem {
+                place: place(&violation.key).or_else(|| place(violation.with?)),
+                key: Some(violation.key.into_owned()),
+                what: violation.what,
+            }),
+    );
+    problems.extend(
+        more.into_iter().filter(|one| one.key.as_ref().is_none_or(|key| !told.contains(key))),
+    );
+    problems.sort_by_cached_key(|problem| in_order(problem.place.as_deref()));
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
 }
 
+/// What stands in one file by its lines, and what stands nowhere at the end.
+fn in_order(place: Option<&str>) -> (bool, String, Option<usize>) {
+    let (file, line) = place
+        .and_then(|place| {
+            let (file, line) = place.rsplit_once(':')?;
+            Some((file, Some(line.parse().ok()?)))
+        })
+        .unwrap_or((place.unwrap_or_default(), None));
+    (place.is_none(), file.to_owned(), line)
+}
+
 /// All layers, and the names of the sources of ingest.
-fn layers(sources: &Sources, problems: &mut Vec<Problem>) -> (Vec<Layer>, Vec<String>) {
-    let known = Known::new(DEFAULTS);
+fn layers(
+    sources: &Sources,
+    known: &Known,
+    problems: &mut Vec<Problem>,
+) -> (Vec<Layer>, Vec<String>) {
     let mut layers = Vec::new();
     if let Some((path, text)) = settings_file(sources, problems) {
-        layers.push(Layer::file(&path, &text, &known, problems));
+        layers.push(Layer::file(&path, &text, known, problems));
     }
-    layers.push(Layer::database_url(&sources.environment, &known, problems));
-    layers.push(Layer::environment(&sources.environment, &known, problems));
-    layers.push(Layer::flags(&sources.flags, &known, problems));
+    layers.push(Layer::database_url(&sources.environment, known, problems));
+    layers.push(Layer::environment(&sources.environment, known, problems));
+    layers.push(Layer::flags(&sources.flags, known, problems));
     let mut names: Vec<_> = layers.iter().flat_map(Layer::sources).collect();
     names.sort();
     names.dedup();
-    layers.insert(0, Layer::defaults(&known).with_sources(&names, &known));
+    layers.insert(0, Layer::defaults(known).with_sources(&names, known));
     (layers, names)
+}
+
+/// Where the settings come from, as an absolute path: the process may have been started anywhere.
+fn origin(sources: &Sources) -> Origin {
+    let absolute = |path: PathBuf| -> PathBuf {
+        std::path::absolute(&path).unwrap_or(path).components().collect()
+    };
+    let named = sources.config_file.clone();
+    let named = named.or_else(|| Some(sources.variable(CONFIG_FILE_VARIABLE)?.into()));
+    match (named, &sources.directory) {
+        (Some(file), _) => Origin::File(absolute(file)),
+        (None, Some(directory)) if directory.join(CUSTOMARY_FILE).exists() => {
+            Origin::File(absolute(directory.join(CUSTOMARY_FILE)))
+        }
+        // An empty path is the working directory.
+        (None, Some(directory)) => Origin::NoneIn(absolute(Path::new(".").join(directory))),
+        (None, None) => Origin::Nowhere,
+    }
 }
 
 /// The file's name and text: one that is named must be there, the customary one may be missing.
@@ -138,77 +198,6 @@ fn settings_file(sources: &Sources, problems: &mut Vec<Problem>) -> Option<(Path
             problems.push(Problem { place: Some(place), key: None, what });
             None
         }
-    }
-}
-
-/// Every section in its type, or `None` if one has a problem.
-fn typed(
-    figment: &Figment,
-    sources: &[String],
-    place: &impl Fn(&str) -> Option<String>,
-    problems: &mut Vec<Problem>,
-) -> Option<Config> {
-    let mut sections = Sections { figment, place, problems };
-    // all are read before any is asked for, so that a problem in each is reported
-    let database = sections.read("database");
-    let http = sections.read("http");
-    let ingest = sections.read_ingest(sources);
-    let relay = sections.read("relay");
-    let delivery = sections.read("delivery");
-    let retry = sections.read("retry");
-    let health = sections.read("health");
-    let addresses = sections.read("addresses");
-    let upkeep = sections.read("upkeep");
-    let log = sections.read("log");
-    Some(Config {
-        database: database?,
-        http: http?,
-        ingest: ingest?,
-        relay: relay?,
-        delivery: delivery?,
-        retry: retry?,
-        health: health?,
-        addresses: addresses?,
-        upkeep: upkeep?,
-        log: log?,
-    })
-}
-
-struct Sections<'a, P> {
-    figment: &'a Figment,
-    place: &'a P,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl<P: Fn(&str) -> Option<String>> Sections<'_, P> {
-    /// The section and those of its sources.
-    fn read_ingest(&mut self, sources: &[String]) -> Option<IngestSettings> {
-        let ingest = self.read("ingest");
-        let sources: Vec<_> = sources
-            .iter()
-            .map(|name| Some((name.clone(), self.read(&format!("{SOURCES}{name}"))?)))
-            .collect();
-        let sources = sources.into_iter().collect::<Option<_>>()?;
-        Some(IngestSettings { sources, ..ingest? })
-    }
-
-    fn read<T: DeserializeOwned>(&mut self, section: &str) -> Option<T> {
-        let error = match self.figment.focus(section).extract() {
-            Ok(read) => return Some(read),
-            Err(error) => error,
-        };
-        // an entry of a list has its number as a second part; the place is that of the list
-        let name = match &error.kind {
-            Kind::MissingField(name) => Some(&**name),
-            _ => error.path.first().map(String::as_str),
-        };
-        let key = name.map_or_else(|| section.to_owned(), |name| format!("{section}.{name}"));
-        self.problems.push(Problem {
-            place: (self.place)(&key),
-            key: Some(key),
-            what: error::misfit(&error.kind),
-        });
-        None
     }
 }
 

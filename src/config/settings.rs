@@ -2,7 +2,9 @@
 //! what happens when it is too small or too large is told. What depends on bounds or on one another is
 //! checked in [`check`](super::check).
 
-use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, net::SocketAddr, thread, time::Duration};
 
 use serde::Deserialize;
 
@@ -15,6 +17,11 @@ use crate::http::client::ProxyUrl;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    #[serde(skip)]
+    pub origin: Origin,
+    /// The settings file and the key of a secret in it, if every user of this machine may read it.
+    #[serde(skip)]
+    pub open_secret: Option<(PathBuf, String)>,
     pub database: DatabaseSettings,
     pub http: HttpSettings,
     pub ingest: IngestSettings,
@@ -25,6 +32,37 @@ pub struct Config {
     pub addresses: AddressSettings,
     pub upkeep: UpkeepSettings,
     pub log: LogSettings,
+}
+
+/// Where settings were read, besides variables and flags.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// This file.
+    File(PathBuf),
+    /// No file: there is none of the customary name in this directory.
+    NoneIn(PathBuf),
+    /// No file was looked for.
+    #[default]
+    Nowhere,
+}
+
+impl Origin {
+    /// The file, if every user of this machine may read it.
+    pub(super) fn is_open_to_all(&self) -> Option<&Path> {
+        let Self::File(path) = self else { return None };
+        let mode = fs::metadata(path).ok()?.permissions().mode();
+        (mode & 0o004 != 0).then_some(path)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::NoneIn(directory) => write!(f, "no posthaste.toml in {}", directory.display()),
+            Self::Nowhere => f.write_str("no file"),
+        }
+    }
 }
 
 /// `[database]`: where the outbox is and how it is reached.
@@ -244,7 +282,8 @@ pub struct UpkeepSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSettings {
-    /// A level or a filter in the syntax of `tracing`'s `EnvFilter`; parses once loaded.
+    /// A level, and others for parts of the program; `tracing`'s `EnvFilter` takes it once loaded.
+    #[serde(deserialize_with = "serde_as::filter")]
     pub level: String,
     pub format: LogFormat,
 }

@@ -90,12 +90,13 @@ fn every_default_is_read_and_none_is_missing() {
             .fold(String::new(), |text, line| text + line + "\n");
         assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
         let figment = figment(&Known::new(&without));
-        let mut problems = Vec::new();
-        assert!(typed(&figment, &example, &|_| None, &mut problems).is_none(), "{key} is required");
+        let mut sections = Sections::new(figment, &known, &|_| None);
+        assert!(sections.read_all(&example).is_none(), "{key} is required");
+        let problems = sections.problems;
         assert!(problems[0].key.as_deref() == Some(&*key), "{key}: {problems:?}");
     }
-    let mut problems = Vec::new();
-    assert!(typed(&figment(&known), &example, &|_| None, &mut problems).is_some(), "{problems:?}");
+    let mut sections = Sections::new(figment(&known), &known, &|_| None);
+    assert!(sections.read_all(&example).is_some(), "{:?}", sections.problems);
 }
 
 #[test]
@@ -226,6 +227,18 @@ fn an_unknown_key_is_an_error_that_names_its_line_and_the_nearest_key() {
             "settings: posthaste.toml:1: relays: no such section; did you mean [relay]?",
         ),
         (
+            "max_in_flight = 5",
+            "settings: posthaste.toml:1: max_in_flight: no such setting; did you mean relay.max_in_flight or ingest.max_in_flight?",
+        ),
+        (
+            "[delivery]\nca_fiel = \"x\"",
+            "settings: posthaste.toml:2: delivery.ca_fiel: no such setting; did you mean delivery.ca_file?",
+        ),
+        (
+            "timeuot = \"5s\"",
+            "settings: posthaste.toml:1: timeuot: no such setting; did you mean delivery.timeout?",
+        ),
+        (
             "relay = 5",
             "settings: posthaste.toml:1: relay: is a section; write [relay] and its settings below it",
         ),
@@ -249,14 +262,6 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
         (
             "[relay]\nbatch = 0",
             "settings: posthaste.toml:2: relay.batch: 0 is out of bounds; write 1 to 10000",
-        ),
-        (
-            "[relay]\nheartbeat = 2",
-            "settings: posthaste.toml:2: relay.heartbeat: 2 does not fit; write text in quotes",
-        ),
-        (
-            "[relay]\nheartbeat = \"2\"",
-            r#"settings: posthaste.toml:2: relay.heartbeat: "2" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
         ),
         (
             "[relay]\nheartbeat = \"50ms\"",
@@ -319,6 +324,43 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
 }
 
 #[test]
+fn a_value_without_its_unit_or_quotes_is_told_all_that_is_wrong_with_it_at_once() {
+    let cases = [
+        (
+            "[relay]\nheartbeat = 2",
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+        ),
+        (
+            "[relay]\nheartbeat = \"2\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+        ),
+        (
+            "[relay]\nheartbeat = \"soon\"",
+            r#"settings: posthaste.toml:2: relay.heartbeat: "soon" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d""#,
+        ),
+        (
+            "[ingest]\nmax_head = 16",
+            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write "16B", "16KiB" or "16MiB", in quotes"#,
+        ),
+        (
+            "[health]\ndisable_after = false",
+            r#"settings: posthaste.toml:2: health.disable_after: "false" is not a duration; write a number with a unit, such as "500ms", "2s" or "30d", or "off""#,
+        ),
+        (
+            "[relay]\nbatch = \"500\"",
+            r#"settings: posthaste.toml:2: relay.batch: "500" does not fit; write 500, without quotes"#,
+        ),
+        (
+            "[http]\nlisten = 7878",
+            r#"settings: posthaste.toml:2: http.listen: "7878" is not an address and port; write "127.0.0.1:7878", "0.0.0.0:7878", "[::]:7878" or "off""#,
+        ),
+    ];
+    for (file, error) in cases {
+        assert_eq!(with_file(file).error(), error);
+    }
+}
+
+#[test]
 fn a_variable_is_named_in_its_error() {
     assert_eq!(
         environment_error("POSTHASTE_RELAY__BATCH", "many"),
@@ -328,6 +370,21 @@ fn a_variable_is_named_in_its_error() {
         environment_error("POSTHASTE_DATABASE_URL", URL),
         "settings: POSTHASTE_DATABASE_URL: database_url: no such setting; did you mean database.url?"
     );
+    for (name, given) in [
+        ("POSTHASTE_LOG__LEVEL", environment_error("POSTHASTE_LOG__LEVEL", "warning")),
+        (
+            "--set log.level",
+            Given {
+                environment: &[("DATABASE_URL", URL)],
+                flags: &[("log.level", "warning")],
+                file: None,
+            }
+            .error(),
+        ),
+    ] {
+        let wrong = r#"log.level: "warning" is not a level; did you mean "warn"?"#;
+        assert!(given.starts_with(&format!("settings: {name}: {wrong}")), "{given}");
+    }
     let flags =
         Given { environment: &[("DATABASE_URL", URL)], flags: &[("relay.bacth", "1")], file: None };
     assert_eq!(
@@ -338,14 +395,27 @@ fn a_variable_is_named_in_its_error() {
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
-    let error = with_file("[relay]\nbacth = 1\nbatch = \"x\"\n[log]\nformat = \"xml\"").error();
-    assert_eq!(
-        error,
-        "settings: 3 things are wrong\
-         \n  posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?\
-         \n  posthaste.toml:3: relay.batch: \"x\" does not fit; write a whole number, 0 or more\
-         \n  posthaste.toml:5: log.format: \"xml\" does not fit; write \"auto\" or \"json\" or \"text\""
-    );
+    let error = with_file(
+        "[relay]\nbacth = 1\nbatch = \"x\"\nheartbeat = 30\nmax_in_flight = 0\nlease = \"2s\"\n\
+         [retry]\ncap = \"400d\"\n[addresses]\nallow = [\"a b\", \"10.0.0.0/8\", \"10.0.0.0/33\"]\n\
+         [log]\nformat = \"xml\"\n[database]\nca_file = \"/no/such.pem\"",
+    )
+    .error();
+    insta::assert_snapshot!(error, @r#"
+    settings: 9 things are wrong
+      posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?
+      posthaste.toml:3: relay.batch: "x" does not fit; write a whole number, 0 or more
+      posthaste.toml:4: relay.heartbeat: 30 has no unit; write "30s", "30m", "30h" or "30d", in quotes
+      posthaste.toml:5: relay.max_in_flight: 0 is out of bounds; write 1 to 65536
+      posthaste.toml:8: retry.cap: "400d" is out of bounds; write "1s" to "365d"
+      posthaste.toml:10: addresses.allow: `a b` is not a host name: write a CIDR, an address or a host, without scheme or port
+      posthaste.toml:10: addresses.allow: `10.0.0.0/33` is not a CIDR, such as 10.0.0.0/8 or fd00::/8
+      posthaste.toml:12: log.format: "xml" does not fit; write "auto" or "json" or "text"
+      posthaste.toml:14: database.ca_file: there is no file /no/such.pem
+    "#);
+    // A file that cannot be read may have had what seems to be missing.
+    let error = Given { file: Some("x ="), ..Given::default() }.error();
+    assert!(error.starts_with("settings: posthaste.toml:1: not TOML"), "{error}");
 }
 
 #[test]
@@ -603,4 +673,30 @@ fn a_variable_that_is_not_utf_8_is_named() {
     let environment = vec![("DATABASE_URL".into(), OsString::from_vec(vec![0xff]))];
     let error = load(&Sources { environment, ..Sources::default() }).unwrap_err().to_string();
     assert!(error.contains("DATABASE_URL: database.url: the value is not UTF-8"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_with_a_secret_that_all_may_read_is_told_with_its_key() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("posthaste.toml");
+    let open = |text: &str, mode: u32| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let sources = Sources {
+            directory: Some(directory.path().to_owned()),
+            environment: owned(&[("DATABASE_URL", URL)]),
+            ..Sources::default()
+        };
+        load(&sources).unwrap().open_secret
+    };
+    let secret = "[database]\nurl = \"postgres://app:hunter2@db/shop\"";
+    let told = Some((file.clone(), "database.url".to_owned()));
+    assert_eq!(open(secret, 0o644), told);
+    assert_eq!(open(secret, 0o640), None);
+    assert_eq!(open("[database]\nurl = \"postgres://app@db/shop\"", 0o644), None);
+    let source = "[ingest.sources.shop]\nsecret = \"hunter2\"";
+    let told = Some((file.clone(), "ingest.sources.shop.secret".to_owned()));
+    assert_eq!(open(source, 0o604), told);
 }

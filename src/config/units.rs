@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 use serde::{Deserialize, Deserializer, de};
 
+use super::filter::parse_filter;
 use super::ingest::{EventType, header_pattern, network};
 use crate::http::client::ProxyUrl;
 use crate::model::pick::Pick;
@@ -45,6 +46,11 @@ impl fmt::Debug for Hidden {
 
 /// A duration such as `"500ms"`, `"1h 30m"` or `"30d"`; a day is 24 hours.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    if is_bare(text) {
+        return Err(format!(
+            "{text} has no unit; write \"{text}s\", \"{text}m\", \"{text}h\" or \"{text}d\", in quotes"
+        ));
+    }
     let wrong = || {
         format!(
             "{text:?} is not a duration; write a number with a unit, such as \"500ms\", \"2s\" or \"30d\""
@@ -57,6 +63,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// A size such as `"4096B"`, `"16KiB"` or `"1MB"`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    if is_bare(text) {
+        return Err(format!(
+            "{text} has no unit; write \"{text}B\", \"{text}KiB\" or \"{text}MiB\", in quotes"
+        ));
+    }
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
     let factor: Option<u64> = match unit.trim() {
@@ -76,6 +87,11 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
             )
         },
     )
+}
+
+/// A number alone.
+fn is_bare(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -102,26 +118,26 @@ pub(super) mod serde_as {
 
     use super::{
         Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, Pick,
-        ProxyUrl, SocketAddr, de, header_pattern, network, parse_duration, parse_listen,
-        parse_size, unless_off,
+        ProxyUrl, SocketAddr, de, fmt, header_pattern, network, parse_duration, parse_filter,
+        parse_listen, parse_size, unless_off,
     };
 
     pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Duration, D::Error> {
-        parsed(&String::deserialize(d)?, parse_duration)
+        parsed(d, parse_duration)
     }
 
     pub(in crate::config) fn duration_or_off<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<Duration>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| {
+        parsed(d, |text| {
             unless_off(text, parse_duration).map_err(|wrong| format!("{wrong}, or \"off\""))
         })
     }
 
     pub(in crate::config) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
-        parsed(&String::deserialize(d)?, |text| {
+        parsed(d, |text| {
             usize::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is out of reach"))
         })
     }
@@ -129,19 +145,23 @@ pub(super) mod serde_as {
     pub(in crate::config) fn listen<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<SocketAddr>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| unless_off(text, parse_listen))
+        parsed(d, |text| unless_off(text, parse_listen))
     }
 
     pub(in crate::config) fn proxy<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<ProxyUrl>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| {
+        parsed(d, |text| {
             unless_off(text, |text| {
                 text.parse::<ProxyUrl>().map_err(|error| {
                     format!("{error}; write http://host:port, or \"off\" for no proxy")
                 })
             })
         })
+    }
+
+    pub(in crate::config) fn filter<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+        parsed(d, parse_filter)
     }
 
     /// Empty: none. A file named "off" is a file.
@@ -154,22 +174,20 @@ pub(super) mod serde_as {
     pub(in crate::config) fn path_or_off<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<PathBuf>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| {
-            unless_off(text, |text| Ok::<_, String>(PathBuf::from(text)))
-        })
+        parsed(d, |text| unless_off(text, |text| Ok::<_, String>(PathBuf::from(text))))
     }
 
     pub(in crate::config) fn event_type<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<EventType, D::Error> {
-        parsed(&String::deserialize(d)?, EventType::parse)
+        parsed(d, EventType::parse)
     }
 
     /// Empty: none.
     pub(in crate::config) fn pick<'de, D: Deserializer<'de>>(
         d: D,
     ) -> Result<Option<Pick>, D::Error> {
-        parsed(&String::deserialize(d)?, |text| match text {
+        parsed(d, |text| match text {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|wrong| format!("{text:?} is neither; {wrong}")),
         })
@@ -187,12 +205,19 @@ pub(super) mod serde_as {
         all(d, network)
     }
 
+    /// Each of the list; of those that do not fit, all are told.
     fn all<'de, T, D: Deserializer<'de>>(
         d: D,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, D::Error> {
-        let texts = Vec::<String>::deserialize(d)?;
-        texts.iter().map(|text| parse(text).map_err(de::Error::custom)).collect()
+        let (mut fit, mut wrong) = (Vec::new(), Vec::new());
+        for text in Vec::<String>::deserialize(d)? {
+            match parse(&text) {
+                Ok(one) => fit.push(one),
+                Err(what) => wrong.push(what),
+            }
+        }
+        if wrong.is_empty() { Ok(fit) } else { Err(de::Error::custom(wrong.join("; "))) }
     }
 
     /// Empty: none.
@@ -210,11 +235,65 @@ pub(super) mod serde_as {
         Ok((!text.trim().is_empty()).then(|| Hidden::new(text)))
     }
 
-    fn parsed<T, W: Display, E: de::Error>(
-        text: &str,
+    fn parsed<'de, T, W: Display, D: Deserializer<'de>>(
+        d: D,
         parse: impl FnOnce(&str) -> Result<T, W>,
-    ) -> Result<T, E> {
-        parse(text).map_err(E::custom)
+    ) -> Result<T, D::Error> {
+        let Written { text, in_quotes } = Written::deserialize(d)?;
+        match parse(&text) {
+            Ok(value) if in_quotes => Ok(value),
+            Ok(_) => Err(de::Error::custom(format!("{text} does not fit; write {text:?}"))),
+            Err(wrong) => Err(de::Error::custom(wrong)),
+        }
+    }
+
+    /// What stands where a text belongs. A number or a word without quotes is kept, so that all that is
+    /// wrong with it can be told at once, the missing unit too.
+    struct Written {
+        text: String,
+        in_quotes: bool,
+    }
+
+    impl<'de> Deserialize<'de> for Written {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            d.deserialize_any(WrittenVisitor)
+        }
+    }
+
+    struct WrittenVisitor;
+
+    impl WrittenVisitor {
+        fn bare(value: impl Display) -> Written {
+            Written { text: value.to_string(), in_quotes: false }
+        }
+    }
+
+    impl de::Visitor<'_> for WrittenVisitor {
+        type Value = Written;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Written, E> {
+            Ok(Written { text: text.to_owned(), in_quotes: true })
+        }
+
+        fn visit_bool<E>(self, value: bool) -> Result<Written, E> {
+            Ok(Self::bare(value))
+        }
+
+        fn visit_i64<E>(self, value: i64) -> Result<Written, E> {
+            Ok(Self::bare(value))
+        }
+
+        fn visit_u64<E>(self, value: u64) -> Result<Written, E> {
+            Ok(Self::bare(value))
+        }
+
+        fn visit_f64<E>(self, value: f64) -> Result<Written, E> {
+            Ok(Self::bare(value))
+        }
     }
 }
 
@@ -229,7 +308,8 @@ mod tests {
         {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs_f64(seconds)), "{text}");
         }
-        for text in ["", "2", "5 parsecs", "2 months", "1e3s", "NaN", "99999999999999999999s"] {
+        assert!(parse_duration("2").unwrap_err().starts_with("2 has no unit"));
+        for text in ["", "5 parsecs", "2 months", "1e3s", "NaN", "99999999999999999999s"] {
             let wrong = parse_duration(text).unwrap_err();
             assert!(wrong.contains("is not a duration"), "{text}: {wrong}");
         }

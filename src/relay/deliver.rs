@@ -38,6 +38,13 @@ pub(super) struct Plan {
     pub(super) secrets_until: Option<Timestamp>,
 }
 
+impl Plan {
+    /// Whom it sends to; nothing where that is not known.
+    pub(super) fn host(&self) -> &str {
+        self.sending.as_ref().map_or("", |sending| &sending.host)
+    }
+}
+
 #[derive(Debug)]
 struct Sending {
     target: Target,
@@ -209,7 +216,7 @@ fn judged(
     let attempt = verdict::Attempt {
         number: delivery.attempt_count + 1,
         age: Duration::try_from(now.duration_since(delivery.due_at)).unwrap_or_default(),
-        host: plan.sending.as_ref().map_or("", |sending| &sending.host),
+        host: plan.host(),
         event_type: &delivery.event_type,
     };
     let verdict = verdict::judge(&exchange.outcome, &policy, &attempt, now, shared.draw());

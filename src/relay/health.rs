@@ -47,31 +47,34 @@ pub(super) async fn follow(
     transition: Option<Transition>,
     effect: Option<Effect>,
 ) {
-    let endpoint = lane.id;
+    let (endpoint, host) = (lane.id, lane.host());
     match &transition {
         Some(Transition::Paused { until, again, trouble }) => {
             shared.metrics.endpoints_paused.increment(1);
             let Trouble { fault, reason } = trouble;
             match (fault, again) {
                 (Fault::Failing, _) => {
-                    tracing::warn!(endpoint, %until, reason, "paused: it keeps failing");
+                    tracing::warn!(endpoint, host, %until, reason, "paused: it keeps failing");
                 }
                 (Fault::Rejecting, _) => {
-                    tracing::warn!(endpoint, %until, reason, "paused: it accepts nothing");
+                    tracing::warn!(endpoint, host, %until, reason, "paused: it accepts nothing");
                 }
                 (Fault::Refused, false) => {
                     tracing::warn!(
                         endpoint,
+                        host,
                         reason,
                         "held: nothing may be sent to it by these settings"
                     );
                 }
-                (Fault::Refused, true) => tracing::info!(endpoint, %until, reason, "still held"),
+                (Fault::Refused, true) => {
+                    tracing::info!(endpoint, host, %until, reason, "still held");
+                }
             }
         }
-        Some(Transition::Recovered) => tracing::info!(endpoint, "recovered"),
+        Some(Transition::Recovered) => tracing::info!(endpoint, host, "recovered"),
         Some(Transition::OnTrial) => {
-            tracing::info!(endpoint, "answers again, but has accepted nothing yet");
+            tracing::info!(endpoint, host, "answers again, but has accepted nothing yet");
         }
         Some(Transition::Disabled { .. }) | None => {}
     }

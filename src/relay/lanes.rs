@@ -212,6 +212,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn host(&self) -> String {
+        self.lock().plan.host().to_owned()
+    }
+
     /// Whether the settings were read at this revision and no secret has expired since.
     pub(super) fn is_current(&self, revision: i64, now: Timestamp) -> bool {
         let inner = self.lock();

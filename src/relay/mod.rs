@@ -99,7 +99,11 @@ pub async fn run(
             // At the start a person is looking; later nobody is, and the database may come back.
             Err(error) if first => return Err(error.into()),
             Err(error) => {
-                tracing::warn!(error = error.in_full(), "cannot begin anew yet");
+                let at = store.database().address();
+                tracing::warn!(error = error.in_full(), at, "cannot begin anew yet");
+                if error.is_transient() {
+                    status.is_away();
+                }
                 status.set_ready(Err(error.in_brief()));
                 tokio::select! {
                     () = tokio::time::sleep(config.relay.heartbeat) => continue,

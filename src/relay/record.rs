@@ -227,6 +227,8 @@ fn note(shared: &Shared, attempt: &Attempt) {
     let (event, endpoint, number) = (attempt.event_id, attempt.endpoint_id, attempt.number);
     let outcome = attempt.outcome.as_ref().map_or("none", Outcome::kind);
     shared.count(attempt);
+    let host = shared.lanes.get(endpoint).map(|lane| lane.host()).unwrap_or_default();
+    let detail = attempt.outcome.as_ref().and_then(Outcome::detail);
     let reason = attempt.verdict.reason.as_deref().unwrap_or_default();
     match attempt.verdict.decision {
         Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
@@ -238,9 +240,11 @@ fn note(shared: &Shared, attempt: &Attempt) {
             tracing::info!(
                 event,
                 endpoint,
+                host,
                 attempt = number,
                 outcome,
                 cause,
+                detail,
                 status,
                 retry_in_s = after.as_secs(),
                 reason,
@@ -248,7 +252,16 @@ fn note(shared: &Shared, attempt: &Attempt) {
             );
         }
         Decision::Dead => {
-            tracing::warn!(event, endpoint, attempt = number, outcome, reason, "dead");
+            tracing::warn!(
+                event,
+                endpoint,
+                host,
+                attempt = number,
+                outcome,
+                detail,
+                reason,
+                "dead"
+            );
         }
         Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }

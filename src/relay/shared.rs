@@ -363,21 +363,28 @@ impl Shared {
     pub(super) fn complain(&self, errors: &Counter, error: &StoreError) {
         errors.increment(1);
         self.set_ready(Err(error.in_brief()));
+        if error.is_transient() {
+            self.status.is_away();
+        }
         let now = self.clock.instant();
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY) {
             *last = Some(now);
-            let error_in_full = error.in_full();
+            let (said, at) = (error.in_full(), self.store.database().address());
             if let StoreError::Strayed { .. } = error {
-                tracing::error!(error = error_in_full, "this is another database; trying again");
+                tracing::error!(error = said, at, "this is another database; trying again");
             } else {
-                tracing::warn!(error = error_in_full, "the database failed us; trying again");
+                tracing::warn!(error = said, at, "the database failed us; trying again");
             }
         }
     }
 
     /// A round has come to its end. Where an address has led elsewhere, that is not all there is to say.
     pub(super) fn well(&self) {
+        if let Some(away) = self.status.is_back() {
+            let (at, away_s) = (self.store.database().address(), away.as_secs_f64());
+            tracing::info!(at, away_s, "the database is back");
+        }
         let strayed = self.store.database().strayed();
         self.set_ready(strayed.map_or(Ok(()), |where_to| Err(where_to.to_owned())));
     }

@@ -145,10 +145,11 @@ impl Database {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the (first) server; never the password.
+    /// Host and port, or socket, of the server that was connected to last, and before that of the first;
+    /// never the password.
     #[must_use]
     pub fn address(&self) -> String {
-        address(&self.hosts[0])
+        address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
     }
 
     /// Every host and port it may connect to, for those who must not dial it.
@@ -357,7 +358,9 @@ fn split_ssl(text: &str) -> (String, Ssl) {
             true
         }
         "sslrootcert" => {
-            ssl.root_cert = Some(value.to_owned());
+            // In a URL a path may be percent-encoded, as libpq reads it.
+            ssl.root_cert =
+                Some(if text.contains("://") { decoded(value) } else { value.to_owned() });
             true
         }
         _ => false,
@@ -381,6 +384,21 @@ fn split_ssl(text: &str) -> (String, Ssl) {
     (plain, ssl)
 }
 
+/// With `%2F` and its like read. What is no such thing stays.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        (rest, _) = match byte.filter(|_| *first == b'%') {
+            Some(byte) => (&after[2..], bytes.push(byte)),
+            None => (after, bytes.push(*first)),
+        };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,6 +413,12 @@ mod tests {
                 "postgres://a/b?application_name=x",
                 "verify-ca",
                 Some("/ca.pem"),
+            ),
+            (
+                "postgres://a/b?sslrootcert=%2Fetc%2Fca%20%.pem",
+                "postgres://a/b",
+                "",
+                Some("/etc/ca %.pem"),
             ),
             ("host=a dbname=b sslmode=require", "host=a dbname=b", "require", None),
         ] {

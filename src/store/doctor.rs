@@ -6,18 +6,16 @@ use serde::Serialize;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
+use super::place::Place;
 use super::statements::{Parameters, Sessions};
-use super::{Database, StoreError, answered, migrate, reach, rules};
+use super::{Database, StoreError, adopt, answered, migrate, place, reach, roles, rules};
 use crate::clock::Clock;
 use crate::model::endpoint::EndpointId;
 
-const SERVER: &str = include_str!("../../sql/queries/doctor_server.sql");
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
-/// The oldest that is tested: 14.
-const OLDEST_SERVER: i32 = 140_000;
 /// Receivers refuse signatures whose time is five minutes off; ours is of this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
@@ -116,7 +114,9 @@ async fn look(
     rings: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
-    server(asked, database, findings).await?;
+    if !server(asked, database, findings).await? {
+        return Ok(());
+    }
     findings.push(way(database).await);
     if database.strayed().is_some() {
         // What is found by one session is not where the next one leads.
@@ -125,7 +125,7 @@ async fn look(
     let schema = migrate::check(database).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
     match schema {
-        Ok(()) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
+        Ok(_) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
         Err(error) => {
             let mend = match &error {
                 StoreError::SchemaNewer { .. } => "run a newer posthaste",
@@ -141,6 +141,21 @@ async fn look(
             }
         }
     }
+    let lacking = roles::look(&asked.client).await?;
+    findings.push(if lacking.is_nothing() {
+        Finding::ok("roles", "all there, with their grants")
+    } else {
+        Finding::amiss("roles", State::Warning, lacking.found(), &lacking.sql().join(" "))
+    });
+    findings.push(match adopt::is_own(database).await {
+        Ok(()) => Finding::ok("ledger", "written in this database"),
+        Err(error @ StoreError::Copy { .. }) => {
+            let mend = "posthaste adopt --hold, or posthaste adopt";
+            Finding::amiss("ledger", State::Failed, error.in_full(), mend)
+        }
+        // What it lacks is told below.
+        Err(_) => Finding::ok("ledger", "not looked at"),
+    });
     let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
     if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
@@ -177,30 +192,32 @@ pub async fn endpoints(
     Ok(rows.iter().map(|row| (row.get("id"), row.get("url"))).collect())
 }
 
+/// Whether Posthaste can live on the server and in the database; if not, nothing else is worth a look.
 async fn server(
     asked: &Asked,
     database: &Database,
     findings: &mut Vec<Finding>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let before = Clock.now();
-    let rows = asked.rows(SERVER, "ask what server this is", &[]).await?;
+    let place = place::look(&asked.client, database).await?;
     let after = Clock.now();
-    let row = rows.first().ok_or(StoreError::NoRow { doing: "ask what server this is" })?;
-    let (version, role): (&str, &str) = (row.get("version"), row.get("role"));
-    let address = database.address();
-    findings.push(Finding::ok("connection", format!("to {address}, as {role}")));
-    findings.push(if row.get::<_, i32>("version_number") < OLDEST_SERVER {
-        Finding::amiss(
-            "version",
-            State::Failed,
-            format!("PostgreSQL {version}"),
-            "14 or newer is needed",
-        )
-    } else {
+    let Place { address, name, role, version, encoding, .. } = &place;
+    findings.push(Finding::ok("connection", format!("to {name} at {address}, as {role}")));
+    findings.push(if place.is_new_enough() {
         Finding::ok("version", format!("PostgreSQL {version}"))
+    } else {
+        let mend = "14 or newer is needed";
+        Finding::amiss("version", State::Failed, format!("PostgreSQL {version}"), mend)
+    });
+    findings.push(match place.is_fit() {
+        Err(error @ StoreError::Encoding { .. }) => {
+            let mend = "create database … encoding 'UTF8' template template0, and use that";
+            Finding::amiss("encoding", State::Failed, error.in_full(), mend)
+        }
+        _ => Finding::ok("encoding", encoding),
     });
     // Theirs was read between asking and hearing.
-    let theirs: f64 = row.get("now_ms");
+    let theirs = place.now_ms;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in 53 bits")]
     let (before, after) = (before.as_millisecond() as f64, after.as_millisecond() as f64);
     let apart = (before - theirs).max(theirs - after).max(0.0);
@@ -214,7 +231,7 @@ async fn server(
     } else {
         Finding::ok("clock", found)
     });
-    Ok(())
+    Ok(place.is_fit().is_ok())
 }
 
 /// Whether the ways to the database are what the settings say.
@@ -224,6 +241,13 @@ async fn way(database: &Database) -> Finding {
         reach::keeps_sessions(database).await
     };
     match checked.await {
+        Ok(()) if database.is_pooled() && database.keeps_sessions() => {
+            let direct = database.direct().address();
+            Finding::ok(
+                "pooler",
+                format!("in transaction mode, as set; sessions are kept at {direct}"),
+            )
+        }
         Ok(()) if database.keeps_sessions() => {
             Finding::ok("pooler", "none, or one that keeps sessions")
         }
@@ -231,6 +255,14 @@ async fn way(database: &Database) -> Finding {
         Err(error @ StoreError::Strayed { .. }) => {
             let mend = "have database.url name the server that takes writes, its standbys, or a proxy that leads to the first alone";
             Finding::amiss("address", State::Failed, error.in_full(), mend)
+        }
+        Err(error @ StoreError::Elsewhere { .. }) => {
+            let mend = "let database.direct_url lead to the database that database.url leads to, past the pooler";
+            Finding::amiss("direct_url", State::Failed, error.in_full(), mend)
+        }
+        Err(error @ StoreError::NoSessions { setting: "database.direct_url", .. }) => {
+            let mend = "let database.direct_url lead past the pooler, to PostgreSQL itself";
+            Finding::amiss("pooler", State::Failed, error.in_full(), mend)
         }
         Err(error) => {
             let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";

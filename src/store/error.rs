@@ -44,6 +44,12 @@ pub enum StoreError {
     )]
     Strayed { address: String, first: String, found: String },
     #[error(
+        "the database {name} is encoded in {encoding}, and Posthaste needs UTF8; make another: create database … encoding 'UTF8' template template0"
+    )]
+    Encoding { name: String, encoding: String },
+    #[error("the server is PostgreSQL {version}, and Posthaste needs 14 or newer")]
+    ServerTooOld { version: String },
+    #[error(
         "the schema is at migration {found}, but this posthaste knows only up to {known}; run a newer posthaste"
     )]
     SchemaNewer { found: i32, known: i32 },
@@ -57,6 +63,20 @@ pub enum StoreError {
          posthaste_internal cascade` (its events and endpoints go with it), then `posthaste migrate`"
     )]
     MigrationChanged { version: i32, name: String },
+    #[error(
+        "the posthaste schema was loaded without its rows, as pg_dump -s and a structure.sql leave it; run `posthaste migrate`, which puts them back"
+    )]
+    SchemaWithoutRows,
+    #[error(
+        "the posthaste schema was loaded without its rows, and it is not the one that this posthaste makes ({count} differ: {differences}); run the version that made it first, or, if nothing is in it, drop schema posthaste, posthaste_internal cascade and migrate anew"
+    )]
+    SchemaUnlike { count: usize, differences: String },
+    #[error(
+        "this database is a copy: its ledger was written in database {ledger} (cluster and oid), and this is {here}; `posthaste adopt` takes it over and sends what the original had not, `posthaste adopt --hold` takes it over and sends nothing"
+    )]
+    Copy { ledger: String, here: String },
+    #[error("there is no version {given} of the schema; write 0 to {newest}")]
+    NoVersion { given: i32, newest: i32 },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
     #[error("the session with the database ended")]
@@ -135,6 +155,12 @@ impl StoreError {
             matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
                 || matches!(code, "57014" | "53200")
         })
+    }
+
+    /// Whether our role may not do this.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
     /// Whether trying again later can help: the database is away, starting, failing over or busy.

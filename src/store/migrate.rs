@@ -5,7 +5,7 @@ use ring::digest::{SHA256, digest};
 use tokio_postgres::Client;
 
 use super::session::for_transaction;
-use super::{Database, StoreError};
+use super::{Database, StoreError, refill};
 
 /// One step of the schema.
 #[derive(Debug, Clone, Copy)]
@@ -40,23 +40,25 @@ const SCHEMA: &str = sum![
     "15_roles",
 ];
 
-/// All migrations, in order. What has been released is never edited. Nothing has been yet: so there is
-/// one, and it is the schema. A release puts its text into `sql/migrations`, and from then on a change is
+/// All migrations, in order. What has been released is never edited.
+///
+/// Nothing has been yet: so there is one, and it is the schema. A release puts its text into `sql/migrations`, and from then on a change is
 /// a migration and an edit of the schema that come to the same.
 pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schema", sql: SCHEMA }];
 
 /// Where the applied versions are written down.
-const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
+pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 
 /// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
-const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
+pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
 
 /// What a migration stands on, whoever applies it with whatever is set for the database or the role.
 const SETTINGS: &str = "set local standard_conforming_strings = on; \
      set local row_security = off; set local timezone = 'UTC';";
 
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
-const TIMEOUTS: &str = "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
+pub(super) const TIMEOUTS: &str =
+    "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
 
 /// Applies what is missing, each migration in a transaction of its own. Returns what it applied.
 ///
@@ -90,6 +92,9 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     // Another migrator may have been here since our last step.
     let applied = applied(client).await?;
     verify(&applied)?;
+    if applied.is_empty() && refill::is_without_rows(client).await? {
+        return Err(StoreError::SchemaWithoutRows);
+    }
     let missing = MIGRATIONS.get(applied.len());
     let script = missing.map_or_else(String::new, Migration::script);
     client.batch_execute(&format!("{script}commit;")).await.map_err(|source| match missing {
@@ -99,13 +104,16 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     Ok(missing)
 }
 
-/// Refuses a database whose schema is missing, older or newer than this binary's.
+/// Refuses a database whose schema is missing, older or newer than this binary's. Returns its version.
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
-pub async fn check(database: &Database) -> Result<(), StoreError> {
+pub async fn check(database: &Database) -> Result<i32, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
+        if refill::is_without_rows(&client).await? {
+            return Err(StoreError::SchemaWithoutRows);
+        }
         let exists: bool = client
             .query_typed_one("select to_regclass('posthaste.migrations') is not null", &[])
             .await
@@ -119,7 +127,7 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
         if applied.len() < MIGRATIONS.len() {
             return Err(StoreError::SchemaOlder { found: newest(&applied), known: newest_known() });
         }
-        Ok(())
+        Ok(newest(&applied))
     };
     tokio::select! {
         result = work => result,
@@ -127,17 +135,53 @@ pub async fn check(database: &Database) -> Result<(), StoreError> {
     }
 }
 
-/// All migrations as one script, for those who apply SQL with a tool of their own. It does what
-/// [`run`] does, the ledger included.
-#[must_use]
-pub fn print() -> String {
-    let mut script =
-        format!("-- Posthaste {}: the whole schema.\n\n{LEDGER}\n", env!("CARGO_PKG_VERSION"));
-    for migration in MIGRATIONS {
-        let (name, sql) = (migration.name, migration.script());
-        script.push_str(&format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"));
+/// How a script of the migrations is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A transaction for each migration.
+    Whole,
+    /// Without any, for a tool that has its own.
+    Bare,
+}
+
+/// The migrations that are newer than a version as one script, for those who apply SQL with a tool of their own.
+///
+/// It does what [`run`] does, the ledger included, and refuses by name what it cannot be applied to.
+///
+/// # Errors
+/// When there is no such version.
+pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
+    if !(0..=newest_known()).contains(&from) {
+        return Err(StoreError::NoVersion { given: from, newest: newest_known() });
     }
-    script
+    let what = if from == 0 {
+        "the whole schema".to_owned()
+    } else {
+        format!("what follows version {from}")
+    };
+    let mut script = format!("-- Posthaste {}: {what}.\n", env!("CARGO_PKG_VERSION"));
+    let mut add = |name: &str, sql: &str| {
+        script += &match form {
+            Form::Whole => format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"),
+            Form::Bare => format!("\n-- {name}\n{SETTINGS}\n{sql}"),
+        };
+    };
+    add("may it be applied here?", &guard(from));
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
+        let version = migration.version;
+        // Each looks for itself: where a script goes on after an error, the next must not follow.
+        let sql = if version > 1 { guard(version - 1) } else { String::new() };
+        add(migration.name, &format!("{sql}{}", migration.script()));
+    }
+    Ok(script)
+}
+
+/// Ends a script with an error that says why, unless the database is at this version exactly.
+fn guard(from: i32) -> String {
+    include_str!("../../sql/migrations/guard.sql")
+        .replace("{from}", &from.to_string())
+        .replace("{newest}", &newest_known().to_string())
+        + if from == 0 { LEDGER } else { "" }
 }
 
 impl Migration {
@@ -152,7 +196,7 @@ impl Migration {
     }
 
     /// Its text, and what writes it down.
-    fn script(&self) -> String {
+    pub(super) fn script(&self) -> String {
         let Self { version, name, sql } = self;
         let checksum = self.checksum();
         format!(

@@ -5,6 +5,7 @@
 //! than its statement; the two sessions that must be kept, for the bell and the lease, are types of
 //! their own.
 
+pub mod adopt;
 pub mod attempts;
 pub mod bell;
 mod connect;
@@ -16,10 +17,13 @@ pub mod health;
 pub mod lines;
 mod loan;
 pub mod migrate;
+pub mod place;
 mod pool;
 pub mod reach;
 pub mod received;
+pub mod refill;
 pub mod relays;
+pub mod roles;
 pub mod routing;
 pub mod rules;
 mod session;

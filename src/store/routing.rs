@@ -16,7 +16,6 @@ use crate::model::endpoint::EndpointId;
 
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
 const ROUTE_FEW: &str = include_str!("../../sql/queries/route_few.sql");
-const REBASE: &str = include_str!("../../sql/queries/rebase.sql");
 const HISTORY: &str = include_str!("../../sql/queries/history.sql");
 const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 
@@ -82,21 +81,13 @@ pub struct Claimed {
 }
 
 /// Where the ledger stands, as far as routing needs to know beforehand. In a restored dump it means
-/// nothing; then routing begins anew with every event that has neither delivery nor attempt.
+/// nothing, and is refused.
 ///
 /// # Errors
-/// When the database fails.
+/// As said, or when the database fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
     let row = store.upkeep.query_one(CURSOR, "read the routing cursor", &[]).await?;
-    if row.get("is_here") {
-        return Ok(row.get("floor_at"));
-    }
-    let row =
-        store.upkeep.query_one(REBASE, "begin routing anew in a restored database", &[]).await?;
-    tracing::warn!(
-        events = row.get::<_, i64>("events"),
-        "this database was restored from another one: what was neither delivered nor tried is routed again"
-    );
+    is_own(&row)?;
     Ok(row.get("floor_at"))
 }
 
@@ -108,6 +99,14 @@ pub async fn history(store: &Store, number: i64) -> Result<(Step, Option<Timesta
     let row = store.router.query_one(HISTORY, "ask where routing stands", &[&number]).await?;
     let last = Step { number: row.get("number"), routed_at: row.get("routed_at") };
     Ok((last, row.get("of_step")))
+}
+
+/// Whether the cursor was written in this database.
+pub(super) fn is_own(cursor: &Row) -> Result<(), StoreError> {
+    if cursor.get("is_here") {
+        return Ok(());
+    }
+    Err(StoreError::Copy { ledger: cursor.get("ledger"), here: cursor.get("here") })
 }
 
 /// What [`route_few`] has done.

@@ -38,6 +38,19 @@ impl TestDatabase {
         Self::copy_of(None).await
     }
 
+    /// The same, in another encoding than UTF-8.
+    pub async fn encoded_in(encoding: &str) -> Self {
+        let cluster = CLUSTER.get_or_init(start).await;
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let create = format!(
+            "create database {name} encoding '{encoding}' template template0 lc_collate 'C' lc_ctype 'C'"
+        );
+        let database = Self { cluster, name, connections: Mutex::default() };
+        let client = database.client_at(&cluster.url()).await;
+        client.batch_execute(&create).await.expect("create the test's database");
+        database
+    }
+
     async fn copy_of(template: Option<&str>) -> Self {
         let cluster = CLUSTER.get_or_init(start).await;
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));

@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
 mod certificates;
+mod command;
 pub mod database;
 mod disk;
 mod inside;
@@ -21,6 +22,7 @@ mod writer;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
+pub use command::posthaste;
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use inside::{run_inside, take_in_inside};

@@ -1,0 +1,72 @@
+//! A copy of a database: a dump that was restored, or a replica of rows in another cluster.
+//!
+//! The numbers of its transactions mean nothing there, so routing has to begin anew; and what it sends goes to the same receivers
+//! as what the original sends. Which of the two is meant to send, no relay can know: an operator says so.
+
+use super::{Database, StoreError, routing};
+
+const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
+const REBASE: &str = include_str!("../../sql/queries/rebase.sql");
+const HOLD_ALL: &str = include_str!("../../sql/queries/hold_all.sql");
+/// Why its endpoints are disabled.
+const REASON: &str = "this database is a copy";
+const DOING: &str = "take over a copy";
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopted {
+    /// It was a copy that had not been taken over yet.
+    pub was_copy: bool,
+    /// Events that had been neither delivered nor tried: they are routed again.
+    pub events: i64,
+    /// Endpoints that were disabled, with all that is owed to them kept.
+    pub held: u64,
+}
+
+/// Refuses a copy that was not taken over.
+///
+/// # Errors
+/// As said, or when the database cannot be reached.
+pub async fn is_own(database: &Database) -> Result<(), StoreError> {
+    let (client, driver) = database.session(|_| {}).await?;
+    let looking = async {
+        let row = client
+            .query_typed_opt(CURSOR, &[])
+            .await
+            .map_err(StoreError::query("read the routing cursor"))?;
+        // Without a cursor there is nothing to belong elsewhere.
+        row.map_or(Ok(()), |row| routing::is_own(&row))
+    };
+    tokio::select! {
+        result = looking => result,
+        _ = driver => Err(StoreError::SessionEnded),
+    }
+}
+
+/// Makes a copy's ledger its own, and holds what it would send if that is asked for; all or nothing. Of a database that is no
+/// copy, or was taken over, only the holding is left to do.
+///
+/// # Errors
+/// When the database fails; then nothing has been changed.
+pub async fn adopt(database: &Database, hold: bool) -> Result<Adopted, StoreError> {
+    let (mut client, driver) = database.direct().session(|_| {}).await?;
+    let adopting = async move {
+        let work = async {
+            let transaction = client.transaction().await?;
+            let held = if hold { transaction.execute(HOLD_ALL, &[&REASON]).await? } else { 0 };
+            let before = transaction.query_one(CURSOR, &[]).await?;
+            let row = transaction.query_one(REBASE, &[]).await?;
+            transaction.commit().await?;
+            Ok(Adopted {
+                was_copy: !before.get::<_, bool>("is_here"),
+                events: row.get("events"),
+                held,
+            })
+        };
+        work.await.map_err(StoreError::query(DOING))
+    };
+    tokio::select! {
+        result = adopting => result,
+        _ = driver => Err(StoreError::SessionEnded),
+    }
+}

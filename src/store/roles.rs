@@ -1,0 +1,68 @@
+//! The roles that come with the schema. They belong to the whole cluster, so the role that migrates may not be allowed to
+//! make them; then an administrator does, with the SQL that is told here.
+
+use tokio_postgres::Client;
+
+use super::{Database, StoreError};
+
+const ROLES: &str = include_str!("../../sql/queries/roles.sql");
+const GRANT: &str = "select posthaste.grant_roles();";
+
+/// What is missing of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Roles that are not there.
+    pub roles: Vec<String>,
+    /// Roles that are there and were not granted what they are for.
+    pub grants: Vec<String>,
+}
+
+impl Lacking {
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.roles.is_empty() && self.grants.is_empty()
+    }
+
+    /// Which.
+    #[must_use]
+    pub fn found(&self) -> String {
+        let said = |what: &str, names: &[String]| {
+            (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
+        };
+        let parts = [said("not there", &self.roles), said("without their grants", &self.grants)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+
+    /// The statements that an administrator runs.
+    #[must_use]
+    pub fn sql(&self) -> Vec<String> {
+        let create = |name: &String| format!("create role {name} nologin;");
+        self.roles.iter().map(create).chain([GRANT.to_owned()]).collect()
+    }
+}
+
+/// Looks for the roles.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn lacking(database: &Database) -> Result<Lacking, StoreError> {
+    let (client, driver) = database.session(|_| {}).await?;
+    tokio::select! {
+        result = look(&client) => result,
+        _ = driver => Err(StoreError::SessionEnded),
+    }
+}
+
+pub(super) async fn look(client: &Client) -> Result<Lacking, StoreError> {
+    let rows =
+        client.query_typed(ROLES, &[]).await.map_err(StoreError::query("look for the roles"))?;
+    let mut lacking = Lacking::default();
+    for row in rows {
+        if !row.get::<_, bool>("is_there") {
+            lacking.roles.push(row.get("name"));
+        } else if !row.get::<_, bool>("is_granted") {
+            lacking.grants.push(row.get("name"));
+        }
+    }
+    Ok(lacking)
+}
