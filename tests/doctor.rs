@@ -63,6 +63,8 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "partitions",
         "relays",
         "endpoints",
+        "filters",
+        "announcements",
         "addresses",
         "rules",
         "spool",

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use crate::doctor::{about, doctor};
 use crate::support::{
     Receiver, Relay, RelayBuilder, Reply, TestDatabase, attempted, attempts, endpoint, event,
-    holds, inconsistencies, make_due, settled, value,
+    holds, inconsistencies, make_due, settled, unchecked, value,
 };
 
 const EVENTS: i64 = 20;
@@ -199,6 +199,7 @@ async fn whatever_a_schedule_says_a_rejected_event_is_neither_sent_without_rest_
     let client = database.client().await;
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::status(400));
+    unchecked(&client, "endpoints", "schedule").await;
     let row = endpoint(&receiver.url("/")).with("schedule", "{0 s}").with("max_attempts", 1000);
     row.add(&client).await;
     let _relay = Relay::on(&database.url()).set("health.rejections_to_pause", "3").start().await;

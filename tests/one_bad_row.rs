@@ -6,21 +6,8 @@ use tokio_postgres::Client;
 
 use crate::support::{
     Attempt, Receiver, Relay, Reply, TestDatabase, attempted, endpoint, event, holds, ids,
-    make_due, settled, value,
+    make_due, settled, unchecked, value,
 };
-
-/// Lets rows in that a CHECK on this column refuses.
-async fn unchecked(client: &Client, table: &str, column: &str) {
-    let drop = format!(
-        "do $$ declare c name; begin \
-           for c in select conname from pg_constraint where contype = 'c' \
-                      and conrelid = 'posthaste.{table}'::regclass \
-                      and pg_get_constraintdef(oid) ~ '\\m{column}\\M' loop \
-             execute format('alter table posthaste.{table} drop constraint %I', c); \
-           end loop; end $$"
-    );
-    client.batch_execute(&drop).await.unwrap();
-}
 
 /// `{"x-h1": "v", …}`
 const MANY_HEADERS: &str =

@@ -14,6 +14,23 @@ endpoint as (
          (array_agg(e.id::text order by e.id) filter (where e.disabled_at is not null))[1:20] as disabled
   from posthaste.endpoints e
   left join posthaste.endpoint_health h on h.endpoint_id = e.id
+),
+-- The first 200 filters, asked about those of the last 100 events that they are for.
+filter as (
+  select count(*) as filters, (array_agg(f.failure order by f.id) filter (where f.failure is not null))[1:20] as failing
+  from (
+    select e.id, (select format('endpoint %s, event %s: %s', e.id, o.id, o.failure)
+                    from (select r.id, posthaste_internal.filter_failure(r.payload, e.filter) as failure
+                            from (select o.id, o.payload, o.tenant, o.event_type from posthaste.outbox o
+                                   where o.created_at > now() - interval '1 day' and o.endpoint_id is null
+                                   order by o.xid desc, o.id desc limit 100) r
+                           where posthaste_internal.route_keys(e.tenant, e.subscriptions)
+                                 && posthaste_internal.route_keys_of_event(r.tenant, r.event_type)) o
+                   where o.failure is not null limit 1) as failure
+    from (select * from posthaste.endpoints e where e.filter is not null order by e.id limit 200) e) f
+),
+announcement as (
+  select case when is_called then last_value else 0 end as dropped from posthaste.announcements_dropped
 )
 select 'relays' as what,
        case when running > 0 and dead = 0 then 'ok' else 'warning' end as state,
@@ -31,3 +48,14 @@ select 'endpoints',
          'see posthaste.endpoint_status for why, then select posthaste.enable_endpoint(id); a paused one is probed by itself'
             when unaccepting is not null then 'see posthaste.recent_failures for what they answer' end
 from endpoint
+union all
+select 'filters', case when failing is null then 'ok' else 'warning' end,
+       coalesce('failing, so these events are not owed: ' || array_to_string(failing, '; '), filters || ' asked'),
+       case when failing is not null then 'change the filters; posthaste.replay with states ''{never}'' then brings what was not owed' end
+from filter
+union all
+select 'announcements', case when dropped = 0 then 'ok' else 'warning' end, dropped || ' dropped since the schema was made',
+       case when dropped > 0 then
+         'the server''s log has the reason of each: let constraints and triggers of yours on posthaste.outbox pass posthaste.* events; '
+         || 'setval(''posthaste.announcements_dropped'', 1, false) forgets these' end
+from announcement

@@ -161,3 +161,21 @@ do $$
 begin
   assert exists (select from posthaste.outbox where event_type = 'posthaste.endpoint.disabled');
 end $$;
+
+-- ── what doctor says ────────────────────────────────────────────────────────────────────────────
+
+create temporary table said as execute doctor_work(15);
+do $$
+begin
+  assert (select state = 'warning' and said.found = '1 dropped since the schema was made' from said where what = 'announcements');
+  assert (select state = 'ok' from said where what = 'filters');
+end $$;
+drop table said;
+alter table posthaste.endpoints disable trigger endpoints_are_checked;
+insert into posthaste.endpoints (url, subscriptions, filter) values ('https://e.example/', '{emitted}', '$ ? (@.b > $min)');
+create temporary table said as execute doctor_work(15);
+do $$
+begin
+  assert (select state = 'warning' and said.found like 'failing, so these events are not owed: endpoint %, event %: could not find jsonpath variable "min"'
+            from said where what = 'filters');
+end $$;

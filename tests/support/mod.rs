@@ -31,7 +31,7 @@ pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_reque
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
-    make_due, settled, value, waits_for_a_lock, webhook_ids,
+    make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
 pub use sender::{Line, post};
 pub use server::Server;

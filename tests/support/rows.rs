@@ -190,3 +190,16 @@ pub const HOLD_ROUTING: &str = "begin; insert into posthaste.routing \
       system_identifier, database_oid) \
      select number + 1, since, until, floor_at, mark_xid, mark_at, 0, 0, 0, system_identifier, \
             database_oid from posthaste.routing order by number desc limit 1";
+
+/// Lets rows in that a CHECK on this column refuses.
+pub async fn unchecked(client: &Client, table: &str, column: &str) {
+    let drop = format!(
+        "do $$ declare c name; begin \
+           for c in select conname from pg_constraint where contype = 'c' \
+                      and conrelid = 'posthaste.{table}'::regclass \
+                      and pg_get_constraintdef(oid) ~ '\\m{column}\\M' loop \
+             execute format('alter table posthaste.{table} drop constraint %I', c); \
+           end loop; end $$"
+    );
+    client.batch_execute(&drop).await.unwrap();
+}
