@@ -176,7 +176,7 @@ fn what_cannot_be_is_said_at_the_start() {
         (&["0", "--secret", "hunter2"], 2, "use the secrets: secret 1 "),
         (&["0", "--secret-file", "/no/such/file"], 2, "read /no/such/file"),
         (&["0", "--status", "100"], 2, "200 to 999"),
-        (&["0", "--delay", "2"], 2, "with a unit"),
+        (&["0", "--delay", "2"], 2, "2 has no unit"),
         (&["0", "--count", "0"], 2, "0 is not in 1.."),
         (&["0", "--status", "500", "--close"], 2, "cannot be used with"),
     ] {

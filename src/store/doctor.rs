@@ -79,44 +79,29 @@ impl Asked {
 /// relay is dead. `rings`: whether inserts are to ring the bell.
 pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let session = database.session(|_| {}).await;
-    let (client, driver) = match session {
-        Ok(session) => session,
+    match server(database, &mut findings).await {
+        Ok(true) => {}
+        Ok(false) => return findings,
         Err(error) => {
             let mend = "see that the server runs and takes writes (a standby does not), and that database.url (or DATABASE_URL) is right";
             findings.push(Finding::amiss("connection", State::Failed, error.in_full(), mend));
             return findings;
         }
-    };
-    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
-    let looking = async {
-        let look = look(&asked, database, lease, rings, &mut findings);
-        if let Err(error) = answered("look at the database", PATIENCE, look).await {
-            let mend = "see the message; what comes after this could not be looked at";
-            findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
-        }
-    };
-    tokio::select! {
-        () = looking => {}
-        _ = driver => {
-            let mend = "see the server's log";
-            let found = StoreError::SessionEnded.in_full();
-            findings.push(Finding::amiss("connection", State::Failed, found, mend));
-        }
+    }
+    let looking = look(database, lease, rings, &mut findings);
+    if let Err(error) = answered("look at the database", PATIENCE, looking).await {
+        let mend = "see the message; what comes after this could not be looked at";
+        findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
     }
     findings
 }
 
 async fn look(
-    asked: &Asked,
     database: &Database,
     lease: Duration,
     rings: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
-    if !server(asked, database, findings).await? {
-        return Ok(());
-    }
     findings.push(way(database).await);
     if database.strayed().is_some() {
         // What is found by one session is not where the next one leads.
@@ -141,7 +126,7 @@ async fn look(
             }
         }
     }
-    let lacking = roles::look(&asked.client).await?;
+    let lacking = roles::lacking(database).await?;
     findings.push(if lacking.is_nothing() {
         Finding::ok("roles", "all there, with their grants")
     } else {
@@ -156,6 +141,22 @@ async fn look(
         // What it lacks is told below.
         Err(_) => Finding::ok("ledger", "not looked at"),
     });
+    // Opened for the statements that follow, and not before: the database may end sessions that rest.
+    let (client, driver) = database.session(|_| {}).await?;
+    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    tokio::select! {
+        result = inside(&asked, lease, rings, findings) => result,
+        _ = driver => Err(StoreError::SessionEnded),
+    }
+}
+
+/// What is in the database.
+async fn inside(
+    asked: &Asked,
+    lease: Duration,
+    rings: bool,
+    findings: &mut Vec<Finding>,
+) -> Result<(), StoreError> {
     let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
     if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
@@ -193,13 +194,13 @@ pub async fn endpoints(
 }
 
 /// Whether Posthaste can live on the server and in the database; if not, nothing else is worth a look.
-async fn server(
-    asked: &Asked,
-    database: &Database,
-    findings: &mut Vec<Finding>,
-) -> Result<bool, StoreError> {
+async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool, StoreError> {
+    let (client, driver) = database.session(|_| {}).await?;
     let before = Clock.now();
-    let place = place::look(&asked.client, database).await?;
+    let place = tokio::select! {
+        place = answered("ask which database this is", PATIENCE, place::look(&client, database)) => place?,
+        _ = driver => return Err(StoreError::SessionEnded),
+    };
     let after = Clock.now();
     let Place { address, name, role, version, encoding, .. } = &place;
     findings.push(Finding::ok("connection", format!("to {name} at {address}, as {role}")));

@@ -4,8 +4,9 @@
 //! The rounds put deliveries in; workers take them out, each with a connection of its own; the
 //! recorder says when they are written down and their room is free again.
 
+mod worker;
+
 use std::collections::{HashMap, VecDeque};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,8 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::deliver::{Line, Plan, Times, deliver};
+use super::deliver::{Plan, Times};
 use super::pace::Pace;
-use super::record::Finished;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Allowance, Health, Sign, Ticket, Transition};
@@ -255,7 +255,7 @@ impl Lane {
                 parked.notify_one();
             } else {
                 inner.workers += 1;
-                let work = work(Arc::clone(self), Arc::clone(shared));
+                let work = worker::work(Arc::clone(self), Arc::clone(shared));
                 shared.workers.spawn(super::guarded(shared.over.clone(), work));
             }
         }
@@ -451,62 +451,6 @@ async fn watch(lane: Arc<Lane>, shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(SILENCE) => {}
             () = shared.ending.cancelled() => return,
-        }
-    }
-}
-
-/// One worker: takes deliveries of its lane and sends them over one connection, one at a time.
-async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
-    let mut line = Line::default();
-    let call = Arc::new(Notify::new());
-    loop {
-        match lane.next(&shared, &call) {
-            Next::Send(delivery, plan, ticket) => {
-                let permit = shared.budget.take().await;
-                let sent = match deliver(&shared, &plan, &delivery, &mut line).await {
-                    Ok(sent) => sent,
-                    Err(fault) => {
-                        line = Line::default();
-                        fault.sent(&shared, &plan, &delivery)
-                    }
-                };
-                drop(permit);
-                let decision = sent.verdict.decision;
-                let times = Times::of(&sent);
-                let transition = lane.finished(&shared, ticket, &sent.outcome, decision, times);
-                let effect = sent.verdict.effect;
-                shared.report(Finished::sent(&lane, &delivery, sent)).await;
-                super::health::follow(&shared, &lane, transition, effect).await;
-            }
-            Next::Return(deliveries) => {
-                for delivery in deliveries {
-                    shared.report(Finished::unsent(Some(&lane), &delivery)).await;
-                }
-            }
-            Next::Park => {
-                let mut called = pin!(call.notified());
-                let mut patience = pin!(tokio::time::sleep(shared.config.delivery.idle_timeout));
-                loop {
-                    tokio::select! {
-                        () = &mut called => break,
-                        () = &mut patience => {
-                            if lane.retire(&call) {
-                                return;
-                            }
-                            // Called in this very moment.
-                            called.await;
-                            break;
-                        }
-                        () = shared.files.needed(), if line.file.is_some() => line = Line::default(),
-                    }
-                }
-            }
-            Next::Leave => return,
-            // A slow pace must not hold up a stop: the queue is given back then.
-            Next::Pace(wait) => tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = shared.ending.cancelled() => return,
-            },
         }
     }
 }
