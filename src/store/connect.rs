@@ -1,4 +1,5 @@
-//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built on it.
+//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built
+//! on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -57,8 +58,9 @@ enum Opened {
 pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
 impl Database {
-    /// Reads a `postgres://` URL or `keyword=value` string as libpq does. `ca_file` adds authorities in
-    /// PEM to the system's; `password` goes over the URL's, and the URL's `connect_timeout` over ours.
+    /// Reads a `postgres://` URL or `keyword=value` string as libpq does. `ca_file` adds
+    /// authorities in PEM to the system's; `password` goes over the URL's, and the URL's
+    /// `connect_timeout` over ours.
     ///
     /// # Errors
     /// When the URL or the file cannot be read.
@@ -128,8 +130,8 @@ impl Database {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the server that was connected to last, and before that of the first;
-    /// never the password.
+    /// Host and port, or socket, of the server that was connected to last, and before that of the
+    /// first; never the password.
     #[must_use]
     pub fn address(&self) -> String {
         address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
@@ -155,8 +157,8 @@ impl Database {
         self.hosts.iter().any(by_socket) || self.direct.as_deref().is_some_and(Self::is_local)
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told
-    /// nothing yet: only those who use it know whether it is theirs to keep.
+    /// Opens a session of one's own, with the driver that must be polled beside it. It has been
+    /// told nothing yet: only those who use it know whether it is theirs to keep.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
@@ -189,7 +191,8 @@ impl Database {
         self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
     }
 
-    /// Says that a way has led to another database than at first, and where to. No secrets: it is served.
+    /// Says that a way has led to another database than at first, and where to. No secrets: it is
+    /// served.
     #[must_use]
     pub fn strayed(&self) -> Option<&str> {
         self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
@@ -216,7 +219,8 @@ impl Database {
         Err(failed)
     }
 
-    /// The host by each address that its name has. A name that is not found is the connection's error.
+    /// The host by each address that its name has. A name that is not found is the connection's
+    /// error.
     async fn ways_to(&self, host: &Config) -> Vec<Config> {
         let name = match (host.get_hosts(), host.get_hostaddrs()) {
             ([Host::Tcp(name)], []) if name.parse::<IpAddr>().is_err() => name.as_str(),
@@ -269,7 +273,8 @@ fn apart(all: &Config) -> Arc<[Config]> {
             Some(Host::Unix(path)) => one.host_path(path),
             None => &mut one,
         };
-        // As in libpq: a server offers no TLS on a socket of this machine, and it is not asked for there.
+        // As in libpq: a server offers no TLS on a socket of this machine, and it is not asked for
+        // there.
         let ssl_mode = match hosts.get(place) {
             Some(Host::Unix(_)) => SslMode::Disable,
             _ => all.get_ssl_mode(),

@@ -1,8 +1,8 @@
 //! Connection strings, as libpq reads them: URLs, and `keyword=value`.
 //!
-//! What libpq knows and we do not serve is refused by its name, for what is left out in silence may be
-//! what the operator relies on. What may be a piece of a password is in no error: values are in none,
-//! and names only where they look like one and do not follow the password.
+//! What libpq knows and we do not serve is refused by its name, for what is left out in silence may
+//! be what the operator relies on. What may be a piece of a password is in no error: values are in
+//! none, and names only where they look like one and do not follow the password.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -195,8 +195,8 @@ impl Given {
         Ok(())
     }
 
-    /// `keyword=value`, with blanks in between and around the `=`. Quotes keep blanks, and a backslash keeps what
-    /// follows it.
+    /// `keyword=value`, with blanks in between and around the `=`. Quotes keep blanks, and a
+    /// backslash keeps what follows it.
     fn read_pairs(&mut self, text: &str) -> Result<(), String> {
         let mut rest = text.trim_start_matches(is_blank);
         while !rest.is_empty() {
