@@ -47,6 +47,24 @@ fn settings_that_cannot_be_used_exit_with_2_and_are_said_once() {
 }
 
 #[test]
+fn a_connection_string_with_what_is_not_served_is_refused_by_the_name_of_both() {
+    let url = "postgres://u:hunter2@127.0.0.1:1/x?sslcert=%2Fetc%2Fclient.pem";
+    for (name, environment) in [
+        ("database.url", &[("DATABASE_URL", url)][..]),
+        (
+            "database.direct_url",
+            &[("DATABASE_URL", NO_DATABASE), ("POSTHASTE_DATABASE__DIRECT_URL", url)],
+        ),
+    ] {
+        let (code, said) = ended(&["run"], environment);
+        let expected = "cannot be used: sslcert is not supported: Posthaste cannot show a client certificate to the database";
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!("{name} {expected}")), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for arguments in
         [&["run", "--no-such-flag"][..], &["no-such-command"], &[], &["run", "--set", "x"]]

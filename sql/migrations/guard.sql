@@ -4,7 +4,8 @@ declare
   applied integer := 0;
 begin
   if current_setting('server_encoding') <> 'UTF8' then
-    raise exception 'the database % is encoded in %, and Posthaste needs UTF8', current_database(), current_setting('server_encoding')
+    raise exception 'the database % is encoded in %, and Posthaste needs UTF8',
+      current_database(), current_setting('server_encoding')
       using hint = 'Make another: create database ... encoding ''UTF8'' template template0.';
   end if;
   if to_regclass('posthaste.migrations') is not null then
@@ -14,11 +15,15 @@ begin
     raise exception 'the schema posthaste was loaded without its rows'
       using hint = 'posthaste migrate puts them back.';
   elsif applied > {from} then
-    raise exception 'already applied: the schema posthaste is at version %, and this script begins after {from}', applied
-      using hint = case when applied < {newest} then format('posthaste migrate --print --from %s prints what is newer.', applied)
-                        else 'There is nothing newer to apply.' end;
+    raise exception
+      'already applied: the schema posthaste is at version %, and this script begins after {from}',
+      applied
+      using hint = case when applied < {newest}
+        then format('posthaste migrate --print --from %s prints what is newer.', applied)
+        else 'There is nothing newer to apply.' end;
   elsif applied < {from} then
-    raise exception 'the schema posthaste is at version %, and this script begins after {from}', applied
+    raise exception
+      'the schema posthaste is at version %, and this script begins after {from}', applied
       using hint = format('posthaste migrate --print --from %s prints all that is newer.', applied);
   end if;
 end $$;

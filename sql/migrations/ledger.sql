@@ -1,5 +1,5 @@
--- Where the applied migrations are written down. Makes only what is missing: a role that owns both schemas needs no right to
--- make one, and where all is there nothing is asked of it.
+-- Where the applied migrations are written down. Makes only what is missing: a role that owns both
+-- schemas needs no right to make one, and where all is there nothing is asked of it.
 do $$
 begin
   if to_regnamespace('posthaste') is null then

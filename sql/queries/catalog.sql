@@ -1,23 +1,29 @@
--- catalog: what the schema as this version makes it has, and the one beside it lacks or has otherwise. Called by
--- store::refill::run, which makes the one to compare with. Reads the catalog alone. Takes no locks.
+-- catalog: what the schema as this version makes it has, and the one beside it lacks or has
+-- otherwise. Called by store::refill::run, which makes the one to compare with. Reads the catalog
+-- alone. Takes no locks.
 --
--- Of a function whose body was bound when it was created (`return …`, `begin atomic`) only the head is compared: a dump names
--- what it has no names for, and so it reads otherwise.
+-- Of a function whose body was bound when it was created (`return …`, `begin atomic`) only the head
+-- is compared: a dump names what it has no names for, and so it reads otherwise.
 --
--- Days, which come and go, are left out; so are whether a trigger is on and how long a payload may be, which are settings.
+-- Days, which come and go, are left out; so are whether a trigger is on and how long a payload may
+-- be, which are settings.
 --
 -- $1 what the names of the schemas that are compared end in
 with thing as (
-  select n.nspname, case c.relkind when 'v' then 'view' when 'S' then 'sequence' when 'i' then 'index' when 'I' then 'index' else 'table' end
+  select n.nspname,
+         case c.relkind when 'v' then 'view' when 'S' then 'sequence'
+                        when 'i' then 'index' when 'I' then 'index' else 'table' end
            || ' ' || c.relname as name,
-         case c.relkind when 'v' then pg_get_viewdef(c.oid) when 'i' then pg_get_indexdef(c.oid) when 'I' then pg_get_indexdef(c.oid) end as definition
+         case c.relkind when 'v' then pg_get_viewdef(c.oid) when 'i' then pg_get_indexdef(c.oid)
+                        when 'I' then pg_get_indexdef(c.oid) end as definition
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p', 'v', 'S', 'i', 'I') and not c.relispartition
   union all
   select n.nspname, format('column %s of %s', a.attname, c.relname),
-         concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
-                   nullif(a.attidentity, ''), nullif(a.attgenerated, ''), pg_get_expr(d.adbin, d.adrelid))
+         concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+                   case when a.attnotnull then 'not null' end, nullif(a.attidentity, ''),
+                   nullif(a.attgenerated, ''), pg_get_expr(d.adbin, d.adrelid))
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -37,7 +43,8 @@ with thing as (
   where not t.tgisinternal and not c.relispartition
   union all
   select n.nspname, format('function %s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)),
-         concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.provolatile, p.prosecdef, p.proconfig, p.prosrc)
+         concat_ws(' ', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
+                   p.provolatile, p.prosecdef, p.proconfig, p.prosrc)
   from pg_proc p
   join pg_namespace n on n.oid = p.pronamespace
   where p.prokind in ('f', 'p')

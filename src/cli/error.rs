@@ -27,8 +27,8 @@ pub enum CliError {
     Server(#[from] ServerError),
     #[error("take in webhooks")]
     Ingest(#[from] IngestError),
-    #[error("use the database as set")]
-    Database(#[source] StoreError),
+    #[error("{setting} cannot be used")]
+    Database { setting: &'static str, source: StoreError },
     #[error("reach the database")]
     Reach(#[source] StoreError),
     #[error("migrate the schema")]
@@ -68,7 +68,7 @@ impl CliError {
         match self {
             Self::Config(_)
             | Self::Logging(_)
-            | Self::Database(_)
+            | Self::Database { .. }
             | Self::Print(_)
             | Self::NoListener
             | Self::Probe(ProbeError::Url)

@@ -160,18 +160,18 @@ fn for_administrator(lacking: &Lacking) -> String {
 
 fn database(config: &Config) -> Result<Database, CliError> {
     let settings = &config.database;
-    let parse = |url: &Hidden| {
+    let parse = |setting: &'static str, url: &Hidden| {
         let password = settings.password.as_ref().map(Hidden::expose);
         let ca_file = settings.ca_file.as_deref();
         Database::parse(url.expose(), password, ca_file, settings.connect_timeout)
-            .map_err(CliError::Database)
+            .map_err(|source| CliError::Database { setting, source })
     };
     let database = match settings.pooler {
-        Pooler::None => parse(&settings.url)?,
-        Pooler::Transaction => parse(&settings.url)?.behind_pooler(),
+        Pooler::None => parse("database.url", &settings.url)?,
+        Pooler::Transaction => parse("database.url", &settings.url)?.behind_pooler(),
     };
     Ok(match &settings.direct_url {
-        Some(url) => database.with_direct(parse(url)?),
+        Some(url) => database.with_direct(parse("database.direct_url", url)?),
         None => database,
     })
 }

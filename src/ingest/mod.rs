@@ -43,7 +43,7 @@ use keeper::Keeper;
 use listener::Listener;
 use source::Source;
 use spool::Spool;
-pub use spool::{Spooled, look as look_at_spool};
+pub use spool::{Room as SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
 use tls::Tls;
 
 /// What comes in is one statement at a time; beside it one may be looking whether the database is back.

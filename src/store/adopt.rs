@@ -1,7 +1,8 @@
 //! A copy of a database: a dump that was restored, or a replica of rows in another cluster.
 //!
-//! The numbers of its transactions mean nothing there, so routing has to begin anew; and what it sends goes to the same receivers
-//! as what the original sends. Which of the two is meant to send, no relay can know: an operator says so.
+//! The numbers of its transactions mean nothing there, so routing has to begin anew; and what it
+//! sends goes to the same receivers as what the original sends. Which of the two is meant to send,
+//! no relay can know: an operator says so.
 
 use super::{Database, StoreError, routing};
 
@@ -43,8 +44,8 @@ pub async fn is_own(database: &Database) -> Result<(), StoreError> {
     }
 }
 
-/// Makes a copy's ledger its own, and holds what it would send if that is asked for; all or nothing. Of a database that is no
-/// copy, or was taken over, only the holding is left to do.
+/// Makes a copy's ledger its own, and holds what it would send if that is asked for; all or
+/// nothing. Of a database that is no copy, or was taken over, only the holding is left to do.
 ///
 /// # Errors
 /// When the database fails; then nothing has been changed.

@@ -1,4 +1,5 @@
-//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built on it.
+//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built
+//! on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::session::{Identity, Known};
 use super::tls::{Check, client_config};
+use super::url::{self, Mode, Roots, Way};
 use super::{StoreError, answered};
 
 /// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
@@ -56,9 +58,9 @@ enum Opened {
 pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
 impl Database {
-    /// Reads a `postgres://` URL or `key=value` string as libpq does, `sslmode` (disable, prefer,
-    /// require, verify-ca, verify-full) and `sslrootcert` included. `ca_file` adds authorities in
-    /// PEM to the system's; `password` goes over the URL's.
+    /// Reads a `postgres://` URL or `keyword=value` string as libpq does. `ca_file` adds
+    /// authorities in PEM to the system's; `password` goes over the URL's, and the URL's
+    /// `connect_timeout` over ours.
     ///
     /// # Errors
     /// When the URL or the file cannot be read.
@@ -68,51 +70,34 @@ impl Database {
         ca_file: Option<&Path>,
         connect_timeout: Duration,
     ) -> Result<Self, StoreError> {
-        let (plain, ssl) = split_ssl(url);
-        let mut config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
-            // The message names the option; it never repeats the password.
-            StoreError::Url(
-                std::error::Error::source(&error)
-                    .map_or_else(|| error.to_string(), ToString::to_string),
-            )
-        })?;
+        let Way { mut config, mode, roots, sends_name, connect_timeout: said } = url::read(url)?;
+        let connect_timeout = said.unwrap_or(connect_timeout);
         if let Some(password) = password {
             config.password(password);
         }
-        config
-            .connect_timeout(connect_timeout)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3)
-            .tcp_user_timeout(Duration::from_secs(20));
-        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        let roots = ssl.root_cert.as_deref().map(Path::new).or(ca_file);
-        let (mode, check) = match ssl.mode.as_str() {
-            "disable" => (SslMode::Disable, Check::Nothing),
-            "allow" | "prefer" | "" => (SslMode::Prefer, Check::Nothing),
+        config.connect_timeout(connect_timeout).target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let roots = match &roots {
+            Roots::Unsaid => ca_file,
+            Roots::System => None,
+            Roots::File(path) => Some(path.as_path()),
+        };
+        let (mode, check) = match mode {
+            Mode::Disable => (SslMode::Disable, Check::Nothing),
+            Mode::Prefer => (SslMode::Prefer, Check::Nothing),
             // As in libpq: require checks the authority only where one is given.
-            "require" => {
-                (SslMode::Require, if roots.is_some() { Check::Authority } else { Check::Nothing })
-            }
-            "verify-ca" => (SslMode::Require, Check::Authority),
-            "verify-full" => (SslMode::Require, Check::AuthorityAndName),
-            other => {
-                return Err(StoreError::Url(format!(
-                    "sslmode is {other}; it is one of disable, prefer, require, verify-ca, verify-full"
-                )));
-            }
+            Mode::Require if roots.is_none() => (SslMode::Require, Check::Nothing),
+            Mode::Require | Mode::VerifyCa => (SslMode::Require, Check::Authority),
+            Mode::VerifyFull => (SslMode::Require, Check::AuthorityAndName),
         };
         config.ssl_mode(mode);
-        let tls = match mode {
-            SslMode::Disable => Tls::Off,
-            _ => Tls::On(MakeRustlsConnect::new(client_config(check, roots)?)),
+        let tls = if mode == SslMode::Disable {
+            Tls::Off
+        } else {
+            let mut tls = client_config(check, roots)?;
+            tls.enable_sni = sends_name;
+            Tls::On(MakeRustlsConnect::new(tls))
         };
         let hosts = apart(&config);
-        if hosts.is_empty() {
-            return Err(StoreError::Url("it names no host".to_owned()));
-        }
         let (favourite, known) = (Arc::default(), Arc::default());
         let (is_pooled, direct) = (false, None);
         Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled, direct, known })
@@ -145,8 +130,8 @@ impl Database {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the server that was connected to last, and before that of the first;
-    /// never the password.
+    /// Host and port, or socket, of the server that was connected to last, and before that of the
+    /// first; never the password.
     #[must_use]
     pub fn address(&self) -> String {
         address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
@@ -155,11 +140,14 @@ impl Database {
     /// Every host and port it may connect to, for those who must not dial it.
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, u16)> {
-        let tcp = |host: &Config| match host.get_hosts() {
+        let named = |host: &Config| match host.get_hosts() {
             [Host::Tcp(name)] => Some((name.clone(), port(host))),
             _ => None,
         };
-        let own = self.hosts.iter().filter_map(tcp);
+        let numbered = |host: &Config| {
+            host.get_hostaddrs().first().map(|address| (address.to_string(), port(host)))
+        };
+        let own = self.hosts.iter().flat_map(|host| named(host).into_iter().chain(numbered(host)));
         own.chain(self.direct.iter().flat_map(|direct| direct.hosts())).collect()
     }
 
@@ -169,8 +157,8 @@ impl Database {
         self.hosts.iter().any(by_socket) || self.direct.as_deref().is_some_and(Self::is_local)
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it. It has been told
-    /// nothing yet: only those who use it know whether it is theirs to keep.
+    /// Opens a session of one's own, with the driver that must be polled beside it. It has been
+    /// told nothing yet: only those who use it know whether it is theirs to keep.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
@@ -203,7 +191,8 @@ impl Database {
         self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
     }
 
-    /// Says that a way has led to another database than at first, and where to. No secrets: it is served.
+    /// Says that a way has led to another database than at first, and where to. No secrets: it is
+    /// served.
     #[must_use]
     pub fn strayed(&self) -> Option<&str> {
         self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
@@ -230,7 +219,8 @@ impl Database {
         Err(failed)
     }
 
-    /// The host by each address that its name has. A name that is not found is the connection's error.
+    /// The host by each address that its name has. A name that is not found is the connection's
+    /// error.
     async fn ways_to(&self, host: &Config) -> Vec<Config> {
         let name = match (host.get_hosts(), host.get_hostaddrs()) {
             ([Host::Tcp(name)], []) if name.parse::<IpAddr>().is_err() => name.as_str(),
@@ -283,6 +273,12 @@ fn apart(all: &Config) -> Arc<[Config]> {
             Some(Host::Unix(path)) => one.host_path(path),
             None => &mut one,
         };
+        // As in libpq: a server offers no TLS on a socket of this machine, and it is not asked for
+        // there.
+        let ssl_mode = match hosts.get(place) {
+            Some(Host::Unix(_)) => SslMode::Disable,
+            _ => all.get_ssl_mode(),
+        };
         addresses.get(place).map(|address| one.hostaddr(*address));
         ports.get(place).or(ports.first()).map(|port| one.port(*port));
         all.get_user().map(|user| one.user(user));
@@ -296,7 +292,7 @@ fn apart(all: &Config) -> Arc<[Config]> {
         all.get_keepalives_retries().map(|retries| one.keepalives_retries(retries));
         one.keepalives(all.get_keepalives())
             .keepalives_idle(all.get_keepalives_idle())
-            .ssl_mode(all.get_ssl_mode())
+            .ssl_mode(ssl_mode)
             .ssl_negotiation(all.get_ssl_negotiation())
             .channel_binding(all.get_channel_binding())
             .target_session_attrs(all.get_target_session_attrs());
@@ -343,98 +339,9 @@ where
     })
 }
 
-/// The TLS words of a connection string, which tokio-postgres knows only in part.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Ssl {
-    mode: String,
-    root_cert: Option<String>,
-}
-
-fn split_ssl(text: &str) -> (String, Ssl) {
-    let mut ssl = Ssl::default();
-    let mut take = |key: &str, value: &str| match key {
-        "sslmode" => {
-            value.clone_into(&mut ssl.mode);
-            true
-        }
-        "sslrootcert" => {
-            // In a URL a path may be percent-encoded, as libpq reads it.
-            ssl.root_cert =
-                Some(if text.contains("://") { decoded(value) } else { value.to_owned() });
-            true
-        }
-        _ => false,
-    };
-    let plain = if let Some((base, query)) = text.split_once('?').filter(|_| text.contains("://")) {
-        let rest: Vec<&str> = query
-            .split('&')
-            .filter(|pair| pair.split_once('=').is_none_or(|(key, value)| !take(key, value)))
-            .collect();
-        if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) }
-    } else if text.contains("://") {
-        text.to_owned()
-    } else {
-        text.split_whitespace()
-            .filter(|pair| {
-                pair.split_once('=').is_none_or(|(key, value)| !take(key, value.trim_matches('\'')))
-            })
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    (plain, ssl)
-}
-
-/// With `%2F` and its like read. What is no such thing stays.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        let byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        (rest, _) = match byte.filter(|_| *first == b'%') {
-            Some(byte) => (&after[2..], bytes.push(byte)),
-            None => (after, bytes.push(*first)),
-        };
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sslmode_is_read_in_every_spelling_and_left_out_of_the_rest() {
-        for (text, plain, mode, root) in [
-            ("postgres://a/b", "postgres://a/b", "", None),
-            ("postgres://a/b?sslmode=verify-full", "postgres://a/b", "verify-full", None),
-            (
-                "postgres://a/b?application_name=x&sslmode=verify-ca&sslrootcert=/ca.pem",
-                "postgres://a/b?application_name=x",
-                "verify-ca",
-                Some("/ca.pem"),
-            ),
-            (
-                "postgres://a/b?sslrootcert=%2Fetc%2Fca%20%.pem",
-                "postgres://a/b",
-                "",
-                Some("/etc/ca %.pem"),
-            ),
-            ("host=a dbname=b sslmode=require", "host=a dbname=b", "require", None),
-        ] {
-            let (got, ssl) = split_ssl(text);
-            assert_eq!(got, plain);
-            assert_eq!(ssl, Ssl { mode: mode.to_owned(), root_cert: root.map(str::to_owned) });
-        }
-    }
-
-    #[test]
-    fn an_unknown_sslmode_is_refused_with_those_that_exist() {
-        let error =
-            Database::parse("postgres://a/b?sslmode=full", None, None, Duration::from_secs(1))
-                .unwrap_err();
-        assert!(error.to_string().contains("verify-full"), "{error}");
-    }
 
     #[test]
     fn debug_shows_the_address_and_no_password() {

@@ -1,4 +1,5 @@
-//! What is amiss with the database, as far as it shows: a finding for each thing that a relay needs.
+//! What is amiss with the database, as far as it shows: a finding for each thing that a relay
+//! needs.
 
 use std::time::Duration;
 
@@ -75,8 +76,8 @@ impl Asked {
 
 /// Looks at the database, from the connection to the endpoints.
 ///
-/// What cannot be looked at because of something before it is left out. `lease`: after which silence a
-/// relay is dead. `rings`: whether inserts are to ring the bell.
+/// What cannot be looked at because of something before it is left out. `lease`: after which
+/// silence a relay is dead. `rings`: whether inserts are to ring the bell.
 pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match server(database, &mut findings).await {
@@ -103,6 +104,7 @@ async fn look(
     findings: &mut Vec<Finding>,
 ) -> Result<(), StoreError> {
     findings.push(way(database).await);
+    findings.extend(pgpool(reach::pgpool(database).await));
     if database.strayed().is_some() {
         // What is found by one session is not where the next one leads.
         return Ok(());
@@ -272,6 +274,21 @@ async fn way(database: &Database) -> Finding {
     }
 }
 
+/// What is found of a Pgpool-II, which spreads what it takes for reads over standbys. Nothing to
+/// say if there is none, or if another finding says why it could not be asked.
+fn pgpool(found: Result<Option<(&'static str, String)>, StoreError>) -> Option<Finding> {
+    let (setting, version) = found.ok().flatten()?;
+    let found = format!(
+        "{setting} leads through Pgpool-II ({version}), with which Posthaste is not tested: it may take a \
+         statement of ours for a read, and send it to a standby"
+    );
+    let mend = format!(
+        "let {setting} lead past it, to PostgreSQL itself or through PgBouncer; at the least, set \
+         load_balance_mode = off in pgpool.conf"
+    );
+    Some(Finding::amiss("pgpool", State::Warning, found, &mend))
+}
+
 fn finding(row: &Row) -> Finding {
     let state = match row.get("state") {
         "ok" => State::Ok,
@@ -279,4 +296,23 @@ fn finding(row: &Row) -> Finding {
         _ => State::Failed,
     };
     Finding { what: row.get("what"), state, found: row.get("found"), mend: row.get("mend") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pgpool_in_between_is_a_finding_of_its_own() {
+        let found = pgpool(Ok(Some(("database.url", "4.4.3 (nurikoboshi)".to_owned())))).unwrap();
+        assert_eq!((&found.what[..], found.state), ("pgpool", State::Warning));
+        assert!(
+            found.found.starts_with("database.url leads through Pgpool-II (4.4.3"),
+            "{found:?}"
+        );
+        assert!(found.mend.unwrap().contains("load_balance_mode = off"));
+        for none in [Ok(None), Err(StoreError::SessionEnded)] {
+            assert_eq!(pgpool(none), None);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::error::{DbError, SqlState};
 /// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("database.url is not a Postgres URL: {0}")]
+    #[error("{0}")]
     Url(String),
     #[error("read the certificate authorities in {path}")]
     Authorities { path: String, source: std::io::Error },

@@ -30,6 +30,7 @@ mod session;
 mod statements;
 mod tls;
 pub mod upkeep;
+mod url;
 
 use std::future::Future;
 use std::time::Duration;

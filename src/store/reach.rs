@@ -1,26 +1,30 @@
 //! Whether the ways to the database are what the settings take them for.
 //!
-//! A pooler in transaction mode that we were not told of would lose our locks, hand our settings on to
-//! others and forget our statements: better found out at the start.
+//! A pooler in transaction mode that we were not told of would lose our locks, hand our settings on
+//! to others and forget our statements: better found out at the start.
 
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Database, StoreError};
 
 /// The process that serves the session, and nothing prepared.
 const SERVED_BY: &str = "select pg_backend_pid()";
-/// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for ours
-/// once in billions of starts.
+/// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for
+/// ours once in billions of starts.
 const ROUNDS: usize = 4;
-/// Where the server says that it is reached, and where it listens. All may ask; nothing is set for it.
+/// Pgpool-II answers this itself.
+const POOL_VERSION: &str = "show pool_version";
+/// Where the server says that it is reached, and where it listens. All may ask; nothing is set for
+/// it.
 const LISTENS: &str = "select pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port(), \
      pg_catalog.current_setting('listen_addresses'), pg_catalog.current_setting('port')";
 
-/// The addresses of the server, besides those that the URL names: a socket has none, and a proxy's are not
-/// the server's. Names that it listens by are handed back as they are, with the port.
+/// The addresses of the server, besides those that the URL names: a socket has none, and a proxy's
+/// are not the server's. Names that it listens by are handed back as they are, with the port.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -73,8 +77,8 @@ pub async fn is_one_database(database: &Database) -> Result<(), StoreError> {
 /// Refuses a way to sessions on which they are not kept, as far as that shows.
 ///
 /// On sessions of their own, two connections are served by two processes, and each by the same one
-/// whenever it asks. A pooler that serves nobody else lends the session that was given back last, or
-/// the next in turn: either shows. One that is busy shows by chance, which is nearly certain.
+/// whenever it asks. A pooler that serves nobody else lends the session that was given back last,
+/// or the next in turn: either shows. One that is busy shows by chance, which is nearly certain.
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
@@ -100,6 +104,42 @@ pub async fn keeps_sessions(database: &Database) -> Result<(), StoreError> {
     let is_only_way = std::ptr::eq(database, direct);
     let setting = if is_only_way { "database.url" } else { "database.direct_url" };
     Err(StoreError::NoSessions { setting, address: direct.address() })
+}
+
+/// The Pgpool-II that a way leads through: which setting, and what it says of itself.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn pgpool(
+    database: &Database,
+) -> Result<Option<(&'static str, String)>, StoreError> {
+    let direct = (!std::ptr::eq(database, database.direct()))
+        .then_some(("database.direct_url", database.direct()));
+    for (setting, way) in [("database.url", database)].into_iter().chain(direct) {
+        let mut drivers = JoinSet::new();
+        let client = connect(way, &mut drivers).await?;
+        let answer = match client.simple_query(POOL_VERSION).await {
+            Ok(said) => Ok(said.iter().find_map(|one| match one {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })),
+            Err(error) => Err(error),
+        };
+        if let Some(version) = said_of_itself(answer)? {
+            return Ok(Some((setting, version)));
+        }
+    }
+    Ok(None)
+}
+
+/// PostgreSQL knows no such parameter; PgBouncer hands the question on. Any other error is one.
+fn said_of_itself(
+    answer: Result<Option<String>, tokio_postgres::Error>,
+) -> Result<Option<String>, StoreError> {
+    match answer {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => Ok(None),
+        answer => answer.map_err(StoreError::query("ask for a Pgpool-II in between")),
+    }
 }
 
 async fn served_by(client: &Client) -> Result<i32, StoreError> {

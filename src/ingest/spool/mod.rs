@@ -6,6 +6,7 @@
 //! for the [`keeper`](super::keeper) to say.
 
 mod record;
+mod room;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ use super::IngestError;
 use crate::model::incoming::Incoming;
 
 pub(super) use record::Broken;
+pub use room::{Room, room};
 
 /// Held as long as the process lives: two would each drain what the other writes.
 const LOCK: &str = "lock";

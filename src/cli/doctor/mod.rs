@@ -1,12 +1,14 @@
-//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to mend what does not.
+//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to mend what
+//! does not.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::json;
 
 use super::{CliError, database, say};
-use crate::config::{Config, Wake};
-use crate::ingest::{self, Spooled};
+use crate::config::{Config, IngestSettings, Wake};
+use crate::ingest::{self, SpoolRoom, Spooled};
 use crate::relay::{self, Judged, RelayError};
 use crate::store::Database;
 use crate::store::doctor::{Finding, State, endpoints, examine};
@@ -102,14 +104,25 @@ fn in_full(error: &RelayError) -> String {
 fn spool(config: &Config) -> Option<Finding> {
     let settings = &config.ingest;
     let path = settings.spool.as_ref().filter(|_| settings.listen.is_some())?;
-    let Spooled { files, bytes, set_aside, oldest } = match ingest::look_at_spool(path) {
-        Ok(spooled) => spooled,
+    let looked =
+        ingest::look_at_spool(path).and_then(|found| Ok((found, ingest::spool_room(path)?)));
+    Some(match looked {
+        Ok((spooled, room)) => judge_spool(settings, path, &spooled, &room),
         Err(error) => {
             let mend = "ingest.spool is to be a directory that the relay may write to; \"off\" does without";
             let found = format!("{}: {error}", path.display());
-            return Some(Finding::amiss("spool", State::Failed, found, mend));
+            Finding::amiss("spool", State::Failed, found, mend)
         }
-    };
+    })
+}
+
+fn judge_spool(
+    settings: &IngestSettings,
+    path: &Path,
+    spooled: &Spooled,
+    room: &SpoolRoom,
+) -> Finding {
+    let Spooled { files, bytes, set_aside, oldest } = *spooled;
     let mut found = format!("{files} files, {bytes} bytes wait in {}", path.display());
     if let Some(oldest) = oldest {
         write!(found, ", since {oldest:.0}").expect("a string takes all");
@@ -117,16 +130,45 @@ fn spool(config: &Config) -> Option<Finding> {
     if set_aside > 0 {
         write!(found, "; {set_aside} could not be stored").expect("a string takes all");
     }
+    let most_bytes = settings.spool_bytes as u64;
+    let left = most_bytes.saturating_sub(bytes);
+    // A webhook as large as may come; of a spool that is smaller than a few of those, a tenth.
+    let largest = settings.sources.values().map(|source| source.max_body as u64).max();
+    let one = largest.unwrap_or(1).min(most_bytes / 10);
     #[expect(clippy::cast_precision_loss, reason = "a fraction is all that is asked")]
-    let full = (bytes as f64 / settings.spool_bytes as f64)
-        .max(files as f64 / settings.spool_files as f64);
-    Some(if set_aside > 0 {
+    let full = (bytes as f64 / most_bytes as f64).max(files as f64 / settings.spool_files as f64);
+    let amiss = |state, found, mend| Finding::amiss("spool", state, found, mend);
+    if let Some(error) = &room.closed {
+        let found = format!("{found}; this user may not write there: {error}");
+        let mend = "make ingest.spool a directory of the user that the relay runs as (chown, chmod 700), \
+                    on a disk that is mounted to be written to";
+        amiss(State::Failed, found, mend)
+    } else if room.bytes < one {
+        let found = format!("{found}; its disk is full: {} bytes are free", room.bytes);
+        let mend = "make room on that disk, or move ingest.spool to another while no relay runs: \
+                    without it webhooks are answered 503 while the database is away";
+        amiss(State::Failed, found, mend)
+    } else if left < one || files >= settings.spool_files {
+        let (bytes, files) = (settings.spool_bytes, settings.spool_files);
+        let found = format!("{found}; it is full: it may hold {files} files, {bytes} bytes");
+        let mend = "see why the database does not take what waits (the relay's log), or raise \
+                    ingest.spool_bytes and ingest.spool_files: until then webhooks are answered 503";
+        amiss(State::Failed, found, mend)
+    } else if set_aside > 0 {
         let mend = "look at the files named *.set-aside, and at the relay's log for why";
-        Finding::amiss("spool", State::Warning, found, mend)
+        amiss(State::Warning, found, mend)
     } else if full > MUCH {
         let mend = "the database is away or slow: what waits is stored when it is back, and a full spool answers 503";
-        Finding::amiss("spool", State::Warning, found, mend)
+        amiss(State::Warning, found, mend)
+    } else if room.bytes < left {
+        let found =
+            format!("{found}; it may take {left} bytes more, and its disk has {} free", room.bytes);
+        let mend = "make room on that disk, or lower ingest.spool_bytes to what it has: what fits neither is answered 503";
+        amiss(State::Warning, found, mend)
     } else {
         Finding::ok("spool", found)
-    })
+    }
 }
+
+#[cfg(test)]
+mod tests;
