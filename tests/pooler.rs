@@ -303,7 +303,7 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
     }
     let locked = "begin; lock table posthaste.routing in access exclusive mode";
     client.batch_execute(locked).await.unwrap();
-    relay.logs("route events: canceling statement due to statement timeout").await;
+    relay.logs("canceling statement due to statement timeout").await;
     client.batch_execute("commit").await.unwrap();
     event("order.paid").add(&client).await;
     assert_all_arrived_once(&receiver, &client).await;
