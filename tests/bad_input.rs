@@ -118,6 +118,11 @@ async fn a_rule_that_could_not_be_asked_is_refused_by_its_name() {
         (rule("r").with("body_pattern", r"(a)\1"), pattern),
         (rule("r"), "at_least_one_condition"),
         (rule("r").with("status", "[99,200)"), "status_is_within_100_to_999"),
+        (rule("r").with("status", "[200,300)"), "status_is_not_of_2xx_alone"),
+        (
+            rule("r").with("status", "[500,501)").with("outcome", "timed_out"),
+            "status_goes_with_outcome_answered",
+        ),
         (rule("r").with("status", 500).with("action", "forget"), "22P02"),
         (rule("r").with("status", "[500,600)").with("action", "forget"), "action_is_known"),
         (rule("r").with("outcome", "answred"), "outcome_is_known"),

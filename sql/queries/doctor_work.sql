@@ -27,7 +27,7 @@ filter as (
                            where posthaste_internal.route_keys(e.tenant, e.subscriptions)
                                  && posthaste_internal.route_keys_of_event(r.tenant, r.event_type)) o
                    where o.failure is not null limit 1) as failure
-    from (select * from posthaste.endpoints e where e.filter is not null order by e.id limit 200) e) f
+    from (select * from posthaste.endpoints e where e.filter is not null and (e.enabled or e.hold) order by e.id limit 200) e) f
 ),
 announcement as (
   select case when is_called then last_value else 0 end as dropped from posthaste.announcements_dropped

@@ -7,13 +7,17 @@ create function posthaste_internal.are_event_headers(headers jsonb) returns bool
   language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
 begin
   return jsonb_typeof(headers) = 'object' and (
-    select coalesce(bool_and(jsonb_typeof(value) = 'string' and octet_length(value #>> '{}') <= 4096), true)
+    select coalesce(bool_and(jsonb_typeof(value) = 'string'
+                             and octet_length(value #>> '{}') <= 4096
+                             and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
+                             and value #>> '{}' !~ '[[:cntrl:]]'), true)
            and count(*) <= 64
+           and count(*) = count(distinct lower(key))
            and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
       from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
 end $$;
 comment on function posthaste_internal.are_event_headers is
-  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all.';
+  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all, with names and values that HTTP allows, each name once in whatever case.';
 
 create table posthaste.outbox (
   id              bigint      generated always as identity (sequence name posthaste.ids_are_given_by_the_database),
@@ -232,7 +236,9 @@ declare
   id bigint;
 begin
   insert into posthaste.outbox (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
-  values (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
+  values (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id,
+          -- Some ORMs write none so.
+          nullif(headers, 'null'), deliver_at, expires_at)
   returning outbox.id into id;
   if id is null then
     id := posthaste.event_of_key(tenant, idempotency_key);

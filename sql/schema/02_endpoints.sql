@@ -212,7 +212,8 @@ create index endpoints_by_route on posthaste.endpoints
 create function posthaste_internal.filter_matches(payload json, filter jsonpath) returns boolean
   language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 begin
-  return jsonb_path_exists_tz(payload::jsonb, filter, silent => true);
+  -- Null: it failed, and was told to be silent.
+  return coalesce(jsonb_path_exists_tz(payload::jsonb, filter, silent => true), false);
 exception when others then
   return false;
 end $$;
@@ -222,7 +223,7 @@ comment on function posthaste_internal.filter_matches is
 create function posthaste_internal.filter_failure(payload json, filter jsonpath) returns text
   language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 begin
-  perform jsonb_path_exists_tz(payload::jsonb, filter, silent => true);
+  perform jsonb_path_exists_tz(payload::jsonb, filter);
   return null;
 exception when others then
   return sqlerrm;

@@ -20,6 +20,8 @@ create table posthaste.rules (
   constraint outcome_is_known
     check (outcome in ('answered', 'timed_out', 'unreachable', 'refused')),
   constraint status_is_within_100_to_999 check (status <@ int4range(100, 1000) and not isempty(status)),
+  constraint status_is_not_of_2xx_alone check (not status <@ int4range(200, 300)),
+  constraint status_goes_with_outcome_answered check (status is null or coalesce(outcome, 'answered') = 'answered'),
   constraint host_is_a_name_or_star_dot_suffix check (host ~ '^(\*\.)?[^\s*/:@]+$'),
   constraint event_type_is_a_subscription check (event_type is null or posthaste_internal.are_subscriptions(array[event_type])),
   constraint body_pattern_is_at_most_1024_characters check (length(body_pattern) between 1 and 1024),

@@ -200,7 +200,7 @@ declare
   fresh text := coalesce(new_secret, posthaste_internal.generate_secret());
 begin
   perform posthaste_internal.check_secret(fresh);
-  if keep_old_for is null or keep_old_for not between interval '0' and interval '1 year' then
+  if keep_old_for is null or keep_old_for < interval '0' or clock + keep_old_for > clock + interval '1 year' then
     raise exception 'keep_old_for is 0 to 1 year, not %', keep_old_for using errcode = 'invalid_parameter_value',
       hint = 'interval ''0'' makes the old secrets stop at once.';
   end if;

@@ -261,7 +261,9 @@ begin
   with last as materialized (
     select distinct on (a.endpoint_id) a.*,
            -- What came of it, in words.
-           coalesce(a.reason, concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
+           coalesce(a.reason || case when a.reason like 'gave up%'
+                                     then ', ' || concat_ws(' ', a.outcome, a.cause, a.status) else '' end,
+                    concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
       from posthaste.attempts a
      where a.event_id = event and a.started_at >= o.created_at - interval '1 hour'
      order by a.endpoint_id, a.started_at desc
@@ -277,7 +279,7 @@ begin
             union all select e.id, 3 from posthaste.endpoints e) c(endpoint_id, rank)
      group by c.endpoint_id
      order by 2, 1
-     limit at_most
+     limit greatest(at_most, 0)
   )
   select c.endpoint_id,
          case when d.claimed_by is not null then 'sending'
@@ -308,8 +310,11 @@ begin
         case when not e.enabled
              then format('endpoint disabled: %s: posthaste.enable_endpoint(%s) lets it go on', e.disabled_reason, e.id) end,
         case when e.enabled and h.paused_until is not null
-             then format('endpoint paused until %s (%s): posthaste.retry_endpoint(%s) sends now', h.paused_until,
-                         coalesce(nullif(h.reason, ''), h.consecutive_failures || ' failures in a row'), e.id) end,
+             then format('endpoint paused until %s (%s)', h.paused_until,
+                         coalesce(nullif(h.reason, ''), h.consecutive_failures || ' failures in a row'))
+                  -- What the relay's settings refuse is not sent sooner.
+                  || case when h.trouble is distinct from 'refused'
+                          then format(': posthaste.retry_endpoint(%s) sends now', e.id) else '' end end,
         case when d.blocked_at is not null
              then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
                          d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)

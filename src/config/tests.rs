@@ -328,11 +328,11 @@ fn a_value_without_its_unit_or_quotes_is_told_all_that_is_wrong_with_it_at_once(
     let cases = [
         (
             "[relay]\nheartbeat = 2",
-            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write 2s, 2m, 2h or 2d (in a settings file in quotes: "2s")"#,
         ),
         (
             "[relay]\nheartbeat = \"2\"",
-            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write "2s", "2m", "2h" or "2d", in quotes"#,
+            r#"settings: posthaste.toml:2: relay.heartbeat: 2 has no unit; write 2s, 2m, 2h or 2d (in a settings file in quotes: "2s")"#,
         ),
         (
             "[relay]\nheartbeat = \"soon\"",
@@ -340,7 +340,7 @@ fn a_value_without_its_unit_or_quotes_is_told_all_that_is_wrong_with_it_at_once(
         ),
         (
             "[ingest]\nmax_head = 16",
-            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write "16B", "16KiB" or "16MiB", in quotes"#,
+            r#"settings: posthaste.toml:2: ingest.max_head: 16 has no unit; write 16B, 16KiB or 16MiB (in a settings file in quotes: "16KiB")"#,
         ),
         (
             "[health]\ndisable_after = false",
@@ -405,7 +405,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     settings: 9 things are wrong
       posthaste.toml:2: relay.bacth: no such setting; did you mean relay.batch?
       posthaste.toml:3: relay.batch: "x" does not fit; write a whole number, 0 or more
-      posthaste.toml:4: relay.heartbeat: 30 has no unit; write "30s", "30m", "30h" or "30d", in quotes
+      posthaste.toml:4: relay.heartbeat: 30 has no unit; write 30s, 30m, 30h or 30d (in a settings file in quotes: "30s")
       posthaste.toml:5: relay.max_in_flight: 0 is out of bounds; write 1 to 65536
       posthaste.toml:8: retry.cap: "400d" is out of bounds; write "1s" to "365d"
       posthaste.toml:10: addresses.allow: `a b` is not a host name: write a CIDR, an address or a host, without scheme or port

@@ -48,7 +48,7 @@ impl fmt::Debug for Hidden {
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if is_bare(text) {
         return Err(format!(
-            "{text} has no unit; write \"{text}s\", \"{text}m\", \"{text}h\" or \"{text}d\", in quotes"
+            "{text} has no unit; write {text}s, {text}m, {text}h or {text}d (in a settings file in quotes: \"{text}s\")"
         ));
     }
     let wrong = || {
@@ -65,7 +65,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if is_bare(text) {
         return Err(format!(
-            "{text} has no unit; write \"{text}B\", \"{text}KiB\" or \"{text}MiB\", in quotes"
+            "{text} has no unit; write {text}B, {text}KiB or {text}MiB (in a settings file in quotes: \"{text}KiB\")"
         ));
     }
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -12,6 +12,8 @@ const HOLD_ALL: &str = include_str!("../../sql/queries/hold_all.sql");
 /// Why its endpoints are disabled.
 const REASON: &str = "this database is a copy";
 const DOING: &str = "take over a copy";
+/// In a copy that nothing runs on, the heartbeats are as old as the copy.
+const IS_SERVED: &str = "select exists (select from posthaste.relays where heartbeat_at > now() - interval '15 seconds')";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,23 +50,27 @@ pub async fn is_own(database: &Database) -> Result<(), StoreError> {
 /// nothing. Of a database that is no copy, or was taken over, only the holding is left to do.
 ///
 /// # Errors
-/// When the database fails; then nothing has been changed.
+/// When it is to be held while a relay runs on it, which is none of a copy's; when the database fails. Then
+/// nothing has been changed.
 pub async fn adopt(database: &Database, hold: bool) -> Result<Adopted, StoreError> {
     let (mut client, driver) = database.direct().session(|_| {}).await?;
     let adopting = async move {
         let work = async {
             let transaction = client.transaction().await?;
+            if hold && transaction.query_one(IS_SERVED, &[]).await?.get(0) {
+                return Ok(None);
+            }
             let held = if hold { transaction.execute(HOLD_ALL, &[&REASON]).await? } else { 0 };
             let before = transaction.query_one(CURSOR, &[]).await?;
             let row = transaction.query_one(REBASE, &[]).await?;
             transaction.commit().await?;
-            Ok(Adopted {
+            Ok(Some(Adopted {
                 was_copy: !before.get::<_, bool>("is_here"),
                 events: row.get("events"),
                 held,
-            })
+            }))
         };
-        work.await.map_err(StoreError::query(DOING))
+        work.await.map_err(StoreError::query(DOING))?.ok_or(StoreError::Served)
     };
     tokio::select! {
         result = adopting => result,

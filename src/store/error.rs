@@ -79,6 +79,10 @@ pub enum StoreError {
     NoVersion { given: i32, newest: i32 },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
+    #[error(
+        "a relay runs on this database, so it is no copy that waits: stop the relay first, or disable endpoints one by one with posthaste.disable_endpoint"
+    )]
+    Served,
     #[error("the session with the database ended")]
     SessionEnded,
 }

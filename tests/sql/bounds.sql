@@ -35,6 +35,10 @@ select pg_temp.event_fails($$tenant = ''$$, 'event_type_tenant_and_keys_have_1_t
 select pg_temp.event_fails($$deliver_at = 'infinity'$$, 'deliver_at_and_expires_at_are_finite');
 select pg_temp.event_fails($$deliver_at = '-infinity'$$, 'deliver_at_and_expires_at_are_finite');
 select pg_temp.event_fails($$expires_at = 'infinity'$$, 'deliver_at_and_expires_at_are_finite');
+select pg_temp.event_fails($$headers = '{"bad name": "x"}'$$, 'headers_are_at_most_64_texts_of_4_kib');
+select pg_temp.event_fails($$headers = '{"x": "a\nb"}'$$, 'headers_are_at_most_64_texts_of_4_kib');
+select pg_temp.event_fails($$headers = '{"": "x"}'$$, 'headers_are_at_most_64_texts_of_4_kib');
+select pg_temp.event_fails($$headers = '{"X-A": "1", "x-a": "2"}'$$, 'headers_are_at_most_64_texts_of_4_kib');
 insert into posthaste.outbox (event_type, payload, tenant, headers, deliver_at, expires_at)
 values ('a', '{}', repeat('t', 256), (select jsonb_object_agg('x-h' || g, repeat('v', 200)) from generate_series(1, 64) g),
         '12000-12-31', '12000-12-31');
@@ -136,11 +140,17 @@ begin
   assert posthaste_internal.filter_failure('{"a": 1}', '$ ? (@.a > $min)') like '%could not find jsonpath variable%';
   assert posthaste_internal.filter_failure('{"a": "\u0000"}', '$.a') is not null;
   assert posthaste_internal.filter_failure('{"a": 1}', '$.a') is null;
+  -- what fails in silence is no match either, and says why
+  assert posthaste_internal.filter_matches('{"a": 1}', 'strict $.a.b.c') = false;
+  assert posthaste_internal.filter_failure('{"a": 1}', 'strict $.a.b.c') is not null;
+  assert posthaste_internal.filter_matches('{"a": 1}', '$.a / 0') = false;
+  assert posthaste_internal.filter_failure('{"a": 1}', '$.a / 0') = 'division by zero';
 end $$;
 
 select pg_temp.fails($$select posthaste.rotate_secret(min(id), keep_old_for => '10000 years') from posthaste.endpoints$$, 'keep_old_for is 0 to 1 year');
 select pg_temp.fails($$update posthaste.endpoint_secrets set expires_at = 'infinity'$$, 'expires_at_is_a_date_before_2200');
-select posthaste.rotate_secret(min(id), keep_old_for => '1 year') from posthaste.endpoints;
+select posthaste.rotate_secret(min(id), keep_old_for => '1 year'), posthaste.rotate_secret(min(id), keep_old_for => '365 days')
+  from posthaste.endpoints;
 
 -- ── what cannot be announced ────────────────────────────────────────────────────────────────────
 

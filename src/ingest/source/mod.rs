@@ -59,7 +59,7 @@ const HOP: [&str; 17] = [
 ];
 /// Nor those whose names have one of these: they hold a secret as it is, or say who somebody is. Signatures
 /// are kept, since a receiver behind us may verify them again.
-const SECRET: [&str; 15] = [
+const SECRET: [&str; 17] = [
     "authori",
     "authenticat",
     "x-auth",
@@ -72,6 +72,8 @@ const SECRET: [&str; 15] = [
     "api-key",
     "apikey",
     "access-key",
+    "private-key",
+    "session",
     "csrf",
     "jwt",
     "real-ip",
