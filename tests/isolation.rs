@@ -151,12 +151,12 @@ async fn one_probe_finds_out_that_an_endpoint_is_back_and_its_owner_is_told() {
     for _ in 0..10 {
         event("order.paid").add(&client).await;
     }
-    flaky.wait_for(4).await;
+    flaky.wait_for(5).await;
     // While the probe is out, others go on and this one waits.
     everything.wait_for(11).await;
     let last = event("order.paid").add(&client).await;
     attempted(&client, last, 1).await;
-    assert_eq!(flaky.received().len(), 4);
+    assert_eq!(flaky.received().len(), 5);
     gate.open();
 
     let recovered = watcher.next().await.json();
