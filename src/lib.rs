@@ -3,11 +3,11 @@
 //! # One event's journey
 //!
 //! An application inserts a row into `posthaste.outbox` in its own transaction. When that commits,
-//! the bell (`relay::wake`) wakes a sleeping relay. The relay **routes** (`relay::rounds`): it
+//! the bell (`relay::dispatch::wake`) wakes a sleeping relay. The relay **routes** (`relay::dispatch`): it
 //! reads what was committed since it last looked and inserts one delivery for each endpoint that is
 //! owed the event, already **claimed** for itself as far as the endpoint's window has room. Retries
-//! and overflow are claimed later, when due (`relay::rounds` too). A lane per endpoint **sends**
-//! (`relay::deliver`, [`http::client`]), which gives an outcome; the rules and the schedule
+//! and overflow are claimed later, when due (`relay::dispatch` too). A lane per endpoint **sends**
+//! (`relay::attempt`, [`outbound::client`]), which gives an outcome; the rules and the schedule
 //! **judge** it ([`model::verdict`]); and results are **recorded** in batches (`relay::record`).
 //!
 //! # The vocabulary
@@ -32,14 +32,15 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
-pub mod http;
 pub mod ingest;
-pub mod logging;
-pub mod metrics;
 pub mod model;
+pub mod observe;
+pub mod outbound;
 pub mod panics;
 pub mod receiver;
 pub mod relay;
-pub mod status;
+pub mod sandbox;
+pub mod serve;
+pub mod signing;
 pub mod stopper;
 pub mod store;

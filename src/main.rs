@@ -12,7 +12,7 @@ use std::{
 use clap::Parser;
 use posthaste::{
     cli::{Arguments, CliError, Work},
-    logging,
+    observe::log,
     stopper::{Signals, Stopper},
 };
 use tokio::runtime;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 fn start(arguments: Arguments) -> Result<ExitCode, CliError> {
     let work = Work::prepare(arguments)?;
-    logging::start(&work.log(), io::stderr().is_terminal())?;
+    log::start(&work.log(), io::stderr().is_terminal())?;
     let mut runtime = runtime::Builder::new_multi_thread();
     if let Some(threads) = work.worker_threads() {
         runtime.worker_threads(threads);

@@ -6,7 +6,7 @@ use std::{
     process::{Child, ChildStderr, Command, Output, Stdio},
 };
 
-use posthaste::demo::watchdog;
+use posthaste::sandbox::watchdog;
 use serde_json::Value;
 
 /// Nobody listens on port 1.
@@ -88,7 +88,7 @@ fn a_taken_port_ends_the_start_and_the_setting_is_named() {
 
 #[test]
 fn a_database_that_does_not_come_ends_the_start_with_one_message() {
-    let settings = ["run", "--set", "database.start_patience=0s", "--set", "http.listen=off"];
+    let settings = ["run", "--set", "database.startup_timeout=0s", "--set", "http.listen=off"];
     let (code, said) = ended(&settings, &[("DATABASE_URL", NO_DATABASE)]);
     assert_eq!(code, Some(1));
     assert!(
@@ -101,7 +101,7 @@ fn a_database_that_does_not_come_ends_the_start_with_one_message() {
 
 #[test]
 fn a_database_that_is_away_is_waited_for_and_a_stop_then_exits_with_0() {
-    let patience = ("POSTHASTE_DATABASE__START_PATIENCE", "1h");
+    let patience = ("POSTHASTE_DATABASE__STARTUP_TIMEOUT", "1h");
     let mut relay = Relay::start(&[("DATABASE_URL", NO_DATABASE), patience]);
     let address = relay.line_with("address")["address"].as_str().unwrap().to_owned();
     let away = relay.line_with("error");

@@ -1,7 +1,7 @@
 //! Whatever is killed, frozen or cut off, and whenever: nothing is lost, and what may have arrived
 //! twice says so.
 
-use posthaste::demo::postgres::StopMode;
+use posthaste::sandbox::postgres::StopMode;
 
 use crate::support::{
     Gate, Receiver, Relay, Reply, Server, TestDatabase, attempted, attempts, endpoint, event,
@@ -20,7 +20,7 @@ async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
     // Only the lock can tell of the death so soon: the heartbeat may be ten minutes old.
     let relay = || {
         let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms");
-        relay.set("relay.lease", "10m").set("delivery.window_start", "8")
+        relay.set("relay.lease", "10m").set("delivery.initial_window", "8")
     };
     let mut killed = relay().start().await;
     for _ in 0..20 {
@@ -43,7 +43,7 @@ async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
     let delivered = "count(*) = 20 from posthaste.attempts \
          where verdict = 'delivered' and relay_id = 2 and number = 1";
     holds(&client, delivered).await;
-    assert_eq!(other.metric("posthaste_relays_buried_total", "").await, 1.0);
+    assert_eq!(other.metric("posthaste_relay_takeovers_total", "").await, 1.0);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 
@@ -55,7 +55,7 @@ async fn a_stop_lets_requests_in_flight_end_and_spends_no_attempt_of_what_is_que
     let gate = Gate::default();
     receiver.otherwise(Reply::ok().held_by(&gate));
     endpoint(&receiver.url("/")).with("max_concurrency", 1).add(&client).await;
-    let mut relay = Relay::on(&database.url()).set("delivery.window_start", "1").start().await;
+    let mut relay = Relay::on(&database.url()).set("delivery.initial_window", "1").start().await;
     let first = event("order.paid").add(&client).await;
     for _ in 0..4 {
         event("order.paid").add(&client).await;
@@ -270,7 +270,7 @@ async fn two_relays_share_the_work_and_send_everything_once() {
     // Two requests at a time, one from each.
     endpoint(&receiver.url("/")).with("max_concurrency", 2).add(&client).await;
     let relay = || {
-        let relay = Relay::on(&database.url()).set("delivery.window_start", "1");
+        let relay = Relay::on(&database.url()).set("delivery.initial_window", "1");
         relay.set("relay.poll_interval", "50ms").start()
     };
     let (_one, _other) = tokio::join!(relay(), relay());
@@ -300,7 +300,7 @@ async fn what_a_killed_relay_had_not_noted_of_an_endpoint_the_next_one_finds_out
     locker.batch_execute("begin; select from posthaste.endpoints for update").await.unwrap();
     let first = event("order.paid").add(&client).await;
     assert_eq!(attempted(&client, first, 1).await[0].verdict, "dead");
-    waits_for_a_lock(&client, "strike").await;
+    waits_for_a_lock(&client, "apply_effect").await;
     killed.kill().await;
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
                where datname = current_database() and application_name = 'posthaste'";

@@ -1,7 +1,7 @@
 //! The database restarts, cuts its sessions, takes no writes, has no room or keeps its tables locked:
 //! the relay says so, waits, and goes on. Nothing is lost, and with one relay nothing comes twice.
 
-use posthaste::demo::postgres::StopMode;
+use posthaste::sandbox::postgres::StopMode;
 use tokio_postgres::Client;
 
 use crate::support::server::connect;
@@ -50,8 +50,8 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     let lease = "pid in (select pid from pg_locks where classid = 1885893228 and granted)";
     let bell = "query like '%1886352244%' or query in ('listen posthaste', \
                 'select pg_advisory_unlock_all()')";
-    let queue = "query ~ '^-- (claim|record|agenda|release|endpoints):'";
-    let router = "query ~ '^-- (route|bury|cursor):'";
+    let queue = "query ~ '^-- (claim|record|due|release|endpoints):'";
+    let router = "query ~ '^-- (route|reap|cursor):'";
     let kinds = [lease, bell, queue, router, "true"];
     let mut cut = [0; 5];
     for turn in 0..4 {
@@ -68,7 +68,7 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
 
     assert!(cut.iter().all(|&sessions| sessions > 0), "{cut:?}");
     assert_each_came_once(&receiver, &client).await;
-    assert_eq!(relay.metric("posthaste_relays_buried_total", "").await, 0.0);
+    assert_eq!(relay.metric("posthaste_relay_takeovers_total", "").await, 0.0);
     assert!(!relay.log().contains("recycled"), "a pooled session that ended is no news");
 }
 
@@ -124,10 +124,10 @@ async fn a_server_without_a_free_connection_is_waited_for_and_refuses_a_start_by
         }
     };
     assert_eq!(full.code().unwrap().code(), "53300");
-    wire.mend();
+    wire.fix();
     event("order.paid").add(&client).await;
     relay.logs("too many clients").await;
-    let mut started = Relay::on(&server.url()).set("database.start_patience", "0s").spawn();
+    let mut started = Relay::on(&server.url()).set("database.startup_timeout", "0s").spawn();
     assert_eq!(started.exit().await.code(), Some(1));
     assert!(started.log().contains("too many clients"), "{}", started.log());
     assert_eq!(receiver.received().len(), 0);
@@ -181,7 +181,7 @@ async fn a_full_disk_fails_inserts_and_delays_the_rest_until_there_is_room() {
     let gate = Gate::default();
     receiver.otherwise(Reply::status(200).body("x".repeat(4000)).held_by(&gate));
     endpoint(&receiver.url("/")).with("max_concurrency", 64).add(&client).await;
-    let relay = Relay::on(&url).set("delivery.window_start", "64").start().await;
+    let relay = Relay::on(&url).set("delivery.initial_window", "64").start().await;
     for _ in 0..64 {
         event("order.paid").add(&client).await;
     }
@@ -227,8 +227,8 @@ async fn two_relays_that_come_back_from_a_restart_together_lose_nothing() {
     let (all, committed) = (receiver.received(), webhook_ids(&client).await);
     assert_eq!(ids(&all), committed);
     // Only if one of them took longer than it leaves the other.
-    let buried = async |relay: &Relay| relay.metric("posthaste_relays_buried_total", "").await;
-    if buried(&one).await + buried(&other).await == 0.0 {
+    let reaped = async |relay: &Relay| relay.metric("posthaste_relay_takeovers_total", "").await;
+    if reaped(&one).await + reaped(&other).await == 0.0 {
         assert_eq!(all.len(), committed.len(), "each once");
     }
     assert_eq!(inconsistencies(&client).await, [""; 0]);

@@ -1,4 +1,4 @@
-//! What `posthaste doctor` says, and that what it says mends.
+//! What `posthaste doctor` says, and that what it says fixes.
 
 use std::process::Output;
 
@@ -25,13 +25,13 @@ pub(crate) async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value)
 /// The finding about this; null if there is none.
 pub(crate) fn about<'a>(said: &'a Value, what: &str) -> &'a Value {
     let all = said["findings"].as_array().unwrap();
-    all.iter().find(|finding| finding["what"] == what).unwrap_or(&Value::Null)
+    all.iter().find(|finding| finding["check"] == what).unwrap_or(&Value::Null)
 }
 
 /// Does what the finding says is to be done.
-async fn mend(client: &Client, said: &Value, what: &str) {
-    let mend = about(said, what)["mend"].as_str().unwrap_or_else(|| panic!("{what}: {said:#}"));
-    let sql = mend.split_once("; a relay").map_or(mend, |(sql, _)| sql);
+async fn fix(client: &Client, said: &Value, what: &str) {
+    let fix = about(said, what)["fix"].as_str().unwrap_or_else(|| panic!("{what}: {said:#}"));
+    let sql = fix.split_once("; a relay").map_or(fix, |(sql, _)| sql);
     client.batch_execute(sql).await.unwrap();
 }
 
@@ -72,18 +72,14 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "spool",
     ] {
         let finding = about(&said, what);
-        assert_eq!(
-            (&finding["state"], &finding["mend"]),
-            (&"ok".into(), &Value::Null),
-            "{finding}"
-        );
+        assert_eq!((&finding["state"], &finding["fix"]), (&"ok".into(), &Value::Null), "{finding}");
     }
-    let waits = about(&said, "spool")["found"].as_str().unwrap();
+    let waits = about(&said, "spool")["detail"].as_str().unwrap();
     assert!(waits.starts_with("1 files, 5 bytes wait in "), "{waits}");
 }
 
 #[tokio::test]
-async fn what_is_amiss_is_named_and_doing_as_it_says_mends_it() {
+async fn what_is_amiss_is_named_and_doing_as_it_says_fixes_it() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let paused = endpoint("https://example.com/").add(&client).await;
@@ -110,11 +106,11 @@ async fn what_is_amiss_is_named_and_doing_as_it_says_mends_it() {
     ] {
         let finding = about(&said, what);
         assert_eq!(finding["state"], state, "{finding}");
-        assert!(finding["found"].as_str().unwrap().contains(found), "{finding}");
-        assert!(finding["mend"].is_string(), "{finding}");
+        assert!(finding["detail"].as_str().unwrap().contains(found), "{finding}");
+        assert!(finding["fix"].is_string(), "{finding}");
     }
     for what in ["triggers", "bell", "partitions"] {
-        mend(&client, &said, what).await;
+        fix(&client, &said, what).await;
     }
     let (code, said) = doctor(&database.url(), &[]).await;
     assert_eq!(code, Some(0), "{said:#}");
@@ -130,7 +126,7 @@ async fn a_bell_that_was_dropped_is_hung_up_again_by_what_it_says() {
     client.batch_execute("drop trigger outbox_rings_the_bell on posthaste.outbox").await.unwrap();
     let (code, said) = doctor(&database.url(), &[]).await;
     assert_eq!((code, &about(&said, "bell")["state"]), (Some(1), &"failed".into()), "{said:#}");
-    mend(&client, &said, "bell").await;
+    fix(&client, &said, "bell").await;
     let _relay = Relay::start(&database).await;
     let (code, said) = doctor(&database.url(), &[]).await;
     assert_eq!((code, &about(&said, "bell")["state"]), (Some(0), &"ok".into()), "{said:#}");
@@ -146,7 +142,7 @@ async fn a_second_way_to_another_database_is_a_finding_of_its_own() {
         (Some(1), &"failed".into()),
         "{said:#}"
     );
-    assert!(about(&said, "direct_url")["mend"].as_str().unwrap().contains("database.direct_url"));
+    assert!(about(&said, "direct_url")["fix"].as_str().unwrap().contains("database.direct_url"));
 }
 
 #[tokio::test]
@@ -158,14 +154,14 @@ async fn a_database_that_takes_no_writes_or_says_nothing_is_told_apart_from_one_
     client.batch_execute(read_only).await.unwrap();
     let (code, said) = doctor(&database.url(), &[]).await;
     assert_eq!(code, Some(1), "{said:#}");
-    let found = about(&said, "connection")["found"].as_str().unwrap();
+    let found = about(&said, "connection")["detail"].as_str().unwrap();
     assert!(found.contains("does not allow writes"), "{found}");
 
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://app:hunter2@{}/shop", silent.local_addr().unwrap());
     let (code, said) = doctor(&url, &["database.connect_timeout=200ms"]).await;
     assert_eq!(code, Some(1));
-    let found = about(&said, "connection")["found"].as_str().unwrap();
+    let found = about(&said, "connection")["detail"].as_str().unwrap();
     assert!(found.contains("no answer within"), "{found}");
 }
 
@@ -181,10 +177,10 @@ async fn a_role_without_privileges_is_told_what_to_grant() {
     let (code, said) = doctor(url.as_str(), &[]).await;
     assert_eq!(code, Some(1), "{said:#}");
     let privileges = about(&said, "privileges");
-    assert!(privileges["found"].as_str().unwrap().contains("insert on deliveries"), "{said:#}");
+    assert!(privileges["detail"].as_str().unwrap().contains("insert on deliveries"), "{said:#}");
     assert_eq!(about(&said, "endpoints"), &Value::Null, "it may not look");
 
-    mend(&client, &said, "privileges").await;
+    fix(&client, &said, "privileges").await;
     let (code, said) = doctor(url.as_str(), &[]).await;
     client.batch_execute(&format!("drop role {role}")).await.unwrap();
     assert_eq!(code, Some(0), "{said:#}");
@@ -202,9 +198,6 @@ async fn a_database_that_is_away_or_empty_is_the_first_thing_that_it_names() {
     let (code, said) = doctor(&database.url(), &[]).await;
     assert_eq!(code, Some(1));
     let schema = about(&said, "schema");
-    assert_eq!(
-        (&schema["state"], &schema["mend"]),
-        (&"failed".into(), &"posthaste migrate".into())
-    );
+    assert_eq!((&schema["state"], &schema["fix"]), (&"failed".into(), &"posthaste migrate".into()));
     assert_eq!(about(&said, "connection")["state"], "ok");
 }

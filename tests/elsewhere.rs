@@ -105,5 +105,8 @@ async fn an_address_that_leads_to_two_in_turn_is_found_out_at_the_start() {
 
     let (code, said) = doctor(&two.wire.url(&two.one.url()), &[]).await;
     assert_eq!(code, Some(1), "{said:#}");
-    assert!(about(&said, "address")["found"].as_str().unwrap().contains(MORE_THAN_ONE), "{said:#}");
+    assert!(
+        about(&said, "address")["detail"].as_str().unwrap().contains(MORE_THAN_ONE),
+        "{said:#}"
+    );
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use posthaste::demo::postgres::StopMode;
+use posthaste::sandbox::postgres::StopMode;
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -154,7 +154,7 @@ async fn a_relay_whose_number_was_given_again_by_the_new_primary_takes_another()
     let direct = both(&primary, standby.port());
     let _second = Relay::on(&direct).start().await;
     holds(&client, "array_agg(id) = '{1}' from posthaste.relays").await;
-    way.mend();
+    way.fix();
 
     first.logs("the lease was lost").await;
     holds(&client, "array_agg(id order by id) = '{1,2}' from posthaste.relays").await;
@@ -193,7 +193,7 @@ async fn a_history_that_another_relay_has_written_on_is_noticed_all_the_same() {
         event("order.new").add(&client).await;
         settled(&client).await;
     }
-    way.mend();
+    way.fix();
     relay.logs("the database went back").await;
     assert_eq!(relay.metric("posthaste_database_went_back_total", "").await, 1.0);
     assert_eq!(inconsistencies(&client).await, [""; 0]);

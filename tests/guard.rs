@@ -1,5 +1,5 @@
 //! Whom a relay does not call, whatever is open: itself and its database. What else it refuses is
-//! pinned beside the rules (`src/http/addresses/tests.rs`) and in `retries`.
+//! pinned beside the rules (`src/outbound/addresses/tests.rs`) and in `retries`.
 
 use crate::support::{Relay, TestDatabase, attempted, endpoint, event};
 

@@ -71,7 +71,7 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     let (code, said) = doctor(&database.url(), &[]).await;
     let finding = about(&said, "addresses");
     assert_eq!((code, &finding["state"]), (Some(0), &Value::from("warning")), "{said:#}");
-    assert!(finding["found"].as_str().unwrap().contains(opens), "{finding}");
+    assert!(finding["detail"].as_str().unwrap().contains(opens), "{finding}");
     assert_eq!(about(&said, "endpoints")["state"], "warning");
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 
@@ -93,7 +93,7 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
 }
 
 #[tokio::test]
-async fn an_endpoint_that_cannot_be_used_is_held_until_it_is_mended() {
+async fn an_endpoint_that_cannot_be_used_is_held_until_it_is_fixed() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let receiver = Receiver::start().await;
@@ -140,7 +140,7 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::status(401));
     let id = endpoint(&receiver.url("/")).with("schedule", "{1 h}").add(&client).await;
-    let relay = Relay::on(&database.url()).set("health.rejections_to_pause", "12");
+    let relay = Relay::on(&database.url()).set("health.rejection_threshold", "12");
     let _relay = relay.start().await;
     many(&client, 10).await;
     holds(&client, "count(*) = 10 from posthaste.attempts").await;
@@ -151,7 +151,7 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
     )
     .await;
     let (_, said) = doctor(&database.url(), &[]).await;
-    let found = about(&said, "endpoints")["found"].as_str().unwrap();
+    let found = about(&said, "endpoints")["detail"].as_str().unwrap();
     assert_eq!(found, format!("1 enabled; have accepted nothing of late: {id} (never anything)"));
 
     many(&client, 10).await;
@@ -179,7 +179,7 @@ async fn one_event_that_is_rejected_for_ever_does_not_pause_an_endpoint_that_tak
         .with("max_attempts", 9)
         .add(&client)
         .await;
-    let relay = Relay::on(&database.url()).set("health.rejections_to_pause", "3");
+    let relay = Relay::on(&database.url()).set("health.rejection_threshold", "3");
     let relay = relay.set("relay.poll_interval", "100ms").start().await;
     let bad = event("order.bad").add(&client).await;
     for n in 1..=4 {
@@ -202,7 +202,7 @@ async fn whatever_a_schedule_says_a_rejected_event_is_neither_sent_without_rest_
     unchecked(&client, "endpoints", "schedule").await;
     let row = endpoint(&receiver.url("/")).with("schedule", "{0 s}").with("max_attempts", 1000);
     row.add(&client).await;
-    let _relay = Relay::on(&database.url()).set("health.rejections_to_pause", "3").start().await;
+    let _relay = Relay::on(&database.url()).set("health.rejection_threshold", "3").start().await;
     let bad = event("order.bad").add(&client).await;
     holds(&client, "health = 'paused' from posthaste.endpoint_status").await;
     let all = attempts(&client, bad).await;

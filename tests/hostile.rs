@@ -2,7 +2,7 @@
 //! tells what it did, memory stays bounded, and the healthy one has every event at its first attempt.
 //!
 //! What each kind looks like on the wire, down to the byte, is pinned beside the client
-//! (`src/http/client/tests`); here they meet the whole relay.
+//! (`src/outbound/client/tests`); here they meet the whole relay.
 
 use std::io::Write as _;
 
@@ -173,9 +173,9 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
         .set("addresses.allow", "127.0.0.0/8,localhost")
         .set("addresses.allow_http", "127.0.0.0/8,169.254.169.254")
         .set("delivery.ca_file", ca.path().to_str().unwrap())
-        .set("delivery.body_time", "100ms")
+        .set("delivery.body_timeout", "100ms")
         // Each attempt shall be seen, none be put off.
-        .set("health.failures_to_pause", "1000")
+        .set("health.failure_threshold", "1000")
         .set("health.first_pause", "1h")
         .start()
         .await;

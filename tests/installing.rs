@@ -1,6 +1,6 @@
 //! Installing: what `posthaste migrate` needs, what it does with what it finds, and what it says.
 
-use posthaste::demo::postgres::Cluster;
+use posthaste::sandbox::postgres::Cluster;
 use posthaste::store::migrate::MIGRATIONS;
 use tokio::process::Command;
 use tokio_postgres::Client;
@@ -111,8 +111,8 @@ async fn a_relays_login_is_told_to_have_the_role_made_that_it_is_to_be_granted()
     let (code, said) = posthaste(&url, &["doctor"]).await;
     assert_eq!(code, Some(1), "{said}");
     let (_, after) = said.split_once("FAILED   privileges").expect(&said);
-    let mend = after.lines().nth(1).unwrap().trim();
-    client.batch_execute(mend).await.unwrap();
+    let fix = after.lines().nth(1).unwrap().trim();
+    client.batch_execute(fix).await.unwrap();
     let (code, said) = posthaste(&url, &["doctor"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("ok       privileges   all that a relay needs\n"), "{said}");

@@ -22,7 +22,7 @@ async fn a_hanging_endpoint_holds_its_own_window_and_nobody_else() {
     }
     // No attempt ends by itself: whoever waited for the hanging one would wait for ever.
     let relay = Relay::on(&database.url()).set("delivery.timeout", "10m");
-    let relay = relay.set("relay.poll_interval", "100ms").set("delivery.window_start", "8");
+    let relay = relay.set("relay.poll_interval", "100ms").set("delivery.initial_window", "8");
     let relay = relay.start().await;
     let many = format!(
         "insert into posthaste.outbox (event_type, payload) \
@@ -87,8 +87,8 @@ async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() 
     let row = endpoint(&dead.url("/")).with("schedule", "{1 s}").with("max_attempts", 1000);
     let id = row.with("max_concurrency", 1).add(&client).await;
     endpoint(&alive.url("/")).add(&client).await;
-    let relay = Relay::on(&database.url()).set("health.failures_to_pause", "3");
-    let relay = relay.set("health.first_pause", "1h").set("delivery.window_start", "1");
+    let relay = Relay::on(&database.url()).set("health.failure_threshold", "3");
+    let relay = relay.set("health.first_pause", "1h").set("delivery.initial_window", "1");
     let relay = relay.set("relay.poll_interval", "50ms").start().await;
     let first = event("order.paid").add(&client).await;
     let paused =
@@ -115,7 +115,7 @@ async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() 
     assert!(why.starts_with("endpoint paused until "), "{why}");
     assert_eq!(relay.metric("posthaste_endpoints_paused_total", "").await, 1.0);
 
-    // A person who has mended it need not wait.
+    // A person who has fixed it need not wait.
     dead.otherwise(Reply::ok());
     let enable = format!("select was from posthaste.enable_endpoint({id})");
     assert_eq!(value::<String>(&client, &enable).await, "paused");
@@ -137,8 +137,8 @@ async fn one_probe_finds_out_that_an_endpoint_is_back_and_its_owner_is_told() {
     let told = "{posthaste.endpoint.*,posthaste.delivery.dead}";
     endpoint(&watcher.url("/")).with("subscriptions", told).add(&client).await;
     endpoint(&everything.url("/")).add(&client).await;
-    let relay = Relay::on(&database.url()).set("health.failures_to_pause", "3");
-    let relay = relay.set("health.first_pause", "1s").set("delivery.window_start", "1");
+    let relay = Relay::on(&database.url()).set("health.failure_threshold", "3");
+    let relay = relay.set("health.first_pause", "1s").set("delivery.initial_window", "1");
     let _relay = relay.set("relay.poll_interval", "50ms").start().await;
     event("order.paid").add(&client).await;
 
@@ -209,7 +209,7 @@ async fn workers_that_went_home_are_hired_again() {
         endpoint(&receiver.url("/")).with("max_concurrency", 1).add(&client).await;
     }
     let relay = Relay::on(&database.url()).set("delivery.idle_timeout", "2ms");
-    let _relay = relay.set("delivery.window_start", "1").start().await;
+    let _relay = relay.set("delivery.initial_window", "1").start().await;
     // They come about when the workers' patience ends: before, after, and in that moment.
     for number in 1..=EVENTS {
         event("order.paid").add(&client).await;

@@ -27,7 +27,7 @@ async fn what_was_routed_by_a_statement_whose_answer_was_lost_is_given_back_and_
     blocker.batch_execute("rollback").await.unwrap();
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
     wire.cut().await;
-    wire.mend();
+    wire.fix();
 
     assert_eq!(attempted(&client, id, 1).await[0].outcome, "answered");
     settled(&client).await;
@@ -55,7 +55,7 @@ async fn what_was_claimed_by_a_statement_whose_answer_was_lost_is_given_back_and
     blocker.batch_execute("commit").await.unwrap();
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
     wire.cut().await;
-    wire.mend();
+    wire.fix();
 
     let numbers: Vec<_> = attempted(&client, id, 3).await.iter().map(|a| a.number).collect();
     assert_eq!(numbers, [1, 2, 3]);
@@ -85,7 +85,7 @@ async fn a_result_whose_recording_was_committed_unheard_is_recorded_once() {
     blocker.batch_execute("rollback").await.unwrap();
     settled(&client).await;
     wire.cut().await;
-    wire.mend();
+    wire.fix();
 
     until("the relay to find that it had been recorded", || async {
         (relay.metric("posthaste_claims_lost_total", "").await == 1.0).then_some(())
@@ -107,7 +107,7 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
     let wire = wire(&database).await;
     let relay = |url: &str| {
         let relay = Relay::on(url).set("relay.lease", "3s").set("relay.heartbeat", "500ms");
-        relay.set("delivery.window_start", "1").start()
+        relay.set("delivery.initial_window", "1").start()
     };
     let silenced = relay(&wire.url(&database.url())).await;
     let many = "insert into posthaste.outbox (event_type, payload) \
@@ -120,7 +120,7 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
     settled(&client).await;
     // Now its queue could go on; but its lease is over.
     gate.open();
-    wire.mend();
+    wire.fix();
     holds(&client, "array_agg(id order by id) = '{2,3}' from posthaste.relays").await;
     drop(other);
     event("order.refunded").add(&client).await;
@@ -192,8 +192,8 @@ async fn a_claim_that_arrives_after_its_relay_was_taken_for_dead_is_found_and_re
     let id = event("order.paid").add(&client).await;
     waits_for_a_lock(&client, "route_few").await;
     wire.silence();
-    let bury = include_str!("../sql/queries/bury.sql");
-    client.query(bury, &[&1000, &0.0_f64]).await.unwrap();
+    let reap = include_str!("../sql/queries/reap.sql");
+    client.query(reap, &[&1000, &0.0_f64]).await.unwrap();
     holds(&client, "not exists (select from posthaste.relays)").await;
     blocker.batch_execute("rollback").await.unwrap();
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;

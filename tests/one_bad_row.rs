@@ -191,7 +191,7 @@ async fn assert_that_the_others_go_on(how: &str, message: &str) {
     let errors = async |during| relay.metric("posthaste_database_errors_total", during).await;
     assert!(errors("claim").await >= 3.0);
     assert!(errors("route").await.abs() < 0.5);
-    // And again when it is mended.
+    // And again when it is fixed.
     client.batch_execute("drop trigger spoil on posthaste.deliveries").await.unwrap();
     settled(&client).await;
     let attempts = attempted(&client, event, usize::from(ENDPOINTS) * 2).await;
@@ -282,7 +282,7 @@ async fn headers_count_as_payloads_do_in_the_memory_that_events_may_take() {
     receiver.otherwise(Reply::Hang);
     endpoint(&receiver.url("/")).add(&client).await;
     let mut relay = Relay::on(&database.url()).set("relay.max_in_flight_bytes", "4MiB");
-    relay = relay.set("delivery.window_start", "10");
+    relay = relay.set("delivery.initial_window", "10");
     let relay = relay.start().await;
     // 900 kB of headers each, which nothing compresses.
     let insert = "insert into posthaste.outbox (event_type, payload, headers) \

@@ -1,7 +1,7 @@
 //! Transactions that stay open, over thousands of others or over a crash: an event is there from its
 //! commit on, and whatever was written in between makes no difference.
 
-use posthaste::demo::postgres::StopMode;
+use posthaste::sandbox::postgres::StopMode;
 
 use crate::support::{
     Receiver, Relay, Server, TestDatabase, Writer, endpoint, event, holds, ids, inconsistencies,

@@ -228,7 +228,7 @@ async fn by_choice_the_next_follows_a_dead_head_at_once() {
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500)]);
     let ordered = endpoint(&receiver.url("/")).with("ordered", true).with("max_attempts", 1);
-    ordered.with("on_dead_head", "skip").add(&client).await;
+    ordered.with("on_dead", "skip").add(&client).await;
     let _relay = Relay::start(&database).await;
     let first = keyed(&client, "a", 1).await;
     keyed(&client, "a", 2).await;

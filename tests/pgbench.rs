@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
+use posthaste::sandbox::postgres::{Cluster, ClusterOptions, StopMode};
 use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 

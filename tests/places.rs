@@ -56,7 +56,7 @@ async fn the_start_says_what_runs_with_which_settings_on_which_database() {
 
     let file = tempfile::NamedTempFile::new().unwrap();
     let config = ["--config", file.path().to_str().unwrap()];
-    let settings = ["--set", "database.start_patience=0s"];
+    let settings = ["--set", "database.startup_timeout=0s"];
     let (_, said) =
         posthaste("postgres://127.0.0.1:1/shop", &[&["run"][..], &config, &settings].concat())
             .await;

@@ -19,7 +19,7 @@ const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
         "1, 1, null, '{1,2,3}', '{9,9,9}', 1000",
         &["deliveries_due", "deliveries_pkey"],
     ),
-    ("agenda", include_str!("../sql/queries/agenda.sql"), "null", &["deliveries_due"]),
+    ("due", include_str!("../sql/queries/due.sql"), "null", &["deliveries_due"]),
     (
         "record",
         include_str!("../sql/queries/record.sql"),

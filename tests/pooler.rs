@@ -182,7 +182,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
     endpoint(&receiver.url("/")).add(&client).await;
     let timed = |relay: RelayBuilder| {
         let relay = relay.set("relay.heartbeat", "200ms").set("relay.lease", "5s");
-        relay.set("delivery.window_start", "8").start()
+        relay.set("delivery.initial_window", "8").start()
     };
     let mut first = timed(without_sessions(&pooler, &database)).await;
     for _ in 0..20 {
@@ -198,7 +198,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
     holds(&client, has_looked).await;
     let both = "array_agg(has_session order by id) = '{f,t}' from posthaste.relays where id <= 2";
     assert!(value::<bool>(&client, &format!("select {both}")).await, "nobody is dead");
-    assert_eq!(other.metric("posthaste_relays_buried_total", "").await, 0.0);
+    assert_eq!(other.metric("posthaste_relay_takeovers_total", "").await, 0.0);
     receiver.otherwise(Reply::ok());
     first.kill().await;
     let silent_since = "select heartbeat_at::text from posthaste.relays where id = 1";
@@ -212,7 +212,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
          and started_at > '{silent_since}'::timestamptz + interval '5 s'"
     );
     holds(&client, &interrupted).await;
-    assert_eq!(other.metric("posthaste_relays_buried_total", "").await, 1.0);
+    assert_eq!(other.metric("posthaste_relay_takeovers_total", "").await, 1.0);
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 
@@ -286,11 +286,9 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
     let custom = [&off[..], &["plan_cache_mode = 'force_custom_plan'"]].concat();
     let pinned = [&off[..], &["plan_cache_mode = 'force_generic_plan'"]].concat();
     let nested = ["enable_hashjoin = 'off'", "enable_mergejoin = 'off'", "enable_sort = 'off'"];
-    for (statement, settings) in [
-        ("route_few", &custom[..]),
-        ("record", &[&pinned[..], &nested].concat()),
-        ("agenda", &nested),
-    ] {
+    for (statement, settings) in
+        [("route_few", &custom[..]), ("record", &[&pinned[..], &nested].concat()), ("due", &nested)]
+    {
         let plans = logged_plans(&log, statement);
         assert!(!plans.is_empty(), "{statement} was not run behind the pooler");
         for plan in plans {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use jiff::Timestamp;
-use posthaste::demo::watchdog;
+use posthaste::sandbox::watchdog;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 

@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use posthaste::demo::postgres::Cluster;
+use posthaste::sandbox::postgres::Cluster;
 use tokio::process::Command;
 use tokio_postgres::Client;
 

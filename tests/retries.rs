@@ -323,7 +323,8 @@ async fn an_address_that_is_not_opened_is_never_dialled() {
 async fn an_answer_without_end_is_delivered_and_kept_in_part() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::EndlessBody);
-    let attempt = only_attempt(&receiver.url("/"), &[("delivery.body_kept", "1KiB")], &[]).await;
+    let attempt =
+        only_attempt(&receiver.url("/"), &[("delivery.response_body_limit", "1KiB")], &[]).await;
     assert_eq!(said(&attempt), "answered - delivered");
     assert!(attempt.body_truncated);
     assert_eq!(attempt.response_body.map(|body| body.len()), Some(1024));

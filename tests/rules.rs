@@ -395,7 +395,7 @@ async fn a_rule_that_cannot_be_used_is_named_with_the_reason() {
     let (code, said) = crate::doctor::doctor(&database.url(), &[]).await;
     let finding = crate::doctor::about(&said, "rules");
     assert_eq!((code, finding["state"].as_str()), (Some(0), Some("warning")), "{said:#}");
-    let found = finding["found"].as_str().unwrap();
+    let found = finding["detail"].as_str().unwrap();
     assert!(
         found.starts_with("rule `odd` cannot be used: ") && found.contains("look-around"),
         "{found}"

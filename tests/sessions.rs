@@ -40,9 +40,9 @@ async fn assert_waits_for_hidden_rows(url: &str, client: &Client, hide: &str) {
     let (code, said) = doctor(url, &[]).await;
     assert_eq!(code, Some(1), "{said:#}");
     let hidden = about(&said, "rows");
-    assert!(hidden["found"].as_str().unwrap().ends_with(": posthaste.outbox"), "{said:#}");
-    let (mend, _) = hidden["mend"].as_str().unwrap().split_once("; or ").unwrap();
-    client.batch_execute(mend).await.unwrap();
+    assert!(hidden["detail"].as_str().unwrap().ends_with(": posthaste.outbox"), "{said:#}");
+    let (fix, _) = hidden["fix"].as_str().unwrap().split_once("; or ").unwrap();
+    client.batch_execute(fix).await.unwrap();
     settled(client).await;
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(inconsistencies(client).await, [""; 0]);
@@ -51,7 +51,7 @@ async fn assert_waits_for_hidden_rows(url: &str, client: &Client, hide: &str) {
 }
 
 #[tokio::test]
-async fn events_that_a_policy_hides_from_the_relay_are_an_error_and_sent_once_it_is_mended() {
+async fn events_that_a_policy_hides_from_the_relay_are_an_error_and_sent_once_it_is_fixed() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let (role, url) = role(&database, &client, "member").await;
@@ -61,7 +61,7 @@ async fn events_that_a_policy_hides_from_the_relay_are_an_error_and_sent_once_it
 }
 
 #[tokio::test]
-async fn events_that_a_policy_hides_from_the_owner_are_an_error_and_sent_once_it_is_mended() {
+async fn events_that_a_policy_hides_from_the_owner_are_an_error_and_sent_once_it_is_fixed() {
     let database = TestDatabase::empty().await;
     let client = database.client().await;
     let (role, url) = role(&database, &client, "owner").await;

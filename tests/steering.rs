@@ -110,7 +110,7 @@ async fn enabling_a_paused_endpoint_ends_the_pause_at_once() {
     receiver.script([Reply::status(500)]);
     let id = endpoint(&receiver.url("/")).with("schedule", "{1 h}").add(&client).await;
     let relay = Relay::on(&database.url()).set("relay.poll_interval", "60s");
-    let relay = relay.set("health.failures_to_pause", "1").set("health.first_pause", "1h");
+    let relay = relay.set("health.failure_threshold", "1").set("health.first_pause", "1h");
     let relay = relay.set("health.longest_pause", "1h").start().await;
     let first = event("order.paid").add(&client).await;
     attempted(&client, first, 1).await;

@@ -14,34 +14,24 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
-    ("config", &["model", "http::addresses", "http::client::ProxyUrl", "ingest::verify"]),
-    ("http::addresses", &["model", "http::target"]),
-    ("http::client", &["model", "clock", "http::addresses", "http::resolve", "http::target"]),
-    ("http::probe", &[]),
-    ("http", &["store", "model", "metrics", "clock", "stopper", "config", "status"]),
+    ("config", &["model", "outbound::addresses", "outbound::client::ProxyUrl", "signing::verify"]),
+    ("outbound::addresses", &["model", "outbound::target"]),
+    ("outbound", &["model", "clock"]),
+    ("serve::probe", &[]),
+    ("serve", &["observe", "clock", "stopper"]),
     (
         "ingest",
-        &[
-            "ingest::verify",
-            "store",
-            "model",
-            "metrics",
-            "clock",
-            "stopper",
-            "config",
-            "status",
-            "http::problem",
-        ],
+        &["signing", "store", "model", "observe", "clock", "stopper", "config", "serve::problem"],
     ),
-    ("ingest::verify", &["model"]),
+    ("signing", &["model"]),
     ("store", &["model", "clock"]),
     ("receiver::listener", &["stopper"]),
-    ("receiver", &["clock", "stopper", "ingest::verify"]),
-    ("demo", &["clock", "stopper", "http::probe", "receiver::listener"]),
+    ("receiver", &["clock", "stopper", "signing"]),
+    ("demo", &["clock", "stopper", "sandbox", "receiver::listener"]),
 ];
 
 /// Who may speak to Postgres.
-const SPEAK_SQL: [&str; 2] = ["store", "demo"];
+const SPEAK_SQL: [&str; 3] = ["store", "demo", "sandbox"];
 
 struct Source {
     /// From the repository, with slashes.
@@ -50,7 +40,7 @@ struct Source {
 }
 
 impl Source {
-    /// `src/http/client/wire.rs` is in `http::client::wire`.
+    /// `src/outbound/client/wire.rs` is in `outbound::client::wire`.
     fn module(&self) -> String {
         let inner = self.path.trim_start_matches("src/").trim_end_matches(".rs");
         inner.trim_end_matches("/mod").replace('/', "::")

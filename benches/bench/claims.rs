@@ -2,7 +2,7 @@
 //! nobody else there: claiming, asking what is due, routing.
 
 use anyhow::{Context as _, Result, ensure};
-use posthaste::store::deliveries::{agenda, claim, disown};
+use posthaste::store::deliveries::{claim, disown, due};
 use posthaste::store::routing::{Room, floor, route};
 use posthaste::store::{Database, Store};
 
@@ -49,11 +49,11 @@ impl<'a> Caller<'a> {
     }
 
     /// Asks what is due.
-    pub(crate) async fn agenda(&self, endpoints: usize) -> Result<Cost> {
+    pub(crate) async fn due(&self, endpoints: usize) -> Result<Cost> {
         statements::begin(self.bed).await?;
-        let owed = agenda(&self.store).await?;
+        let owed = due(&self.store).await?;
         ensure!(owed.len() == endpoints, "{} of {endpoints} are owed something", owed.len());
-        self.cost_of("agenda").await
+        self.cost_of("due").await
     }
 
     /// Routes so many events, each to one endpoint, and claims none of their deliveries.

@@ -71,7 +71,7 @@ const FIGURES: [Figure<Run>; 9] = [
     (CLAIM, 2, |run| run.claim.buffers / f64::from(CLAIMED)),
     ("steadily, route buffers an event", 1, |run| run.an_event("route")),
     ("steadily, record buffers an event", 1, |run| run.an_event("record")),
-    ("steadily, agenda buffers a call", 1, |run| each_call(&run.statements, "agenda", BUFFERS)),
+    ("steadily, due buffers a call", 1, |run| each_call(&run.statements, "due", BUFFERS)),
     ("steadily, claim buffers a call", 1, |run| each_call(&run.statements, "claim", BUFFERS)),
 ];
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use posthaste::demo::postgres::{Cluster, ClusterError, ClusterOptions};
+use posthaste::sandbox::postgres::{Cluster, ClusterError, ClusterOptions};
 use posthaste::store::{Database, migrate};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use posthaste::clock::Clock;
-use posthaste::demo::watchdog::{self, Watchdog};
+use posthaste::sandbox::watchdog::{self, Watchdog};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};

@@ -19,7 +19,7 @@ use super::report::busy;
 
 /// What the dead relay holds: some in flight, the others queued.
 const EVENTS: usize = 50;
-/// Of these, in flight: as many as an endpoint gets that does not answer (`delivery.window_start`), and as it
+/// Of these, in flight: as many as an endpoint gets that does not answer (`delivery.initial_window`), and as it
 /// allows a relay.
 const IN_FLIGHT: usize = 4;
 /// A relay that has its session for less gives others time to come back, and two heartbeats to be drawn

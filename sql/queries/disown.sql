@@ -1,5 +1,5 @@
 -- disown: gives back what was claimed by statements whose answer was lost. Called by store::deliveries::disown.
--- Index: none, on purpose, as for bury. Locks: the rows released, which are the caller's.
+-- Index: none, on purpose, as for reap. Locks: the rows released, which are the caller's.
 --
 -- $1 relay  $2 claim tokens
 update posthaste.deliveries set claimed_by = null, claim_token = null

@@ -29,7 +29,7 @@ with missing as (
 ),
 silent as (
   select string_agg(t.tgname, ', ' order by t.tgname) as triggers,
-         string_agg(format('alter table posthaste.%I enable trigger %I', c.relname, t.tgname), '; ' order by t.tgname) as mend
+         string_agg(format('alter table posthaste.%I enable trigger %I', c.relname, t.tgname), '; ' order by t.tgname) as fix
   from pg_trigger t
   join pg_class c on c.oid = t.tgrelid
   where c.relnamespace = 'posthaste'::regnamespace and not t.tgisinternal and t.tgenabled not in ('O', 'A')
@@ -48,7 +48,7 @@ hidden as (
          concat_ws('; ',
            case when bool_or(row_security_active(c.oid) and owner.rolname <> current_user) then format('alter role %I bypassrls', current_user) end,
            string_agg(format('alter table %s no force row level security', c.oid::regclass), '; ' order by c.relname)
-             filter (where c.relforcerowsecurity and not (owner.rolsuper or owner.rolbypassrls))) as mend
+             filter (where c.relforcerowsecurity and not (owner.rolsuper or owner.rolbypassrls))) as fix
   from pg_class c
   join pg_roles owner on owner.oid = c.relowner
   where c.relnamespace = 'posthaste'::regnamespace and c.relkind in ('r', 'p')
@@ -64,18 +64,18 @@ unmade as (
   where not exists (
     select from pg_class c where c.relnamespace = 'posthaste'::regnamespace and c.relname = day.partition)
 )
-select 'privileges' as what,
+select 'privileges' as "check",
        case when privileges is null then 'ok' else 'failed' end as state,
-       case when privileges is null then 'all that a relay needs' else format('%s lacks %s', current_user, privileges) end as found,
+       case when privileges is null then 'all that a relay needs' else format('%s lacks %s', current_user, privileges) end as detail,
        case when privileges is not null then
          case when to_regrole('posthaste_relay') is null
               then 'create role posthaste_relay nologin; select posthaste.grant_roles(); ' else '' end
          || format('grant posthaste_relay to %I', current_user)
-       end as mend
+       end as fix
 from missing
 union all
 select 'triggers', case when triggers is null then 'ok' else 'failed' end,
-       coalesce('disabled: ' || triggers, 'all enabled'), mend
+       coalesce('disabled: ' || triggers, 'all enabled'), fix
 from silent
 union all
 select 'bell', case when not is_there then 'failed' when rings = $1::bool then 'ok' else 'warning' end,
@@ -90,7 +90,7 @@ union all
 select 'rows', case when tables is null then 'ok' else 'failed' end,
        coalesce('row-level security keeps the relay from reading: ' || tables, 'none is hidden by row-level security'),
        case when tables is not null
-         then mend || '; or disable row level security there. A policy alone does not do: what it hides would be lost' end
+         then fix || '; or disable row level security there. A policy alone does not do: what it hides would be lost' end
 from hidden
 union all
 select 'partitions', case when partitions is null then 'ok' else 'warning' end,

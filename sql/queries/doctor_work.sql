@@ -32,11 +32,11 @@ filter as (
 announcement as (
   select case when is_called then last_value else 0 end as dropped from posthaste.announcements_dropped
 )
-select 'relays' as what,
+select 'relays' as "check",
        case when running > 0 and dead = 0 then 'ok' else 'warning' end as state,
-       concat_ws(', ', running || ' running', case when dead > 0 then dead || ' dead and not buried' end) as found,
+       concat_ws(', ', running || ' running', case when dead > 0 then dead || ' dead and not reaped' end) as detail,
        case when running = 0 then 'start one: posthaste run'
-            when dead > 0 then 'wait: one that runs takes over what a dead one held' end as mend
+            when dead > 0 then 'wait: one that runs takes over what a dead one held' end as fix
 from relay
 union all
 select 'endpoints',

@@ -8,7 +8,7 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
        e.max_attempts,
        (select array_agg((extract(epoch from d) * 1000)::float8 order by n)
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
-       e.max_concurrency, e.rate_limit, e.on_dead_head,
+       e.max_concurrency, e.rate_limit, e.on_dead,
        s.secrets, s.secrets_until,
        h.state, h.consecutive_failures, h.pauses, h.consecutive_rejections, h.trouble, h.reason,
        case when h.failing_since is not null

@@ -1,7 +1,7 @@
 -- evict: ends the session that still holds a relay's lock, for the relay itself, which has lost it. Called by store::relays::Lease::retake.
 -- Index: relays_pkey. Locks: none; the relay's lock is free once that session has ended.
 -- Only a session that is idle: others hold the lock for a statement, while they look who is dead (renew) or
--- bury us, and would lose their own lease or connection.
+-- reap us, and would lose their own lease or connection.
 --
 -- $1 relay  $2 when it registered
 select pg_terminate_backend(l.pid)

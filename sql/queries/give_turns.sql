@@ -1,4 +1,4 @@
--- give_turns: gives the next in line its turn where nobody has it. Called by store::lines::give_turns.
+-- give_turns: gives the next in line its turn where nobody has it. Called by store::ordering::give_turns.
 -- Index: deliveries_in_line and one_delivery_of_a_line_has_its_turn, one descent each a line; deliveries_pkey.
 -- Locks: the deliveries that have their turn now; of two at once, the second changes nothing.
 --

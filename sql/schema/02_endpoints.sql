@@ -98,7 +98,7 @@ create table posthaste.endpoints (
   max_concurrency integer,
   rate_limit      double precision,
   ordered         boolean     not null default false,
-  on_dead_head    text        not null default 'block',
+  on_dead    text        not null default 'block',
   description     text,
   metadata        jsonb       not null default '{}',
   revision        bigint      not null default nextval('posthaste.revision'),
@@ -121,7 +121,7 @@ create table posthaste.endpoints (
   constraint schedule_is_1_to_100_delays_of_1_second_to_30_days check (posthaste_internal.are_delays(schedule)),
   constraint max_concurrency_is_1_to_10000 check (max_concurrency between 1 and 10000),
   constraint rate_limit_is_more_than_0_a_second check (rate_limit > 0 and rate_limit <= 1000000),
-  constraint on_dead_head_is_block_or_skip check (on_dead_head in ('block', 'skip')),
+  constraint on_dead_is_block_or_skip check (on_dead in ('block', 'skip')),
   constraint description_is_at_most_4096_characters check (length(description) <= 4096),
   constraint metadata_is_at_most_64_kib check (pg_column_size(metadata) <= 256 or octet_length(metadata::text) <= 65536),
   constraint disabled_iff_disabled_at check (enabled = (disabled_at is null))
@@ -159,7 +159,7 @@ comment on column posthaste.endpoints.metadata is 'The operator''s own facts, at
 comment on column posthaste.endpoints.revision is 'Changes with every change of the endpoint or its secrets.';
 comment on column posthaste.endpoints.created_at is 'When it was added.';
 comment on column posthaste.endpoints.updated_at is 'When it was last changed.';
-comment on column posthaste.endpoints.on_dead_head is
+comment on column posthaste.endpoints.on_dead is
   'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits until somebody calls retry, cancel or unblock) or skip (the next one follows).';
 comment on column posthaste.endpoints.changed_in is
   'The transaction that changed it last, whatever savepoints it had. Not yours to set.';

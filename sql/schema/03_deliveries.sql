@@ -37,7 +37,7 @@ comment on column posthaste.deliveries.place is
   'Its place in line, before that of its event: the routing span that it came with.';
 comment on column posthaste.deliveries.in_line is 'True: it waits behind another of its line. Null: it does not.';
 comment on column posthaste.deliveries.blocked_at is
-  'Since when it blocks its line: it is dead, and the endpoint''s on_dead_head is block. Null: it does not.';
+  'Since when it blocks its line: it is dead, and the endpoint''s on_dead is block. Null: it does not.';
 
 create index deliveries_due on posthaste.deliveries (endpoint_id, next_attempt_at, event_id)
   where claimed_by is null and in_line is null;

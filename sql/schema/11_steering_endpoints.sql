@@ -72,7 +72,7 @@ create function posthaste.add_endpoint(
   body_format text default 'standard', timeout interval default null, max_attempts integer default null,
   schedule interval[] default null, max_concurrency integer default null, rate_limit double precision default null,
   ordered boolean default false, metadata jsonb default '{}', enabled boolean default true,
-  on_dead_head text default 'block', hold boolean default false
+  on_dead text default 'block', hold boolean default false
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
@@ -87,9 +87,9 @@ begin
   end if;
   insert into posthaste.endpoints
     (url, subscriptions, tenant, filter, description, headers, body_format, timeout, max_attempts,
-     schedule, max_concurrency, rate_limit, ordered, metadata, enabled, on_dead_head, hold)
+     schedule, max_concurrency, rate_limit, ordered, metadata, enabled, on_dead, hold)
   values (url, subscriptions, tenant, filter, description, headers, body_format, timeout, max_attempts,
-          schedule, max_concurrency, rate_limit, ordered, metadata, enabled, on_dead_head, hold)
+          schedule, max_concurrency, rate_limit, ordered, metadata, enabled, on_dead, hold)
   returning id into endpoint_id;
   -- The insert has given it a generated one.
   update posthaste.endpoint_secrets s set secret = add_endpoint.secret

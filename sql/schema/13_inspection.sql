@@ -364,4 +364,4 @@ begin
    order by c.rank, c.endpoint_id;
 end $$;
 comment on function posthaste.explain is
-  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, at_most so many. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what mends it, where something is to be mended.';
+  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, at_most so many. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what fixes it, where something is to be fixed.';

@@ -29,7 +29,7 @@ declare
        posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
     -- Not the headers: people put tokens there.
     'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
-       max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead_head, hold, description, metadata, revision, created_at, updated_at)
+       max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
     'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency'];
   steers constant text[] := array[

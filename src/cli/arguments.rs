@@ -64,7 +64,7 @@ pub enum Command {
         #[arg(long)]
         hold: bool,
     },
-    /// Look at all that a relay needs, and say how to mend what is amiss. Fails if something does not work.
+    /// Look at all that a relay needs, and say how to fix what is amiss. Fails if something does not work.
     Doctor {
         /// Say it as JSON, for programs.
         #[arg(long)]

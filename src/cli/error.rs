@@ -5,11 +5,11 @@ use std::io;
 use super::ReceiveError;
 use crate::config::ConfigError;
 use crate::demo::DemoError;
-use crate::http::probe::ProbeError;
-use crate::http::server::ServerError;
 use crate::ingest::IngestError;
-use crate::logging::LoggingError;
+use crate::observe::log::LoggingError;
 use crate::relay::RelayError;
+use crate::serve::probe::ProbeError;
+use crate::serve::server::ServerError;
 use crate::store::StoreError;
 
 /// Why a command failed.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{CliError, say};
 use crate::config::Config;
-use crate::http::probe;
+use crate::serve::probe;
 
 /// Below the time-out of a container's health check, so that the reason is still told.
 const WITHIN: Duration = Duration::from_secs(2);

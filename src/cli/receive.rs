@@ -10,9 +10,9 @@ use hyper::StatusCode;
 
 use super::CliError;
 use crate::config::{parse_duration, parse_size};
-use crate::ingest::verify::{Scheme, Verifier, VerifierError};
 use crate::receiver::listener::Listener;
 use crate::receiver::{Fault, Form, Receiving, Script, receive};
+use crate::signing::verify::{Scheme, Verifier, VerifierError};
 use crate::stopper::Stopper;
 
 /// What Standard Webhooks advises.

@@ -9,12 +9,12 @@ use tokio::time;
 use super::{CliError, database};
 use crate::clock::{Clock, Present};
 use crate::config::Config;
-use crate::http::admin::Admin;
-use crate::http::server::Server;
 use crate::ingest::Ingest;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Status;
 use crate::relay;
-use crate::status::Status;
+use crate::serve::admin::Admin;
+use crate::serve::server::Server;
 use crate::stopper::Stopper;
 use crate::store::place::Place;
 use crate::store::{Database, StoreError, adopt, migrate, place, reach, refill, roles};
@@ -48,7 +48,7 @@ pub(super) async fn run(config: &Config, migrate: bool, stopper: Stopper) -> Res
     // What comes in is kept in the spool meanwhile, so there is a use in waiting.
     let patience = match &ingest {
         Some(ingest) if ingest.has_spool() => Duration::MAX,
-        _ => config.database.start_patience,
+        _ => config.database.startup_timeout,
     };
     let admin = Arc::new(Admin { status: status.clone(), metrics: Arc::clone(&metrics) });
     // asked for when the relay has ended, however it ended

@@ -65,7 +65,7 @@ fn check_database(config: &Config, found: &mut Found) {
         database.connect_timeout,
         100 * MILLISECOND..=5 * MINUTE,
     );
-    found.time("database.start_patience", database.start_patience, Duration::ZERO..=HOUR);
+    found.time("database.startup_timeout", database.startup_timeout, Duration::ZERO..=HOUR);
     found.time("database.statement_timeout", database.statement_timeout, SECOND..=HOUR);
     found.file("database.ca_file", database.ca_file.as_deref());
 }
@@ -93,7 +93,7 @@ fn check_relay(config: &Config, found: &mut Found) {
     );
     found.time("relay.grace", relay.grace, Duration::ZERO..=HOUR);
     found.time("relay.record_interval", relay.record_interval, Duration::ZERO..=SECOND);
-    found.count("relay.workers", relay.workers(), 0..=1024);
+    found.count("relay.threads", relay.configured_threads(), 0..=1024);
 }
 
 fn check_delivery(config: &Config, found: &mut Found) {
@@ -103,20 +103,20 @@ fn check_delivery(config: &Config, found: &mut Found) {
         ("delivery.resolve_timeout", delivery.resolve_timeout),
         ("delivery.connect_timeout", delivery.connect_timeout),
         ("delivery.tls_timeout", delivery.tls_timeout),
-        ("delivery.body_time", delivery.body_time),
+        ("delivery.body_timeout", delivery.body_timeout),
     ] {
         found.time(key, time, 10 * MILLISECOND..=10 * MINUTE);
     }
     found.time("delivery.idle_timeout", delivery.idle_timeout, Duration::ZERO..=HOUR);
     // a kept body is a column of a row for every attempt
-    found.size("delivery.body_kept", delivery.body_kept, 0..=KIB * KIB);
+    found.size("delivery.response_body_limit", delivery.response_body_limit, 0..=KIB * KIB);
     found.count("delivery.max_concurrency", delivery.max_concurrency as usize, 1..=65_536);
-    found.count("delivery.window_start", delivery.window_start as usize, 1..=65_536);
+    found.count("delivery.initial_window", delivery.initial_window as usize, 1..=65_536);
     found.at_least(
-        delivery.max_concurrency >= delivery.window_start,
+        delivery.max_concurrency >= delivery.initial_window,
         "delivery.max_concurrency",
         "",
-        "delivery.window_start",
+        "delivery.initial_window",
     );
     found.unless(
         HeaderValue::from_str(&delivery.user_agent).is_ok(),
@@ -155,8 +155,8 @@ fn check_retry(config: &Config, found: &mut Found) {
 
 fn check_health_and_upkeep(config: &Config, found: &mut Found) {
     let health = &config.health;
-    found.count("health.failures_to_pause", health.failures_to_pause as usize, 1..=1_000_000);
-    found.count("health.rejections_to_pause", health.rejections_to_pause as usize, 1..=1_000_000);
+    found.count("health.failure_threshold", health.failure_threshold as usize, 1..=1_000_000);
+    found.count("health.rejection_threshold", health.rejection_threshold as usize, 1..=1_000_000);
     found.time("health.first_pause", health.first_pause, SECOND..=DAY);
     found.time("health.longest_pause", health.longest_pause, SECOND..=30 * DAY);
     found.at_least(

@@ -1,4 +1,4 @@
-//! What is wrong with the settings, said so that an operator can mend it: where it stands (file and line,
+//! What is wrong with the settings, said so that an operator can fix it: where it stands (file and line,
 //! or variable), which key, what is wrong, and what would be right. Never shows a secret.
 
 use std::fmt;

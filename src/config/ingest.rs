@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::check::{Found, MILLISECOND, MINUTE, SECOND, Violation};
 use super::units::{Hidden, serde_as};
-use crate::ingest::verify::{Scheme, Verifier};
-use crate::model::pick::Pick;
+use crate::model::selector::Selector;
+use crate::signing::verify::{Scheme, Verifier};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -36,15 +36,15 @@ pub struct IngestSettings {
     #[serde(deserialize_with = "serde_as::bytes")]
     pub max_in_flight_bytes: usize,
     #[serde(deserialize_with = "serde_as::duration")]
-    pub head_time: Duration,
+    pub head_timeout: Duration,
     #[serde(deserialize_with = "serde_as::duration")]
-    pub body_time: Duration,
+    pub body_timeout: Duration,
     #[serde(deserialize_with = "serde_as::bytes")]
     pub max_head: usize,
     /// Events per statement.
-    pub per_commit: usize,
+    pub batch: usize,
     #[serde(deserialize_with = "serde_as::duration")]
-    pub database_patience: Duration,
+    pub commit_timeout: Duration,
     /// `None`: no spool.
     #[serde(deserialize_with = "serde_as::path_or_off")]
     pub spool: Option<PathBuf>,
@@ -80,7 +80,7 @@ pub struct SourceSettings {
     #[serde(deserialize_with = "serde_as::unless_empty")]
     pub tenant: Option<String>,
     #[serde(deserialize_with = "serde_as::pick")]
-    pub ordering_key: Option<Pick>,
+    pub ordering_key: Option<Selector>,
     /// In lower case.
     #[serde(deserialize_with = "serde_as::header_patterns")]
     pub headers: Vec<String>,
@@ -95,7 +95,7 @@ pub enum EventType {
     /// As the sender calls it by its own convention.
     Conventional,
     Fixed(String),
-    Picked(Pick),
+    Picked(Selector),
 }
 
 /// What a body may be.
@@ -204,12 +204,12 @@ pub(super) fn check(ingest: &IngestSettings, found: &mut Found) {
     found.count("ingest.max_connections", ingest.max_connections, 1..=65_536);
     found.count("ingest.max_in_flight", ingest.max_in_flight, 1..=65_536);
     found.size("ingest.max_in_flight_bytes", ingest.max_in_flight_bytes, KIB..=4 * GIB - 1);
-    found.time("ingest.head_time", ingest.head_time, 100 * MILLISECOND..=10 * MINUTE);
-    found.time("ingest.body_time", ingest.body_time, 100 * MILLISECOND..=10 * MINUTE);
+    found.time("ingest.head_timeout", ingest.head_timeout, 100 * MILLISECOND..=10 * MINUTE);
+    found.time("ingest.body_timeout", ingest.body_timeout, 100 * MILLISECOND..=10 * MINUTE);
     // the least that hyper takes; a head is in memory as long as its connection
     found.size("ingest.max_head", ingest.max_head, 8 * KIB..=MIB);
-    found.count("ingest.per_commit", ingest.per_commit, 1..=10_000);
-    found.time("ingest.database_patience", ingest.database_patience, 10 * MILLISECOND..=5 * MINUTE);
+    found.count("ingest.batch", ingest.batch, 1..=10_000);
+    found.time("ingest.commit_timeout", ingest.commit_timeout, 10 * MILLISECOND..=5 * MINUTE);
     found.size("ingest.spool_bytes", ingest.spool_bytes, 64 * KIB..=1024 * GIB);
     found.count("ingest.spool_files", ingest.spool_files, 1..=10_000_000);
     if let Some(directory) = ingest.spool.as_ref().filter(|directory| !directory.is_dir()) {

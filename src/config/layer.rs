@@ -62,7 +62,7 @@ impl Layer {
 
     /// One value alone.
     pub(super) fn of(key: &str, value: Value) -> Self {
-        let mut layer = Self { name: "mended", values: Dict::new(), places: BTreeMap::new() };
+        let mut layer = Self { name: "fixed", values: Dict::new(), places: BTreeMap::new() };
         put(&mut layer.values, key, value);
         layer
     }

@@ -82,13 +82,13 @@ impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
                 what: misfit(&error.kind),
             });
             let entry = error.path.get(1).and_then(|number| number.parse().ok());
-            self.figment = self.figment.clone().merge(Layer::of(&key, self.mended(&key, entry)?));
+            self.figment = self.figment.clone().merge(Layer::of(&key, self.fixed(&key, entry)?));
         }
     }
 
     /// What stands in for a value that does not fit: the list without its entry of this number, or the
     /// default. `None` where there is no other.
-    fn mended(&self, key: &str, entry: Option<usize>) -> Option<Value> {
+    fn fixed(&self, key: &str, entry: Option<usize>) -> Option<Value> {
         let given = self.figment.find_value(key).ok()?;
         if let (Value::Array(_, mut entries), Some(entry)) = (given.clone(), entry)
             && entry < entries.len()

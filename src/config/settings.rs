@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::ingest::IngestSettings;
 use super::units::{Hidden, serde_as};
-use crate::http::addresses::AllowEntry;
-use crate::http::client::ProxyUrl;
+use crate::outbound::addresses::AllowEntry;
+use crate::outbound::client::ProxyUrl;
 
 /// All settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -92,7 +92,7 @@ pub struct DatabaseSettings {
     pub connect_timeout: Duration,
     /// How long a start waits for a database that is not there yet; zero: not at all.
     #[serde(deserialize_with = "serde_as::duration")]
-    pub start_patience: Duration,
+    pub startup_timeout: Duration,
     #[serde(deserialize_with = "serde_as::duration")]
     pub statement_timeout: Duration,
     /// Root certificates in PEM to trust besides the system's.
@@ -145,21 +145,21 @@ pub struct RelaySettings {
     /// Longest wait before results are written; may be zero.
     #[serde(deserialize_with = "serde_as::duration")]
     pub record_interval: Duration,
-    workers: usize,
+    threads: usize,
 }
 
 impl RelaySettings {
     /// Threads of the runtime: as set, or one per core this process may use. At least 1.
     #[must_use]
     pub fn worker_threads(&self) -> usize {
-        match self.workers {
+        match self.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
+            threads => threads,
         }
     }
 
-    pub(super) fn workers(&self) -> usize {
-        self.workers
+    pub(super) fn configured_threads(&self) -> usize {
+        self.threads
     }
 }
 
@@ -188,12 +188,12 @@ pub struct DeliverySettings {
     pub tls_timeout: Duration,
     /// Bytes of a response's body that are stored; may be zero.
     #[serde(deserialize_with = "serde_as::bytes")]
-    pub body_kept: usize,
+    pub response_body_limit: usize,
     /// How long a response's body is read.
     #[serde(deserialize_with = "serde_as::duration")]
-    pub body_time: Duration,
+    pub body_timeout: Duration,
     /// Requests in flight to an endpoint that has not answered yet. 1 to `max_concurrency`.
-    pub window_start: u32,
+    pub initial_window: u32,
     /// Per endpoint, unless it has its own.
     pub max_concurrency: u32,
     /// Never empty once loaded, and fit for a header.
@@ -238,9 +238,9 @@ pub struct RetrySettings {
 #[serde(deny_unknown_fields)]
 pub struct HealthSettings {
     /// Consecutive failures; at least 1.
-    pub failures_to_pause: u32,
+    pub failure_threshold: u32,
     /// At least 1.
-    pub rejections_to_pause: u32,
+    pub rejection_threshold: u32,
     #[serde(deserialize_with = "serde_as::duration")]
     pub first_pause: Duration,
     /// At least `first_pause`.

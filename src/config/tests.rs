@@ -289,7 +289,7 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
         ),
         (
             "[delivery]\nbody_kept = \"2MiB\"",
-            "settings: posthaste.toml:2: delivery.body_kept: 2097152 bytes are out of bounds; write 0B to 1MiB",
+            "settings: posthaste.toml:2: delivery.response_body_limit: 2097152 bytes are out of bounds; write 0B to 1MiB",
         ),
         (
             "[delivery]\nca_file = \"/no/such.pem\"",

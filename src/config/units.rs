@@ -14,8 +14,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::filter::parse_filter;
 use super::ingest::{EventType, header_pattern, network};
-use crate::http::client::ProxyUrl;
-use crate::model::pick::Pick;
+use crate::model::selector::Selector;
+use crate::outbound::client::ProxyUrl;
 
 /// What an operator writes for "none of it". An empty text says the same.
 const OFF: &str = "off";
@@ -117,8 +117,8 @@ pub(super) mod serde_as {
     //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
 
     use super::{
-        Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, Pick,
-        ProxyUrl, SocketAddr, de, fmt, header_pattern, network, parse_duration, parse_filter,
+        Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, ProxyUrl,
+        Selector, SocketAddr, de, fmt, header_pattern, network, parse_duration, parse_filter,
         parse_listen, parse_size, unless_off,
     };
 
@@ -186,7 +186,7 @@ pub(super) mod serde_as {
     /// Empty: none.
     pub(in crate::config) fn pick<'de, D: Deserializer<'de>>(
         d: D,
-    ) -> Result<Option<Pick>, D::Error> {
+    ) -> Result<Option<Selector>, D::Error> {
         parsed(d, |text| match text {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|wrong| format!("{text:?} is neither; {wrong}")),

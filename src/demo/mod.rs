@@ -4,18 +4,13 @@
 //! one of which fails most of the time, one is slow and one is down; the relay is killed in the
 //! middle. At the end three witnesses are compared ([`check`]), and the demo fails if they disagree.
 //!
-//! The private [`postgres`] and its [`watchdog`] serve the tests and the benchmark too.
+//! The private PostgreSQL and its watchdog are those of [`sandbox`](crate::sandbox).
 
 mod check;
 mod screen;
 
-pub mod binaries;
-pub mod postgres;
 pub mod receiver;
-pub mod relay;
 pub mod shop;
-pub mod user;
-pub mod watchdog;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,12 +20,12 @@ use tokio_postgres::{Client, NoTls};
 
 use self::check::Account;
 pub use self::check::Finding;
-use self::postgres::{Cluster, ClusterOptions, StopMode};
 use self::receiver::{Mood, Receiver};
-use self::relay::RelayProcess;
 use self::screen::{Progress, Screen, TICK};
 use self::shop::{Ledger, Shop};
 use crate::clock::Clock;
+use crate::sandbox::postgres::{Cluster, ClusterOptions, StopMode};
+use crate::sandbox::relay::RelayProcess;
 use crate::stopper::Stopper;
 
 /// How long the shop is open.
@@ -115,11 +110,11 @@ pub struct Report {
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     #[error("run a private PostgreSQL")]
-    Cluster(#[from] postgres::ClusterError),
+    Cluster(#[from] crate::sandbox::postgres::ClusterError),
     #[error("run the endpoints")]
     Receiver(#[from] receiver::ReceiverError),
     #[error("run the relay")]
-    Relay(#[from] relay::RelayError),
+    Relay(#[from] crate::sandbox::relay::RelayError),
     #[error("ask the database")]
     Database(#[from] tokio_postgres::Error),
     #[error("the demo broke {0} of its promises")]
@@ -186,7 +181,7 @@ impl Stage {
             "A private PostgreSQL on port {}; `posthaste migrate` makes the schema.",
             cluster.port()
         ));
-        relay::migrate(&cluster.url(), cluster.directory()).await?;
+        crate::sandbox::relay::migrate(&cluster.url(), cluster.directory()).await?;
         let (client, connection) = tokio_postgres::connect(&cluster.url(), NoTls).await?;
         let mut driver = JoinSet::new();
         // An error of the connection shows with the client's next statement.

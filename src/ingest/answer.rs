@@ -8,9 +8,9 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::source::Wrong;
-use super::verify::Refusal;
-use crate::http::problem::{JSON, problem, respond};
 use crate::model::delivery::webhook_id;
+use crate::serve::problem::{JSON, problem, respond};
+use crate::signing::verify::Refusal;
 use crate::store::received::Stored;
 
 /// When to try again where we are at fault: soon, since senders have little patience and few tries.

@@ -1,5 +1,5 @@
 //! One connection, from its first byte to its end: HTTP/1.1 within bounds of time and size, on whatever
-//! carries bytes. What is answered is decided by the [`door`](super::door).
+//! carries bytes. What is answered is decided by the [`handler`](super::handler).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time;
 
 use super::answer;
-use super::door::Door;
+use super::request::Handler;
 use crate::stopper::Stopper;
 
 /// No connection is kept longer: one whose peer does not read its answers would never end by itself.
@@ -28,9 +28,9 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What is asked on one connection, and by whom.
 pub(super) struct Conversation {
-    pub(super) door: Arc<Door>,
+    pub(super) handler: Arc<Handler>,
     pub(super) peer: IpAddr,
-    pub(super) head_time: Duration,
+    pub(super) head_timeout: Duration,
     pub(super) max_head: usize,
     pub(super) grace: Duration,
     pub(super) stopper: Stopper,
@@ -38,16 +38,16 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) async fn hold(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let (door, peer) = (self.door, self.peer);
+        let (handler, peer) = (self.handler, self.peer);
         let service = service_fn(move |request: Request<Incoming>| {
-            let door = Arc::clone(&door);
-            Box::pin(async move { Ok::<_, Infallible>(door.answer(request, peer).await) })
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { Ok::<_, Infallible>(handler.answer(request, peer).await) })
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // whoever has said all it has to say may still hear what we say of it
             .half_close(true)
-            .header_read_timeout(self.head_time)
+            .header_read_timeout(self.head_timeout)
             .max_buf_size(self.max_head)
             .serve_connection(TokioIo::new(stream), service);
         let over = async {

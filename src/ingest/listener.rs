@@ -12,10 +12,10 @@ use tokio::time;
 
 use super::IngestError;
 use super::conversation::Conversation;
-use super::door::Door;
+use super::request::Handler;
 use super::tls::Tls;
 use crate::config::IngestSettings;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::stopper::Stopper;
 
 /// When accepting fails for want of files or memory, trying again at once would only burn the core.
@@ -28,7 +28,7 @@ pub(super) struct Listener {
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
     max_connections: usize,
-    head_time: Duration,
+    head_timeout: Duration,
     max_head: usize,
     metrics: Arc<Metrics>,
 }
@@ -47,7 +47,7 @@ impl Listener {
             listener,
             tls: tls.map(Arc::new),
             max_connections: settings.max_connections,
-            head_time: settings.head_time,
+            head_timeout: settings.head_timeout,
             max_head: settings.max_head,
             metrics: Arc::clone(metrics),
         })
@@ -58,9 +58,9 @@ impl Listener {
     }
 
     /// Lets connections in until the stop; then lets what is being answered end, and returns.
-    pub(super) async fn serve(self, door: Door, grace: Duration, stopper: &Stopper) {
+    pub(super) async fn serve(self, handler: Handler, grace: Duration, stopper: &Stopper) {
         let room = Arc::new(Semaphore::new(self.max_connections));
-        let door = Arc::new(door);
+        let handler = Arc::new(handler);
         let mut connections = JoinSet::new();
         loop {
             let accepted = async {
@@ -74,9 +74,9 @@ impl Listener {
                 (accepted, permit) = accepted => match accepted {
                     Ok((stream, peer)) => {
                         let conversation = Conversation {
-                            door: Arc::clone(&door),
+                            handler: Arc::clone(&handler),
                             peer: peer.ip(),
-                            head_time: self.head_time,
+                            head_timeout: self.head_timeout,
                             max_head: self.max_head,
                             grace,
                             stopper: stopper.clone(),
@@ -97,7 +97,7 @@ impl Listener {
             }
         }
         drop(self.listener);
-        drop(door);
+        drop(handler);
         while connections.join_next().await.is_some() {}
     }
 }
@@ -108,8 +108,9 @@ async fn hold(conversation: Conversation, stream: TcpStream, tls: Option<Arc<Tls
     drop(stream.set_nodelay(true));
     let Some(tls) = tls else { return conversation.hold(stream).await };
     // whoever cannot shake hands hears so in TLS's own words
-    let shaken =
-        time::timeout(conversation.head_time, async { tls.acceptor().await.accept(stream).await });
+    let shaken = time::timeout(conversation.head_timeout, async {
+        tls.acceptor().await.accept(stream).await
+    });
     let shaken = tokio::select! {
         shaken = shaken => shaken,
         () = conversation.stopper.stopping() => return,

@@ -3,25 +3,24 @@
 //! # One webhook's way
 //!
 //! The **listener** (`listener`) takes connections, bounded in number, and each is a **conversation**
-//! (`conversation`), bounded in time. The **door** (`door`) reads
-//! one request of a **source** (`source`) within its bounds, lets the verifier ([`verify`]) say whether it is
-//! the source's, and makes of it what is to be stored. The **keeper** (`keeper`) gathers what comes
+//! (`conversation`), bounded in time. The **handler** (`handler`) reads
+//! one request of a **source** (`source`) within its bounds, lets the verifier ([`signing::verify`](crate::signing::verify)) say whether it is
+//! the source's, and makes of it what is to be stored. The **writer** (`writer`) gathers what comes
 //! while a commit is under way into the next, and answers when it is committed. While the database is
-//! away, or slower than it may be, the **spool** (`spool`) keeps it on disk; the keeper stores it from
+//! away, or slower than it may be, the **spool** (`spool`) keeps it on disk; the writer stores it from
 //! there when the database is back, in order, and each once.
 //!
 //! From the outbox on it is an event like any other.
 
 mod answer;
 mod conversation;
-mod door;
-pub mod doorstep;
-mod keeper;
+pub mod in_memory;
 mod listener;
+mod request;
 mod source;
 mod spool;
 mod tls;
-pub mod verify;
+mod writer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,18 +32,18 @@ use tokio::sync::mpsc;
 
 use crate::clock::Present;
 use crate::config::{Config, IngestSettings};
-use crate::metrics::Metrics;
-use crate::status::Status;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Status;
 use crate::stopper::Stopper;
 use crate::store::{Database, Store, StoreError};
 
-use door::Door;
-use keeper::Keeper;
 use listener::Listener;
+use request::Handler;
 use source::Source;
 use spool::Spool;
 pub use spool::{Room as SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
 use tls::Tls;
+use writer::Writer;
 
 /// What comes in is one statement at a time; beside it one may be looking whether the database is back.
 const CONNECTIONS: usize = 2;
@@ -63,18 +62,18 @@ pub enum IngestError {
     #[error("the spool {} is in use by another process", path.display())]
     SpoolInUse { path: PathBuf },
     #[error("ingest.sources.{name}.secret")]
-    Secret { name: String, source: verify::VerifierError },
+    Secret { name: String, source: crate::signing::verify::VerifierError },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A front door that is bound and lets nobody in yet.
+/// A front handler that is bound and lets nobody in yet.
 #[derive(Debug)]
 pub struct Ingest {
     listener: Listener,
-    door: Door,
-    keeper: Keeper,
-    waiting: mpsc::Receiver<keeper::Waiting>,
+    handler: Handler,
+    writer: Writer,
+    waiting: mpsc::Receiver<writer::Waiting>,
     grace: Duration,
 }
 
@@ -105,9 +104,9 @@ impl Ingest {
         let timeout = config.database.statement_timeout;
         let store = Store::open(database.clone(), CONNECTIONS, timeout)?;
         let (sender, waiting) = mpsc::channel(settings.max_in_flight);
-        let keeper = Keeper::new(store, spool, settings, metrics, status);
-        let door = Door::new(sources, settings, sender, metrics, Present::default());
-        Ok(Some(Self { listener, door, keeper, waiting, grace: config.relay.grace }))
+        let writer = Writer::new(store, spool, settings, metrics, status);
+        let handler = Handler::new(sources, settings, sender, metrics, Present::default());
+        Ok(Some(Self { listener, handler, writer, waiting, grace: config.relay.grace }))
     }
 
     /// Where it listens: the port is the one that was given by the system if 0 was asked for.
@@ -119,14 +118,14 @@ impl Ingest {
     /// Whether webhooks are kept while the database is away.
     #[must_use]
     pub fn has_spool(&self) -> bool {
-        self.keeper.has_spool()
+        self.writer.has_spool()
     }
 
     /// Takes webhooks in until the stop; then answers what had come, and returns.
     pub async fn run(self, stopper: &Stopper) {
-        let serving = self.listener.serve(self.door, self.grace, stopper);
-        // ends when the door is gone, and with it the last that could wait
-        tokio::join!(serving, self.keeper.keep(self.waiting));
+        let serving = self.listener.serve(self.handler, self.grace, stopper);
+        // ends when the handler is gone, and with it the last that could wait
+        tokio::join!(serving, self.writer.keep(self.waiting));
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Endpoint {
     /// Attempts a second; greater than 0.
     pub rate_limit: Option<f64>,
     /// What a dead delivery means for those behind it.
-    pub on_dead_head: OnDeadHead,
+    pub on_dead: OnDead,
 }
 
 impl Endpoint {
@@ -49,14 +49,14 @@ impl Endpoint {
             schedule: None,
             max_concurrency: None,
             rate_limit: None,
-            on_dead_head: OnDeadHead::default(),
+            on_dead: OnDead::default(),
         }
     }
 }
 
 /// What becomes of an ordering key when one of its deliveries is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnDeadHead {
+pub enum OnDead {
     /// The key waits until somebody decides.
     #[default]
     Block,

@@ -11,15 +11,16 @@ pub mod subscription;
 
 // What came in.
 pub mod incoming;
-pub mod pick;
+pub mod selector;
 
 // How much of it may be in flight.
+pub mod due;
+pub mod rate;
 pub mod share;
 pub mod window;
 
 // What is sent.
 pub mod body;
-pub mod signature;
 
 // What happened, and what follows for the delivery.
 pub mod outcome;

@@ -1,4 +1,4 @@
-//! What happened on the wire: observed facts only. Made by [`http::client`](crate::http::client),
+//! What happened on the wire: observed facts only. Made by [`outbound::client`](crate::outbound::client),
 //! read by [`verdict`](super::verdict), stored with the attempt. What to do about it is not said here.
 
 use std::time::Duration;

@@ -149,7 +149,7 @@ pub(super) fn portion(whole: Duration, draw: f64) -> Duration {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::endpoint::{BodyFormat, OnDeadHead};
+    use super::super::endpoint::{BodyFormat, OnDead};
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -173,7 +173,7 @@ mod tests {
             schedule,
             max_concurrency: None,
             rate_limit: None,
-            on_dead_head: OnDeadHead::default(),
+            on_dead: OnDead::default(),
         }
     }
 

@@ -24,9 +24,9 @@ use crate::stopper::Stopper;
 /// More than a relay opens to one endpoint. What comes beyond waits in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 128;
 /// For a request's head. Longer than a relay keeps an idle connection, so that none is closed under a request.
-const HEAD_TIME: Duration = Duration::from_secs(75);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// For its body.
-const BODY_TIME: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers that are on their way may take when the listener is to end.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// When accepting fails for want of files, trying again at once would only burn the core.
@@ -134,7 +134,7 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     // An error is a connection that was broken, by us or by its peer.
@@ -150,7 +150,7 @@ where
 /// Reads the request to its end. `None`: its sender went away or did not go on.
 async fn take(request: Request<Incoming>, body_max: usize) -> Option<Taken> {
     let (head, body) = request.into_parts();
-    let body = time::timeout(BODY_TIME, Limited::new(body, body_max).collect()).await.ok()?;
+    let body = time::timeout(BODY_TIMEOUT, Limited::new(body, body_max).collect()).await.ok()?;
     let body = match body.map(Collected::to_bytes) {
         Ok(body) => Some(body),
         Err(error) if error.is::<LengthLimitError>() => None,

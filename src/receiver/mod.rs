@@ -20,7 +20,7 @@ pub use self::script::{Fault, Script};
 use self::show::Seen;
 pub use self::show::{Form, Signature};
 use crate::clock::Clock;
-use crate::ingest::verify::Verifier;
+use crate::signing::verify::Verifier;
 use crate::stopper::Stopper;
 
 /// How many `webhook-id`s are remembered. An id that comes again after as many others is taken for new.

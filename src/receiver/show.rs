@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::listener::{Answer, Taken};
-use crate::ingest::verify::Refusal;
+use crate::signing::verify::Refusal;
 
 /// People are not shown more of a body; JSON has all of it.
 const BODY_SHOWN: usize = 4 * 1024;

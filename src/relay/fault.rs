@@ -1,5 +1,5 @@
 //! A bug that one event or one endpoint meets is theirs alone. Without this, the panic would end the
-//! worker, the tenure and, since the next tenure meets it too, all work of the relay.
+//! worker, the term and, since the next term meets it too, all work of the relay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -35,29 +35,29 @@ pub(super) mod tests {
 
     use jiff::Timestamp;
 
-    use super::super::deliver::{Line, Plan, deliver};
+    use super::super::attempt::{Line, ReadyEndpoint, deliver};
     use super::super::shared::{Parts, Shared};
     use super::*;
     use crate::clock::{Clock, Present};
     use crate::config::{Sources, load};
-    use crate::http::addresses::AddressRules;
-    use crate::http::client::{Client, ClientSettings};
-    use crate::http::resolve::Resolver;
     use crate::model::delivery::Delivery;
     use crate::model::endpoint::Endpoint;
     use crate::model::outcome::{Outcome, Refusal};
     use crate::model::rules::RuleSet;
     use crate::model::share::Share;
     use crate::model::verdict::Decision;
-    use crate::status::Status;
+    use crate::observe::status::Status;
+    use crate::outbound::addresses::AddressRules;
+    use crate::outbound::client::{Client, ClientSettings};
+    use crate::outbound::resolve::Resolver;
     use crate::stopper::Stopper;
     use crate::store::relays::Registration;
     use crate::store::{Database, Store};
 
     pub(in crate::relay) const BUG: &str = "a.bug";
 
-    /// A tenure that never asks its database anything.
-    pub(in crate::relay) fn tenure() -> Arc<Shared> {
+    /// A term that never asks its database anything.
+    pub(in crate::relay) fn term() -> Arc<Shared> {
         let url = "postgres://localhost/nowhere";
         let flags = vec![("database.url".to_owned(), url.to_owned())];
         let config = load(&Sources { flags, ..Sources::default() }).unwrap();
@@ -99,20 +99,20 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
-        let shared = tenure();
+        let shared = term();
         let mut endpoint = Endpoint::unread(3, 1);
         endpoint.url = "https://example.com/".to_owned();
-        let plan = Plan::new(&shared, endpoint, None);
+        let ready = ReadyEndpoint::new(&shared, endpoint, None);
         let mut line = Line::default();
         let unlucky = delivery(BUG);
-        let fault = deliver(&shared, &plan, &unlucky, &mut line).await.unwrap_err();
-        let sent = fault.sent(&shared, &plan, &unlucky);
+        let fault = deliver(&shared, &ready, &unlucky, &mut line).await.unwrap_err();
+        let sent = fault.sent(&shared, &ready, &unlucky);
         let detail = "the relay panicked: assertion `left != right` failed".to_owned();
         assert_eq!(sent.outcome, Outcome::Refused { why: Refusal::Fault, detail });
         assert!(matches!(sent.verdict.decision, Decision::Retry { .. }));
         assert!(shared.metrics.render().contains("posthaste_faults_total 1"));
         // It gets as far as the name, which leads to where nothing may be sent.
-        let next = deliver(&shared, &plan, &delivery("order.paid"), &mut line).await.unwrap();
+        let next = deliver(&shared, &ready, &delivery("order.paid"), &mut line).await.unwrap();
         let is_judged =
             matches!(next.outcome, Outcome::Refused { why: Refusal::ForbiddenAddress, .. });
         assert!(is_judged, "{:?}", next.outcome);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::lanes::Lane;
+use super::lane::Lane;
 use super::record::Finished;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::{Fault, Transition, Trouble};
 use crate::model::verdict::Effect;
 use crate::store::attempts::Attempt;
-use crate::store::endpoints::strike;
+use crate::store::endpoints::apply_effect;
 use crate::store::health::{Note, note_health};
 
 /// The row of an endpoint's health is written at most this often.
@@ -20,13 +20,13 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something that has to be done to an endpoint.
 #[derive(Debug)]
-pub(super) struct Strike {
+pub(super) struct EffectOn {
     endpoint: EndpointId,
     delete: bool,
     reason: String,
 }
 
-impl Strike {
+impl EffectOn {
     /// What a rule does to the endpoint because of this attempt.
     pub(super) fn ruled(attempt: &Attempt) -> Option<Self> {
         let delete = match attempt.verdict.effect? {
@@ -90,7 +90,7 @@ pub(super) async fn follow(
         shared.report(Finished::unsent(Some(lane), &delivery)).await;
     }
     if let Some(reason) = failed_for_long {
-        shared.strike(Strike { endpoint, delete: false, reason });
+        shared.apply_soon(EffectOn { endpoint, delete: false, reason });
     }
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn keep_noting(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(NOTE_INTERVAL) => {}
-            () = shared.struck.notified() => {}
+            () = shared.effects_wait.notified() => {}
             () = shared.no_more_results.cancelled() => {}
         }
     }
@@ -114,8 +114,8 @@ pub(super) async fn keep_noting(shared: Arc<Shared>) {
 
 async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
     loop {
-        let Some(next) = shared.strikes().pop() else { break };
-        let done = strike(&shared.store, next.endpoint, next.delete, &next.reason).await;
+        let Some(next) = shared.effects().pop() else { break };
+        let done = apply_effect(&shared.store, next.endpoint, next.delete, &next.reason).await;
         match done {
             Ok(true) => {
                 shared.metrics.endpoints_disabled.increment(1);
@@ -124,7 +124,7 @@ async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
             }
             Ok(false) => {}
             Err(error) => {
-                shared.strikes().push(next);
+                shared.effects().push(next);
                 return Err(error);
             }
         }

@@ -10,7 +10,7 @@ use super::Shared;
 use crate::store::StoreError;
 use crate::store::routing::{Step, history};
 
-/// What was seen. It outlasts the tenures of one process.
+/// What was seen. It outlasts the terms of one process.
 #[derive(Debug, Default)]
 pub(super) struct History(Mutex<Seen>);
 

@@ -8,10 +8,10 @@ use futures_util::StreamExt as _;
 use super::{RelayError, client};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::client::Client;
-use crate::http::target::Target;
 use crate::model::endpoint::EndpointId;
 use crate::model::outcome::Outcome;
+use crate::outbound::client::Client;
+use crate::outbound::target::Target;
 use crate::store::Database;
 
 /// Names looked up at once.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use crate::clock::Clock;
 use crate::model::share::Share;
-use crate::store::relays::{Heartbeat, Lease, bury};
+use crate::store::relays::{Heartbeat, Lease, reap};
 use crate::store::rules::rules;
 use crate::store::{RelayId, StoreError};
 
-/// How a tenure ended.
+/// How a term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     InOrder,
@@ -98,7 +98,7 @@ async fn beat(
         }
         if settled
             && found.somebody_is_dead
-            && let Err(error) = bury_the_dead(shared).await
+            && let Err(error) = reap_dead_relays(shared).await
         {
             shared.complain(errors, &error);
         }
@@ -124,16 +124,16 @@ async fn heed_rules(
     Ok(())
 }
 
-async fn bury_the_dead(shared: &Shared) -> Result<(), StoreError> {
-    let buried = bury(&shared.store, shared.relay, shared.config.relay.lease).await?;
-    if buried.relays > 0 {
+async fn reap_dead_relays(shared: &Shared) -> Result<(), StoreError> {
+    let reaped = reap(&shared.store, shared.relay, shared.config.relay.lease).await?;
+    if reaped.relays > 0 {
         shared.lines.all();
         // What they held is due now, for whichever of us serves its endpoint.
         shared.let_others_know();
-        shared.metrics.relays_buried.increment(u64::try_from(buried.relays).unwrap_or(0));
+        shared.metrics.relay_takeovers.increment(u64::try_from(reaped.relays).unwrap_or(0));
         tracing::warn!(
-            relays = buried.relays,
-            claims = buried.claims,
+            relays = reaped.relays,
+            claims = reaped.claims,
             "released what dead relays held"
         );
     }

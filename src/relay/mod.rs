@@ -1,31 +1,26 @@
 //! The running relay: one file per station, in the order in which an event meets them.
 //!
-//! `wake`, `rounds` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
+//! `wake`, `dispatch` (route and claim), `lanes`, `deliver`, `record`; then what goes on beside:
 //! `lines`, `lease`, `health`, `history`, `upkeep`.
 //!
-//! A relay's **tenure** lasts as long as its lease. One that was taken for dead (frozen, cut off)
-//! has lost its claims: its tenure ends, what it still had in flight is dropped, and it begins anew
+//! A relay's **term** lasts as long as its lease. One that was taken for dead (frozen, cut off)
+//! has lost its claims: its term ends, what it still had in flight is dropped, and it begins anew
 //! under another number.
 
-mod agenda;
-mod budget;
-mod deliver;
-mod doubts;
+mod attempt;
+mod claims;
+mod dispatch;
 mod fault;
-mod files;
-mod headers;
 mod health;
 mod history;
 mod judged;
-mod lanes;
+mod lane;
 mod lease;
-mod lines;
-mod pace;
+mod limits;
+mod ordering;
 mod record;
-mod rounds;
 mod shared;
 mod upkeep;
-mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,11 +33,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Present;
 use crate::config::{Config, Wake as Mode};
-use crate::http::addresses::AddressRules;
-use crate::http::client::{Client, ClientError, ClientSettings};
-use crate::http::resolve::{Resolver, ResolverError};
-use crate::metrics::Metrics;
-use crate::status::Status;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Status;
+use crate::outbound::addresses::AddressRules;
+use crate::outbound::client::{Client, ClientError, ClientSettings};
+use crate::outbound::resolve::{Resolver, ResolverError};
 use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, reach, rules};
@@ -127,7 +122,7 @@ pub async fn run(
             results,
             sessions,
         }));
-        tenure(&shared, lease, receiver, &stopper).await;
+        term(&shared, lease, receiver, &stopper).await;
     }
     Ok(())
 }
@@ -135,8 +130,8 @@ pub async fn run(
 /// What is still to be written at the end takes milliseconds, or the database is blocked.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// One tenure: until the stop, or until the lease is lost.
-async fn tenure(
+/// One term: until the stop, or until the lease is lost.
+async fn term(
     shared: &Arc<Shared>,
     lease: Lease,
     results: mpsc::Receiver<record::Finished>,
@@ -146,11 +141,11 @@ async fn tenure(
     // Each of these ends by itself when told to; the set only lets them use every core.
     let stations = &shared.stations;
     let over = || shared.over.clone();
-    let rounds = stations.spawn(guarded(over(), rounds::go_round(Arc::clone(shared))));
+    let dispatch = stations.spawn(guarded(over(), dispatch::run(Arc::clone(shared))));
     let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
     let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
     let upkeep = stations.spawn(guarded(over(), upkeep::keep_up(Arc::clone(shared))));
-    let lines = stations.spawn(guarded(over(), lines::keep_moving(Arc::clone(shared))));
+    let lines = stations.spawn(guarded(over(), ordering::keep_moving(Arc::clone(shared))));
     let keeper = stations.spawn(guarded(over(), lease::keep(Arc::clone(shared), lease)));
 
     tokio::select! {
@@ -167,7 +162,7 @@ async fn tenure(
             () = async { shared.over.cancelled().await; tokio::time::sleep(after).await } => {}
         }
     };
-    if ended(rounds, "rounds", patience(LAST_WORDS)).await.is_none() {
+    if ended(dispatch, "dispatch", patience(LAST_WORDS)).await.is_none() {
         // Its statement may go on in the server and claim for us.
         shared.leave_doubt(true);
     }
@@ -192,7 +187,7 @@ async fn tenure(
     ended(upkeep, "upkeep", last_words()).await;
     shared.recorded.cancel();
     if ended(lines, "lines", last_words()).await != Some(true) {
-        // Whoever buries us looks at all lines.
+        // Whoever reaps us looks at all lines.
         shared.leave_doubt(true);
     }
     shared.done.cancel();
@@ -207,8 +202,8 @@ async fn tenure(
     tracing::info!(relay = shared.relay, "ended");
 }
 
-/// Ends the tenure if this panics. A relay that stands half still would look alive and hold its claims;
-/// a new tenure takes up what the old one held.
+/// Ends the term if this panics. A relay that stands half still would look alive and hold its claims;
+/// a new term takes up what the old one held.
 fn guarded<T>(over: CancellationToken, work: impl Future<Output = T>) -> impl Future<Output = T> {
     let guard = over.drop_guard();
     // Not `async`: that would keep room for the work twice, 3 KB for each worker.
@@ -273,8 +268,8 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     settings.resolve_time = delivery.resolve_timeout;
     settings.connect_time = delivery.connect_timeout;
     settings.tls_time = delivery.tls_timeout;
-    settings.body_kept = delivery.body_kept;
-    settings.body_time = delivery.body_time;
+    settings.response_body_limit = delivery.response_body_limit;
+    settings.body_timeout = delivery.body_timeout;
     settings.idle_kept = delivery.idle_timeout;
     if let Some(path) = &delivery.ca_file {
         settings.extra_ca =
@@ -292,7 +287,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_station_that_panics_ends_the_tenure_and_one_that_ends_does_not() {
+    async fn a_station_that_panics_ends_the_term_and_one_that_ends_does_not() {
         let over = CancellationToken::new();
         let stations = TaskTracker::new();
         assert_eq!(stations.spawn(guarded(over.clone(), async { 7 })).await.ok(), Some(7));

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::deliver::Sent;
-use super::health::Strike;
-use super::lanes::Lane;
+use super::attempt::Sent;
+use super::health::EffectOn;
+use super::lane::Lane;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::OnDeadHead;
+use crate::model::endpoint::OnDead;
 use crate::model::outcome::Outcome;
 use crate::model::verdict::{Decision, Verdict};
 use crate::store::attempts::{Attempt, Held, record};
@@ -58,7 +58,7 @@ impl Finished {
             outcome: Some(sent.outcome),
             blocks: sent.verdict.decision == Decision::Dead
                 && delivery.ordering_key.is_some()
-                && sent.on_dead_head == OnDeadHead::Block,
+                && sent.on_dead == OnDead::Block,
             verdict: sent.verdict,
         };
         Self::new(Some(lane), delivery, What::Ended(Box::new(attempt)))
@@ -200,8 +200,8 @@ async fn try_write_down(
             );
         }
         // Also where the claim was lost: the receiver did say so.
-        if let Some(strike) = Strike::ruled(attempt) {
-            shared.strike(strike);
+        if let Some(effect) = EffectOn::ruled(attempt) {
+            shared.apply_soon(effect);
         }
     }
     Ok(())

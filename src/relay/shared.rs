@@ -1,4 +1,4 @@
-//! What the stations of one tenure share: where results go, how much is held, what has ended.
+//! What the stations of one term share: where results go, how much is held, what has ended.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,25 +11,25 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agenda::{Agenda, HORIZON};
-use super::budget::Budget;
-use super::files::Files;
-use super::health::Strike;
+use super::health::EffectOn;
 use super::history::History;
-use super::lanes::{FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
-use super::lines::ToLookAt;
+use super::lane::{FIRST_CLAIMS_PER_REQUEST, Lane, Lanes};
+use super::limits::budget::Budget;
+use super::limits::files::Files;
+use super::ordering::ToLookAt;
 use super::record::Finished;
 use crate::clock::{Clock, Present};
 use crate::config::Config;
-use crate::http::client::Client;
-use crate::metrics::Metrics;
+use crate::model::due::{Due, HORIZON};
 use crate::model::endpoint::EndpointId;
 use crate::model::health::HealthPolicy;
 use crate::model::rules::RuleSet;
 use crate::model::schedule::{Delays, Schedule};
 use crate::model::share::Share;
 use crate::model::verdict::Decision;
-use crate::status::Status;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Status;
+use crate::outbound::client::Client;
 use crate::store::attempts::Attempt;
 use crate::store::relays::Registration;
 use crate::store::{RelayId, Store, StoreError};
@@ -50,7 +50,7 @@ pub(super) fn most_claims(config: &Config) -> usize {
     config.relay.max_in_flight * CLAIMS_PER_REQUEST
 }
 
-/// See the module. Made for one tenure, dropped with it.
+/// See the module. Made for one term, dropped with it.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
@@ -72,7 +72,7 @@ pub(super) struct Shared {
     pub(super) room_freed: Notify,
     pub(super) lines: ToLookAt,
     /// An endpoint is to be disabled or deleted.
-    pub(super) struck: Notify,
+    pub(super) effects_wait: Notify,
     /// The lease was taken up again, perhaps in a database that has forgotten something.
     pub(super) retaken: Notify,
     pub(super) workers: TaskTracker,
@@ -92,8 +92,8 @@ pub(super) struct Shared {
     pub(super) over: CancellationToken,
     results: mpsc::Sender<Finished>,
     rules: RwLock<Arc<RuleSet>>,
-    agenda: Mutex<Agenda>,
-    strikes: Mutex<Vec<Strike>>,
+    due: Mutex<Due>,
+    effects: Mutex<Vec<EffectOn>>,
     share: Mutex<Share>,
     /// Something is due of endpoints that other relays serve.
     others_are_to_know: AtomicBool,
@@ -105,7 +105,7 @@ pub(super) struct Shared {
     last_complaint: Mutex<Option<Instant>>,
 }
 
-/// What a tenure is made of.
+/// What a term is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) config: Arc<Config>,
@@ -137,8 +137,8 @@ impl Shared {
             max_age: retry.max_age,
         };
         let health_policy = HealthPolicy {
-            failures_to_pause: health.failures_to_pause,
-            rejections_to_pause: health.rejections_to_pause,
+            failure_threshold: health.failure_threshold,
+            rejection_threshold: health.rejection_threshold,
             first_pause: health.first_pause,
             longest_pause: health.longest_pause,
             disable_after: health.disable_after,
@@ -153,7 +153,7 @@ impl Shared {
             holdings: Holdings::default(),
             room_freed: Notify::new(),
             lines: ToLookAt::default(),
-            struck: Notify::new(),
+            effects_wait: Notify::new(),
             retaken: Notify::new(),
             workers: TaskTracker::new(),
             stations: TaskTracker::new(),
@@ -166,8 +166,8 @@ impl Shared {
             over: CancellationToken::new(),
             results: parts.results,
             rules: RwLock::new(Arc::new(parts.rules)),
-            agenda: Mutex::default(),
-            strikes: Mutex::default(),
+            due: Mutex::default(),
+            effects: Mutex::default(),
             share: Mutex::new(parts.share),
             others_are_to_know: AtomicBool::new(false),
             renewed: AtomicU64::new(0),
@@ -227,12 +227,12 @@ impl Shared {
 
     /// The room of an endpoint that has no lane yet.
     pub(super) fn first_room(&self) -> usize {
-        let requests = usize::try_from(self.config.delivery.window_start).unwrap_or(usize::MAX);
+        let requests = usize::try_from(self.config.delivery.initial_window).unwrap_or(usize::MAX);
         requests.saturating_mul(FIRST_CLAIMS_PER_REQUEST).min(self.share_of_claims(0))
     }
 
     /// Whether the lease is fresh enough to send under: well before anybody takes us for dead. Leases
-    /// go by the real time, as those who would bury us do.
+    /// go by the real time, as those who would reap us do.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
         Clock.since(self.began).saturating_sub(renewed) < self.config.relay.lease.mul_f64(2.0 / 3.0)
@@ -262,8 +262,8 @@ impl Shared {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
-    pub(super) fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which of how many relays this one is.
@@ -311,17 +311,17 @@ impl Shared {
 
     /// The endpoint is owed something unclaimed in so long.
     pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
-        self.agenda().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
+        self.due().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
     }
 
-    pub(super) fn strikes(&self) -> MutexGuard<'_, Vec<Strike>> {
-        self.strikes.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn effects(&self) -> MutexGuard<'_, Vec<EffectOn>> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has something done to an endpoint soon.
-    pub(super) fn strike(&self, strike: Strike) {
-        self.strikes().push(strike);
-        self.struck.notify_one();
+    pub(super) fn apply_soon(&self, effect: EffectOn) {
+        self.effects().push(effect);
+        self.effects_wait.notify_one();
     }
 
     /// A number from 0 to 1, by chance.

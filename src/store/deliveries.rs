@@ -12,7 +12,7 @@ const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 const RELEASE: &str = include_str!("../../sql/queries/release.sql");
 const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
-const AGENDA: &str = include_str!("../../sql/queries/agenda.sql");
+const DUE: &str = include_str!("../../sql/queries/due.sql");
 
 /// What one statement has claimed.
 #[derive(Debug, Default)]
@@ -106,8 +106,8 @@ pub struct Owed {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn agenda(store: &Store) -> Result<Vec<Owed>, StoreError> {
-    let rows = store.queue.query(AGENDA, "look what is due", &[&store.now()]).await?;
+pub async fn due(store: &Store) -> Result<Vec<Owed>, StoreError> {
+    let rows = store.queue.query(DUE, "look what is due", &[&store.now()]).await?;
     Ok(rows
         .iter()
         .map(|row| {

@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// A word for it.
-    pub what: String,
+    pub check: String,
     pub state: State,
-    pub found: String,
+    pub detail: String,
     /// What to do about it: SQL, a command, or a setting. `None`: nothing.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,14 +46,14 @@ pub enum State {
 
 impl Finding {
     /// All is well.
-    pub fn ok(what: &str, found: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), state: State::Ok, found: found.into(), mend: None }
+    pub fn ok(check: &str, detail: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), state: State::Ok, detail: detail.into(), fix: None }
     }
 
     /// Something is not.
-    pub fn amiss(what: &str, state: State, found: impl Into<String>, mend: &str) -> Self {
-        let (what, mend) = (what.to_owned(), Some(mend.to_owned()));
-        Self { what, state, found: found.into(), mend }
+    pub fn amiss(check: &str, state: State, detail: impl Into<String>, fix: &str) -> Self {
+        let (check, fix) = (check.to_owned(), Some(fix.to_owned()));
+        Self { check, state, detail: detail.into(), fix }
     }
 }
 
@@ -84,15 +84,15 @@ pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<F
         Ok(true) => {}
         Ok(false) => return findings,
         Err(error) => {
-            let mend = "see that the server runs and takes writes (a standby does not), and that database.url (or DATABASE_URL) is right";
-            findings.push(Finding::amiss("connection", State::Failed, error.in_full(), mend));
+            let fix = "see that the server runs and takes writes (a standby does not), and that database.url (or DATABASE_URL) is right";
+            findings.push(Finding::amiss("connection", State::Failed, error.in_full(), fix));
             return findings;
         }
     }
     let looking = look(database, lease, rings, &mut findings);
     if let Err(error) = answered("look at the database", PATIENCE, looking).await {
-        let mend = "see the message; what comes after this could not be looked at";
-        findings.push(Finding::amiss("questions", State::Failed, error.in_full(), mend));
+        let fix = "see the message; what comes after this could not be looked at";
+        findings.push(Finding::amiss("questions", State::Failed, error.in_full(), fix));
     }
     findings
 }
@@ -114,7 +114,7 @@ async fn look(
     match schema {
         Ok(_) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
         Err(error) => {
-            let mend = match &error {
+            let fix = match &error {
                 StoreError::SchemaNewer { .. } => "run a newer posthaste",
                 StoreError::MigrationChanged { .. } => {
                     "the schema is not what this posthaste made; compare with `posthaste migrate --print`"
@@ -122,7 +122,7 @@ async fn look(
                 StoreError::Query { .. } => "grant posthaste_relay to the role that the relay uses",
                 _ => "posthaste migrate",
             };
-            findings.push(Finding::amiss("schema", State::Failed, error.in_full(), mend));
+            findings.push(Finding::amiss("schema", State::Failed, error.in_full(), fix));
             if matches!(error, StoreError::SchemaMissing) {
                 return Ok(());
             }
@@ -137,8 +137,8 @@ async fn look(
     findings.push(match adopt::is_own(database).await {
         Ok(()) => Finding::ok("ledger", "written in this database"),
         Err(error @ StoreError::Copy { .. }) => {
-            let mend = "posthaste adopt --hold, or posthaste adopt";
-            Finding::amiss("ledger", State::Failed, error.in_full(), mend)
+            let fix = "posthaste adopt --hold, or posthaste adopt";
+            Finding::amiss("ledger", State::Failed, error.in_full(), fix)
         }
         // What it lacks is told below.
         Err(_) => Finding::ok("ledger", "not looked at"),
@@ -161,7 +161,7 @@ async fn inside(
 ) -> Result<(), StoreError> {
     let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
-    if findings.iter().any(|one| one.what == "privileges" && one.state != State::Ok) {
+    if findings.iter().any(|one| one.check == "privileges" && one.state != State::Ok) {
         return Ok(());
     }
     let work = asked.rows(WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
@@ -170,8 +170,8 @@ async fn inside(
     findings.push(if unusable.is_empty() {
         Finding::ok("rules", format!("{} enabled", usable.len()))
     } else {
-        let mend = "change or disable them in posthaste.rules: relays do without them";
-        Finding::amiss("rules", State::Warning, unusable.join("; "), mend)
+        let fix = "change or disable them in posthaste.rules: relays do without them";
+        Finding::amiss("rules", State::Warning, unusable.join("; "), fix)
     });
     Ok(())
 }
@@ -209,13 +209,13 @@ async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool
     findings.push(if place.is_new_enough() {
         Finding::ok("version", format!("PostgreSQL {version}"))
     } else {
-        let mend = "14 or newer is needed";
-        Finding::amiss("version", State::Failed, format!("PostgreSQL {version}"), mend)
+        let fix = "14 or newer is needed";
+        Finding::amiss("version", State::Failed, format!("PostgreSQL {version}"), fix)
     });
     findings.push(match place.is_fit() {
         Err(error @ StoreError::Encoding { .. }) => {
-            let mend = "create database … encoding 'UTF8' template template0, and use that";
-            Finding::amiss("encoding", State::Failed, error.in_full(), mend)
+            let fix = "create database … encoding 'UTF8' template template0, and use that";
+            Finding::amiss("encoding", State::Failed, error.in_full(), fix)
         }
         _ => Finding::ok("encoding", encoding),
     });
@@ -225,12 +225,12 @@ async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool
     let (before, after) = (before.as_millisecond() as f64, after.as_millisecond() as f64);
     let apart = (before - theirs).max(theirs - after).max(0.0);
     let found = format!("{:.1} s apart from the database's", apart / 1000.0);
-    let mend = "set both by NTP: signatures carry this machine's time, and receivers refuse what is minutes off";
+    let fix = "set both by NTP: signatures carry this machine's time, and receivers refuse what is minutes off";
     let more_than = |bound: Duration| apart > bound.as_secs_f64() * 1000.0;
     findings.push(if more_than(CLOCKS_APART) {
-        Finding::amiss("clock", State::Failed, found, mend)
+        Finding::amiss("clock", State::Failed, found, fix)
     } else if more_than(CLOCKS_APART_A_LITTLE) {
-        Finding::amiss("clock", State::Warning, found, mend)
+        Finding::amiss("clock", State::Warning, found, fix)
     } else {
         Finding::ok("clock", found)
     });
@@ -256,20 +256,20 @@ async fn way(database: &Database) -> Finding {
         }
         Ok(()) => Finding::ok("pooler", "in transaction mode, as set"),
         Err(error @ StoreError::Strayed { .. }) => {
-            let mend = "have database.url name the server that takes writes, its standbys, or a proxy that leads to the first alone";
-            Finding::amiss("address", State::Failed, error.in_full(), mend)
+            let fix = "have database.url name the server that takes writes, its standbys, or a proxy that leads to the first alone";
+            Finding::amiss("address", State::Failed, error.in_full(), fix)
         }
         Err(error @ StoreError::Elsewhere { .. }) => {
-            let mend = "let database.direct_url lead to the database that database.url leads to, past the pooler";
-            Finding::amiss("direct_url", State::Failed, error.in_full(), mend)
+            let fix = "let database.direct_url lead to the database that database.url leads to, past the pooler";
+            Finding::amiss("direct_url", State::Failed, error.in_full(), fix)
         }
         Err(error @ StoreError::NoSessions { setting: "database.direct_url", .. }) => {
-            let mend = "let database.direct_url lead past the pooler, to PostgreSQL itself";
-            Finding::amiss("pooler", State::Failed, error.in_full(), mend)
+            let fix = "let database.direct_url lead past the pooler, to PostgreSQL itself";
+            Finding::amiss("pooler", State::Failed, error.in_full(), fix)
         }
         Err(error) => {
-            let mend = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
-            Finding::amiss("pooler", State::Failed, error.in_full(), mend)
+            let fix = "set database.pooler = \"transaction\", and database.direct_url past the pooler, or relay.wake = \"poll\"";
+            Finding::amiss("pooler", State::Failed, error.in_full(), fix)
         }
     }
 }
@@ -282,11 +282,11 @@ fn pgpool(found: Result<Option<(&'static str, String)>, StoreError>) -> Option<F
         "{setting} leads through Pgpool-II ({version}), with which Posthaste is not tested: it may take a \
          statement of ours for a read, and send it to a standby"
     );
-    let mend = format!(
+    let fix = format!(
         "let {setting} lead past it, to PostgreSQL itself or through PgBouncer; at the least, set \
          load_balance_mode = off in pgpool.conf"
     );
-    Some(Finding::amiss("pgpool", State::Warning, found, &mend))
+    Some(Finding::amiss("pgpool", State::Warning, found, &fix))
 }
 
 fn finding(row: &Row) -> Finding {
@@ -295,7 +295,7 @@ fn finding(row: &Row) -> Finding {
         "warning" => State::Warning,
         _ => State::Failed,
     };
-    Finding { what: row.get("what"), state, found: row.get("found"), mend: row.get("mend") }
+    Finding { check: row.get("check"), state, detail: row.get("detail"), fix: row.get("fix") }
 }
 
 #[cfg(test)]
@@ -305,12 +305,12 @@ mod tests {
     #[test]
     fn a_pgpool_in_between_is_a_finding_of_its_own() {
         let found = pgpool(Ok(Some(("database.url", "4.4.3 (nurikoboshi)".to_owned())))).unwrap();
-        assert_eq!((&found.what[..], found.state), ("pgpool", State::Warning));
+        assert_eq!((&found.check[..], found.state), ("pgpool", State::Warning));
         assert!(
-            found.found.starts_with("database.url leads through Pgpool-II (4.4.3"),
+            found.detail.starts_with("database.url leads through Pgpool-II (4.4.3"),
             "{found:?}"
         );
-        assert!(found.mend.unwrap().contains("load_balance_mode = off"));
+        assert!(found.fix.unwrap().contains("load_balance_mode = off"));
         for none in [Ok(None), Err(StoreError::SessionEnded)] {
             assert_eq!(pgpool(none), None);
         }

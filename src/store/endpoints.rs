@@ -7,11 +7,11 @@ use tokio_postgres::Row;
 
 use super::routing::texts;
 use super::{Store, StoreError};
-use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDeadHead, Secret};
+use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead, Secret};
 use crate::model::health::{Fault, Health, Left, State, Trouble};
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
-const STRIKE: &str = include_str!("../../sql/queries/strike.sql");
+const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
 
 /// An endpoint as it was found.
 #[derive(Debug)]
@@ -66,9 +66,9 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgr
             .map(|delays| delays.into_iter().map(from_millis).collect()),
         max_concurrency: positive(row.try_get("max_concurrency")?),
         rate_limit: row.try_get("rate_limit")?,
-        on_dead_head: match row.try_get("on_dead_head")? {
-            "skip" => OnDeadHead::Skip,
-            _ => OnDeadHead::Block,
+        on_dead: match row.try_get("on_dead")? {
+            "skip" => OnDead::Skip,
+            _ => OnDead::Block,
         },
     };
     let trouble = row.try_get::<_, Option<&str>>("trouble")?.and_then(Fault::parse);
@@ -101,13 +101,13 @@ fn from_millis(millis: f64) -> Duration {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn strike(
+pub async fn apply_effect(
     store: &Store,
     endpoint: EndpointId,
     delete: bool,
     reason: &str,
 ) -> Result<bool, StoreError> {
     let doing = "disable or delete an endpoint";
-    let row = store.queue.query_one(STRIKE, doing, &[&endpoint, &delete, &reason]).await?;
+    let row = store.queue.query_one(APPLY_EFFECT, doing, &[&endpoint, &delete, &reason]).await?;
     Ok(row.get(0))
 }

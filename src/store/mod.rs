@@ -14,9 +14,9 @@ pub mod doctor;
 pub mod endpoints;
 mod error;
 pub mod health;
-pub mod lines;
 mod loan;
 pub mod migrate;
+pub mod ordering;
 pub mod place;
 mod pool;
 pub mod reach;
@@ -102,7 +102,7 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// Routing is one statement at a time; what comes in may be two.
 const ROUTER_CONNECTIONS: usize = 2;
-/// One that waits for a lock does not hold up burying a relay.
+/// One that waits for a lock does not hold up reaping a relay.
 const UPKEEP_CONNECTIONS: usize = 2;
 
 impl Store {

@@ -16,7 +16,7 @@ const REGISTER: &str = include_str!("../../sql/queries/register.sql");
 const EVICT: &str = include_str!("../../sql/queries/evict.sql");
 const RETAKE: &str = include_str!("../../sql/queries/retake.sql");
 const RENEW: &str = include_str!("../../sql/queries/renew.sql");
-const BURY: &str = include_str!("../../sql/queries/bury.sql");
+const REAP: &str = include_str!("../../sql/queries/reap.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
 /// The session that holds a relay's lock. When it ends, others may take the relay for dead. Behind a
@@ -55,7 +55,7 @@ pub struct Heartbeat {
     pub held: bool,
     /// The other relays that live.
     pub others: Vec<RelayId>,
-    /// Whether one of the others is dead, and to be buried.
+    /// Whether one of the others is dead, and to be reaped.
     pub somebody_is_dead: bool,
     /// Moves with every change of the rules.
     pub rules_revision: i64,
@@ -168,7 +168,7 @@ async fn connect(
 
 /// What was found when looking for dead relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Buried {
+pub struct Reaped {
     pub relays: i64,
     /// Claims released, each with an `interrupted` attempt.
     pub claims: i64,
@@ -179,8 +179,8 @@ pub struct Buried {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn bury(store: &Store, me: RelayId, lease: Duration) -> Result<Buried, StoreError> {
+pub async fn reap(store: &Store, me: RelayId, lease: Duration) -> Result<Reaped, StoreError> {
     let doing = "release the claims of dead relays";
-    let row = store.upkeep.query_one(BURY, doing, &[&me, &lease.as_secs_f64()]).await?;
-    Ok(Buried { relays: row.get("relays"), claims: row.get("claims") })
+    let row = store.upkeep.query_one(REAP, doing, &[&me, &lease.as_secs_f64()]).await?;
+    Ok(Reaped { relays: row.get("relays"), claims: row.get("claims") })
 }

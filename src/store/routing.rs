@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
-use super::lines::Line;
+use super::ordering::Line;
 use super::statements::Statements;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{Delivery, EventId};

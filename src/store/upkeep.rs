@@ -49,7 +49,7 @@ pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
 /// Releases claims of which no relay knows; returns how many. The caller's own are those under a token
 /// that it does not hold any more; the newest may be claiming just now.
 ///
-/// A statement that was held up on its way may claim for a relay that was buried meanwhile. And a standby
+/// A statement that was held up on its way may claim for a relay that was reaped meanwhile. And a standby
 /// that takes over without having had everything has forgotten that an attempt was recorded.
 ///
 /// # Errors

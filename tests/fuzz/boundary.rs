@@ -12,11 +12,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use posthaste::clock::Present;
 use posthaste::config::{self, Hidden, IngestSettings, Sources};
-use posthaste::ingest::doorstep::{Doorstep, Kept};
-use posthaste::ingest::verify::{Scheme, Verifier};
-use posthaste::metrics::Metrics;
+use posthaste::ingest::in_memory::{Doorstep, Kept};
 use posthaste::model::incoming::Incoming;
-use posthaste::model::pick::is_json;
+use posthaste::model::selector::is_json;
+use posthaste::observe::metrics::Metrics;
+use posthaste::signing::verify::{Scheme, Verifier};
 use posthaste::store::received::Stored;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -148,7 +148,8 @@ fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
     source.tolerance = TOLERANCE;
     let now = Timestamp::from_second(case.now).expect("the case keeps within the range");
     let present = Present::still_at(now);
-    let doorstep = Doorstep::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
+    let in_memory =
+        Doorstep::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
     let mut took: Vec<Took> = Vec::new();
     let keep = |incoming| {
         let number = took.len();
@@ -165,7 +166,7 @@ fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
     };
     let said = runtime.block_on(async {
         let (client, server) = tokio::io::duplex(BUFFER);
-        let both = async { tokio::join!(doorstep.hold(server, keep), send(client, way, sent)).1 };
+        let both = async { tokio::join!(in_memory.hold(server, keep), send(client, way, sent)).1 };
         let ended = tokio::time::timeout(ENDS, both).await;
         ended.unwrap_or_else(|_| panic!("it does not end: {:?}", String::from_utf8_lossy(sent)))
     });

@@ -2,7 +2,7 @@
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use posthaste::ingest::verify::Scheme;
+use posthaste::signing::verify::Scheme;
 
 use super::oracle;
 

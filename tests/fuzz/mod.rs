@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use hyper::HeaderMap;
 use jiff::Timestamp;
 use posthaste::clock::Clock;
-use posthaste::ingest::verify::{Refusal, Verified, Verifier};
+use posthaste::signing::verify::{Refusal, Verified, Verifier};
 
 use self::case::{Bytes, Case};
 

@@ -3,7 +3,7 @@
 //! nor careful about time. It shares nothing with the verifiers.
 
 use hmac_sha256::HMAC;
-use posthaste::ingest::verify::Scheme;
+use posthaste::signing::verify::Scheme;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use super::TOLERANCE;

@@ -13,8 +13,8 @@ async fn whoever_drips_bytes_is_cut_off_and_told_why() {
     let database = TestDatabase::new().await;
     let relay = Relay::on(&database.url())
         .taking_in()
-        .set("ingest.head_time", "300ms")
-        .set("ingest.body_time", "300ms")
+        .set("ingest.head_timeout", "300ms")
+        .set("ingest.body_timeout", "300ms")
         .start()
         .await;
     for dripping in [HEAD.to_owned(), format!("{HEAD}content-length: 100\r\n\r\n{{\"a\": ")] {

@@ -22,7 +22,7 @@ struct Load {
     /// Webhooks a second over all senders, whether or not those before were taken in time.
     rate: u32,
     senders: usize,
-    /// Milliseconds between one fault that is mended and the next.
+    /// Milliseconds between one fault that is fixed and the next.
     calm: Range<u64>,
 }
 
@@ -148,8 +148,8 @@ async fn whatever_is_killed(load: Load, seed: u64) {
     let build = |relay: RelayBuilder| {
         relay
             .set("ingest.spool", spool.path().to_str().unwrap())
-            .set("ingest.database_patience", "500ms")
-            .set("health.failures_to_pause", "1000000")
+            .set("ingest.commit_timeout", "500ms")
+            .set("health.failure_threshold", "1000000")
             .log_to(log.clone())
     };
     let mut relay = build(Relay::on(&server.url()).taking_in()).start().await;

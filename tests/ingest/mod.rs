@@ -2,9 +2,9 @@
 
 mod bounds;
 mod chaos;
-mod door;
 mod gitlab;
 mod pooler;
 mod raw;
+mod requests;
 mod spool;
 mod tls;

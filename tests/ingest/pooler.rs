@@ -25,7 +25,7 @@ async fn behind_a_pooler_each_webhook_is_one_event_also_when_the_pooler_is_kille
         .set("relay.wake", "poll")
         .set("relay.poll_interval", "50ms")
         .set("ingest.spool", spool.path().to_str().unwrap())
-        .set("ingest.database_patience", "5s")
+        .set("ingest.commit_timeout", "5s")
         .start()
         .await;
     let send_all = async |round: &'static str, status: u16| {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use posthaste::demo::postgres::StopMode;
+use posthaste::sandbox::postgres::StopMode;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -137,7 +137,7 @@ async fn a_relay_that_is_started_while_the_database_is_away_takes_in_and_finds_w
     let spool = tempfile::tempdir().unwrap();
     let receiver = in_order(&server.client().await).await;
     server.stop(StopMode::Fast).await;
-    let start = || spooling(&server.url(), spool.path()).set("database.start_patience", "0s");
+    let start = || spooling(&server.url(), spool.path()).set("database.startup_timeout", "0s");
     let mut first = start().spawn();
     first.lets_in().await;
     let mut line = Line::to(first.door()).await.unwrap();
@@ -227,7 +227,7 @@ async fn without_a_spool_the_sender_is_told_to_come_again() {
     let answer = line.shop("one", "{}").await.unwrap();
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     assert_eq!(answer.problem(), "it cannot be kept now");
-    wire.mend();
+    wire.fix();
     until("it to be taken", || async {
         let mut line = Line::to(relay.door()).await.unwrap();
         (line.shop("one", "{}").await.unwrap().status == 200).then_some(())
@@ -240,10 +240,8 @@ async fn a_commit_that_takes_too_long_goes_to_the_spool_and_is_one_event_all_the
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let spool = tempfile::tempdir().unwrap();
-    let relay = spooling(&database.url(), spool.path())
-        .set("ingest.database_patience", "300ms")
-        .start()
-        .await;
+    let relay =
+        spooling(&database.url(), spool.path()).set("ingest.commit_timeout", "300ms").start().await;
     let locker = database.client().await;
     locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
     let mut line = Line::to(relay.door()).await.unwrap();
@@ -282,7 +280,7 @@ async fn a_statement_that_still_runs_while_its_webhook_is_stored_from_the_spool_
         endpoint(&receiver.url("/")).with("body_format", "raw").add(&client).await;
         let spool = tempfile::tempdir().unwrap();
         let relay = spooling(&database.url(), spool.path())
-            .set("ingest.database_patience", "300ms")
+            .set("ingest.commit_timeout", "300ms")
             .start()
             .await;
         let locker = database.client().await;
@@ -329,7 +327,7 @@ async fn a_commit_whose_answer_was_lost_is_one_event() {
     let wire = Wire::to(server.port()).await;
     let spool = tempfile::tempdir().unwrap();
     let relay = spooling(&wire.url(&server.url()), spool.path())
-        .set("ingest.database_patience", "300ms")
+        .set("ingest.commit_timeout", "300ms")
         .start()
         .await;
     let mut line = Line::to(relay.door()).await.unwrap();
@@ -341,7 +339,7 @@ async fn a_commit_whose_answer_was_lost_is_one_event() {
     let client = server.client().await;
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
     wire.cut().await;
-    wire.mend();
+    wire.fix();
     spool_is_empty(&relay).await;
     assert_eq!(relay.metric("posthaste_spool_out_total", "").await, 1.0);
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);

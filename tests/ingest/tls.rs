@@ -35,8 +35,8 @@ impl Files {
     }
 
     /// A relay that shows what is in the files.
-    async fn relay(&self, database: &TestDatabase, head_time: &str) -> Relay {
-        let relay = Relay::on(&database.url()).taking_in().set("ingest.head_time", head_time);
+    async fn relay(&self, database: &TestDatabase, head_timeout: &str) -> Relay {
+        let relay = Relay::on(&database.url()).taking_in().set("ingest.head_timeout", head_timeout);
         relay
             .set("ingest.certificate_file", self.path("certificate").to_str().unwrap())
             .set("ingest.key_file", self.path("key").to_str().unwrap())

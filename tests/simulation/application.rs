@@ -51,7 +51,7 @@ impl World<'_> {
         let endpoints = "alter table posthaste.endpoints \
                 drop constraint if exists schedule_is_1_to_100_delays_of_1_second_to_30_days; \
              insert into posthaste.endpoints \
-                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, ordered, on_dead_head) values \
+                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, ordered, on_dead) values \
              ('https://receiver.example/1', '{*}', null, null, 3, '{0 s, 60 s}', null, false, 'block'), \
              ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null, true, 'skip'), \
              ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null, false, 'block'), \

@@ -146,17 +146,17 @@ fn look(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
     let most = [1, 2, 3, 8, 200, FEW, FEW][rng.usize(0..7)];
     list.push(Operation::Look { relay, most, room: rng.u8(0..4), fate: taste.fate(rng) });
-    hand_out(taste, rng, list, relay);
+    assign(taste, rng, list, relay);
 }
 
 fn claim(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
     list.push(Operation::Claim { relay, room: rng.u8(1..4), fate: taste.fate(rng) });
-    hand_out(taste, rng, list, relay);
+    assign(taste, rng, list, relay);
 }
 
 /// What was claimed is handed out by the next step of the rounds, and some of it is sent.
-fn hand_out(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>, relay: u8) {
+fn assign(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>, relay: u8) {
     if rng.u8(0..8) > 0 {
         list.push(Operation::Poll { relay, fate: taste.fate(rng) });
     }
@@ -222,7 +222,7 @@ fn beat(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     }
     list.push(Operation::Beat { relay, fate: taste.fate(rng) });
     if rng.bool() {
-        list.push(Operation::Bury { relay, fate: taste.fate(rng) });
+        list.push(Operation::Reap { relay, fate: taste.fate(rng) });
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use posthaste::demo::postgres::{Cluster, ClusterOptions};
+use posthaste::sandbox::postgres::{Cluster, ClusterOptions};
 use posthaste::store::{Database, RelayId, Store};
 use tokio::task::JoinSet;
 use tokio_postgres::types::ToSql;

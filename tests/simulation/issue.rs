@@ -258,9 +258,9 @@ impl World<'_> {
                     }
                 }
             }
-            (_, Done::Buried(buried)) => {
-                let relays = u64::try_from(buried.relays).unwrap_or(0);
-                *self.counts.entry("relays buried".to_owned()).or_default() += relays;
+            (_, Done::Reaped(reaped)) => {
+                let relays = u64::try_from(reaped.relays).unwrap_or(0);
+                *self.counts.entry("relays reaped".to_owned()).or_default() += relays;
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use posthaste::model::delivery::Delivery;
-use posthaste::model::endpoint::{Endpoint, EndpointId, OnDeadHead};
+use posthaste::model::endpoint::{Endpoint, EndpointId, OnDead};
 use posthaste::model::health::{Allowance, Health, HealthPolicy, Sign, Ticket, Transition};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
@@ -18,7 +18,7 @@ use posthaste::model::window::Window;
 use posthaste::store::endpoints::Known;
 use posthaste::store::health::Note;
 
-const WINDOW_START: u32 = 2;
+const INITIAL_WINDOW: u32 = 2;
 const MAX_CONCURRENCY: u32 = 4;
 const CLAIMS_PER_WINDOW: i32 = 2;
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
 
 /// Soon paused, and disabled within what a list can last.
 static HEALTH: LazyLock<HealthPolicy> = LazyLock::new(|| HealthPolicy {
-    failures_to_pause: 2,
+    failure_threshold: 2,
     first_pause: Duration::from_secs(20),
     longest_pause: Duration::from_secs(120),
     disable_after: Some(Duration::from_secs(1200)),
@@ -83,7 +83,7 @@ impl Lane {
             endpoint: known.endpoint,
             secrets_until: known.secrets_until,
             health: known.health,
-            window: Window::new(WINDOW_START, MAX_CONCURRENCY),
+            window: Window::new(INITIAL_WINDOW, MAX_CONCURRENCY),
             serves: true,
             queue: VecDeque::new(),
             claimed: 0,
@@ -162,7 +162,7 @@ impl Lane {
     pub fn blocks(&self, delivery: &Delivery, decision: Decision) -> bool {
         decision == Decision::Dead
             && delivery.ordering_key.is_some()
-            && self.endpoint.on_dead_head == OnDeadHead::Block
+            && self.endpoint.on_dead == OnDead::Block
     }
 
     /// Takes in what came of an attempt.

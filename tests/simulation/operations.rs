@@ -49,7 +49,7 @@ pub enum Operation {
         fate: Fate,
     },
     /// Releases what dead relays held; only after a beat.
-    Bury {
+    Reap {
         relay: u8,
         fate: Fate,
     },
@@ -350,7 +350,7 @@ impl Operation {
     pub fn fate(&mut self) -> Option<&mut Fate> {
         match self {
             Self::Beat { fate, .. }
-            | Self::Bury { fate, .. }
+            | Self::Reap { fate, .. }
             | Self::Look { fate, .. }
             | Self::Claim { fate, .. }
             | Self::Poll { fate, .. }

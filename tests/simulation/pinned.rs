@@ -15,12 +15,12 @@ const PINNED: &[(&str, &[Operation])] = &[
             Start { relay: 1 },
             Pass { seconds: 16 },
             Beat { relay: 1, fate: Fine },
-            Bury { relay: 1, fate: Fine },
+            Reap { relay: 1, fate: Fine },
             Look { relay: 0, most: 200, room: 3, fate: Fine },
         ],
     ),
     (
-        // Whoever buries another holds its lock, and was taken for the session that it had lost.
+        // Whoever reaps another holds its lock, and was taken for the session that it had lost.
         "a relay that takes its lease again ends nobody's statement",
         &[
             Start { relay: 0 },
@@ -32,7 +32,7 @@ const PINNED: &[(&str, &[Operation])] = &[
             Beat { relay: 0, fate: NotRun },
             Beat { relay: 2, fate: NotRun },
             Beat { relay: 1, fate: Fine },
-            Bury { relay: 1, fate: Slow(Gate::Row) },
+            Reap { relay: 1, fate: Slow(Gate::Row) },
             Beat { relay: 0, fate: Fine },
         ],
     ),

@@ -64,11 +64,11 @@ impl World<'_> {
                 self.start(relay).await;
             }
         }
-        // Beyond the first moments of a session, in which nobody is buried.
+        // Beyond the first moments of a session, in which nobody is reaped.
         self.pass(3).await?;
         for relay in all.clone() {
             self.beat(relay, Fate::Fine).await?;
-            self.step(relay, Step::Bury, Fate::Fine).await?;
+            self.step(relay, Step::Reap, Fate::Fine).await?;
         }
         for relay in all {
             // Each does one of the five things that upkeep does; another one each round.

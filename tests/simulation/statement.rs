@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::store::attempts::{Attempt, Held, record};
-use posthaste::store::deliveries::{Claim, Owed, agenda, claim, disown, release};
-use posthaste::store::endpoints::{Known, endpoints, strike};
+use posthaste::store::deliveries::{Claim, Owed, claim, disown, due, release};
+use posthaste::store::endpoints::{Known, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
-use posthaste::store::lines::{Line, give_turns, lines};
-use posthaste::store::relays::{Buried, bury};
+use posthaste::store::ordering::{Line, give_turns, lines};
+use posthaste::store::relays::{Reaped, reap};
 use posthaste::store::routing::{Claimed, FEW, Few, Room, Routed, floor, route, route_few};
 use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
@@ -41,7 +41,7 @@ pub enum Statement {
     Endpoints {
         ids: Vec<EndpointId>,
     },
-    Agenda,
+    Due,
     Disown {
         tokens: Vec<i64>,
     },
@@ -59,7 +59,7 @@ pub enum Statement {
     GiveTurns {
         lines: Vec<Line>,
     },
-    Bury,
+    Reap,
     Strike {
         endpoint: EndpointId,
         delete: bool,
@@ -108,10 +108,10 @@ pub enum Done {
     Routed(Option<Routed>),
     Claimed(Vec<Claimed>),
     Endpoints(Vec<Known>),
-    Agenda(Vec<Owed>),
+    Due(Vec<Owed>),
     Recorded(Held),
     Lines(Vec<Line>),
-    Buried(Buried),
+    Reaped(Reaped),
     Nothing,
 }
 
@@ -133,11 +133,11 @@ impl Statement {
             | Self::Look(_)
             | Self::Claim { .. }
             | Self::Endpoints { .. }
-            | Self::Agenda
+            | Self::Due
             | Self::Disown { .. } => Station::Rounds,
             Self::Release { .. } | Self::Record { .. } => Station::Recorder,
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
-            Self::Bury => Station::Keeper,
+            Self::Reap => Station::Keeper,
             Self::Strike { .. } | Self::Note { .. } => Station::Noter,
             Self::Upkeep(_) | Self::ReleaseOrphans { .. } => Station::Upkeep,
         }
@@ -164,7 +164,7 @@ impl Statement {
                 let found = endpoints(store, ids).await?.into_iter().map(|found| found.known);
                 Done::Endpoints(found.collect::<Result<_, _>>()?)
             }
-            Self::Agenda => Done::Agenda(agenda(store).await?),
+            Self::Due => Done::Due(due(store).await?),
             Self::Disown { tokens } => {
                 disown(store, relay, tokens).await?;
                 Done::Nothing
@@ -182,9 +182,9 @@ impl Statement {
                 give_turns(store, lines).await?;
                 Done::Nothing
             }
-            Self::Bury => Done::Buried(bury(store, relay, LEASE).await?),
+            Self::Reap => Done::Reaped(reap(store, relay, LEASE).await?),
             Self::Strike { endpoint, delete, reason } => {
-                strike(store, *endpoint, *delete, reason).await?;
+                apply_effect(store, *endpoint, *delete, reason).await?;
                 Done::Nothing
             }
             Self::Note { notes } => {

@@ -91,7 +91,7 @@ impl<'g> World<'g> {
                 self.step(relay, Step::Claim { room }, fate).await?
             }
             Operation::Poll { relay, fate } => self.step(relay, Step::Poll, fate).await?,
-            Operation::Bury { relay, fate } => self.step(relay, Step::Bury, fate).await?,
+            Operation::Reap { relay, fate } => self.step(relay, Step::Reap, fate).await?,
             Operation::Record { relay, most, fate } => {
                 self.step(relay, Step::Record { most }, fate).await?
             }
@@ -130,7 +130,7 @@ impl<'g> World<'g> {
             Operation::Crash { relay } | Operation::LoseSession { relay } => slot(relay).is_some(),
             Operation::Thaw { relay } => slot(relay).is_some_and(|relay| relay.frozen),
             Operation::Beat { relay, .. }
-            | Operation::Bury { relay, .. }
+            | Operation::Reap { relay, .. }
             | Operation::Look { relay, .. }
             | Operation::Claim { relay, .. }
             | Operation::Poll { relay, .. }
@@ -188,7 +188,7 @@ impl<'g> World<'g> {
         let Some(lease) = &relay.lease else {
             let again = Lease::retake(&ground.database, &ground.sessions, relay.registration).await;
             match again {
-                // Somebody is just burying it; it tries again.
+                // Somebody is just reaping it; it tries again.
                 Err(error) => self.forgive(&error)?,
                 Ok(None) => self.remove(number).await,
                 Ok(Some(lease)) if fate == Fate::AnswerLost => {

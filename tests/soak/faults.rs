@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use posthaste::clock::Clock;
-use posthaste::demo::postgres::{Cluster, StopMode};
+use posthaste::sandbox::postgres::{Cluster, StopMode};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 

@@ -23,8 +23,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("health.longest_pause", "5s"),
     ("relay.grace", "5s"),
     ("delivery.timeout", "5s"),
-    ("delivery.body_kept", "256B"),
-    ("database.start_patience", "30s"),
+    ("delivery.response_body_limit", "256B"),
+    ("database.startup_timeout", "30s"),
     ("log.level", "warn"),
 ];
 /// Between two looks at each relay.
@@ -38,7 +38,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is summed up over all processes.
 pub const COUNTED: [&str; 4] = [
-    "posthaste_relays_buried_total",
+    "posthaste_relay_takeovers_total",
     "posthaste_claims_lost_total",
     "posthaste_claims_released_total",
     "posthaste_database_errors_total",

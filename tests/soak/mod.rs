@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posthaste::clock::Clock;
-use posthaste::demo::postgres::{Cluster, ClusterOptions};
+use posthaste::sandbox::postgres::{Cluster, ClusterOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -192,16 +192,16 @@ impl Soak {
     }
 
     /// Stops the relays. One that may have claimed more than it knows of leaves its row for the next to
-    /// bury, so there is a next one.
+    /// reap, so there is a next one.
     async fn stop(&self) {
         for seat in &self.fleet.seats {
             self.fleet.stop(&mut *seat.lock().await).await;
         }
         let mut last = self.fleet.seats[0].lock().await;
         self.fleet.start_ready(&mut last).await;
-        if !rows::buried(&self.cluster.url(), BURIES_WITHIN).await {
+        if !rows::reaped(&self.cluster.url(), BURIES_WITHIN).await {
             let case = || format!("after {BURIES_WITHIN:?} there were rows of others");
-            self.ledger.complain("a relay that ended was not buried", case);
+            self.ledger.complain("a relay that ended was not reaped", case);
         }
         self.fleet.stop(&mut last).await;
     }

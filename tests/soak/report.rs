@@ -69,7 +69,7 @@ impl Report<'_> {
             self.counted(1),
         );
         println!(
-            "Relays: {} processes, {} of them found no database; at most {} MiB in memory; {} buried; {} database errors; longest stop {:.1} s.",
+            "Relays: {} processes, {} of them found no database; at most {} MiB in memory; {} reaped; {} database errors; longest stop {:.1} s.",
             self.tally.processes,
             self.tally.gave_up,
             self.most_memory() / 1024,

@@ -49,8 +49,8 @@ pub async fn left(url: &str, dead: &[i64]) -> Option<i64> {
     Some(session.client.query_one(statement, &[&dead]).await.ok()?.get(0))
 }
 
-/// Waits until no relay is registered but one: it has buried the others. False: it took too long.
-pub async fn buried(url: &str, patience: Duration) -> bool {
+/// Waits until no relay is registered but one: it has reaped the others. False: it took too long.
+pub async fn reaped(url: &str, patience: Duration) -> bool {
     const LOOK_EVERY: Duration = Duration::from_millis(100);
     let session = Session::open(url).await.expect("connect");
     let alone = "select count(*) = 1 from posthaste.relays";

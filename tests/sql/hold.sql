@@ -1,4 +1,4 @@
--- What comes while an endpoint is disabled, and what waits for one that is mended.
+-- What comes while an endpoint is disabled, and what waits for one that is fixed.
 
 select posthaste.add_endpoint('https://keeps.example/', '{order.*}');
 select posthaste.add_endpoint('https://misses.example/', '{order.*}', filter => '$ ? (@.n > 1)');

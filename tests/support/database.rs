@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use posthaste::demo::postgres::{Cluster, ClusterOptions};
+use posthaste::sandbox::postgres::{Cluster, ClusterOptions};
 use posthaste::store::Database;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;

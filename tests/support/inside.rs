@@ -6,9 +6,9 @@ use std::sync::Arc;
 use posthaste::clock::{Clock, Present};
 use posthaste::config::{self, Config, Sources};
 use posthaste::ingest::Ingest;
-use posthaste::metrics::Metrics;
+use posthaste::observe::metrics::Metrics;
+use posthaste::observe::status::Status;
 use posthaste::relay::{self, RelayError};
-use posthaste::status::Status;
 use posthaste::stopper::Stopper;
 use posthaste::store::Database;
 

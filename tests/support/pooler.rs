@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use posthaste::demo::postgres::Cluster;
-use posthaste::demo::watchdog::{self, Watchdog};
+use posthaste::sandbox::postgres::Cluster;
+use posthaste::sandbox::watchdog::{self, Watchdog};
 use tokio_postgres::NoTls;
 
 use super::until;

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use posthaste::demo::watchdog::{self, Watchdog};
+use posthaste::sandbox::watchdog::{self, Watchdog};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -69,7 +69,7 @@ impl RelayBuilder {
         let there = self.set("ingest.listen", &door.to_string());
         let there = there.set("ingest.sources.shop.secret", "s3cret");
         // A test that holds up the database lets go of it when all has come.
-        Self { door: Some(door), ..there.set("ingest.database_patience", "1m") }
+        Self { door: Some(door), ..there.set("ingest.commit_timeout", "1m") }
     }
 
     /// It may have no more files open at once, connections included.

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use posthaste::demo::postgres::{Cluster, ClusterOptions, StopMode};
-use posthaste::demo::watchdog;
+use posthaste::sandbox::postgres::{Cluster, ClusterOptions, StopMode};
+use posthaste::sandbox::watchdog;
 use tokio_postgres::{Client, NoTls};
 
 use super::{cluster_options, database, until};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use posthaste::demo::watchdog::{self, Watchdog};
+use posthaste::sandbox::watchdog::{self, Watchdog};
 use tokio_postgres::Client;
 
 use super::server::connect;

@@ -85,7 +85,7 @@ impl Wire {
     }
 
     /// All is well again; what was held back goes through.
-    pub fn mend(&self) {
+    pub fn fix(&self) {
         self.become_(Mood::Well);
     }
 

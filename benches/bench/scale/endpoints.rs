@@ -23,7 +23,7 @@ const RUNS: usize = 3;
 
 struct Run {
     claim: Cost,
-    agenda: Cost,
+    due: Cost,
     route: Cost,
     per_second: f64,
 }
@@ -37,8 +37,8 @@ const FIGURES: [Figure<Run>; 7] = [
     ("claim, ms a call", 1, |run| run.claim.milliseconds),
     (ROUTE, 2, |run| run.route.buffers / f64::from(ROUTED)),
     ("route, ms a call", 1, |run| run.route.milliseconds),
-    ("agenda, buffers a call", 0, |run| run.agenda.buffers),
-    ("agenda, ms a call", 1, |run| run.agenda.milliseconds),
+    ("due, buffers a call", 0, |run| run.due.buffers),
+    ("due, ms a call", 1, |run| run.due.milliseconds),
     (DRAIN, 0, |run| run.per_second),
 ];
 
@@ -75,8 +75,8 @@ async fn once(lab: &mut Lab, count: usize) -> Result<Run> {
     // What is first read by a session is read once more for the catalogue.
     caller.claim(named, 1).await?;
     let claim = caller.claim(named, of_each).await?;
-    caller.agenda(count).await?;
-    let agenda = caller.agenda(count).await?;
+    caller.due(count).await?;
+    let due = caller.due(count).await?;
     publish(&bed, count).await?;
     caller.route(ROUTED).await?;
     publish(&bed, count).await?;
@@ -91,7 +91,7 @@ async fn once(lab: &mut Lab, count: usize) -> Result<Run> {
     exactly_once(&arrivals, owed)?;
     relay.stop().await?;
     bed.drop(lab).await?;
-    Ok(Run { claim, agenda, route, per_second: owed as f64 / span(&arrivals)?.as_secs_f64() })
+    Ok(Run { claim, due, route, per_second: owed as f64 / span(&arrivals)?.as_secs_f64() })
 }
 
 /// Endpoints that are each owed an event type of their own.

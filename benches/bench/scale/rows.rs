@@ -1,4 +1,4 @@
-//! What a claim and the agenda read when much is due, beside when little is.
+//! What a claim and the due read when much is due, beside when little is.
 
 use anyhow::Result;
 
@@ -19,17 +19,17 @@ const RUNS: usize = 5;
 
 struct Run {
     claim: Cost,
-    agenda: Cost,
+    due: Cost,
 }
 
 const CLAIM: &str = "claim, buffers a delivery";
-const AGENDA: &str = "agenda, buffers a call";
+const DUE: &str = "due, buffers a call";
 
 const FIGURES: [Figure<Run>; 4] = [
     (CLAIM, 2, |run| run.claim.buffers / f64::from(CLAIMED)),
     ("claim, ms a call", 1, |run| run.claim.milliseconds),
-    (AGENDA, 0, |run| run.agenda.buffers),
-    ("agenda, ms a call", 2, |run| run.agenda.milliseconds),
+    (DUE, 0, |run| run.due.buffers),
+    ("due, ms a call", 2, |run| run.due.milliseconds),
 ];
 
 pub(super) async fn measure(lab: &mut Lab) -> Result<()> {
@@ -44,7 +44,7 @@ pub(super) async fn measure(lab: &mut Lab) -> Result<()> {
         "\nMedians of {RUNS} calls one after the other, each claiming {CLAIMED} deliveries of {ENDPOINTS} endpoints; {}.",
         busy()
     );
-    for figure in [CLAIM, AGENDA] {
+    for figure in [CLAIM, DUE] {
         lab.results.compare((&many.1, figure), (&few.1, figure), "≤ 1.20")?;
     }
     Ok(())
@@ -60,11 +60,11 @@ async fn with(lab: &mut Lab, due: i64) -> Result<Vec<Run>> {
     let mut caller = Caller::new(&bed)?;
     // What is first read by a session is read once more for the catalogue.
     caller.claim(&endpoints, 1).await?;
-    caller.agenda(ENDPOINTS).await?;
+    caller.due(ENDPOINTS).await?;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let claim = caller.claim(&endpoints, OF_EACH).await?;
-        runs.push(Run { claim, agenda: caller.agenda(ENDPOINTS).await? });
+        runs.push(Run { claim, due: caller.due(ENDPOINTS).await? });
     }
     bed.drop(lab).await?;
     Ok(runs)

@@ -1,4 +1,4 @@
-//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to mend what
+//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to fix what
 //! does not.
 
 use std::fmt::Write as _;
@@ -25,15 +25,15 @@ pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> 
     let database = database(config)?;
     let mut findings = examine(&database, config.relay.lease, rings).await;
     // Where it could not be looked at endpoints, they cannot be read either.
-    if findings.iter().any(|finding| finding.what == "endpoints") {
+    if findings.iter().any(|finding| finding.check == "endpoints") {
         findings.push(addresses(config, &database).await);
     }
     findings.extend(spool(config));
     findings.push(match &config.open_secret {
         Some((file, key)) => {
             let found = format!("every user of this machine may read {key} in {}", file.display());
-            let mend = format!("chmod o-r {}", file.display());
-            Finding::amiss("settings", State::Warning, found, &mend)
+            let fix = format!("chmod o-r {}", file.display());
+            Finding::amiss("settings", State::Warning, found, &fix)
         }
         None => Finding::ok("settings", config.origin.to_string()),
     });
@@ -48,14 +48,14 @@ pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> 
 
 fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for Finding { what, state, found, mend } in findings {
+    for Finding { check, state, detail, fix } in findings {
         let state = match state {
             State::Ok => "ok",
             State::Warning => "warning",
             State::Failed => "FAILED",
         };
-        let mend = mend.as_ref().map(|mend| format!("\n{:22}{mend}", "")).unwrap_or_default();
-        writeln!(text, "{state:8} {what:12} {found}{mend}").expect("a string takes all");
+        let fix = fix.as_ref().map(|fix| format!("\n{:22}{fix}", "")).unwrap_or_default();
+        writeln!(text, "{state:8} {check:12} {detail}{fix}").expect("a string takes all");
     }
     text
 }
@@ -69,8 +69,8 @@ async fn addresses(config: &Config, database: &Database) -> Finding {
     let Judged { refused, unresolved, admitted } = match judged {
         Ok(judged) => judged,
         Err(error) => {
-            let mend = "see the message; a relay with these settings would not start either";
-            return Finding::amiss("addresses", State::Failed, in_full(&error), mend);
+            let fix = "see the message; a relay with these settings would not start either";
+            return Finding::amiss("addresses", State::Failed, in_full(&error), fix);
         }
     };
     let mut found = format!("{admitted} endpoints may be sent to");
@@ -89,8 +89,8 @@ async fn addresses(config: &Config, database: &Database) -> Finding {
     if refused.len() > MOST_TOLD {
         write!(found, "; and {} more", refused.len() - MOST_TOLD).expect("a string takes all");
     }
-    let mend = "what they are owed is held: set what is named and restart the relay, or change the endpoint's url";
-    Finding::amiss("addresses", State::Warning, found, mend)
+    let fix = "what they are owed is held: set what is named and restart the relay, or change the endpoint's url";
+    Finding::amiss("addresses", State::Warning, found, fix)
 }
 
 /// An error with its causes.
@@ -109,9 +109,9 @@ fn spool(config: &Config) -> Option<Finding> {
     Some(match looked {
         Ok((spooled, room)) => judge_spool(settings, path, &spooled, &room),
         Err(error) => {
-            let mend = "ingest.spool is to be a directory that the relay may write to; \"off\" does without";
+            let fix = "ingest.spool is to be a directory that the relay may write to; \"off\" does without";
             let found = format!("{}: {error}", path.display());
-            Finding::amiss("spool", State::Failed, found, mend)
+            Finding::amiss("spool", State::Failed, found, fix)
         }
     })
 }
@@ -137,34 +137,34 @@ fn judge_spool(
     let one = largest.unwrap_or(1).min(most_bytes / 10);
     #[expect(clippy::cast_precision_loss, reason = "a fraction is all that is asked")]
     let full = (bytes as f64 / most_bytes as f64).max(files as f64 / settings.spool_files as f64);
-    let amiss = |state, found, mend| Finding::amiss("spool", state, found, mend);
+    let amiss = |state, found, fix| Finding::amiss("spool", state, found, fix);
     if let Some(error) = &room.closed {
         let found = format!("{found}; this user may not write there: {error}");
-        let mend = "make ingest.spool a directory of the user that the relay runs as (chown, chmod 700), \
+        let fix = "make ingest.spool a directory of the user that the relay runs as (chown, chmod 700), \
                     on a disk that is mounted to be written to";
-        amiss(State::Failed, found, mend)
+        amiss(State::Failed, found, fix)
     } else if room.bytes < one {
         let found = format!("{found}; its disk is full: {} bytes are free", room.bytes);
-        let mend = "make room on that disk, or move ingest.spool to another while no relay runs: \
+        let fix = "make room on that disk, or move ingest.spool to another while no relay runs: \
                     without it webhooks are answered 503 while the database is away";
-        amiss(State::Failed, found, mend)
+        amiss(State::Failed, found, fix)
     } else if left < one || files >= settings.spool_files {
         let (bytes, files) = (settings.spool_bytes, settings.spool_files);
         let found = format!("{found}; it is full: it may hold {files} files, {bytes} bytes");
-        let mend = "see why the database does not take what waits (the relay's log), or raise \
+        let fix = "see why the database does not take what waits (the relay's log), or raise \
                     ingest.spool_bytes and ingest.spool_files: until then webhooks are answered 503";
-        amiss(State::Failed, found, mend)
+        amiss(State::Failed, found, fix)
     } else if set_aside > 0 {
-        let mend = "look at the files named *.set-aside, and at the relay's log for why";
-        amiss(State::Warning, found, mend)
+        let fix = "look at the files named *.set-aside, and at the relay's log for why";
+        amiss(State::Warning, found, fix)
     } else if full > MUCH {
-        let mend = "the database is away or slow: what waits is stored when it is back, and a full spool answers 503";
-        amiss(State::Warning, found, mend)
+        let fix = "the database is away or slow: what waits is stored when it is back, and a full spool answers 503";
+        amiss(State::Warning, found, fix)
     } else if room.bytes < left {
         let found =
             format!("{found}; it may take {left} bytes more, and its disk has {} free", room.bytes);
-        let mend = "make room on that disk, or lower ingest.spool_bytes to what it has: what fits neither is answered 503";
-        amiss(State::Warning, found, mend)
+        let fix = "make room on that disk, or lower ingest.spool_bytes to what it has: what fits neither is answered 503";
+        amiss(State::Warning, found, fix)
     } else {
         Finding::ok("spool", found)
     }

@@ -28,7 +28,7 @@ fn a_spool_is_judged_by_what_is_in_it_and_what_its_disk_has_room_for() {
     let set_aside = Spooled { set_aside: 1, ..held(1, 5) };
     let free = |bytes| SpoolRoom { bytes, closed: None };
     let closed = SpoolRoom { bytes: 0, closed: Some(io::ErrorKind::PermissionDenied.into()) };
-    for (spooled, room, state, found, mend) in [
+    for (spooled, room, state, found, fix) in [
         (held(1, 5), free(10 * MIB), State::Ok, "1 files, 5 bytes wait in /spool", ""),
         (set_aside, free(10 * MIB), State::Warning, "1 could not be stored", "*.set-aside"),
         (held(60, 5), free(10 * MIB), State::Warning, "60 files", "away or slow"),
@@ -41,8 +41,8 @@ fn a_spool_is_judged_by_what_is_in_it_and_what_its_disk_has_room_for() {
     ] {
         let finding = judge_spool(&settings(), Path::new("/spool"), &spooled, &room);
         assert_eq!(finding.state, state, "{finding:?}");
-        assert!(finding.found.contains(found), "{finding:?}");
-        assert!(finding.mend.unwrap_or_default().contains(mend), "{found}");
+        assert!(finding.detail.contains(found), "{finding:?}");
+        assert!(finding.fix.unwrap_or_default().contains(fix), "{found}");
     }
 }
 

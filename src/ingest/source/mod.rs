@@ -9,12 +9,12 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 
-use super::verify::{Scheme, Verified, Verifier, VerifierError};
 use crate::config::{Content, EventType, SourceSettings};
 use crate::model::incoming::{
     HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX,
 };
-use crate::model::pick::{Pick, is_json};
+use crate::model::selector::{Selector, is_json};
+use crate::signing::verify::{Scheme, Verified, Verifier, VerifierError};
 
 /// One section of the settings, with its verifier.
 #[derive(Debug)]
@@ -157,12 +157,12 @@ impl Source {
         if content == Content::Json && !is_json(text.as_str()) {
             return Err(Wrong::Body("the body is not JSON".to_owned()));
         }
-        let pick = |pick: &Pick| match (pick, content) {
-            (Pick::Header(name), _) => {
+        let pick = |pick: &Selector| match (pick, content) {
+            (Selector::Header(name), _) => {
                 headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
             }
-            (Pick::Path(path), Content::Json) => path.find(body),
-            (Pick::Path(path), Content::Form) => {
+            (Selector::Path(path), Content::Json) => path.find(body),
+            (Selector::Path(path), Content::Form) => {
                 let field = path.field()?;
                 let mut fields = url::form_urlencoded::parse(body);
                 fields.find(|(name, _)| name == field).map(|(_, value)| value.into_owned())
@@ -187,7 +187,7 @@ impl Source {
     fn event_type(
         &self,
         conventional: Option<String>,
-        pick: impl Fn(&Pick) -> Option<String>,
+        pick: impl Fn(&Selector) -> Option<String>,
     ) -> Result<String, Wrong> {
         let said = match &self.settings.event_type {
             EventType::Fixed(event_type) => return Ok(event_type.clone()),

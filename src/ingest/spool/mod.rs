@@ -3,7 +3,7 @@
 //! directory). Bounded in files and bytes.
 //!
 //! Everything here may block for as long as the disk does. When it is written and when it is emptied is
-//! for the [`keeper`](super::keeper) to say.
+//! for the [`writer`](super::writer) to say.
 
 mod record;
 mod room;

@@ -95,9 +95,9 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthPolicy {
     /// So many failures in a row begin a pause; at least 1.
-    pub failures_to_pause: u32,
+    pub failure_threshold: u32,
     /// So many rejected events without one accepted begin a pause too; at least 1.
-    pub rejections_to_pause: u32,
+    pub rejection_threshold: u32,
     pub first_pause: Duration,
     /// How many times as long as the last one a pause is.
     pub pause_growth: u32,
@@ -159,8 +159,8 @@ pub enum Transition {
 impl Default for HealthPolicy {
     fn default() -> Self {
         Self {
-            failures_to_pause: 10,
-            rejections_to_pause: 50,
+            failure_threshold: 10,
+            rejection_threshold: 50,
             first_pause: Duration::from_secs(30),
             pause_growth: 2,
             longest_pause: Duration::from_secs(60 * 60),
@@ -324,7 +324,7 @@ impl Health {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
         // A failed probe pauses whatever the number: settings may have changed since the first pause.
-        if self.state == State::Flowing && self.consecutive_failures < policy.failures_to_pause {
+        if self.state == State::Flowing && self.consecutive_failures < policy.failure_threshold {
             return None;
         }
         let count = self.consecutive_failures;
@@ -345,7 +345,7 @@ impl Health {
     ) -> Option<Transition> {
         self.consecutive_rejections = self.consecutive_rejections.saturating_add(1);
         let since = *self.rejecting_since.get_or_insert(now);
-        if !self.is_in(Fault::Rejecting) && self.consecutive_rejections < policy.rejections_to_pause
+        if !self.is_in(Fault::Rejecting) && self.consecutive_rejections < policy.rejection_threshold
         {
             // Another wait is over, since the endpoint answers; but a single failure pauses it again.
             return (self.state == State::Probing).then(|| {

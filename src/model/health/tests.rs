@@ -131,7 +131,7 @@ fn failed_probes_double_the_pause_up_to_the_longest() {
 #[test]
 fn a_failed_probe_pauses_again_even_if_more_failures_are_borne_now() {
     let mut story = Story::paused();
-    story.policy.failures_to_pause = 100;
+    story.policy.failure_threshold = 100;
     story.wait_out_the_pause();
     story.send(FAILING);
     assert_eq!(story.wait_out_the_pause(), 60 * SECOND);
@@ -438,11 +438,11 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #[test]
     fn whatever_happens_it_probes_alone_pauses_within_bounds_and_reopens(
-        ops in prop::collection::vec(op(), 0..400), failures_to_pause in 0..4_u32,
+        ops in prop::collection::vec(op(), 0..400), failure_threshold in 0..4_u32,
     ) {
         let mut story = Story::new();
-        story.policy.failures_to_pause = failures_to_pause;
-        story.policy.rejections_to_pause = failures_to_pause + 1;
+        story.policy.failure_threshold = failure_threshold;
+        story.policy.rejection_threshold = failure_threshold + 1;
         let mut in_flight = Vec::new();
         let mut probe = None;
         for op in ops {

@@ -20,11 +20,11 @@ impl Relay {
             (_, Done::Claimed(claimed)) => self.fresh = claimed,
             (_, Done::Endpoints(known)) => {
                 self.open(known);
-                self.hand_out(now);
+                self.assign(now);
             }
-            (_, Done::Agenda(agenda)) => {
+            (_, Done::Due(due)) => {
                 let present = timestamp(now);
-                let changed = agenda.iter().filter(|owed| {
+                let changed = due.iter().filter(|owed| {
                     let lane = self.lanes.get(&owed.endpoint_id);
                     lane.is_some_and(|lane| !lane.is_current(owed.revision, present))
                 });
@@ -54,7 +54,7 @@ impl Relay {
                 self.lines.walk = found.last().cloned();
                 self.lines.found = found;
             }
-            (_, Done::Buried(buried)) => self.lines.all |= buried.relays > 0,
+            (_, Done::Reaped(reaped)) => self.lines.all |= reaped.relays > 0,
             // The last of what it does there.
             (Statement::Upkeep(Upkeep::Orphans), _) => self.lines.all = true,
             _ => {}

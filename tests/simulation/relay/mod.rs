@@ -23,7 +23,7 @@ use posthaste::store::attempts::{Attempt, Held};
 use posthaste::store::deliveries::Claim;
 use posthaste::store::endpoints::Known;
 use posthaste::store::health::Note;
-use posthaste::store::lines::Line;
+use posthaste::store::ordering::Line;
 use posthaste::store::relays::{Heartbeat, Lease, Registration};
 use posthaste::store::routing::Claimed;
 
@@ -31,7 +31,7 @@ use super::ground::{Micros, SECOND, timestamp};
 use super::lane::{InFlight, Lane};
 use super::statement::{Done, Look, Statement, Station, Upkeep};
 
-/// See `relay::rounds`: between two tries to give back, and for how long.
+/// See `relay::dispatch`: between two tries to give back, and for how long.
 const DISOWN_INTERVAL: Micros = 10 * SECOND;
 const DISOWN_PATIENCE: Micros = 60 * SECOND;
 /// See `relay::lease`: nobody is taken for dead in the first of a session.
@@ -62,7 +62,7 @@ pub struct Relay {
     held_since: Micros,
     renewed_at: Micros,
     /// It has renewed and may look for the dead.
-    pub may_bury: bool,
+    pub may_reap: bool,
     pub frozen: bool,
     pub stopping: bool,
     /// What waits for a statement.
@@ -107,7 +107,7 @@ pub enum Step {
     Look { most: u8, room: u8 },
     Claim { room: u8 },
     Poll,
-    Bury,
+    Reap,
     Record { most: u8 },
     Lines,
     Note,
@@ -123,12 +123,12 @@ impl Relay {
             lease: Some(lease),
             held_since: now,
             renewed_at: now,
-            may_bury: false,
+            may_reap: false,
             frozen: false,
             stopping: false,
             busy: BTreeSet::new(),
             unheard: Vec::new(),
-            // Chance would have it that no two tenures have one in common.
+            // Chance would have it that no two terms have one in common.
             token: TOKENS * i64::from(registration.relay),
             floor: None,
             doubtful: Vec::new(),
@@ -149,7 +149,7 @@ impl Relay {
 
     /// The lease was renewed by a statement that began then.
     pub fn renewed(&mut self, at: Micros, found: &Heartbeat) {
-        self.may_bury = at - self.held_since >= SETTLE && found.somebody_is_dead;
+        self.may_reap = at - self.held_since >= SETTLE && found.somebody_is_dead;
         self.renewed_at = at;
         self.share = Share::among(&found.others, self.number);
         self.lanes.values_mut().for_each(|lane| lane.divide(self.share));
@@ -158,7 +158,7 @@ impl Relay {
     /// The lease was taken again.
     pub fn retaken(&mut self, lease: Lease, at: Micros) {
         self.lease = Some(lease);
-        (self.held_since, self.renewed_at, self.may_bury) = (at, at, false);
+        (self.held_since, self.renewed_at, self.may_reap) = (at, at, false);
     }
 
     pub fn claims(&self) -> usize {
@@ -190,7 +190,7 @@ impl Relay {
     pub fn next(&mut self, step: Step, endpoints: &[EndpointId], now: Micros) -> Option<Statement> {
         let station = match step {
             Step::Look { .. } | Step::Claim { .. } | Step::Poll => Station::Rounds,
-            Step::Bury => Station::Keeper,
+            Step::Reap => Station::Keeper,
             Step::Record { .. } => Station::Recorder,
             Step::Lines => Station::Lines,
             Step::Note => Station::Noter,
@@ -201,7 +201,7 @@ impl Relay {
         }
         match step {
             Step::Look { .. } | Step::Claim { .. } | Step::Poll => self.round(step, endpoints, now),
-            Step::Bury => std::mem::take(&mut self.may_bury).then_some(Statement::Bury),
+            Step::Reap => std::mem::take(&mut self.may_reap).then_some(Statement::Reap),
             Step::Record { most } => self.record(most, now),
             Step::Lines => self.look_at_lines(),
             Step::Note => self.note(),
@@ -225,7 +225,7 @@ impl Relay {
             if !ids.is_empty() {
                 return Some(Statement::Endpoints { ids });
             }
-            self.hand_out(now);
+            self.assign(now);
         }
         if self.stopping {
             return None;
@@ -237,7 +237,7 @@ impl Relay {
         match step {
             Step::Look { most, room } => Some(self.look(most, self.room(room, now), present)),
             Step::Claim { room } => self.claim(self.room(room, now), endpoints, present),
-            _ => Some(Statement::Agenda),
+            _ => Some(Statement::Due),
         }
     }
 
@@ -277,7 +277,7 @@ impl Relay {
     }
 
     /// Gives what was claimed to the lanes, where it can be sent.
-    fn hand_out(&mut self, now: Micros) {
+    fn assign(&mut self, now: Micros) {
         for Claimed { delivery, cancelled } in std::mem::take(&mut self.fresh) {
             if self.stopping {
                 self.results.push_back(unsent(&delivery));

@@ -1,0 +1,35 @@
+-- reap: releases the claims of dead relays and says so. Called by store::relays::reap.
+-- Index: none for claimed_by, on purpose: it would cost every claim, and a crash is rare. One scan of deliveries.
+-- Locks: the dead relays' rows, then their deliveries.
+-- Nobody knows whether an interrupted request arrived: the attempt is made again, under its number.
+-- The lock of a relay without a session is always free; it is dead when its heartbeat is too old.
+--
+-- $1 the caller  $2 seconds after which a heartbeat is too old
+with dead as materialized (
+  select id from posthaste.relays
+  where id <> $1::int
+    and (heartbeat_at < clock_timestamp() - $2::float8 * interval '1 second'
+         or has_session and pg_try_advisory_xact_lock(1885893228, id))
+  for update skip locked
+),
+gone as (
+  delete from posthaste.relays r using dead where r.id = dead.id returning r.id
+),
+released as (
+  update posthaste.deliveries d
+     set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
+    from dead
+   where d.claimed_by = dead.id
+     -- Postgres runs this even when nobody is dead; then no row of deliveries is looked at.
+     and exists (select from dead)
+  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, dead.id as relay_id
+),
+logged as (
+  insert into posthaste.attempts
+    (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
+     verdict, reason, next_attempt_at)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), attempt_count + 1, relay_id, 0,
+         'interrupted', 'retry', 'relay ' || relay_id || ' died while it may have been sending', clock_timestamp()
+  from released
+)
+select (select count(*) from gone) as relays, (select count(*) from released) as claims

@@ -1,0 +1,75 @@
+//! The in_memory: the conversation and the handler as they are, with neither a port nor a database.
+//!
+//! Whoever stands here brings the bytes and says what becomes of each webhook that is taken. Tests throw
+//! anything at it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+pub use super::answer::Kept;
+use super::answer::Refused;
+use super::conversation::Conversation;
+use super::request::Handler;
+use super::writer::Waiting;
+use super::{IngestError, sources};
+use crate::clock::Present;
+use crate::config::IngestSettings;
+use crate::model::incoming::Incoming;
+use crate::observe::metrics::Metrics;
+use crate::stopper::Stopper;
+
+/// A handler for one conversation.
+pub struct Doorstep {
+    conversation: Conversation,
+    waiting: mpsc::Receiver<Waiting>,
+}
+
+impl fmt::Debug for Doorstep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Doorstep")
+    }
+}
+
+impl Doorstep {
+    /// # Errors
+    /// When a secret cannot be used.
+    pub fn new(
+        settings: &IngestSettings,
+        metrics: &Arc<Metrics>,
+        present: Present,
+        peer: IpAddr,
+    ) -> Result<Self, IngestError> {
+        let (sender, waiting) = mpsc::channel(settings.max_in_flight);
+        let conversation = Conversation {
+            handler: Arc::new(Handler::new(sources(settings)?, settings, sender, metrics, present)),
+            peer,
+            head_timeout: settings.head_timeout,
+            max_head: settings.max_head,
+            grace: Duration::ZERO,
+            stopper: Stopper::new(),
+        };
+        Ok(Self { conversation, waiting })
+    }
+
+    /// Until the conversation is over. `keep` stands for database and spool: with `None` they are away.
+    pub async fn hold(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        mut keep: impl FnMut(Incoming) -> Option<Kept>,
+    ) {
+        let Self { conversation, mut waiting } = self;
+        let keeping = async {
+            while let Some(Waiting { incoming, answer, place, room }) = waiting.recv().await {
+                drop((place, room));
+                let _heard = answer.send(keep(incoming).ok_or(Refused::Away));
+            }
+        };
+        // ends when the handler is gone
+        tokio::join!(conversation.hold(stream), keeping);
+    }
+}

@@ -1,0 +1,213 @@
+//! How this process is doing, as its parts say: whether it is ready, and which of them still move. Written by
+//! the relay's loops, read by [`http::admin`](crate::serve::admin).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::clock::Clock;
+use crate::stopper::Stopper;
+
+/// What the parts of one process say of themselves. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Status(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    stopper: Stopper,
+    /// `Err`: why not, for an operator to read.
+    ready: Mutex<Result<(), String>>,
+    parts: Mutex<Vec<Part>>,
+    /// Since when the database has been away.
+    away: Mutex<Option<Instant>>,
+    /// What parts say of themselves, by their names.
+    told: Mutex<BTreeMap<&'static str, Value>>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// Tells apart parts of one name.
+    id: u64,
+    name: &'static str,
+    bound: Duration,
+    moved: Instant,
+}
+
+/// A part's sign that it moves. A part whose pulse is dropped has ended, and is not stuck.
+#[derive(Debug)]
+pub struct Pulse {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+/// A part that has not moved for longer than it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    pub part: &'static str,
+    pub since: Duration,
+}
+
+impl Status {
+    /// Not ready yet, and nothing that could be stuck. Once a stop is asked for it is not ready again.
+    #[must_use]
+    pub fn new(clock: Clock, stopper: Stopper) -> Self {
+        let ready = Mutex::new(Err("starting".to_owned()));
+        Self(Arc::new(Shared {
+            clock,
+            stopper,
+            ready,
+            parts: Mutex::default(),
+            away: Mutex::default(),
+            told: Mutex::default(),
+        }))
+    }
+
+    /// `Ok` when connected and the schema is right; otherwise why not. No secrets: it is served.
+    pub fn set_ready(&self, ready: Result<(), String>) {
+        *locked(&self.0.ready) = ready;
+    }
+
+    /// # Errors
+    ///
+    /// Why work should not be expected of this process now.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.0.stopper.is_stopping() {
+            return Err("stopping".to_owned());
+        }
+        locked(&self.0.ready).clone()
+    }
+
+    /// The database is away: from now on, unless it was before.
+    pub fn is_away(&self) {
+        locked(&self.0.away).get_or_insert_with(|| self.0.clock.instant());
+    }
+
+    /// The database answers. For how long it had been away, if it had.
+    pub fn is_back(&self) -> Option<Duration> {
+        let since = locked(&self.0.away).take()?;
+        Some(self.0.clock.since(since))
+    }
+
+    /// A part of this name starts now. It is stuck when it has not moved for longer than the bound, which
+    /// must leave room for its longest wait.
+    #[must_use]
+    pub fn pulse(&self, name: &'static str, bound: Duration) -> Pulse {
+        let mut parts = locked(&self.0.parts);
+        let id = parts.iter().map(|part| part.id + 1).max().unwrap_or(0);
+        parts.push(Part { id, name, bound, moved: self.0.clock.instant() });
+        Pulse { shared: Arc::clone(&self.0), id }
+    }
+
+    /// What a part says of itself now, in place of what it said before. No secrets: it is served.
+    pub fn tell(&self, part: &'static str, said: Value) {
+        locked(&self.0.told).insert(part, said);
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn report(&self) -> Value {
+        let ready = self.ready();
+        let stuck: Vec<_> = self.stuck().iter().map(ToString::to_string).collect();
+        let mut report = json!({ "ready": ready.is_ok(), "why": ready.err(), "stuck": stuck });
+        for (part, said) in &*locked(&self.0.told) {
+            report[*part] = said.clone();
+        }
+        report
+    }
+
+    /// The parts that are stuck by now.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<Stuck> {
+        self.stuck_at(self.0.clock.instant())
+    }
+
+    fn stuck_at(&self, now: Instant) -> Vec<Stuck> {
+        let parts = locked(&self.0.parts);
+        parts
+            .iter()
+            .map(|part| (part, now.saturating_duration_since(part.moved)))
+            .filter(|(part, since)| *since > part.bound)
+            .map(|(part, since)| Stuck { part: part.name, since })
+            .collect()
+    }
+}
+
+impl Pulse {
+    /// The part moves. Cheap enough for every turn of a loop, not for every delivery.
+    pub fn beat(&self) {
+        let now = self.shared.clock.instant();
+        let mut parts = locked(&self.shared.parts);
+        if let Some(part) = parts.iter_mut().find(|part| part.id == self.id) {
+            part.moved = now;
+        }
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        locked(&self.shared.parts).retain(|part| part.id != self.id);
+    }
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has not moved for {} s", self.part, self.since.as_secs())
+    }
+}
+
+/// What is behind these locks is whole at every moment, so a panic elsewhere spoils nothing.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+    const LATER: Duration = Duration::from_secs(31);
+
+    #[test]
+    fn a_part_that_does_not_move_is_stuck_until_it_moves_or_ends() {
+        let status = Status::new(Clock, Stopper::new());
+        let router = status.pulse("route", BOUND);
+        let other = status.pulse("record", BOUND * 10);
+        let started = Clock.instant();
+        assert_eq!(status.stuck_at(started), []);
+        let stuck = status.stuck_at(started + LATER);
+        assert_eq!(stuck.len(), 1);
+        assert_eq!(stuck[0].to_string(), "route has not moved for 31 s");
+        router.beat();
+        let beaten = Clock.instant();
+        assert_eq!(status.stuck_at(beaten + BOUND - Duration::from_secs(1)), []);
+        drop(router);
+        assert_eq!(status.stuck_at(beaten + LATER), []);
+        drop(other);
+    }
+
+    #[test]
+    fn parts_of_one_name_are_told_apart() {
+        let status = Status::new(Clock, Stopper::new());
+        let pulses = [status.pulse("lane", BOUND), status.pulse("lane", BOUND)];
+        assert_eq!(status.stuck_at(Clock.instant() + LATER).len(), 2);
+        drop(pulses);
+        assert_eq!(status.stuck_at(Clock.instant() + LATER).len(), 0);
+    }
+
+    #[test]
+    fn a_process_is_ready_when_told_so_and_never_while_it_stops() {
+        let stopper = Stopper::new();
+        let status = Status::new(Clock, stopper.clone());
+        assert_eq!(status.ready(), Err("starting".to_owned()));
+        status.set_ready(Ok(()));
+        assert_eq!(status.ready(), Ok(()));
+        stopper.stop();
+        assert_eq!(status.ready(), Err("stopping".to_owned()));
+    }
+}

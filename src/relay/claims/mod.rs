@@ -1,0 +1,3 @@
+//! What this relay has claimed.
+
+pub(super) mod uncertain;

@@ -1,0 +1,8 @@
+//! A private PostgreSQL and the processes around it, for the demo, the tests and the benchmark: the server's
+//! programs, an unprivileged user, and a watchdog that ends what is left behind.
+
+pub mod binaries;
+pub mod postgres;
+pub mod relay;
+pub mod user;
+pub mod watchdog;

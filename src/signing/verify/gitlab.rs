@@ -1,0 +1,56 @@
+//! GitLab: a secret token, sent as it is in `X-Gitlab-Token`; or a signing token (`whsec_…`), with
+//! which it signs as Standard Webhooks has it (`webhook-id`, `webhook-timestamp`,
+//! `webhook-signature`). <https://docs.gitlab.com/user/project/integrations/webhooks/>,
+//! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/230944> and
+//! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/231325> for signing.
+//!
+//! A secret that begins with `whsec_` is a signing token and is never compared with a header. A hook
+//! may have both, and sends both; a source that knows both takes either, except that a signature
+//! that is there must be right. Who wants the signature always leaves the secret token out.
+//!
+//! A delivery is known by `Idempotency-Key`, the only id that is the same when GitLab or a person
+//! sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab 17.4); a
+//! signed `webhook-id` is the same and goes first. Neither of the others will do:
+//! `X-Gitlab-Webhook-UUID` is new in every request, and `X-Gitlab-Event-UUID` is shared by hooks
+//! that set off one another and by events that one request caused
+//! (`lib/gitlab/web_hooks/recursion_detection/uuid.rb`). What an older GitLab sends has no id.
+
+use hyper::HeaderMap;
+
+use super::compare::Tokens;
+use super::secrets::{self, VerifierError};
+use super::timestamp::Window;
+use super::{Refusal, Verified, headers, standard};
+use crate::signing::sign::WHSEC;
+
+pub(super) struct Keys {
+    tokens: Tokens,
+    signing: standard::Keys,
+}
+
+impl Keys {
+    pub(super) fn parse(secrets: &[String]) -> Result<Self, VerifierError> {
+        let signs = |secret: &&String| secret.starts_with(WHSEC);
+        let mut signing = standard::Keys::default();
+        secrets::each(secrets, |secret| {
+            if secret.starts_with(WHSEC) { signing.add(secret) } else { Ok(()) }
+        })?;
+        Ok(Self { tokens: Tokens::new(secrets.iter().filter(|it| !signs(it))), signing })
+    }
+}
+
+pub(super) fn verify(
+    keys: &Keys,
+    headers: &HeaderMap,
+    body: &[u8],
+    window: Window,
+) -> Result<Verified, Refusal> {
+    let signed = standard::is_signed(headers) && !keys.signing.is_empty();
+    let id = if signed || keys.tokens.is_empty() {
+        headers::usable(standard::check(&keys.signing, headers, body, window)?)
+    } else {
+        keys.tokens.check(headers::required(headers, "X-Gitlab-Token")?)?;
+        headers::name(headers, "Idempotency-Key")?
+    };
+    Ok(Verified { id, event_type: headers::name(headers, "X-Gitlab-Event")? })
+}
