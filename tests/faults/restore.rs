@@ -185,7 +185,7 @@ async fn a_transaction_that_is_open_meanwhile_is_routed_when_it_commits() {
 
 /// What `OPERATING` says to run before a dump is restored into a cluster that never had the roles.
 fn make_roles() -> String {
-    let manual = include_str!("../docs/OPERATING.md");
+    let manual = include_str!("../../docs/OPERATING.md");
     manual.lines().filter(|line| line.starts_with("create role posthaste_")).collect()
 }
 

@@ -192,7 +192,7 @@ async fn a_claim_that_arrives_after_its_relay_was_taken_for_dead_is_found_and_re
     let id = event("order.paid").add(&client).await;
     waits_for_a_lock(&client, "route_few").await;
     wire.silence();
-    let reap = include_str!("../sql/queries/reap.sql");
+    let reap = include_str!("../../sql/queries/reap.sql");
     client.query(reap, &[&1000, &0.0_f64]).await.unwrap();
     holds(&client, "not exists (select from posthaste.relays)").await;
     blocker.batch_execute("rollback").await.unwrap();

@@ -7,8 +7,8 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use crate::support::{TestDatabase, value};
 
 const STATEMENTS: [(&str, &str); 2] = [
-    ("route", include_str!("../sql/queries/route.sql")),
-    ("route_few", include_str!("../sql/queries/route_few.sql")),
+    ("route", include_str!("../../sql/queries/route.sql")),
+    ("route_few", include_str!("../../sql/queries/route_few.sql")),
 ];
 
 /// Room for each of the endpoints named, for each of the others, and for all together in deliveries and in

@@ -289,7 +289,7 @@ async fn what_routing_and_recording_miss_of_each_other_has_its_turn_all_the_same
     let (client, recorder) = (database.client().await, database.client().await);
     let receiver = Receiver::start().await;
     endpoint(&receiver.url("/")).with("ordered", true).add(&client).await;
-    let route = include_str!("../sql/queries/route.sql");
+    let route = include_str!("../../sql/queries/route.sql");
     client.batch_execute(&format!("prepare route as {route}")).await.unwrap();
     keyed(&client, "a", 1).await;
     client.batch_execute(ROUTE).await.unwrap();

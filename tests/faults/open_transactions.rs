@@ -83,7 +83,7 @@ async fn a_prepared_transactions_event_is_sent_when_it_is_committed_though_all_w
 
 #[tokio::test]
 async fn the_bell_makes_postgres_refuse_to_prepare_and_the_manual_says_with_which_words() {
-    const OPERATING: &str = include_str!("../docs/OPERATING.md");
+    const OPERATING: &str = include_str!("../../docs/OPERATING.md");
     let server = Server::start(&["max_prepared_transactions = 10"]).await;
     let client = server.client().await;
     let relay = Relay::on(&server.url()).start().await;

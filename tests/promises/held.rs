@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::doctor::{about, doctor};
+use crate::house::doctor::{about, doctor};
 use crate::support::{
     Receiver, Relay, RelayBuilder, Reply, TestDatabase, attempted, attempts, endpoint, event,
     holds, inconsistencies, make_due, settled, unchecked, value,

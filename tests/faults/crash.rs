@@ -161,7 +161,7 @@ async fn what_a_frozen_relay_did_not_record_is_made_again_and_its_late_results_a
 async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_end_the_delivery() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
-    let text = include_str!("../sql/queries/record.sql");
+    let text = include_str!("../../sql/queries/record.sql");
     client.batch_execute(&format!("prepare record as {text}")).await.unwrap();
     let claim = "insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, \
          next_attempt_at, claimed_by, claim_token) values (1, 1, now(), now(), 2, 7)";

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::support::{TestDatabase, endpoint, inconsistencies, value};
 
-const CLAIM: &str = include_str!("../sql/queries/claim.sql");
+const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides on.
 const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
@@ -19,10 +19,10 @@ const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
         "1, 1, null, '{1,2,3}', '{9,9,9}', 1000",
         &["deliveries_due", "deliveries_pkey"],
     ),
-    ("due", include_str!("../sql/queries/due.sql"), "null", &["deliveries_due"]),
+    ("due", include_str!("../../sql/queries/due.sql"), "null", &["deliveries_due"]),
     (
         "record",
-        include_str!("../sql/queries/record.sql"),
+        include_str!("../../sql/queries/record.sql"),
         "1, null, '{1}', '{1}', '{1}', '{-1}', '{f}', '{1}', '{1}', '{200}', '{f}', \
          '{1}', '{-1}', '{-1}', '{-1}', '{1}', '{1}', '{answered}', '{1}', '{}', '{0}', '{}', '{0}', \
          '{}', '{0}', '{}', '{0}', '{delivered}', '{1}', '{}', '{0}'",
@@ -30,23 +30,23 @@ const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
     ),
     (
         "release",
-        include_str!("../sql/queries/release.sql"),
+        include_str!("../../sql/queries/release.sql"),
         "1, '{1}', '{1}', '{1}'",
         &["deliveries_pkey"],
     ),
     (
         "give_turns",
-        include_str!("../sql/queries/give_turns.sql"),
+        include_str!("../../sql/queries/give_turns.sql"),
         "'{1}', '{key}', null",
         &["deliveries_in_line", "deliveries_pkey", "one_delivery_of_a_line_has_its_turn"],
     ),
-    ("lines", include_str!("../sql/queries/lines.sql"), "1, 'key', 9", &["deliveries_in_line"]),
+    ("lines", include_str!("../../sql/queries/lines.sql"), "1, 'key', 9", &["deliveries_in_line"]),
 ];
 
 /// The whole statement, and the one for few events.
 const ROUTING: [(&str, &str); 2] = [
-    ("route", include_str!("../sql/queries/route.sql")),
-    ("route_few", include_str!("../sql/queries/route_few.sql")),
+    ("route", include_str!("../../sql/queries/route.sql")),
+    ("route_few", include_str!("../../sql/queries/route_few.sql")),
 ];
 
 /// Fills the queue: endpoints 1 to 20, of which each is owed as much as the others.

@@ -8,17 +8,23 @@ use std::time::Duration;
 use posthaste::config::{self, Sources};
 use regex::Regex;
 
-const CHECKLIST: &str = include_str!("../docs/CHECKLIST.md");
-const GUARANTEES: &str = include_str!("../docs/GUARANTEES.md");
+const CHECKLIST: &str = include_str!("../../docs/CHECKLIST.md");
+const GUARANTEES: &str = include_str!("../../docs/GUARANTEES.md");
 
-/// Where `journey::…` or `src/model/schedule.rs::…` stands.
+/// The file of `promises::journey::…`, `fuzz::…` or `src/model/schedule.rs::…`.
 fn file_of(named: &str) -> String {
-    if named.ends_with(".rs") { named.to_owned() } else { format!("tests/{named}.rs") }
+    if named.ends_with(".rs") {
+        return named.to_owned();
+    }
+    let module = format!("tests/{}", named.replace("::", "/"));
+    let file = format!("{module}.rs");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if root.join(&file).exists() { file } else { format!("{module}/mod.rs") }
 }
 
 /// The tests that a text names, as (file, name).
 fn named(text: &str) -> Vec<(String, String)> {
-    let named = Regex::new("`([a-z0-9_/]+(?:\\.rs)?)::([a-z0-9_]+)`").unwrap();
+    let named = Regex::new("`([a-z0-9_/]+(?:\\.rs)?(?:::[a-z0-9_]+)*)::([a-z0-9_]+)`").unwrap();
     named.captures_iter(text).map(|found| (file_of(&found[1]), found[2].to_owned())).collect()
 }
 

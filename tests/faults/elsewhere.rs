@@ -3,7 +3,7 @@
 
 use tokio_postgres::Client;
 
-use crate::doctor::{about, doctor};
+use crate::house::doctor::{about, doctor};
 use crate::support::{
     Pooler, Receiver, Relay, RelayBuilder, Server, Wire, endpoint, event, holds, inconsistencies,
     settled, until, within,

@@ -4,7 +4,7 @@
 
 use tokio_postgres::Client;
 
-use crate::secrets::believed;
+use crate::promises::secrets::believed;
 use crate::support::{
     Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event,
     holds, inconsistencies, settled, value,
