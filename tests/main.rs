@@ -1,8 +1,8 @@
 //! The promises, against a real PostgreSQL, a scripted receiver and the real binary.
 //!
 //! One binary, so that all of it links once and shares one private cluster. [`promises`] holds what
-//! Posthaste guarantees, [`faults`] what goes wrong around it, [`house`] the rules of this repository;
-//! [`support`] is what they stand on.
+//! Posthaste guarantees, [`faults`] what goes wrong around it, [`house`] the rules of this
+//! repository; [`support`] is what they stand on.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,6 +1,7 @@
-//! Whether a dead endpoint with a long queue costs a healthy one anything: a steady rate and a backlog
-//! of the healthy one, in three databases. In one there is no dead endpoint, in one it has been paused
-//! for an hour, and in one it refuses connections, and the relay finds that out and pauses it itself.
+//! Whether a dead endpoint with a long queue costs a healthy one anything: a steady rate and a
+//! backlog of the healthy one, in three databases. In one there is no dead endpoint, in one it has
+//! been paused for an hour, and in one it refuses connections, and the relay finds that out and
+//! pauses it itself.
 
 use std::time::Duration;
 
@@ -181,7 +182,8 @@ async fn claim(bed: &Bed) -> Result<Cost> {
 }
 
 impl Run {
-    /// Buffers of a statement for each event that was sent steadily: how many go into one call is chance.
+    /// Buffers of a statement for each event that was sent steadily: how many go into one call is
+    /// chance.
     fn an_event(&self, name: &str) -> f64 {
         let calls = self.statements.iter().filter(|one| one.name == name);
         calls.map(|one| one.buffers).sum::<f64>() / self.steady.from_sent.len() as f64

@@ -1,8 +1,8 @@
 //! How fast a backlog goes out, and what each delivery costs meanwhile.
 //!
-//! The relay has sent a little before, so that its sessions, connections and plans are warm; then it is
-//! frozen while the backlog is written, and a checkpoint is made. What follows is delivering alone.
-//! In full, it is also measured in a database through which a million deliveries have gone.
+//! The relay has sent a little before, so that its sessions, connections and plans are warm; then
+//! it is frozen while the backlog is written, and a checkpoint is made. What follows is delivering
+//! alone. In full, it is also measured in a database through which a million deliveries have gone.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What the bell costs the application: transactions a second of one outbox insert each, by pgbench,
-//! with fsync on. The ceiling is the same insert with no trigger to ring.
+//! What the bell costs the application: transactions a second of one outbox insert each, by
+//! pgbench, with fsync on. The ceiling is the same insert with no trigger to ring.
 
 use std::time::Duration;
 

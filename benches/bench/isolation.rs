@@ -1,5 +1,5 @@
-//! Whether an endpoint that takes requests and never answers costs the others anything: the time until
-//! nine of ten have all they are owed, with the tenth hanging and without.
+//! Whether an endpoint that takes requests and never answers costs the others anything: the time
+//! until nine of ten have all they are owed, with the tenth hanging and without.
 
 use std::collections::HashMap;
 use std::time::Duration;

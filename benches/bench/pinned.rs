@@ -28,8 +28,8 @@ const BEFORE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 const ACCOUNTS: i64 = 100_000;
 
-/// What one run showed: deliveries a second, the server's processor time for each in microseconds, and
-/// sorted milliseconds.
+/// What one run showed: deliveries a second, the server's processor time for each in microseconds,
+/// and sorted milliseconds.
 struct Run {
     first_tenth: f64,
     last_tenth: f64,

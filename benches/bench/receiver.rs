@@ -1,7 +1,7 @@
 //! The receiving process: a hyper server that answers 200 at once and remembers what came, when.
 //!
-//! One thread, so that on a small machine it takes no more than one core from what is measured. It is
-//! the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
+//! One thread, so that on a small machine it takes no more than one core from what is measured. It
+//! is the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -83,7 +83,8 @@ async fn accept(listener: TcpListener) -> Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Too many files: connections that the relay has closed are just about to be closed here.
+            // Too many files: connections that the relay has closed are just about to be closed
+            // here.
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };

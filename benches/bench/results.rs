@@ -1,5 +1,5 @@
-//! Every figure of every run: the tables are made of them, and so are the summary at the end and the
-//! file beside it.
+//! Every figure of every run: the tables are made of them, and so are the summary at the end and
+//! the file beside it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,7 +58,8 @@ impl Results {
         self.scenarios.push(Scenario { name: name.to_owned(), ..Scenario::default() });
     }
 
-    /// The scenario is over: its figures go to the file now, so that they are there if a later one fails.
+    /// The scenario is over: its figures go to the file now, so that they are there if a later one
+    /// fails.
     pub(crate) fn end(&mut self, took: Duration) -> Result<()> {
         self.scenario().took = took;
         let path = path();

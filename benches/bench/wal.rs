@@ -1,5 +1,5 @@
-//! What stands in the write-ahead log, by kind of record (`pg_walinspect`). That is part of contrib;
-//! where it is not installed nothing is known.
+//! What stands in the write-ahead log, by kind of record (`pg_walinspect`). That is part of
+//! contrib; where it is not installed nothing is known.
 
 use anyhow::Result;
 use tokio_postgres::Client;

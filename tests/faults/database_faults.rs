@@ -1,5 +1,6 @@
-//! The database restarts, cuts its sessions, takes no writes, has no room or keeps its tables locked:
-//! the relay says so, waits, and goes on. Nothing is lost, and with one relay nothing comes twice.
+//! The database restarts, cuts its sessions, takes no writes, has no room or keeps its tables
+//! locked: the relay says so, waits, and goes on. Nothing is lost, and with one relay nothing comes
+//! twice.
 
 use posthaste::sandbox::postgres::StopMode;
 use tokio_postgres::Client;

@@ -1,5 +1,5 @@
-//! TLS towards the database is as strict as `sslmode` says, and no stricter: a server that psql connects to
-//! is one that a relay connects to.
+//! TLS towards the database is as strict as `sslmode` says, and no stricter: a server that psql
+//! connects to is one that a relay connects to.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -8,8 +8,8 @@ use tokio::process::Command;
 
 use crate::support::{Receiver, Relay, Server, endpoint, event, holds, settled, within};
 
-/// By the recipe of PostgreSQL's manual ("Creating Certificates"), with OpenSSL 3.0, which makes it X.509
-/// version 1. Valid for a hundred years.
+/// By the recipe of PostgreSQL's manual ("Creating Certificates"), with OpenSSL 3.0, which makes it
+/// X.509 version 1. Valid for a hundred years.
 const VERSION_1: [(&str, &str); 2] = [
     ("server.crt", include_str!("certificates/version1.crt")),
     ("server.key", include_str!("certificates/version1.key")),

@@ -1,5 +1,5 @@
-//! An address that leads to one database today and to another tomorrow, or to two in turn: a relay keeps to
-//! the one that it found first, is not ready, and says why.
+//! An address that leads to one database today and to another tomorrow, or to two in turn: a relay
+//! keeps to the one that it found first, is not ready, and says why.
 
 use tokio_postgres::Client;
 
@@ -11,8 +11,8 @@ use crate::support::{
 
 const MORE_THAN_ONE: &str = "leads to more than one database: first to cluster ";
 
-/// Two servers that take writes and know one password, each with a receiver of its own; and a wire to the
-/// first.
+/// Two servers that take writes and know one password, each with a receiver of its own; and a wire
+/// to the first.
 struct Two {
     one: Server,
     client: Client,
@@ -42,7 +42,8 @@ impl Two {
         Relay::on(&self.wire.url(&self.one.url()))
     }
 
-    /// What is open ends, and what is new leads to the other, until the relay has found out; then back.
+    /// What is open ends, and what is new leads to the other, until the relay has found out; then
+    /// back.
     async fn stray(&self, relay: &Relay) {
         event("order.first").add(&self.client).await;
         settled(&self.client).await;

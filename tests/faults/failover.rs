@@ -1,5 +1,6 @@
-//! The primary is lost and a streaming standby takes over: with synchronous replication as if nothing
-//! had been; with asynchronous, what the standby never had is gone, and of the rest nothing.
+//! The primary is lost and a streaming standby takes over: with synchronous replication as if
+//! nothing had been; with asynchronous, what the standby never had is gone, and of the rest
+//! nothing.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,6 @@
-//! Hostile endpoints of every kind beside a healthy one, all on one relay: each gets the outcome that
-//! tells what it did, memory stays bounded, and the healthy one has every event at its first attempt.
+//! Hostile endpoints of every kind beside a healthy one, all on one relay: each gets the outcome
+//! that tells what it did, memory stays bounded, and the healthy one has every event at its first
+//! attempt.
 //!
 //! What each kind looks like on the wire, down to the byte, is pinned beside the client
 //! (`src/outbound/client/tests`); here they meet the whole relay.

@@ -1,5 +1,6 @@
-//! One endpoint is down for an hour and comes back, with rules, schedule and health as they come. The
-//! relay runs in this process on a present that the test moves ahead, so the hours pass in seconds.
+//! One endpoint is down for an hour and comes back, with rules, schedule and health as they come.
+//! The relay runs in this process on a present that the test moves ahead, so the hours pass in
+//! seconds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What goes wrong around Posthaste, and what follows: a process is killed, a database, a network, a
-//! host or an endpoint misbehaves, an operator restores a dump or fails over.
+//! What goes wrong around Posthaste, and what follows: a process is killed, a database, a network,
+//! a host or an endpoint misbehaves, an operator restores a dump or fails over.
 
 mod crash;
 mod host_faults;

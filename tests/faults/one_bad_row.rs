@@ -1,6 +1,6 @@
-//! One event, one endpoint or one row that nothing can be done with is refused or left out by itself: what
-//! is beside it arrives, once, and is recorded. Rows that the schema refuses today are written as they
-//! were before it did.
+//! One event, one endpoint or one row that nothing can be done with is refused or left out by
+//! itself: what is beside it arrives, once, and is recorded. Rows that the schema refuses today are
+//! written as they were before it did.
 
 use tokio_postgres::Client;
 
@@ -233,7 +233,8 @@ async fn routing_that_fails_of_much_at_once_takes_less_and_then_more_again() {
     assert!(relay.metric("posthaste_database_errors_total", "route").await >= 1.0);
 }
 
-/// 100 MB are 1.1 MB where they are stored. To read that of many events takes longer than a statement may.
+/// 100 MB are 1.1 MB where they are stored. To read that of many events takes longer than a
+/// statement may.
 #[tokio::test]
 async fn payloads_that_are_stored_small_are_not_read_to_learn_how_large_they_are() {
     let database = TestDatabase::new().await;

@@ -1,5 +1,5 @@
-//! Transactions that stay open, over thousands of others or over a crash: an event is there from its
-//! commit on, and whatever was written in between makes no difference.
+//! Transactions that stay open, over thousands of others or over a crash: an event is there from
+//! its commit on, and whatever was written in between makes no difference.
 
 use posthaste::sandbox::postgres::StopMode;
 

@@ -78,8 +78,8 @@ impl Shop {
             .unwrap()
     }
 
-    /// Waits until the receiver has every committed event, and compares: none missing, none foreign.
-    /// Returns how many deliveries came twice.
+    /// Waits until the receiver has every committed event, and compares: none missing, none
+    /// foreign. Returns how many deliveries came twice.
     async fn balance(&self) -> usize {
         let client = self.client().await;
         let committed: BTreeSet<String> = client

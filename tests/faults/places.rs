@@ -1,4 +1,5 @@
-//! The database that a relay is given: what it cannot live in is refused by its reason, before anything else.
+//! The database that a relay is given: what it cannot live in is refused by its reason, before
+//! anything else.
 
 use posthaste::store::migrate::MIGRATIONS;
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! PgBouncer in transaction mode, in front of the application, of the relay, or of both: nothing is lost,
-//! the bell rings, and nobody's session is found other than it was left.
+//! PgBouncer in transaction mode, in front of the application, of the relay, or of both: nothing is
+//! lost, the bell rings, and nobody's session is found other than it was left.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -114,7 +114,8 @@ async fn an_application_behind_the_pooler_rings_the_bell_and_loses_nothing() {
     assert_no_poll(&relay).await;
 }
 
-/// Watches sessions that come its way until it is told that it was enough. Returns what they were like.
+/// Watches sessions that come its way until it is told that it was enough. Returns what they were
+/// like.
 async fn watch(client: Client, enough: tokio_util::sync::CancellationToken) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     while !enough.is_cancelled() {
@@ -256,7 +257,8 @@ async fn a_pooler_that_is_killed_under_load_loses_nothing_of_a_relay_without_ses
     assert_outlives_the_pooler(without_sessions).await;
 }
 
-/// The plans that a statement had, as the server logged them, with the settings they were made under.
+/// The plans that a statement had, as the server logged them, with the settings they were made
+/// under.
 fn logged_plans<'a>(log: &'a str, statement: &str) -> Vec<&'a str> {
     let named = format!("Query Text: -- {statement}:");
     log.split("LOG:  duration: ").filter(|plan| plan.contains(&named)).collect()

@@ -1,6 +1,6 @@
-//! A dump that is restored into another database: the numbers of its transactions mean nothing there, and what it sends is
-//! what the original sends. So a relay refuses it until an operator has taken it over; then routing begins anew, loses nothing,
-//! and does not repeat what had arrived.
+//! A dump that is restored into another database: the numbers of its transactions mean nothing
+//! there, and what it sends is what the original sends. So a relay refuses it until an operator has
+//! taken it over; then routing begins anew, loses nothing, and does not repeat what had arrived.
 
 use std::process::Stdio;
 

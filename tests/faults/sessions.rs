@@ -1,5 +1,5 @@
-//! What operators set for a database, a role or a table, and where an address leads: it changes nothing of
-//! what a relay does, or the relay says so and waits. Nothing is passed over in silence.
+//! What operators set for a database, a role or a table, and where an address leads: it changes
+//! nothing of what a relay does, or the relay says so and waits. Nothing is passed over in silence.
 
 use tokio_postgres::Client;
 
@@ -19,7 +19,8 @@ async fn role(database: &TestDatabase, client: &Client, name: &str) -> (String, 
     (role, url.into())
 }
 
-/// Has a policy hide the outbox from the relay that goes by this URL, and does what doctor then says.
+/// Has a policy hide the outbox from the relay that goes by this URL, and does what doctor then
+/// says.
 async fn assert_waits_for_hidden_rows(url: &str, client: &Client, hide: &str) {
     let receiver = Receiver::start().await;
     endpoint(&receiver.url("/")).add(client).await;
@@ -73,7 +74,8 @@ async fn events_that_a_policy_hides_from_the_owner_are_an_error_and_sent_once_it
     assert_waits_for_hidden_rows(&url, &client, hide).await;
 }
 
-/// What operators set for a database, for reasons of their own, and what would change or end our statements.
+/// What operators set for a database, for reasons of their own, and what would change or end our
+/// statements.
 const HOSTILE: [&str; 37] = [
     "array_nulls = off",
     "backslash_quote = off",

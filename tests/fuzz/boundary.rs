@@ -1,6 +1,6 @@
-//! Turns a case into bytes of HTTP, changes those too, and sends them over a connection to the door as it
-//! is: its conversation, its bounds, its words. Only what keeps a webhook is ours, and says by chance that
-//! it is stored, known, spooled or cannot be kept.
+//! Turns a case into bytes of HTTP, changes those too, and sends them over a connection to the door
+//! as it is: its conversation, its bounds, its words. Only what keeps a webhook is ours, and says
+//! by chance that it is stored, known, spooled or cannot be kept.
 //!
 //! The runtime's clock stands still until everybody waits, so time-outs pass at once.
 
@@ -35,7 +35,8 @@ const OUTSIDE: &str = "192.0.2.7";
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
-/// One source. Every header by which anybody proves anything is kept, so that what is kept can be judged.
+/// One source. Every header by which anybody proves anything is kept, so that what is kept can be
+/// judged.
 static SETTINGS: LazyLock<IngestSettings> = LazyLock::new(|| {
     let headers = [&NAMES[..], &["*"]].concat().join(", ");
     let flags = [

@@ -1,4 +1,5 @@
-//! Makes a case of bytes: a source, a request as its sender signs it, and what was done to it since.
+//! Makes a case of bytes: a source, a request as its sender signs it, and what was done to it
+//! since.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};

@@ -1,10 +1,10 @@
-//! Throws forged webhooks at the verifiers: requests that were signed as their senders do it and then
-//! changed, and what comes of them when they are bytes on a connection.
+//! Throws forged webhooks at the verifiers: requests that were signed as their senders do it and
+//! then changed, and what comes of them when they are bytes on a connection.
 //!
 //! A case is made of bytes ([`case`]), so a seed or a fuzzer can drive it. After each one: nothing
 //! panicked, it did not take long, and what was believed an independent reading of the senders'
-//! documents ([`oracle`]) believes too, and the other way round. Some go over a connection to the door
-//! ([`boundary`]); then every answer must be one ([`answers`]), and say what was done.
+//! documents ([`oracle`]) believes too, and the other way round. Some go over a connection to the
+//! door ([`boundary`]); then every answer must be one ([`answers`]), and say what was done.
 
 mod answers;
 mod boundary;

@@ -1,4 +1,5 @@
-//! What `posthaste` says and how it exits, seen from outside: as a shell, a container or a probe sees it.
+//! What `posthaste` says and how it exits, seen from outside: as a shell, a container or a probe
+//! sees it.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -154,8 +155,8 @@ impl Relay {
         Self { child, log, read: Vec::new() }
     }
 
-    /// The first line of the log that has this field; each line must be an object. What is said side
-    /// by side may come in any order.
+    /// The first line of the log that has this field; each line must be an object. What is said
+    /// side by side may come in any order.
     fn line_with(&mut self, field: &str) -> Value {
         loop {
             if let Some(line) = self.read.iter().find(|line| line.get(field).is_some()) {

@@ -1,4 +1,5 @@
-//! The tools of the other tests do what they say: a test that stands on a broken tool proves nothing.
+//! The tools of the other tests do what they say: a test that stands on a broken tool proves
+//! nothing.
 
 use std::time::Duration;
 

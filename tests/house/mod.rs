@@ -1,6 +1,7 @@
 //! The house itself: its rules, its documents, its schema, and how it is installed and called.
 
 mod checklist;
+mod guides;
 mod readme;
 mod sql_reference;
 mod tidy;

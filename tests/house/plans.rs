@@ -11,7 +11,8 @@ use crate::support::{TestDatabase, endpoint, inconsistencies, value};
 
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 
-/// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides on.
+/// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides
+/// on.
 const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
     (
         "claim",
@@ -306,8 +307,8 @@ async fn claims_made_at_once_never_overlap() {
     assert_eq!(all, (1..=1000).collect::<Vec<i64>>());
 }
 
-/// 3000 events of today and of each of the three days before, and an endpoint that was changed half an
-/// hour ago. 500 of today's still wait, and one of the first day's; the others were delivered.
+/// 3000 events of today and of each of the three days before, and an endpoint that was changed half
+/// an hour ago. 500 of today's still wait, and one of the first day's; the others were delivered.
 const FOUR_DAYS: &str = "
     set timezone = 'UTC';
     set session_replication_role = replica;
@@ -359,7 +360,8 @@ async fn read_by_a_check(database: &TestDatabase, tables: &[&str]) -> Vec<i64> {
     counts
 }
 
-/// How a check finds the events that have neither delivery nor attempt: the node types of these joins.
+/// How a check finds the events that have neither delivery nor attempt: the node types of these
+/// joins.
 async fn joins_of_a_check(database: &TestDatabase) -> Vec<String> {
     let client = database.client().await;
     let as_the_check_does = "select set_config(split_part(c, '=', 1), split_part(c, '=', 2), false) \

@@ -1,9 +1,9 @@
-//! README is true: every code block is taken from it and run, in order, as by a person who pastes them into
-//! one terminal; what README says comes out, must.
+//! README is true: every code block is taken from it and run, in order, as by a person who pastes
+//! them into one terminal; what README says comes out, must.
 //!
-//! `sh` and `sql` go to one bash and the psql that it starts; a block without a language is what the
-//! terminal shows after that; `toml` must be settings and `python` must compile. A block that cannot run here
-//! is marked in README by a comment that gives the reason.
+//! `sh` and `sql` go to one bash and the psql that it starts; a block without a language is what
+//! the terminal shows after that; `toml` must be settings and `python` must compile. A block that
+//! cannot run here is marked in README by a comment that gives the reason.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -66,8 +66,8 @@ struct Terminal {
     pasted: usize,
 }
 
-/// What bash does when its input ends, because README is through or the test has died; and how one can see
-/// that psql, which reads ahead, has left the input to bash.
+/// What bash does when its input ends, because README is through or the test has died; and how one
+/// can see that psql, which reads ahead, has left the input to bash.
 const SETUP: &str = r#"
 trap 'kill $(jobs -p) 2>/dev/null; scripts/private-postgres stop' EXIT
 psql() { command psql "$@" && echo "psql has ended" >&2; }
@@ -107,7 +107,8 @@ impl Terminal {
         String::from_utf8_lossy(&std::fs::read(&self.screen).unwrap()).into_owned()
     }
 
-    /// Gives the terminal this text, waits until it has been done, and returns what has been shown since.
+    /// Gives the terminal this text, waits until it has been done, and returns what has been shown
+    /// since.
     async fn paste(&mut self, block: &Block) -> String {
         let from = self.shows().len();
         self.pasted += 1;
@@ -146,7 +147,8 @@ impl Terminal {
         input.write_all(text.as_bytes()).expect("bash reads on");
     }
 
-    /// Waits until the terminal shows what README says after this block; what only asks is asked again.
+    /// Waits until the terminal shows what README says after this block; what only asks is asked
+    /// again.
     async fn expect(&mut self, asked: &Block, from: usize, expected: &Block) {
         let wanted = essence(&expected.text, true);
         if is_question(&asked.text) {
@@ -188,8 +190,8 @@ fn is_question(text: &str) -> bool {
     text.starts_with("select ") && views.iter().any(|view| text.contains(view))
 }
 
-/// What is the same each time: times, ids, signatures, measures and widths are not. Rows of a table are
-/// counted, as psql does it below them.
+/// What is the same each time: times, ids, signatures, measures and widths are not. Rows of a table
+/// are counted, as psql does it below them.
 fn essence(text: &str, is_expected: bool) -> String {
     let alike = [
         (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:\d\d)?)?", "TIME"),

@@ -1,5 +1,5 @@
-//! `posthaste receive`, seen from outside: what it prints, what it believes, how it fails on demand, and
-//! that it ends.
+//! `posthaste receive`, seen from outside: what it prints, what it believes, how it fails on
+//! demand, and that it ends.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! The schema: how it comes about, what it refuses, how its days come and go, and that `\d+` in psql
-//! is the manual.
+//! The schema: how it comes about, what it refuses, how its days come and go, and that `\d+` in
+//! psql is the manual.
 
 use std::process::{Command, Stdio};
 
@@ -94,8 +94,8 @@ async fn a_relay_does_not_run_on_a_schema_that_is_not_its_own() {
     }
 }
 
-/// PostgreSQL 15.20 and its like refuse to add a column with a default, or to change a column's type,
-/// where the body of a function in SQL uses the row type of the table.
+/// PostgreSQL 15.20 and its like refuse to add a column with a default, or to change a column's
+/// type, where the body of a function in SQL uses the row type of the table.
 #[tokio::test]
 async fn a_later_version_can_add_a_column_to_every_table() {
     let database = TestDatabase::new().await;

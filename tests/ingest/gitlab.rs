@@ -1,5 +1,6 @@
-//! GitLab sends each webhook once. Here it goes through us to a service that is down for ten minutes, and
-//! arrives as GitLab sent it. Handler and relay run in this process on a present that the test moves ahead.
+//! GitLab sends each webhook once. Here it goes through us to a service that is down for ten
+//! minutes, and arrives as GitLab sent it. Handler and relay run in this process on a present that
+//! the test moves ahead.
 //!
 //! The bodies follow the examples of <https://docs.gitlab.com/user/project/integrations/webhook_events/>,
 //! cut short, with what is hard to keep byte for byte: escapes, numbers, white space, characters of
@@ -78,8 +79,8 @@ impl Gitlab {
         self.sent.push(Hook { project, headers, body });
     }
 
-    /// Every webhook came once, as it was sent; those of a project in the order in which they were sent, if
-    /// that is owed.
+    /// Every webhook came once, as it was sent; those of a project in the order in which they were
+    /// sent, if that is owed.
     fn came(&self, received: &[Received], in_order: bool) {
         assert_eq!(received.len(), self.sent.len());
         for project in [15, 16] {

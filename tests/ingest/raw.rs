@@ -1,5 +1,5 @@
-//! What leaves raw is what came in: the same bytes, and the headers that prove whose they are, so that a
-//! receiver behind us verifies them as if we were not there.
+//! What leaves raw is what came in: the same bytes, and the headers that prove whose they are, so
+//! that a receiver behind us verifies them as if we were not there.
 
 use std::fmt::Write as _;
 

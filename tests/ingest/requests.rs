@@ -269,7 +269,8 @@ async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
             assert!(!plan.contains("Seq Scan on received"), "{statistics}\n{plan}");
         }
     }
-    // What is not there is found missing at once: what lies behind it under its source is not read as well.
+    // What is not there is found missing at once: what lies behind it under its source is not read
+    // as well.
     let explain = "explain (analyze, buffers, timing off) \
                    execute receive('{s1}', '{10x}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')";
     let plan: Vec<String> =

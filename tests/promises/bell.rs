@@ -66,8 +66,8 @@ async fn a_due_retry_needs_neither_bell_nor_poll() {
     assert_no_poll(&relay).await;
 }
 
-/// Inserts some events in random transactions: long and short, with savepoints, some of it or all of
-/// it taken back. Returns what was committed.
+/// Inserts some events in random transactions: long and short, with savepoints, some of it or all
+/// of it taken back. Returns what was committed.
 async fn write_at_random(client: Client, mut chance: fastrand::Rng, transactions: usize) -> usize {
     let mut committed = 0;
     for _ in 0..transactions {

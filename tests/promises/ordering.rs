@@ -109,7 +109,8 @@ async fn a_backlog_of_many_steps_is_in_order_although_it_is_routed_by_transactio
         .with("subscriptions", "{a}")
         .add(&client)
         .await;
-    // The transaction with the lower number writes its event of the key after the other has committed.
+    // The transaction with the lower number writes its event of the key after the other has
+    // committed.
     let older = database.client().await;
     older.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
     for number in 1..=30 {
@@ -293,7 +294,8 @@ async fn what_routing_and_recording_miss_of_each_other_has_its_turn_all_the_same
     client.batch_execute(&format!("prepare route as {route}")).await.unwrap();
     keyed(&client, "a", 1).await;
     client.batch_execute(ROUTE).await.unwrap();
-    // The first ends in a transaction that does not see the second, whose routing still sees the first.
+    // The first ends in a transaction that does not see the second, whose routing still sees the
+    // first.
     recorder.batch_execute("begin; delete from posthaste.deliveries").await.unwrap();
     let second = keyed(&client, "a", 2).await;
     client.batch_execute(ROUTE).await.unwrap();

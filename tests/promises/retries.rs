@@ -86,7 +86,8 @@ async fn a_kept_connection_that_is_closed_without_an_answer_costs_no_attempt() {
     let client = database.client().await;
     let receiver = Receiver::start().await;
     let hangs_up = || Reply::DropAfterReading;
-    // The first over a new connection; the second is lost with it and goes out again; so does the third, once.
+    // The first over a new connection; the second is lost with it and goes out again; so does the
+    // third, once.
     receiver.script([Reply::ok(), hangs_up(), Reply::ok(), hangs_up(), hangs_up(), Reply::ok()]);
     endpoint(&receiver.url("/")).with("schedule", "{1 s}").add(&client).await;
     let relay = Relay::start(&database).await;

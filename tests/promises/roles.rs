@@ -20,7 +20,8 @@ async fn each_role_can_do_its_part_and_no_more() {
     let relay = Relay::start(&database).await;
     relay.asleep().await;
 
-    // The operator adds, the producer emits and rings the bell, the operator retries, the viewer sees.
+    // The operator adds, the producer emits and rings the bell, the operator retries, the viewer
+    // sees.
     let add = "select endpoint_id from posthaste.add_endpoint($1, schedule => '{1 h}')";
     let id: i64 = operator.query_one(add, &[&receiver.url("/")]).await.unwrap().get(0);
     let payload = r#"{"card": "4711-0815"}"#;

@@ -1,5 +1,5 @@
-//! The two statements that route: what `route_few` does is what `route` would have done, and what it leaves
-//! to `route` it leaves untouched.
+//! The two statements that route: what `route_few` does is what `route` would have done, and what
+//! it leaves to `route` it leaves untouched.
 
 use posthaste::store::{ROUTER_PLANS, SESSION};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
@@ -11,11 +11,12 @@ const STATEMENTS: [(&str, &str); 2] = [
     ("route_few", include_str!("../../sql/queries/route_few.sql")),
 ];
 
-/// Room for each of the endpoints named, for each of the others, and for all together in deliveries and in
-/// bytes.
+/// Room for each of the endpoints named, for each of the others, and for all together in deliveries
+/// and in bytes.
 const AMPLE: &str = "'{}', '{}', 100, 1000, 1000000";
 
-/// What a statement has said and written, and whether `route_few` took it on. Nothing of it remains.
+/// What a statement has said and written, and whether `route_few` took it on. Nothing of it
+/// remains.
 #[derive(Debug, PartialEq)]
 struct Step {
     is_usual: bool,
@@ -23,8 +24,8 @@ struct Step {
     wrote: Vec<String>,
 }
 
-/// A session as the router's, with three endpoints that are sent everything, one of them of a tenant; then
-/// those that differ.
+/// A session as the router's, with three endpoints that are sent everything, one of them of a
+/// tenant; then those that differ.
 async fn router(database: &TestDatabase) -> Client {
     let client = database.client().await;
     client

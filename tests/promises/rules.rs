@@ -1,8 +1,9 @@
-//! Rows of `posthaste.rules`, from the table to what becomes of deliveries and endpoints: the preset
-//! for failed connections, development tunnels, and what happens when somebody changes a row.
+//! Rows of `posthaste.rules`, from the table to what becomes of deliveries and endpoints: the
+//! preset for failed connections, development tunnels, and what happens when somebody changes a
+//! row.
 //!
-//! Tunnels answer here as their hosts do, under names below `localhost`, by rules that are copies of
-//! the shipped ones but for the host. That the shipped hosts match is pinned beside the rules
+//! Tunnels answer here as their hosts do, under names below `localhost`, by rules that are copies
+//! of the shipped ones but for the host. That the shipped hosts match is pinned beside the rules
 //! (`src/model/rules/tests.rs`).
 
 use std::io::Write as _;

@@ -11,7 +11,8 @@ use crate::support::{
     event, holds, inconsistencies, settled, waits_for_a_lock,
 };
 
-/// Far less than a statement may take, and more than a busy machine needs for the grace of a second.
+/// Far less than a statement may take, and more than a busy machine needs for the grace of a
+/// second.
 const SOON: Duration = Duration::from_secs(15);
 
 fn relay(database: &TestDatabase) -> RelayBuilder {

@@ -1,5 +1,5 @@
-//! Does what the plan says, to the relays, to their sessions and to PostgreSQL; and the operator, who
-//! enables again what a 410 has disabled.
+//! Does what the plan says, to the relays, to their sessions and to PostgreSQL; and the operator,
+//! who enables again what a 410 has disabled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,8 +136,8 @@ impl Session {
 /// first 410 until it was enabled again.
 pub type Absences = Vec<(i64, i64)>;
 
-/// Lets an endpoint say 410 at these moments, and enables it when it has been disabled. Goes on until
-/// it is told that it is enough, since a late 410 may disable it once more.
+/// Lets an endpoint say 410 at these moments, and enables it when it has been disabled. Goes on
+/// until it is told that it is enough, since a late 410 may disable it once more.
 pub struct Operator {
     pub url: String,
     pub endpoint_id: i64,

@@ -1,5 +1,5 @@
-//! The relays: real processes, each in a seat of its own, started again when they end. What they used
-//! and counted is read from them while they live.
+//! The relays: real processes, each in a seat of its own, started again when they end. What they
+//! used and counted is read from them while they live.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -16,8 +16,8 @@ use super::ledger::Ledger;
 use super::plan::RELAYS;
 use crate::support::Relay;
 
-/// What differs from the defaults: pauses and grace short enough for a run of minutes, and logs that
-/// hold what matters.
+/// What differs from the defaults: pauses and grace short enough for a run of minutes, and logs
+/// that hold what matters.
 const SETTINGS: [(&str, &str); 7] = [
     ("health.first_pause", "1s"),
     ("health.longest_pause", "5s"),
@@ -179,8 +179,8 @@ impl Fleet {
         self.close_count(seat);
     }
 
-    /// Looks after the relays until it is dropped: reads what they use, and starts again what has ended
-    /// by itself, as a supervisor would.
+    /// Looks after the relays until it is dropped: reads what they use, and starts again what has
+    /// ended by itself, as a supervisor would.
     pub async fn look_after(&self) {
         loop {
             for seat in &self.seats {

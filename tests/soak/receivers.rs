@@ -1,6 +1,6 @@
-//! The endpoints as processes see them: an address each, a mood, and an inbox. Every request is checked
-//! as it comes: that it belongs here, that its body is the event's to the byte, that its id and its
-//! signature are right.
+//! The endpoints as processes see them: an address each, a mood, and an inbox. Every request is
+//! checked as it comes: that it belongs here, that its body is the event's to the byte, that its id
+//! and its signature are right.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -80,8 +80,8 @@ struct Plan {
 }
 
 impl Receivers {
-    /// Takes an address for each endpoint. Addresses of their own, so that no outgoing connection can
-    /// take the port of one that is down.
+    /// Takes an address for each endpoint. Addresses of their own, so that no outgoing connection
+    /// can take the port of one that is down.
     pub async fn bind() -> std::io::Result<Self> {
         let (mut addresses, mut listeners, mut nobody) = (Vec::new(), Vec::new(), Vec::new());
         for (number, spec) in ENDPOINTS.iter().enumerate() {

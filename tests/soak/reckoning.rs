@@ -1,13 +1,13 @@
-//! The reckoning: every event at every endpoint, what should have come against what came and against
-//! what the tables say.
+//! The reckoning: every event at every endpoint, what should have come against what came and
+//! against what the tables say.
 //!
-//! **How many duplicates there may be.** A relay sends a claimed delivery once. So each request that
-//! arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`: with what
-//! came of it, or `interrupted`, if its relay died, lost its claims or was stopped. Hence, for each
-//! delivery by itself, there are no more requests than attempts (an attempt that says `sent twice` counts
-//! as two, of which the first was broken off); and an event may have been *accepted* once more than
-//! the attempt that says `delivered` only for each attempt whose end nobody could know: interrupted,
-//! timed out, or broken off.
+//! **How many duplicates there may be.** A relay sends a claimed delivery once. So each request
+//! that arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`:
+//! with what came of it, or `interrupted`, if its relay died, lost its claims or was stopped.
+//! Hence, for each delivery by itself, there are no more requests than attempts (an attempt that
+//! says `sent twice` counts as two, of which the first was broken off); and an event may have been
+//! *accepted* once more than the attempt that says `delivered` only for each attempt whose end
+//! nobody could know: interrupted, timed out, or broken off.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -6,8 +6,8 @@ use tokio::process::Command;
 
 use super::within;
 
-/// How a command ended and what it said, on standard output and then on standard error. It reads no settings but
-/// the database's URL and those in `arguments`.
+/// How a command ended and what it said, on standard output and then on standard error. It reads no
+/// settings but the database's URL and those in `arguments`.
 pub async fn posthaste(url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
     command.args(arguments).env_clear().env("DATABASE_URL", url);

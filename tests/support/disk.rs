@@ -9,8 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::Server;
 
-/// Where the tables of one database are. The server's log, as on many machines, is elsewhere: a server
-/// that cannot write its log crashes, which is another story.
+/// Where the tables of one database are. The server's log, as on many machines, is elsewhere: a
+/// server that cannot write its log crashes, which is another story.
 #[derive(Debug)]
 pub enum Disk {
     /// A small file system of its own.

@@ -1,6 +1,6 @@
-//! What every promise needs: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted and
-//! a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does not
-//! come within [`PATIENCE`].
+//! What every promise needs: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted
+//! and a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does
+//! not come within [`PATIENCE`].
 
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
@@ -39,8 +39,8 @@ pub use standby::Standby;
 pub use wire::Wire;
 pub use writer::Writer;
 
-/// How long a wait may last before it counts as failed. Nothing waits this long when all is well; it
-/// is generous because a machine may be busy.
+/// How long a wait may last before it counts as failed. Nothing waits this long when all is well;
+/// it is generous because a machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for an event.

@@ -1,5 +1,5 @@
-//! A private PgBouncer in front of the tests' cluster. In transaction mode each transaction is lent one of
-//! a few sessions, and clients must not tell one from another.
+//! A private PgBouncer in front of the tests' cluster. In transaction mode each transaction is lent
+//! one of a few sessions, and clients must not tell one from another.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,4 +1,5 @@
-//! Whoever sends webhooks to a relay: down to the bytes, since no client library would misbehave to order.
+//! Whoever sends webhooks to a relay: down to the bytes, since no client library would misbehave to
+//! order.
 
 use std::net::SocketAddr;
 

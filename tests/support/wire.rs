@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Well,
-    /// Connections are taken and kept, and nothing goes through. What is sent meanwhile is held back.
+    /// Connections are taken and kept, and nothing goes through. What is sent meanwhile is held
+    /// back.
     Silent,
     /// Only towards the database. Answers are held back.
     Deaf,
@@ -79,7 +80,8 @@ impl Wire {
         format!("{before}:{}/{database}", self.port)
     }
 
-    /// New connections lead to the servers at these ports in turn, as where a name has several addresses.
+    /// New connections lead to the servers at these ports in turn, as where a name has several
+    /// addresses.
     pub fn lead_to(&self, ports: &[u16]) {
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = ports.to_vec();
     }

@@ -1,5 +1,5 @@
-//! What it costs to have ten thousand endpoints that are each owed something, beside ten that are owed
-//! as much together: the statements one by one, and all of it delivered.
+//! What it costs to have ten thousand endpoints that are each owed something, beside ten that are
+//! owed as much together: the statements one by one, and all of it delivered.
 
 use anyhow::Result;
 

@@ -3,9 +3,9 @@
 use super::imports::House;
 use super::source::{assert_none, files};
 
-/// The parts from the ground up, each with what it may use of ours besides itself. All of that stands
-/// above it, so no arrow runs up. A file belongs to the longest name that fits it; the empty name is
-/// `lib.rs`.
+/// The parts from the ground up, each with what it may use of ours besides itself. All of that
+/// stands above it, so no arrow runs up. A file belongs to the longest name that fits it; the empty
+/// name is `lib.rs`.
 const PARTS: &[(&str, &[&str])] = &[
     ("", &[]),
     ("model", &[]),

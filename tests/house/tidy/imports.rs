@@ -1,11 +1,11 @@
 //! Which file of `src` uses which, read from their text.
 //!
 //! A use is a name that stands in the code of a file: a path that begins with `crate`, `super` or
-//! `self`, with a module declared there, or with what a `use` line brought in. It counts to the file
-//! that defines the name: where a module passes on what another defines (`pub use`), the use goes past
-//! it. So these are no uses: a `mod` line, a `pub use` of a name that the file itself does not need, and
-//! importing a module. What stands in tests is left out. Methods are not seen, since their names say
-//! nothing of the file; the type that has them is seen where it is named.
+//! `self`, with a module declared there, or with what a `use` line brought in. It counts to the
+//! file that defines the name: where a module passes on what another defines (`pub use`), the use
+//! goes past it. So these are no uses: a `mod` line, a `pub use` of a name that the file itself
+//! does not need, and importing a module. What stands in tests is left out. Methods are not seen,
+//! since their names say nothing of the file; the type that has them is seen where it is named.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

@@ -52,8 +52,8 @@ fn can_be_wrapped(line: &str) -> bool {
     !text.starts_with('|') && !text.contains("://")
 }
 
-/// Newer minors of PostgreSQL (15.20 and its like) refuse `alter table … add column … default` while
-/// the body of a function in SQL uses the row type of that table.
+/// Newer minors of PostgreSQL (15.20 and its like) refuse `alter table … add column … default`
+/// while the body of a function in SQL uses the row type of that table.
 #[test]
 fn no_function_in_sql_takes_or_returns_the_row_of_a_table() {
     let sources = files("sql", "sql");

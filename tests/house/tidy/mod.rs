@@ -1,6 +1,6 @@
-//! The rules of the house that no linter knows: which part may use which, where SQL lives, how long a
-//! file gets, how it is written. They read the sources as text, so they need no database:
-//! `cargo test --test main house::tidy`.
+//! The rules of the house that no linter knows: which part may use which, where SQL lives, how long
+//! a file gets, how it is written. They read the sources as text, so they need no database: `cargo
+//! test --test main house::tidy`.
 
 mod arrows;
 mod imports;

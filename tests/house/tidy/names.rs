@@ -7,8 +7,8 @@ use super::source::{assert_none, files};
 /// Names that say what something is to the type beside it, and are read with its module.
 const OF_EACH_ROOM: [&str; 2] = ["State", "Error"];
 
-/// The kind of type that a line begins to define, and its name. Types inside functions and traits are
-/// seen too; associated types are not, since the trait gave them their name.
+/// The kind of type that a line begins to define, and its name. Types inside functions and traits
+/// are seen too; associated types are not, since the trait gave them their name.
 fn defined(line: &str) -> Option<&str> {
     let mut words = line.trim_start().split([' ', '<', '(', '{', ';', ':', '=']);
     let mut word = words.next()?;
