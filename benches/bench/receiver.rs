@@ -1,7 +1,9 @@
 //! The receiving process: a hyper server that answers 200 at once and remembers what came, when.
 //!
-//! One thread, so that on a small machine it takes no more than one core from what is measured. It
-//! is the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
+//! One thread and no locks, so that on a small machine it takes no more than one core from what is
+//! measured; and as many connections as the system allows. `posthaste::receiver::listener` bounds
+//! connections, sizes and times, which would be measured with the relay. This one is the same for the
+//! relay and for the bare client. [`inbox`](super::inbox) is its handle.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

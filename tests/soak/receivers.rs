@@ -19,7 +19,7 @@ use super::endpoints::{ENDPOINTS, Mood, Spec};
 use super::events::Event;
 use super::inbox::Inbox;
 use super::ledger::{Fate, Ledger};
-use crate::support::{After, Received, Reply, give, read_request};
+use crate::support::{After, Received, Reply, accept, give, read_request};
 
 /// How long the endpoint that goes down is up, and how long it is away.
 const UP: Duration = Duration::from_secs(40);
@@ -144,28 +144,20 @@ async fn stand(station: Arc<Station>, listener: TcpListener, address: SocketAddr
             Some(listener) => listener,
             None => TcpListener::bind(address).await.expect("the address is nobody else's"),
         };
-        let mut connections = JoinSet::new();
-        let open = accept(&station, &here, &mut connections);
+        let open = accept(&here, |socket, _| {
+            let station = Arc::clone(&station);
+            async move {
+                drop(socket.set_nodelay(true));
+                station.serve(BufReader::new(socket)).await
+            }
+        });
         if station.spec.mood != Mood::Down || *healed.borrow() {
             return open.await;
         }
         // What is dropped here breaks off: connections and the socket that listened.
         drop(tokio::time::timeout(UP, open).await);
-        connections.abort_all();
         drop(here);
         drop(tokio::time::timeout(AWAY, healed.wait_for(|healed| *healed)).await);
-    }
-}
-
-async fn accept(station: &Arc<Station>, listener: &TcpListener, connections: &mut JoinSet<()>) {
-    while let Ok((socket, _)) = listener.accept().await {
-        let station = Arc::clone(station);
-        connections.spawn(async move {
-            // An error is a connection that was broken: by a relay that died, or by us.
-            drop(socket.set_nodelay(true));
-            drop(station.serve(BufReader::new(socket)).await);
-        });
-        while connections.try_join_next().is_some() {}
     }
 }
 

@@ -13,6 +13,7 @@ mod pooler;
 mod receiver;
 mod relay;
 mod rows;
+mod scripted;
 mod sender;
 pub mod server;
 mod standby;
@@ -27,12 +28,13 @@ pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use inside::{run_inside, take_in_inside};
 pub use pooler::Pooler;
-pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
+pub use receiver::{Receiver, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
     make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
+pub use scripted::{After, Gate, Received, Reply, accept, give, read_request};
 pub use sender::{Line, post};
 pub use server::Server;
 pub use standby::Standby;
