@@ -1,5 +1,5 @@
-//! What the relay's own statements cost when they are called as it calls them, one at a time and
-//! with nobody else there: claiming, asking what is due, routing.
+//! The cost of the relay's own statements when they are called as it calls them, one at a time and
+//! with no other client there: claiming, asking what is due, routing.
 
 use anyhow::{Context as _, Result, ensure};
 use posthaste::store::deliveries::{claim, disown, due};

@@ -51,7 +51,7 @@ pub(crate) const FIGURES: [Figure<Drained>; 9] = [
     ("peak RSS MiB", 1, Drained::peak_mib),
 ];
 
-/// What one run showed; times are processor time.
+/// Figures of one run; times are processor time.
 #[derive(Debug)]
 pub(crate) struct Drained {
     deliveries: usize,
@@ -196,7 +196,7 @@ impl Drained {
     }
 }
 
-/// What the counters stand at.
+/// The counters at one moment.
 struct Reading {
     postgres: Duration,
     relay: Duration,

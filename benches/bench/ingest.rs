@@ -1,4 +1,4 @@
-//! What taking a webhook in costs, beside what it cannot do without: an HTTP server that only
+//! The cost of taking a webhook in, beside what it cannot do without: an HTTP server that only
 //! answers, and a database that only inserts.
 //!
 //! The server is a bare hyper in a process of its own, one thread, which reads the body and answers
@@ -43,7 +43,7 @@ const IN_FULL: Duration = Duration::from_secs(20);
 const RUNS: usize = 3;
 
 const SECRET: &str = "It's a Secret to Everybody";
-/// What the door inserts with.
+/// The writer's statement.
 const RECEIVE: &str = include_str!("../../sql/queries/receive.sql");
 
 const BARE_SERVER: &str = "a bare server that answers 204";
@@ -61,7 +61,7 @@ enum Pace {
     Steady(u32),
 }
 
-/// What one run showed: milliseconds sorted, from when each was due; microseconds of processor time
+/// Figures of one run: milliseconds sorted, from when each was due; microseconds of processor time
 /// a request.
 #[derive(Debug)]
 struct Knocked {
@@ -278,7 +278,7 @@ async fn knock(
     Ok(Knocked { rate, milliseconds, server: 0.0, postgres: 0.0, together: 0.0 })
 }
 
-/// What all connections send.
+/// The requests that all connections send.
 struct Sender {
     path: &'static str,
     host: String,

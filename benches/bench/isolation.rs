@@ -63,7 +63,7 @@ async fn once(lab: &mut Lab, tenth: &str) -> Result<f64> {
     Ok((last - began) as f64 / 1e3)
 }
 
-/// What the nine were sent, once that is all.
+/// All arrivals at the nine, once none is missing.
 async fn nine_full(lab: &Lab, tenth: &str) -> Result<Vec<Arrival>> {
     let began = Clock.instant();
     let mut arrivals = Vec::new();

@@ -37,7 +37,7 @@ struct Written {
     confirmed: i64,
 }
 
-/// What one run showed. Latencies are in milliseconds, sorted; processor time is a share of one
+/// Figures of one run. Latencies are in milliseconds, sorted; processor time is a share of one
 /// core.
 #[derive(Debug)]
 pub(crate) struct Steady {

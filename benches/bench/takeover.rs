@@ -2,8 +2,8 @@
 //! `kill -9` and from SIGSTOP to the other's first request for it, and until all of it has been
 //! sent again.
 //!
-//! The signal comes at a random moment between two heartbeats. Whoever stands by has done so for
-//! longer than it leaves others to come back.
+//! The signal comes at a random moment between two heartbeats. The relay that stands by has done so
+//! for longer than it leaves others to come back.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::receiver::{HELD, HOLD, RELEASE};
 use super::relay::Relay;
 use super::report::busy;
 
-/// What the dead relay holds: some in flight, the others queued.
+/// The dead relay's claims: some in flight, the others queued.
 const EVENTS: usize = 50;
 /// Of these, in flight: as many as an endpoint gets that does not answer
 /// (`delivery.initial_window`), and as it allows a relay.

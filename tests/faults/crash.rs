@@ -63,7 +63,7 @@ async fn a_stop_lets_requests_in_flight_end_and_spends_no_attempt_of_what_is_que
     receiver.next().await;
     holds(&client, "count(*) = 5 from posthaste.deliveries where claimed_by = 1").await;
     relay.signal("TERM");
-    // What is queued goes back while the request is still out.
+    // The queued deliveries go back while the request is still out.
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
     until("the relay to say that it stops", || async {
         let (status, body) = relay.get("/ready").await?;

@@ -42,7 +42,7 @@ impl Two {
         Relay::on(&self.wire.url(&self.one.url()))
     }
 
-    /// What is open ends, and what is new leads to the other, until the relay has found out; then
+    /// Open connections end, and new ones lead to the other, until the relay has found out; then
     /// back.
     async fn stray(&self, relay: &Relay) {
         event("order.first").add(&self.client).await;

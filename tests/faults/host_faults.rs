@@ -10,7 +10,7 @@ use crate::support::{
     inconsistencies, run_inside, settled, value, within,
 };
 
-/// So many endpoints at one receiver.
+/// Adds `count` endpoints, all at one receiver.
 async fn endpoints(client: &Client, receiver: &Receiver, count: i64) {
     let many = "insert into posthaste.endpoints (url) \
                 select $1::text || n from generate_series(1, $2::bigint) n";

@@ -2,7 +2,7 @@
 //! that tells what it did, memory stays bounded, and the healthy one has every event at its first
 //! attempt.
 //!
-//! What each kind looks like on the wire, down to the byte, is pinned beside the client
+//! How each kind looks on the wire, down to the byte, is pinned beside the client
 //! (`src/outbound/client/tests`); here they meet the whole relay.
 
 use std::io::Write as _;
@@ -16,7 +16,7 @@ const EVENTS: usize = 10;
 /// In all, while twenty endpoints do their worst. A debug build with its TLS needs some 30 MB.
 const MEMORY_KB: u64 = 130_000;
 
-/// What is expected of an endpoint's attempts: outcome, cause, status and verdict.
+/// The attempts that are expected of an endpoint: outcome, cause, status and verdict.
 type Expected = (&'static str, Option<&'static str>, Option<i32>, &'static str);
 
 struct Hostile {

@@ -1,4 +1,4 @@
-//! What goes wrong around Posthaste, and what follows: a process is killed, a database, a network,
+//! Faults around Posthaste, and what follows from them: a process is killed, a database, a network,
 //! a host or an endpoint misbehaves, an operator restores a dump or fails over.
 
 mod crash;

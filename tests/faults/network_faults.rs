@@ -149,7 +149,7 @@ async fn a_relay_that_cannot_renew_its_lease_routes_and_claims_nothing() {
     // By now the lease is over: the heartbeat had 5 s.
     relay.logs("renew this relay's lease").await;
     event("order.paid").add(&client).await;
-    // Anybody could claim it, if there were another.
+    // Another relay could claim it, if there were one.
     holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by is null").await;
     assert_eq!(receiver.received().len(), 0);
     locker.batch_execute("rollback").await.unwrap();

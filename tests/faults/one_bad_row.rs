@@ -249,7 +249,7 @@ async fn payloads_that_are_stored_small_are_not_read_to_learn_how_large_they_are
     assert!((relay.metric("posthaste_events_unmatched_total", "").await - 30.0).abs() < 0.5);
 }
 
-/// What route, `route_few` and claim take for granted when they bound the memory that events take.
+/// The assumption of route, `route_few` and claim when they bound the memory that events take.
 #[tokio::test]
 async fn nothing_is_larger_than_its_stored_size_times_what_its_compression_can_reach() {
     let database = TestDatabase::new().await;

@@ -1,5 +1,5 @@
 //! PgBouncer in transaction mode, in front of the application, of the relay, or of both: nothing is
-//! lost, the bell rings, and nobody's session is found other than it was left.
+//! lost, the bell rings, and no client finds a session other than it left it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::support::{
 /// Fewer than there are clients, so that they take turns.
 const SESSIONS: usize = 4;
 
-/// What a session was told, as far as we tell ours anything, and what it holds.
+/// A session's settings, as far as a relay sets any, and its locks.
 const STATE: &str = "select concat_ws(', ', \
      current_setting('application_name'), current_setting('timezone'), \
      current_setting('default_transaction_isolation'), current_setting('search_path'), \

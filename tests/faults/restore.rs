@@ -15,7 +15,7 @@ use crate::support::{
 
 const REFUSED: &str = "this database is a copy: its ledger was written in database ";
 
-/// What `posthaste adopt` says.
+/// The output of `posthaste adopt`.
 async fn adopted(copy: &TestDatabase, arguments: &[&str]) -> String {
     let (code, said) = posthaste(&copy.url(), &[&["adopt"], arguments].concat()).await;
     assert_eq!(code, Some(0), "{said}");
@@ -183,7 +183,8 @@ async fn a_transaction_that_is_open_meanwhile_is_routed_when_it_commits() {
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 
-/// What `OPERATING` says to run before a dump is restored into a cluster that never had the roles.
+/// The SQL that `OPERATING` says to run before a dump is restored into a cluster that never had the
+/// roles.
 fn make_roles() -> String {
     let manual = include_str!("../../docs/OPERATING.md");
     manual.lines().filter(|line| line.starts_with("create role posthaste_")).collect()

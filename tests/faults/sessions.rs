@@ -1,5 +1,6 @@
-//! What operators set for a database, a role or a table, and where an address leads: it changes
-//! nothing of what a relay does, or the relay says so and waits. Nothing is passed over in silence.
+//! Operators' own settings for a database, a role or a table, and the way an address leads: that
+//! changes nothing of what a relay does, or the relay says so and waits. Nothing is passed over in
+//! silence.
 
 use tokio_postgres::Client;
 
@@ -74,8 +75,8 @@ async fn events_that_a_policy_hides_from_the_owner_are_an_error_and_sent_once_it
     assert_waits_for_hidden_rows(&url, &client, hide).await;
 }
 
-/// What operators set for a database, for reasons of their own, and what would change or end our
-/// statements.
+/// Settings that operators have for a database, for reasons of their own, and that would change or
+/// end a relay's statements.
 const HOSTILE: [&str; 37] = [
     "array_nulls = off",
     "backslash_quote = off",

@@ -1,4 +1,4 @@
-//! What `posthaste` says and how it exits, seen from outside: as a shell, a container or a probe
+//! The output and exit codes of `posthaste`, seen from outside: as a shell, a container or a probe
 //! sees it.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use posthaste::sandbox::watchdog;
 use serde_json::Value;
 
-/// Nobody listens on port 1.
+/// No server listens on port 1.
 const NO_DATABASE: &str = "postgres://app:hunter2@127.0.0.1:1/shop";
 
 fn posthaste(arguments: &[&str], environment: &[(&str, &str)]) -> Command {

@@ -1,4 +1,4 @@
-//! What `posthaste doctor` says, and that what it says fixes.
+//! The findings of `posthaste doctor`, and that its advice fixes them.
 
 use std::process::Output;
 

@@ -15,7 +15,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whatever stands in backticks and looks like a path of this repository.
+/// All that stands in backticks and looks like a path of this repository.
 fn paths(text: &str) -> Vec<String> {
     let quoted = Regex::new("`((?:src|sql|tests|benches|docs|scripts|fuzz)/[^`*… ]+|[A-Z]+\\.md)`");
     let quoted = quoted.unwrap();

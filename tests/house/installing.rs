@@ -195,7 +195,7 @@ async fn a_schema_without_rows_that_is_another_versions_is_left_as_it_is_and_tol
     assert_eq!(value::<i64>(&client, schemas).await, 2);
 }
 
-/// What psql makes of a script: its exit code, and what it says.
+/// Runs a script in psql: its exit code and output.
 async fn psql(database: &TestDatabase, options: &[&str], script: &str) -> (Option<i32>, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), script).unwrap();

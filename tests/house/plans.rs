@@ -126,7 +126,7 @@ async fn statements_on_the_queue_use_their_indexes_whatever_the_statistics_say()
     assert_queue_plans(&client, "full and never analyzed").await;
     client.batch_execute("analyze posthaste.deliveries").await.unwrap();
     assert_queue_plans(&client, "analyzed").await;
-    // What autovacuum leaves behind after a quiet hour: a table that it believes to be empty.
+    // Autovacuum leaves this behind after a quiet hour: a table that it believes to be empty.
     client.batch_execute("truncate posthaste.deliveries").await.unwrap();
     client.batch_execute("vacuum analyze posthaste.deliveries").await.unwrap();
     assert_queue_plans(&client, "analyzed when empty").await;
@@ -169,7 +169,7 @@ async fn routing_reads_the_outbox_by_transaction_and_finds_endpoints_by_route() 
             assert_eq!(indexes.iter().find(others), None, "{told}");
             sizes.push(found.len());
         }
-        // What it is there for: to begin and end a plan takes as long as it has nodes.
+        // Its purpose: to begin and end a plan takes as long as it has nodes.
         assert!(sizes[1] * 2 <= sizes[0], "nodes: {sizes:?}");
         // Not each of the events compared with each of the deliveries.
         let explain = format!("explain (format json) execute route ({arguments})");

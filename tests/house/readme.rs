@@ -20,7 +20,7 @@ use crate::support::{cluster_options, until};
 
 /// The port that README's receiver listens at; here it is any that is free.
 const PORT: &str = "9310";
-/// What README says to paste SQL into.
+/// The terminal that README has SQL pasted into.
 const PSQL: &str = r#"psql "$DATABASE_URL""#;
 /// More than these must not be left out.
 const MARKED_MAX: usize = 3;
@@ -66,8 +66,8 @@ struct Terminal {
     pasted: usize,
 }
 
-/// What bash does when its input ends, because README is through or the test has died; and how one
-/// can see that psql, which reads ahead, has left the input to bash.
+/// Has bash clean up when its input ends, because README is through or the test has died; and tells
+/// how one can see that psql, which reads ahead, has left the input to bash.
 const SETUP: &str = r#"
 trap 'kill $(jobs -p) 2>/dev/null; scripts/private-postgres stop' EXIT
 psql() { command psql "$@" && echo "psql has ended" >&2; }
@@ -190,8 +190,8 @@ fn is_question(text: &str) -> bool {
     text.starts_with("select ") && views.iter().any(|view| text.contains(view))
 }
 
-/// What is the same each time: times, ids, signatures, measures and widths are not. Rows of a table
-/// are counted, as psql does it below them.
+/// The part that is the same each time: times, ids, signatures, measures and widths are not. Rows
+/// of a table are counted, as psql does it below them.
 fn essence(text: &str, is_expected: bool) -> String {
     let alike = [
         (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:\d\d)?)?", "TIME"),

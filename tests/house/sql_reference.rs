@@ -9,7 +9,7 @@ use crate::support::TestDatabase;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SQL.md");
 
-/// What applications and operators write to, each with what it is for.
+/// The tables that applications and operators write to.
 const TABLES: [&str; 3] = ["outbox", "endpoints", "rules"];
 
 /// The functions by subject. Each public function stands in one of these.

@@ -33,7 +33,7 @@ async fn whoever_drips_bytes_is_cut_off_and_told_why() {
         assert!(answer.problem().contains("did not come in time"));
         line.ended().await;
     }
-    // Whoever asks nothing is let go without a word.
+    // A connection that asks nothing is closed without a word.
     Line::to(relay.door()).await.unwrap().ended().await;
     let mut line = Line::to(relay.door()).await.unwrap();
     assert_eq!(line.shop("one", "{}").await.unwrap().status, 200);
@@ -55,7 +55,7 @@ async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
     locker.batch_execute("commit").await.unwrap();
     assert_eq!(line.hear().await.unwrap().status, 200);
     line.ended().await;
-    // Whoever shuts it too early is not waited for.
+    // A sender that shuts it too early is not waited for.
     for (early, status) in [(HEAD.len() / 2, None), (request.len() - 1, Some(400))] {
         let mut line = Line::to(relay.door()).await.unwrap();
         line.say(&request[..early]).await.unwrap();
@@ -63,7 +63,7 @@ async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
         assert_eq!(line.hear().await.ok().map(|answer| answer.status), status);
         line.ended().await;
     }
-    // Nor is whoever has gone away altogether while its webhook waits.
+    // Nor is a sender that has gone away altogether while its webhook waits.
     locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
     let mut line = Line::to(relay.door()).await.unwrap();
     line.say(&request).await.unwrap();
@@ -102,7 +102,7 @@ async fn one_source_at_its_bound_is_told_so_and_leaves_room_for_others() {
             (relay.metric("posthaste_ingest_in_flight", "").await == count).then_some(())
         })
     };
-    // Whoever drips, or proves nothing, takes nobody's place.
+    // A sender that drips, or proves nothing, takes no other's place.
     let mut dripping = Vec::new();
     for _ in 0..5 {
         let mut line = Line::to(relay.door()).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
             };
             let end =
                 if n % 2 == 0 { rest.to_owned() } else { format!("2\r\n{rest}\r\n0\r\n\r\n") };
-            // Whoever is refused need not have been read to the end.
+            // A request that is refused need not have been read to the end.
             drop(line.say(whole).await);
             drop(line.say(end).await);
             line.hear().await.map_or(0, |answer| answer.status)

@@ -24,7 +24,7 @@ use crate::support::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "a secret token";
-/// What GitLab calls each, and what it sends.
+/// GitLab's name of each hook, and its body.
 const HOOKS: [(&str, &str); 5] = [
     ("Push Hook", include_str!("gitlab_push.json")),
     ("Merge Request Hook", include_str!("gitlab_merge_request.json")),
@@ -122,7 +122,7 @@ async fn what_gitlab_sends_once_reaches_a_service_that_was_down_for_ten_minutes(
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let service = Receiver::start().await;
-    // Nobody answers there: connections break before anything is read.
+    // Connections break there before anything is read.
     service.otherwise(Reply::DropBeforeReading);
     let raw = |path| endpoint(&service.url(path)).with("body_format", "raw");
     raw("/ordered").with("ordered", true).add(&client).await;
@@ -189,7 +189,7 @@ async fn what_gitlab_sends_once_reaches_a_service_that_was_down_for_ten_minutes(
                 gitlab.sent.len()
             );
             holds(&client, &retried).await;
-            // It comes back by itself; nobody has enabled anything.
+            // It comes back by itself, without being enabled.
             let flows = format!(
                 "exists (select from posthaste.endpoint_status \
                           where url like '%{path}' and health = 'flowing')"

@@ -74,7 +74,7 @@ async fn what_comes_while_the_database_is_away_arrives_once_and_in_order_when_it
     assert_eq!((&said["files"], &said["is_full"]), (&20.into(), &false.into()));
     assert_eq!(relay.metric("posthaste_spool_files", "").await, 20.0);
     assert_eq!(files(spool.path(), ".event").len(), 20);
-    // Nobody else may read them.
+    // No other user may read them.
     let mode = fs::metadata(spool.path().join(&files(spool.path(), ".event")[0])).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
 
@@ -255,7 +255,7 @@ async fn a_commit_that_takes_too_long_goes_to_the_spool_and_is_one_event_all_the
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
 }
 
-/// Holds up the first statement that comes there, and none that comes after it, as long as somebody
+/// Holds up the first statement that comes there, and none that comes after it, as long as the test
 /// has the lock.
 fn gate(table: &str, when: &str) -> String {
     format!(
@@ -314,7 +314,7 @@ async fn a_statement_that_still_runs_while_its_webhook_is_stored_from_the_spool_
             assert_eq!(value::<i64>(&client, &rows).await, 1, "{table}");
         }
         assert_eq!(numbers(&receiver), [0]);
-        // And it is known under its name by whoever sends it again.
+        // And it is known under its name when it is sent again.
         let mut line = Line::to(relay.door()).await.unwrap();
         assert_eq!(send(&mut line, 0).await, 200);
         assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 1);

@@ -1,4 +1,5 @@
-//! What cannot be meant is refused when it is written, by a name that says what would be right.
+//! A row that cannot be meant is refused when it is written, by a name that says what would be
+//! right.
 
 use crate::support::{NewRow, Relay, TestDatabase, endpoint, event, value};
 

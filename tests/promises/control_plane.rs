@@ -1,4 +1,4 @@
-//! What people steer with is SQL, and so are its tests: every script of `tests/sql` runs here, each
+//! Operators steer with SQL, and so its tests are SQL: every script of `tests/sql` runs here, each
 //! in a database of its own, through psql as a person would.
 
 use std::fmt::Write as _;

@@ -1,5 +1,6 @@
-//! What a relay's own settings refuse is held: it spends no attempt, says which setting, and
-//! arrives once that is changed. And an endpoint that accepts nothing is seen, whatever it answers.
+//! A delivery that a relay's own settings refuse is held: it spends no attempt, says which setting,
+//! and arrives once that is changed. And an endpoint that accepts nothing is seen, whatever it
+//! answers.
 
 use serde_json::Value;
 use tokio_postgres::Client;

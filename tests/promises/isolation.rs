@@ -20,7 +20,7 @@ async fn a_hanging_endpoint_holds_its_own_window_and_nobody_else() {
         endpoint(&receiver.url("/")).add(&client).await;
         others.push(receiver);
     }
-    // No attempt ends by itself: whoever waited for the hanging one would wait for ever.
+    // No attempt ends by itself: a delivery behind the hanging one would wait for ever.
     let relay = Relay::on(&database.url()).set("delivery.timeout", "10m");
     let relay = relay.set("relay.poll_interval", "100ms").set("delivery.initial_window", "8");
     let relay = relay.start().await;

@@ -1,4 +1,4 @@
-//! What Posthaste guarantees, a module per promise, in the order in which an event meets them.
+//! Posthaste's guarantees, a module per promise, in the order in which an event meets them.
 
 mod journey;
 

@@ -273,7 +273,7 @@ async fn order_is_kept_by_several_relays_of_which_one_is_killed() {
     let arrived = numbers(&receiver.received());
     assert_eq!(arrived.len() as u64, KEYS);
     for (key, mut numbers) in arrived {
-        // What the killed relay had out comes twice, one after the other.
+        // Requests that the killed relay had out come twice, one after the other.
         numbers.dedup();
         assert_eq!(numbers, in_order, "{key}");
     }

@@ -1,5 +1,5 @@
-//! What is not accepted is tried again by its schedule, ends when it must, and says why; and what
-//! must not be dialled is not.
+//! A delivery that is not accepted is tried again by its schedule, ends when it must, and says why;
+//! and an address that must not be dialled is not.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! Who may do what: each role does its part against a running relay, and is refused the rest.
+//! Roles: each does its part against a running relay, and is refused the rest.
 
 use tokio_postgres::Client;
 

@@ -15,7 +15,7 @@ const STATEMENTS: [(&str, &str); 2] = [
 /// and in bytes.
 const AMPLE: &str = "'{}', '{}', 100, 1000, 1000000";
 
-/// What a statement has said and written, and whether `route_few` took it on. Nothing of it
+/// A statement's answer and rows, and whether `route_few` took it on. Nothing of it
 /// remains.
 #[derive(Debug, PartialEq)]
 struct Step {
@@ -82,7 +82,7 @@ fn told(row: &SimpleQueryRow, names: &[&str]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// What the statement does now.
+/// Runs the statement, looks at its effect, and rolls it back.
 async fn step(client: &Client, name: &str, room: &str) -> Step {
     const DONE: [&str; 6] = ["events", "deliveries", "unmatched", "more", "waiting", "closes_span"];
     const CLAIM: [&str; 10] = [
@@ -226,7 +226,7 @@ async fn what_commits_late_is_routed_once_by_the_few_beside_what_came_before_it(
     for writer in &writers {
         writer.batch_execute(&format!("begin; {event}")).await.unwrap();
     }
-    // What was unusual and has been routed makes nothing unusual when it is read again.
+    // An unusual event that has been routed makes nothing unusual when it is read again.
     let directed = event.replace("payload)", "payload, endpoint_id)").replace("'1')", "'1', 1)");
     client.batch_execute(&directed).await.unwrap();
     run(&client, "route", AMPLE).await;

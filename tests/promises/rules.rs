@@ -1,6 +1,5 @@
-//! Rows of `posthaste.rules`, from the table to what becomes of deliveries and endpoints: the
-//! preset for failed connections, development tunnels, and what happens when somebody changes a
-//! row.
+//! Rows of `posthaste.rules`, from the table to deliveries and endpoints: the preset for failed
+//! connections, development tunnels, and rows that are changed while a relay runs.
 //!
 //! Tunnels answer here as their hosts do, under names below `localhost`, by rules that are copies
 //! of the shipped ones but for the host. That the shipped hosts match is pinned beside the rules
@@ -16,7 +15,7 @@ use crate::support::{
     endpoint, event, holds, inconsistencies, settled, value,
 };
 
-/// What today's dead tunnel answers.
+/// The answer of today's dead tunnel.
 const OFFLINE: &str = "The endpoint abc.ngrok-free.app is offline.\n\nERR_NGROK_3200";
 
 fn rule(name: &str, action: &str) -> NewRow {
@@ -84,7 +83,7 @@ async fn unanswering(client: &Client, ours: &Authority) -> (Vec<Failing>, Vec<Re
         failing.push(Failing::new(client, name, &receiver.url("/")).await);
         kept.push(receiver);
     }
-    // RFC 6761: nobody is asked for a name under `invalid`, and it does not exist.
+    // RFC 6761: no server is asked for a name under `invalid`, and it does not exist.
     failing.push(Failing::new(client, "no name", "https://nowhere.invalid/").await);
     let taken_and_let_go = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     failing

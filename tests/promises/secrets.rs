@@ -1,4 +1,4 @@
-//! Signing secrets: what signs, for how long, and that nobody is shown them.
+//! Signing secrets: which one signs, for how long, and that none is shown.
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use ring::signature::{ED25519, UnparsedPublicKey};

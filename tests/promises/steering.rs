@@ -1,4 +1,4 @@
-//! What people do by calling a function, seen where it counts: at the receiver and in the views.
+//! Steering: an operator calls a function, and its effect is seen at the receiver and in the views.
 //!
 //! Relays here do not poll, so what is said to happen at once has been heard of, not found by luck.
 
@@ -168,7 +168,7 @@ async fn a_retry_sends_what_waits_now_and_leaves_alone_what_is_being_sent() {
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 
-/// What an endpoint is sent again since an hour ago, as the arguments after that say.
+/// How many deliveries of the last hour a replay sends again, as the other arguments say.
 async fn replay(client: &Client, endpoint: i64, which: &str) -> i64 {
     let since = "clock_timestamp() - interval '1 h'";
     let until = "clock_timestamp() + interval '1 s'";

@@ -1,5 +1,5 @@
-//! Who is owed what, from when, until when, and how often: exactly that is delivered, and what is
-//! not says why.
+//! Which endpoint is owed which event, from when, until when, and how often: exactly that is
+//! delivered, and what is not delivered says why.
 
 use jiff::Timestamp;
 use tokio_postgres::Client;
@@ -9,7 +9,7 @@ use crate::support::{
     inconsistencies, make_due, settled, value,
 };
 
-/// What arrived as `path type`, sorted.
+/// All arrivals as `path type`, sorted.
 fn arrived(receiver: &Receiver) -> Vec<String> {
     let line = |received: &crate::support::Received| {
         format!("{} {}", received.path, received.json()["type"].as_str().unwrap())

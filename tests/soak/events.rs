@@ -1,5 +1,5 @@
-//! What the application writes. All of an event follows from the seed and its serial number, so
-//! that whoever receives one can tell to the byte what it should have been.
+//! The application's events. All of an event follows from the seed and its serial number, so
+//! that a receiver can tell to the byte what it should have been.
 
 use std::fmt::Write as _;
 

@@ -70,7 +70,7 @@ pub async fn run(plan: Plan, until: Instant, fleet: &Arc<Fleet>, cluster: &mut C
     counts
 }
 
-/// What happens to one relay, until it runs again.
+/// Does the fault to one relay, until it runs again.
 async fn befall(fleet: &Fleet, mut seat: tokio::sync::OwnedMutexGuard<Seat>, fault: Fault) {
     match fault {
         Fault::Crash { away, .. } => {
@@ -147,7 +147,7 @@ pub struct Operator {
 
 impl Operator {
     const LOOK_EVERY: Duration = Duration::from_millis(500);
-    /// Somebody has to notice first.
+    /// The other relays have to notice first.
     const NOTICES_AFTER: Duration = Duration::from_secs(3);
     /// The relays may all be down or frozen for a while.
     const DISABLED_WITHIN: Duration = Duration::from_secs(90);

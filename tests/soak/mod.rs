@@ -69,7 +69,7 @@ const BURIES_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
-/// What is asked for on the command line, by way of the environment.
+/// The wishes of the command line, by way of the environment.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     pub lasting: Duration,
@@ -89,7 +89,7 @@ struct Soak {
     endpoint_ids: Vec<i64>,
 }
 
-/// What happened, for the report.
+/// Everything that happened, for the report.
 #[derive(Debug)]
 pub struct Course {
     pub faults: Counts,

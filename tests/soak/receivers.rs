@@ -40,7 +40,7 @@ pub struct Receivers {
 pub struct Serving {
     pub shared: Arc<Shared>,
     _stations: JoinSet<()>,
-    /// Hold the ports of endpoints at which nobody listens.
+    /// Hold the ports of endpoints that refuse connections.
     _nobody: Vec<TcpSocket>,
 }
 
@@ -72,7 +72,7 @@ struct Station {
     requests: AtomicU64,
 }
 
-/// What is done with one request.
+/// How one request is answered.
 struct Plan {
     after: Duration,
     accepts: bool,
@@ -154,7 +154,7 @@ async fn stand(station: Arc<Station>, listener: TcpListener, address: SocketAddr
         if station.spec.mood != Mood::Down || *healed.borrow() {
             return open.await;
         }
-        // What is dropped here breaks off: connections and the socket that listened.
+        // Dropping breaks off the connections, and closes the socket that listened.
         drop(tokio::time::timeout(UP, open).await);
         drop(here);
         drop(tokio::time::timeout(AWAY, healed.wait_for(|healed| *healed)).await);
@@ -195,7 +195,7 @@ impl Station {
         if !plan.after.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(plan.after) => {}
-                // Nobody sends a second request before the first is answered: it has gone.
+                // A relay sends no second request before the first is answered: it has gone.
                 gone = wire.fill_buf() => {
                     gone?;
                     return Ok(After::Close);
@@ -212,7 +212,7 @@ impl Station {
         give(plan.reply, wire.get_mut()).await
     }
 
-    /// What the mood makes of the `n`-th request.
+    /// How the mood answers the `n`-th request.
     fn plan(&self, n: u64) -> Plan {
         let accept = |after| Plan { after, accepts: true, reply: Reply::ok() };
         let refuse = |reply| Plan { after: Duration::ZERO, accepts: false, reply };

@@ -7,7 +7,7 @@
 //! Hence, for each delivery by itself, there are no more requests than attempts (an attempt that
 //! says `sent twice` counts as two, of which the first was broken off); and an event may have been
 //! *accepted* once more than the attempt that says `delivered` only for each attempt whose end
-//! nobody could know: interrupted, timed out, or broken off.
+//! no relay could know: interrupted, timed out, or broken off.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -54,7 +54,7 @@ pub struct OfEndpoint {
     pub strangers: u64,
     /// Acceptances beyond the first of each event.
     pub duplicates: u64,
-    /// Of events that came twice, attempts whose end nobody could know.
+    /// Of events that came twice, attempts whose end no relay could know.
     pub explained: u64,
     pub dead: u64,
     /// Owed when all was over.
@@ -70,12 +70,12 @@ pub struct OfEndpoint {
     pub latencies: [u64; 4],
 }
 
-/// What the tables say of one delivery.
+/// One delivery, as the tables have it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
     /// Attempts whose request may have arrived.
     sent: u8,
-    /// Of these, those whose end nobody could know.
+    /// Of these, those whose end no relay could know.
     unclear: u8,
     ends: u8,
     delivered: bool,

@@ -33,7 +33,7 @@ const MOST_PER_TRANSACTION: u32 = 5;
 /// is released, and as many behind one that is rolled back.
 const ROLLED_BACK: u32 = 10;
 const UNDONE: u32 = 20;
-/// What a writer did not write while it had no connection it makes good, up to this.
+/// A writer that had no connection writes the events it missed, up to this much.
 const CATCH_UP: Duration = Duration::from_secs(3);
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 /// A statement that takes longer waits for something that will not come.

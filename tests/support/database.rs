@@ -119,7 +119,7 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Drops the database, so that a long run does not fill the disk.
     ///
-    /// Nobody waits for it: the server would wait for backends that are just being logged into, and
+    /// Not waited for: the server would wait for backends that are just being logged into, and
     /// a runtime that stood still here could not answer them. What is left behind goes with the
     /// cluster.
     fn drop(&mut self) {

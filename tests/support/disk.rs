@@ -41,7 +41,7 @@ impl Disk {
         let Some(mount) = Mount::new() else {
             let said =
                 "a disk cannot be mounted here (it takes root): inserts alone meet a full one";
-            // Not by a macro, whose words are kept from whoever runs the tests.
+            // Not by a macro, whose words the test runner keeps to itself.
             writeln!(std::io::stderr(), "NOT TESTED IN FULL: {said}").expect("say so");
             let create = format!("create database {name}");
             client.batch_execute(&create).await.expect("make the database");

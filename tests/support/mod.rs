@@ -1,4 +1,4 @@
-//! What every promise needs: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted
+//! The tools of every test: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted
 //! and a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does
 //! not come within [`PATIENCE`].
 

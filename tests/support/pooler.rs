@@ -116,7 +116,7 @@ impl Drop for Pooler {
     }
 }
 
-/// Whoever asks is let in, and becomes the superuser: it listens on the loopback alone.
+/// Every client is let in, and becomes the superuser: it listens on the loopback alone.
 fn settings(
     mode: &str,
     cluster: &Cluster,

@@ -1,5 +1,5 @@
-//! An endpoint that does as scripted: it takes webhooks, keeps them in an inbox that can be waited for,
-//! and answers with the next [`Reply`] of its script.
+//! An endpoint that does as scripted: it takes webhooks, keeps them in an inbox that can be waited
+//! for, and answers with the next [`Reply`] of its script.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,8 +1,9 @@
-//! The bytes of an endpoint: accepts connections, reads requests, and answers each with a [`Reply`].
-//! [`Receiver`](super::Receiver) and the soak's endpoints stand on it.
+//! The bytes of an endpoint: accepts connections, reads requests, and answers each with a
+//! [`Reply`]. [`Receiver`](super::Receiver) and the soak's endpoints stand on it.
 //!
-//! It speaks HTTP/1.1 by hand, since no server library would misbehave to order. So it does not stand
-//! on `posthaste::receiver::listener`, which is what `posthaste receive` and the demo answer with.
+//! It speaks HTTP/1.1 by hand, since no server library would misbehave to order. So it does not
+//! stand on `posthaste::receiver::listener`, which is what `posthaste receive` and the demo answer
+//! with.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

@@ -19,7 +19,7 @@ enum Mood {
     Silent,
     /// Only towards the database. Answers are held back.
     Deaf,
-    /// What is new is reset.
+    /// New connections are reset.
     Refusing,
 }
 
@@ -91,12 +91,12 @@ impl Wire {
         self.become_(Mood::Well);
     }
 
-    /// Half open: everything stays connected and can be connected, and nobody hears anything.
+    /// Half open: everything stays connected and can be connected, and neither side hears anything.
     pub fn silence(&self) {
         self.become_(Mood::Silent);
     }
 
-    /// Statements arrive, and nobody hears what came of them.
+    /// Statements arrive, and their answers do not.
     pub fn lose_answers(&self) {
         self.become_(Mood::Deaf);
     }

@@ -1,4 +1,4 @@
-//! What several relays on one database do together, with endpoints that answer at once and with
+//! The throughput of several relays on one database, with endpoints that answer at once and with
 //! some that take their time. All of them share this machine's cores with the server and the
 //! receiver.
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::source::Source;
 
-/// What one file is seen to use.
+/// One file's use of another.
 pub(super) struct Use {
     pub(super) from: usize,
     pub(super) to: usize,
@@ -20,7 +20,7 @@ pub(super) struct Use {
     pub(super) path: String,
 }
 
-/// The files without tests, in the order they were given, and what each uses of the others.
+/// The files without tests, in the order they were given, and their uses of one another.
 pub(super) struct House {
     pub(super) rooms: Vec<Room>,
     pub(super) uses: Vec<Use>,
@@ -211,7 +211,7 @@ impl Room {
         Some(at)
     }
 
-    /// What of ours the code names, with the line. A module that is named alone is none.
+    /// Every name of ours in the code, with its line. A module that is named alone is none.
     fn named(&self, by_module: &HashMap<&str, usize>) -> Vec<(usize, Vec<String>)> {
         let imports: HashMap<&str, &Import> =
             self.imports.iter().map(|import| (import.name.as_str(), import)).collect();

@@ -1,4 +1,4 @@
-//! The files of the repository as text, and what of a text is code.
+//! The files of the repository as text, and the parts of a text that are code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
