@@ -3,10 +3,9 @@
 
 use tokio_postgres::Client;
 
-use crate::house::doctor::{about, doctor};
 use crate::support::{
-    Pooler, Receiver, Relay, RelayBuilder, Server, Wire, endpoint, event, holds, inconsistencies,
-    settled, until, within,
+    Pooler, Receiver, Relay, RelayBuilder, Server, Wire, about, doctor, endpoint, event, holds,
+    inconsistencies, settled, until, within,
 };
 
 const MORE_THAN_ONE: &str = "leads to more than one database: first to cluster ";

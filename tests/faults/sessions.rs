@@ -4,10 +4,9 @@
 
 use tokio_postgres::Client;
 
-use crate::house::doctor::{about, doctor};
 use crate::support::{
-    Pooler, Receiver, Relay, Reply, TestDatabase, endpoint, event, holds, ids, inconsistencies,
-    migrate, settled, until, value,
+    Pooler, Receiver, Relay, Reply, TestDatabase, about, doctor, endpoint, event, holds, ids,
+    inconsistencies, migrate, settled, until, value,
 };
 
 /// A role that may log in, and the database's URL for it.

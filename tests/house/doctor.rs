@@ -1,32 +1,9 @@
 //! The findings of `posthaste doctor`, and that its advice fixes them.
 
-use std::process::Output;
-
 use serde_json::Value;
-use tokio::process::Command;
 use tokio_postgres::Client;
 
-use crate::support::{Relay, TestDatabase, endpoint, within};
-
-/// Its exit code, and what it says as JSON.
-pub(crate) async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
-    command.args(["doctor", "--json"]).env_clear().env("DATABASE_URL", url);
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    command.current_dir(env!("CARGO_TARGET_TMPDIR")).kill_on_drop(true);
-    let Output { status, stdout, stderr } = within("the doctor", command.output()).await.unwrap();
-    let said = String::from_utf8(stdout).unwrap();
-    assert!(!said.contains("hunter2") && !String::from_utf8_lossy(&stderr).contains("hunter2"));
-    (status.code(), serde_json::from_str(&said).expect("it is JSON"))
-}
-
-/// The finding about this; null if there is none.
-pub(crate) fn about<'a>(said: &'a Value, what: &str) -> &'a Value {
-    let all = said["findings"].as_array().unwrap();
-    all.iter().find(|finding| finding["check"] == what).unwrap_or(&Value::Null)
-}
+use crate::support::{Relay, TestDatabase, about, doctor, endpoint};
 
 /// Does what the finding says is to be done.
 async fn fix(client: &Client, said: &Value, what: &str) {

@@ -10,7 +10,7 @@ mod plans;
 mod schema;
 
 mod command_line;
-pub(crate) mod doctor;
+mod doctor;
 mod installing;
 mod receive;
 

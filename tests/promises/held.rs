@@ -5,10 +5,9 @@
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::house::doctor::{about, doctor};
 use crate::support::{
-    Receiver, Relay, RelayBuilder, Reply, TestDatabase, attempted, attempts, endpoint, event,
-    holds, inconsistencies, make_due, settled, unchecked, value,
+    Receiver, Relay, RelayBuilder, Reply, TestDatabase, about, attempted, attempts, doctor,
+    endpoint, event, holds, inconsistencies, make_due, settled, unchecked, value,
 };
 
 const EVENTS: i64 = 20;

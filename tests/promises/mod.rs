@@ -8,7 +8,7 @@ mod routing;
 mod subscriptions;
 
 mod guard;
-pub(crate) mod secrets;
+mod secrets;
 
 mod held;
 mod isolation;

@@ -11,8 +11,8 @@ use std::net::TcpListener;
 use tokio_postgres::Client;
 
 use crate::support::{
-    Attempt, Authority, NewRow, Receiver, Relay, RelayBuilder, Reply, TestDatabase, attempted,
-    endpoint, event, holds, inconsistencies, settled, value,
+    Attempt, Authority, NewRow, Receiver, Relay, RelayBuilder, Reply, TestDatabase, about,
+    attempted, doctor, endpoint, event, holds, inconsistencies, settled, value,
 };
 
 /// The answer of today's dead tunnel.
@@ -392,8 +392,8 @@ async fn a_rule_that_cannot_be_used_is_named_with_the_reason() {
     let relay = Relay::start(&database).await;
     let logged = relay.logs("a rule is not understood").await;
     assert!(logged.contains("look-around"), "{logged}");
-    let (code, said) = crate::house::doctor::doctor(&database.url(), &[]).await;
-    let finding = crate::house::doctor::about(&said, "rules");
+    let (code, said) = doctor(&database.url(), &[]).await;
+    let finding = about(&said, "rules");
     assert_eq!((code, finding["state"].as_str()), (Some(0), Some("warning")), "{said:#}");
     let found = finding["detail"].as_str().unwrap();
     assert!(

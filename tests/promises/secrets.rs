@@ -1,12 +1,11 @@
 //! Signing secrets: which one signs, for how long, and that none is shown.
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use standardwebhooks::Webhook;
 use tokio_postgres::Client;
 
 use crate::support::{
-    Received, Receiver, Relay, Reply, TestDatabase, attempted, event, settled, until, value,
+    Received, Receiver, Relay, Reply, TestDatabase, attempted, believed, event, settled, until,
+    value,
 };
 
 /// 32 bytes: 0, 1, 2, … 31. Its public key is written out in [`PUBLIC_KEY`].
@@ -15,15 +14,6 @@ const PUBLIC_KEY: [u8; 32] = [
     0x03, 0xa1, 0x07, 0xbf, 0xf3, 0xce, 0x10, 0xbe, 0x1d, 0x70, 0xdd, 0x18, 0xe7, 0x4b, 0xc0, 0x99,
     0x67, 0xe4, 0xd6, 0x30, 0x9b, 0xa5, 0x0d, 0x5f, 0x1d, 0xdc, 0x86, 0x64, 0x12, 0x55, 0x31, 0xb8,
 ];
-
-/// Whether a receiver that holds this secret believes the request, by the reference library.
-pub(crate) fn believed(received: &Received, secret: &str) -> bool {
-    let header = |(name, value): &(String, String)| {
-        (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap())
-    };
-    let headers: HeaderMap = received.headers.iter().map(header).collect();
-    Webhook::new(secret).unwrap().verify(&received.body, &headers).is_ok()
-}
 
 #[tokio::test]
 async fn an_old_secret_signs_for_as_long_as_it_is_kept_and_then_no_more() {

@@ -4,10 +4,9 @@
 
 use tokio_postgres::Client;
 
-use crate::promises::secrets::believed;
 use crate::support::{
-    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, endpoint, event,
-    holds, inconsistencies, settled, value,
+    Gate, Received, Receiver, Relay, Reply, TestDatabase, attempted, attempts, believed, endpoint,
+    event, holds, inconsistencies, settled, value,
 };
 
 async fn relay_without_polling(database: &TestDatabase) -> Relay {

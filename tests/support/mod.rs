@@ -23,7 +23,7 @@ mod writer;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use command::posthaste;
+pub use command::{about, doctor, posthaste};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use inside::{run_inside, take_in_inside};
@@ -34,7 +34,7 @@ pub use rows::{
     Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
     make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
-pub use scripted::{After, Gate, Received, Reply, accept, give, read_request};
+pub use scripted::{After, Gate, Received, Reply, accept, believed, give, read_request};
 pub use sender::{Line, post};
 pub use server::Server;
 pub use standby::Standby;

@@ -8,6 +8,8 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use standardwebhooks::Webhook;
 use tokio::io::BufReader;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
@@ -55,6 +57,15 @@ pub struct Received {
     pub body: Vec<u8>,
     /// Which connection it came over, counted from 1.
     pub connection: u64,
+}
+
+/// Whether a receiver that holds this secret believes the request, by the reference library.
+pub fn believed(received: &Received, secret: &str) -> bool {
+    let header = |(name, value): &(String, String)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?))
+    };
+    let headers: HeaderMap = received.headers.iter().filter_map(header).collect();
+    Webhook::new(secret).is_ok_and(|webhook| webhook.verify(&received.body, &headers).is_ok())
 }
 
 /// Whether the connection may carry another request.
