@@ -40,22 +40,97 @@ create function posthaste_internal.are_delays(delays interval[]) returns boolean
      and (select bool_and(d between interval '1 s' and interval '30 days') from unnest(delays) d);
 comment on function posthaste_internal.are_delays is 'Whether these are 1 to 100 delays of 1 second to 30 days.';
 
--- What a constraint would only name is told in a sentence (check_endpoint, add_endpoint).
+-- As the relay reads a host (src/outbound/target.rs, WHATWG's rules), but for what only the tables of IDNA tell.
+create function posthaste_internal.host_problem(host text) returns text
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  name text;
+  part text;
+  base integer;
+  digits text;
+  value numeric;
+  parts text[];
+begin
+  if host like '[%' then
+    begin
+      if host ~ '^\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]$' then
+        perform substr(host, 2, length(host) - 2)::inet;
+        return null;
+      end if;
+    exception when invalid_text_representation then
+      null;
+    end;
+    return format('the host %s is no IPv6 address: write one like [2001:db8::1]', host);
+  end if;
+  begin
+    select convert_from(decode(string_agg(case when m[1] ~ '^%.' then substr(m[1], 2) else encode(convert_to(m[1], 'UTF8'), 'hex') end,
+                                          '' order by n), 'hex'), 'UTF8')
+      into name
+      from regexp_matches(host, '%[0-9A-Fa-f]{2}|.', 'g') with ordinality r(m, n);
+  exception when character_not_in_repertoire or untranslatable_character then
+    return format('the host %s is not UTF-8 once %% and two digits are read as a byte', host);
+  end;
+  -- A full stop of East Asia parts labels too; a soft hyphen and its like are passed over.
+  name := translate(lower(normalize(name, NFKC)), chr(12290) || chr(173) || chr(8203) || chr(8288) || chr(65279), '.');
+  if name = '' then
+    return 'the url names no host: write one like https://hooks.example.com/';
+  elsif name ~ '[\x01-\x20"#%/:<>?@[\\\]^`{|}\x7f-\x9f\ufffd]' then
+    return format('the host %s has a character in it that no host name has', host);
+  elsif name ~ '(^|\.)xn--(\.|$)' then
+    return format('the host %s has a label in it that is Punycode of nothing', host);
+  elsif name ~ '(^|\.)([0-9]+|0x[0-9a-f]*)\.?$' then
+    -- A host that ends in a number is an IPv4 address, in any of its old spellings, or nothing.
+    parts := string_to_array(regexp_replace(name, '\.$', ''), '.');
+    for n in 1 .. cardinality(parts) loop
+      part := parts[n];
+      base := case when part like '0x%' then 16 when part like '0_%' then 8 else 10 end;
+      digits := ltrim(case base when 16 then substr(part, 3) else part end, '0');
+      select coalesce(sum((strpos('0123456789abcdef', d) - 1) * base::numeric ^ (length(digits) - place)), 0) into value
+        from regexp_split_to_table(left(digits, 12), '') with ordinality r(d, place);
+      if part = '' or length(digits) > 11 or cardinality(parts) > 4
+         or digits !~ (case base when 16 then '^[0-9a-f]*$' when 8 then '^[0-7]*$' else '^[0-9]*$' end)
+         or value >= (case when n < cardinality(parts) then 256 else 256::numeric ^ (5 - n) end) then
+        return format('the host %s ends in a number and is no IPv4 address', host);
+      end if;
+    end loop;
+  end if;
+  return null;
+end $$;
+comment on function posthaste_internal.host_problem is 'What is wrong with the host of a URL, in a sentence. Null: nothing.';
+
+-- A constraint can only be named; check_endpoint and add_endpoint answer with these sentences.
 create function posthaste_internal.url_problem(url text) returns text
-  language sql immutable parallel safe
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  authority constant text := substring(url from '^[^:]*://([^/?#]*)');
+  place constant text[] := regexp_match(authority, '^(\[[^]]*\]|[^]:[]*)(?::([^:]*))?$');
+  port constant text := ltrim(place[2], '0');
+  target constant text := substring(url from '^[^:]*://[^/?#]*([^#]*)');
+begin
   return case
     when url is null or url = '' then 'an endpoint needs a url: http or https, a host, and what follows'
     when octet_length(url) > 4096 then format('the url has %s bytes; 4096 are the most', octet_length(url))
     when url ~ '\s' then format('the url %L has white space in it: write %%20 for a space', url)
     when url !~* '^https?://' then format('the url %L is neither http:// nor https://', url)
-    when url !~* '^https?://[^\s/?#]+' then format('the url %L names no host', url)
-    when url ~ '^[^/]*//[^/?#]*@' then 'the url has a user or a password in it: put an Authorization header into headers'
+    when authority = '' then format('the url %L names no host', url)
+    when authority ~ '@' then 'the url has a user or a password in it: put an Authorization header into headers'
     when url ~ '[\\[:cntrl:]]' then 'the url has a backslash or a control character in it'
+    when place is null then
+      format('the url''s %s is no host with a port: write it like hooks.example.com:8443 or [2001:db8::1]:8443', authority)
+    when place[2] <> '' and (place[2] !~ '^[0-9]+$' or port = '' or length(port) > 5 or port > '65535' and length(port) = 5) then
+      format('the url''s port %s is no number of 1 to 65535', place[2])
+    when octet_length(target) * 3 - 2 * length(regexp_replace(target, '[^\x01-\x7f]', '', 'g')) > 4096 then
+      'the url has more than 4096 bytes once it is percent-encoded, and 4096 are the most'
+    else posthaste_internal.host_problem(place[1])
   end;
+end $$;
 comment on function posthaste_internal.url_problem is 'What is wrong with the URL of an endpoint, in a sentence. Null: nothing.';
 
--- A predicate ($.total > 1) always yields one truth value, and would match everything. A path with
--- several ** takes time that grows with a power of the payload. A variable has no value here.
+-- A predicate ($.total > 1) always yields one truth value, and $, $.type() or 1 always yield something: they would
+-- match every event. A path with several ** takes time that grows with a power of the payload. A variable has no
+-- value here.
 create function posthaste_internal.filter_problem(filter jsonpath) returns text
   language plpgsql immutable parallel safe
   set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
@@ -73,6 +148,13 @@ begin
            cross join lateral (select count(*), min(jsonb_typeof(item)) as kind
                                  from jsonb_path_query_tz(sample, filter, silent => true) item) found) then
     return format('the filter %s is true or false, so it always yields something: write it as $ ? (…), like $ ? (@.total_cents > 100000)', filter);
+  -- Only what has no condition that asks about the payload: $ ? (!exists(@.test)) yields something for all of these, and
+  -- means what it says.
+  elsif bare !~ '\$'
+        or (bare !~ '\?' or bare !~ '@' and bare !~ '\$.*\$')
+           and (select bool_and(jsonb_path_exists_tz(sample, filter, silent => true) is true)
+                  from unnest(array['null', 'true', '1', '"x"', '{}', '[]']::jsonb[]) sample) then
+    return format('the filter %s does not ask about the payload, so it matches every event or none: write it as $ ? (…), like $ ? (@.total_cents > 100000), or leave it out', filter);
   end if;
   return null;
 exception when others then

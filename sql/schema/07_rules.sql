@@ -1,5 +1,19 @@
 -- Rules: what an operator wants done about an outcome.
 
+-- As in src/model/outcome.rs: the phases that may time out, the causes of a failure, the refusals.
+create function posthaste_internal.causes() returns text[]
+  language sql immutable parallel safe
+  return array['resolve', 'connect', 'tls', 'headers',
+               'dns', 'connection_refused', 'reset', 'closed', 'no_route', 'tls_expired', 'tls_wrong_name', 'tls_unknown_issuer',
+               'protocol', 'proxy', 'io',
+               'forbidden_address', 'not_https', 'bad_endpoint', 'bad_event', 'fault'];
+comment on function posthaste_internal.causes is 'Every cause that an attempt may have.';
+
+create function posthaste_internal.is_cause(words text) returns boolean
+  language sql immutable strict parallel safe
+  return (select bool_or(cause = words or starts_with(cause, words || '_')) from unnest(posthaste_internal.causes()) cause);
+comment on function posthaste_internal.is_cause is 'Whether this is a cause, or the first words of several.';
+
 create table posthaste.rules (
   id           bigint  generated always as identity primary key,
   name         text    not null unique,
@@ -19,10 +33,11 @@ create table posthaste.rules (
     check (action in ('retry', 'dead', 'disable_endpoint', 'delete_endpoint', 'delivered')),
   constraint outcome_is_known
     check (outcome in ('answered', 'timed_out', 'unreachable', 'refused')),
+  constraint cause_is_known check (posthaste_internal.is_cause(cause)),
   constraint status_is_within_100_to_999 check (status <@ int4range(100, 1000) and not isempty(status)),
   constraint status_is_not_of_2xx_alone check (not status <@ int4range(200, 300)),
   constraint status_goes_with_outcome_answered check (status is null or coalesce(outcome, 'answered') = 'answered'),
-  constraint host_is_a_name_or_star_dot_suffix check (host ~ '^(\*\.)?[^\s*/:@]+$'),
+  constraint host_is_a_name_or_star_dot_suffix check (host ~ '^(\*\.)?[^\s*/:@.,][^\s*/:@,]*(,(\*\.)?[^\s*/:@.,][^\s*/:@,]*)*$'),
   constraint event_type_is_a_subscription check (event_type is null or posthaste_internal.are_subscriptions(array[event_type])),
   constraint body_pattern_is_at_most_1024_characters check (length(body_pattern) between 1 and 1024),
   constraint at_least_one_condition
@@ -35,10 +50,10 @@ comment on column posthaste.rules.name is 'Shown in attempts.reason when the rul
 comment on column posthaste.rules.priority is 'Lower comes first.';
 comment on column posthaste.rules.enabled is 'Whether it is asked.';
 comment on column posthaste.rules.preset is 'The set it was loaded with: shipped, keygen, or custom.';
-comment on column posthaste.rules.host is 'The endpoint''s host: a name, or *.suffix for every name under it.';
+comment on column posthaste.rules.host is 'The endpoint''s host: a name, or *.suffix for every name under it; several with commas between.';
 comment on column posthaste.rules.status is 'The response status, as a range: [500,600).';
 comment on column posthaste.rules.outcome is 'answered, timed_out, unreachable or refused.';
-comment on column posthaste.rules.cause is 'The outcome''s cause, as in attempts: dns, headers, tls_expired, …';
+comment on column posthaste.rules.cause is 'The outcome''s cause, as in attempts: dns, headers, tls_expired, …; or the first words of several: tls stands for tls_expired too.';
 comment on column posthaste.rules.body_pattern is
   'Regular expression that the kept part of the response body must contain; (?i) for any case. A dot matches a line break too.';
 comment on column posthaste.rules.event_type is 'A subscription that the event''s type must match.';
@@ -60,6 +75,18 @@ declare
   repeats numeric;
   wrong text;
 begin
+  if new.outcome not in ('answered', 'timed_out', 'unreachable', 'refused') then
+    raise exception 'rule %: outcome % is not known: write answered, timed_out, unreachable or refused', new.name, new.outcome
+      using errcode = 'check_violation', constraint = 'outcome_is_known';
+  elsif not posthaste_internal.is_cause(new.cause) then
+    raise exception 'rule %: cause % is not known: write one of %', new.name, new.cause,
+                    array_to_string(posthaste_internal.causes(), ', ')
+      using errcode = 'check_violation', constraint = 'cause_is_known';
+  elsif new.action not in ('retry', 'dead', 'disable_endpoint', 'delete_endpoint', 'delivered') then
+    raise exception 'rule %: action % is not known: write retry, dead, disable_endpoint, delete_endpoint or delivered',
+                    new.name, new.action
+      using errcode = 'check_violation', constraint = 'action_is_known';
+  end if;
   begin
     perform '' ~ new.body_pattern;
   exception when invalid_regular_expression then
@@ -88,7 +115,7 @@ begin
   return new;
 end $$;
 comment on function posthaste_internal.check_rule is
-  'Refuses a rule whose body_pattern the relay cannot match, or would read otherwise than PostgreSQL, by its name.';
+  'Refuses a rule that the relay could not read, or would read otherwise than PostgreSQL, by its name and in a sentence.';
 
 create trigger rules_are_checked
   before insert or update on posthaste.rules

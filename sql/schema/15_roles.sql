@@ -37,7 +37,8 @@ declare
     'usage on sequence posthaste.revision',
     -- What the checks, triggers and the index of these tables call.
     'execute on function posthaste_internal.are_subscriptions, posthaste_internal.are_endpoint_headers,
-       posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.filter_problem,
+       posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.host_problem,
+       posthaste_internal.filter_problem, posthaste_internal.causes, posthaste_internal.is_cause,
        posthaste_internal.route_keys, posthaste_internal.generate_secret',
     'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
        posthaste.rotate_secret, posthaste.send_test, posthaste.retry, posthaste.retry_endpoint, posthaste.replay,
