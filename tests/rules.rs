@@ -253,7 +253,7 @@ async fn a_dead_tunnel_is_deleted_one_without_server_retried_and_one_that_times_
         (dead, "gone"),
         ("answered 404 retry", "flowing"),
         (
-            "answered 502 retry: rule 'copy of ngrok.io: nobody behind the tunnel': answered 502",
+            "answered 502 retry: rule 'copy of ngrok.io: no server behind the tunnel': answered 502",
             "flowing",
         ),
         ("answered 504 dead: rule 'copy of ngrok.io: timed out': answered 504", "disabled"),

@@ -1,4 +1,4 @@
--- renew: a relay's heartbeat, and what it finds out by it. Called by store::relays::Lease::renew.
+-- renew: a relay's heartbeat, and the state of the other relays and the rules. Called by store::relays::Lease::renew.
 -- Index: relays_pkey. Locks: its own row; for the statement, the locks of relays that are dead.
 --
 -- $1 relay  $2 when it registered  $3 claims held  $4 seconds after which a heartbeat is too old
@@ -16,4 +16,4 @@ select exists (select from mine) as held,
        (select case when is_called then last_value else 0 end from posthaste.rules_revision) as rules_revision,
        (select coalesce(array_agg(id), '{}') from other where is_heard) as others,
        exists (select from other
-                where not is_heard or (has_session and pg_try_advisory_xact_lock(1885893228, id))) as somebody_is_dead
+                where not is_heard or (has_session and pg_try_advisory_xact_lock(1885893228, id))) as a_relay_is_dead

@@ -12,7 +12,7 @@ create function posthaste_internal.are_subscriptions(patterns text[]) returns bo
 comment on function posthaste_internal.are_subscriptions is
   'Whether these are at most 1,000 subscriptions: *, order.* or order.paid.';
 
--- The relay leaves out the same names (src/relay): what cannot be sent is refused where it is written.
+-- The relay leaves out the same names (src/relay), so the table refuses headers that it would never send.
 -- Receivers that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
 create function posthaste_internal.are_endpoint_headers(headers jsonb) returns boolean
   language sql immutable strict parallel safe
@@ -180,7 +180,7 @@ create table posthaste.endpoints (
   max_concurrency integer,
   rate_limit      double precision,
   ordered         boolean     not null default false,
-  on_dead    text        not null default 'block',
+  on_dead         text        not null default 'block',
   description     text,
   metadata        jsonb       not null default '{}',
   revision        bigint      not null default nextval('posthaste.revision'),
@@ -218,11 +218,11 @@ comment on column posthaste.endpoints.tenant is 'Gets this tenant''s events only
 comment on column posthaste.endpoints.filter is
   'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false. Where it fails on a payload, the event is not owed, and explain says so.';
 comment on column posthaste.endpoints.enabled is
-  'Whether it is sent to. While false what is pending waits, and hold says what becomes of events that come.';
+  'Whether the relay sends to it. While false, pending deliveries wait, and hold says what becomes of new events.';
 comment on column posthaste.endpoints.hold is
-  'What becomes of events that come while it is disabled. True: they are kept and wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
+  'Decides about events that come while it is disabled. True: they wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
 comment on column posthaste.endpoints.disabled_at is 'Since when it has been disabled.';
-comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabled, and by whom.';
+comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabled, and by which role.';
 comment on column posthaste.endpoints.body_format is
   'standard {"type","timestamp","data"}, event_payload {"event","payload"}, raw (the payload alone; one that is a text, under the content-type that the event''s headers name) or cloudevents (structured mode).';
 comment on column posthaste.endpoints.headers is
@@ -242,7 +242,7 @@ comment on column posthaste.endpoints.revision is 'Changes with every change of 
 comment on column posthaste.endpoints.created_at is 'When it was added.';
 comment on column posthaste.endpoints.updated_at is 'When it was last changed.';
 comment on column posthaste.endpoints.on_dead is
-  'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits until somebody calls retry, cancel or unblock) or skip (the next one follows).';
+  'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits for a call of retry, cancel or unblock) or skip (the next one follows).';
 comment on column posthaste.endpoints.changed_in is
   'The transaction that changed it last, whatever savepoints it had. Not yours to set.';
 
@@ -252,7 +252,7 @@ create function posthaste_internal.route_keys(tenant text, subscriptions text[])
   language sql immutable parallel safe
   return (select array_agg(coalesce(route_keys.tenant, '') || ' ' || p) from unnest(subscriptions) p);
 comment on function posthaste_internal.route_keys is
-  'What an endpoint is found by when events are routed: its tenant (empty for every tenant) and each of its subscriptions.';
+  'The keys by which routing finds an endpoint: its tenant (empty for every tenant) and each of its subscriptions.';
 
 -- The keys of an event, by a function that keeps its plan.
 --
@@ -289,12 +289,12 @@ comment on function posthaste_internal.route_keys_of_event is
 create index endpoints_by_route on posthaste.endpoints
   using gin (posthaste_internal.route_keys(tenant, subscriptions)) with (fastupdate = off);
 
--- Whatever a filter raises is its endpoint's affair: routing serves all of them in one statement.
+-- An error of a filter concerns its endpoint alone: routing serves all endpoints in one statement.
 -- (A statement that is cancelled or times out is not caught.)
 create function posthaste_internal.filter_matches(payload json, filter jsonpath) returns boolean
   language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 begin
-  -- Null: it failed, and was told to be silent.
+  -- Null: the filter failed, silently.
   return coalesce(jsonb_path_exists_tz(payload::jsonb, filter, silent => true), false);
 exception when others then
   return false;
@@ -370,9 +370,9 @@ create table posthaste.endpoint_secrets (
            or secret ~ '^whsk_([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)$')
 );
 comment on table posthaste.endpoint_secrets is
-  'Signing secrets, several per endpoint while one replaces another: all that have not expired sign. Readable by the relay''s role alone.';
+  'Signing secrets, several per endpoint while one replaces another: all that have not expired sign. Only the owner and the relay''s role read them.';
 comment on column posthaste.endpoint_secrets.id is 'Number of the secret.';
-comment on column posthaste.endpoint_secrets.endpoint_id is 'Whose requests it signs.';
+comment on column posthaste.endpoint_secrets.endpoint_id is 'The endpoint whose requests it signs.';
 comment on column posthaste.endpoint_secrets.secret is
   'whsec_ and base64 of 24 to 75 bytes (HMAC-SHA256, v1), or whsk_ and base64 of an ed25519 seed, with or without its public key (v1a).';
 comment on column posthaste.endpoint_secrets.created_at is 'When it was added.';
@@ -471,10 +471,10 @@ comment on column posthaste.endpoint_health.recent_successes is
 comment on column posthaste.endpoint_health.recent_failures is 'Failed attempts, weighed likewise.';
 comment on column posthaste.endpoint_health.recent_duration_ms is
   'Sum of the attempts'' durations in milliseconds, weighed likewise.';
-comment on column posthaste.endpoint_health.updated_at is 'When the row was last written, and what ages refer to.';
+comment on column posthaste.endpoint_health.updated_at is 'When the row was last written: ages refer to this moment.';
 comment on column posthaste.endpoint_health.consecutive_rejections is
   'Attempts since the last success that were answered with 4xx (but 408, 410, 425 and 429, which are failures).';
 comment on column posthaste.endpoint_health.trouble is
-  'What pauses it: failing; rejecting (it answers 4xx to all it is sent); refused (by the relay''s own settings). Null while it flows.';
+  'The reason for its pause: failing; rejecting (it answers 4xx to every request); refused (by the relay''s own settings). Null while it flows.';
 comment on column posthaste.endpoint_health.reason is
-  'Why it is paused, in words: what came last, or the setting that would open it.';
+  'Why it is paused, in words: the last answer or error, or the setting that would open it.';

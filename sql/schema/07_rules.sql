@@ -1,4 +1,4 @@
--- Rules: what an operator wants done about an outcome.
+-- Rules: how an operator wants outcomes handled.
 
 -- As in src/model/outcome.rs: the phases that may time out, the causes of a failure, the refusals.
 create function posthaste_internal.causes() returns text[]
@@ -44,11 +44,11 @@ create table posthaste.rules (
     check (num_nonnulls(host, status, outcome, cause, body_pattern, event_type) > 0)
 );
 comment on table posthaste.rules is
-  'What to do when an outcome looks like this. Of the enabled rules whose every condition holds, the one with the lowest priority number decides; a 2xx is delivered before any rule is asked.';
+  'Exceptions from the default verdict. Of the enabled rules whose every condition holds, the one with the lowest priority number decides; a 2xx is delivered before any rule is asked.';
 comment on column posthaste.rules.id is 'Number of the rule; breaks ties of priority.';
 comment on column posthaste.rules.name is 'Shown in attempts.reason when the rule decided.';
 comment on column posthaste.rules.priority is 'Lower comes first.';
-comment on column posthaste.rules.enabled is 'Whether it is asked.';
+comment on column posthaste.rules.enabled is 'Whether the relay asks it.';
 comment on column posthaste.rules.preset is 'The set it was loaded with: shipped, keygen, or custom.';
 comment on column posthaste.rules.host is 'The endpoint''s host: a name, or *.suffix for every name under it; several with commas between.';
 comment on column posthaste.rules.status is 'The response status, as a range: [500,600).';
@@ -64,9 +64,9 @@ comment on column posthaste.rules.description is 'For people.';
 create function posthaste_internal.check_rule() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
-  -- The relay matches with an engine of its own (Rust's regex), which no body can make run for ever. What
-  -- PostgreSQL reads otherwise (\b, \x41, \<, (?m), [[:<:]], a brace that is no bound) or it does not know (look-around,
-  -- back-references) is refused by leaving it out here.
+  -- The relay matches with Rust's regex, which no body can make run for ever. These patterns leave out what PostgreSQL
+  -- reads otherwise (\b, \x41, \<, (?m), [[:<:]], a brace that is no bound) and what regex does not know (look-around,
+  -- back-references).
   escape constant text := '\\[dDwWsSntrfv]|\\[!-/:;=?@[-`{-~]';
   class  constant text := '\[\^?([^][\\&~-]|-(?!-)|&(?!&)|~(?!~)|' || escape
     || '|\[:(alnum|alpha|blank|cntrl|digit|graph|lower|print|punct|space|upper|xdigit):\])+\]';
@@ -99,7 +99,7 @@ begin
       else 'has something that the relay''s engine does not know or reads otherwise' end;
   end if;
   if wrong is null then
-    -- A repetition is compiled as often as it says, one within another as often as both say together.
+    -- A repetition is compiled as often as its bound says, a nested one as often as the product of both.
     select exp(sum(ln(greatest(coalesce(nullif(b[2], ''), b[1])::numeric, 1)))) into repeats
       from regexp_matches(regexp_replace(new.body_pattern, '\\.', '', 'g'), '\{([0-9]+)(?:,([0-9]*))?\}', 'g') b;
     if length(new.body_pattern) * coalesce(repeats, 1) > 2000 then
@@ -122,7 +122,7 @@ create trigger rules_are_checked
   for each row execute function posthaste_internal.check_rule();
 
 create sequence posthaste.rules_revision;
-comment on sequence posthaste.rules_revision is 'Moves with every change of posthaste.rules; relays look at it with each heartbeat.';
+comment on sequence posthaste.rules_revision is 'Moves with every change of posthaste.rules; relays read it with each heartbeat.';
 
 create function posthaste_internal.touch_rules() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -138,8 +138,8 @@ create trigger rules_touch_their_revision
 
 -- ── presets ────────────────────────────────────────────────────────────────────────────────────────
 
--- The rules that come with Posthaste, in presets that one call loads or removes. They are rows:
--- change, disable or delete them as you like.
+-- Posthaste's own rules come in presets that one call loads or removes. They are rows: operators may change, disable
+-- or delete them.
 
 -- A rule may belong to several presets; it is in the table once.
 create function posthaste_internal.rules_of_presets()
@@ -152,12 +152,12 @@ begin atomic
     from (values ('shipped'), ('keygen')) p(preset)
     cross join (values ('ngrok.io'), ('ngrok.app'), ('ngrok.dev'), ('ngrok-free.app'), ('ngrok-free.dev')) d(domain)
     cross join (values
-      -- "Tunnel x.ngrok.io not found" is the old page, the others are on today's. A developer's own
-      -- 404 behind a living tunnel says neither.
+      -- "Tunnel x.ngrok.io not found" is the old page, the others are on today's. A developer's own 404 behind a living
+      -- tunnel says neither.
       ('no tunnel', 20, '[404,405)'::int4range, '(?i)tunnel .+ not found|endpoint .+ is offline|ERR_NGROK_3200',
        'delete_endpoint', 'A development tunnel that no longer exists.'),
-      ('nobody behind the tunnel', 30, '[502,503)', null,
-       'retry', 'The tunnel stands, the developer''s server does not run: it may come back.'),
+      ('no server behind the tunnel', 30, '[502,503)', null,
+       'retry', 'The tunnel stands, and the developer''s server does not run: it may come back.'),
       ('timed out', 30, '[504,505)', null, 'disable_endpoint', 'The tunnel is dead.')
     ) t(name, priority, status, body_pattern, action, description)
   union all
@@ -210,7 +210,7 @@ declare
   removed integer;
 begin
   perform posthaste_internal.check_preset(preset);
-  -- What another loaded preset has as well is that one's from now on.
+  -- A rule that another loaded preset has as well belongs to that one from now on.
   update posthaste.rules r set preset = p.preset
     from posthaste_internal.rules_of_presets() p
    where r.preset = unload_rules.preset and p.name = r.name and p.preset <> unload_rules.preset
