@@ -384,7 +384,20 @@ async fn the_table_takes_the_causes_and_hosts_that_the_relay_reads() {
     let client = database.client().await;
     let known = Phase::ALL.map(Phase::as_str).into_iter().chain(Cause::ALL.map(Cause::as_str));
     let known = known.chain(Refusal::ALL.map(Refusal::as_str)).collect::<Vec<_>>();
-    let odd = ["no", "not", "tls_", "tl", "connection", "bad", "forbidden", "", "DNS", "dns ", "tls_expried", "timed_out"];
+    let odd = [
+        "no",
+        "not",
+        "tls_",
+        "tl",
+        "connection",
+        "bad",
+        "forbidden",
+        "",
+        "DNS",
+        "dns ",
+        "tls_expried",
+        "timed_out",
+    ];
     for (n, cause) in known.iter().chain(&odd).enumerate() {
         let row = rule(&format!("cause {n}"), "dead").with("cause", *cause);
         let stored = client.query(&row.sql(), &[]).await.map(drop);
@@ -396,7 +409,23 @@ async fn the_table_takes_the_causes_and_hosts_that_the_relay_reads() {
         assert_eq!(stored.is_ok(), read.is_ok(), "{cause:?}: {stored:?}");
         assert!(read.is_ok() || !known.contains(cause), "{cause}");
     }
-    let hosts = ["a.example", "*.example", "A.EXAMPLE", "a.example,*.b.example", ".example", "*..example", "*", "*.", "a*", "", "a.example,", ",a", "a/b", "a@b", "a b"];
+    let hosts = [
+        "a.example",
+        "*.example",
+        "A.EXAMPLE",
+        "a.example,*.b.example",
+        ".example",
+        "*..example",
+        "*",
+        "*.",
+        "a*",
+        "",
+        "a.example,",
+        ",a",
+        "a/b",
+        "a@b",
+        "a b",
+    ];
     for (n, host) in hosts.iter().enumerate() {
         let row = rule(&format!("host {n}"), "dead").with("host", *host);
         let stored = client.query(&row.sql(), &[]).await.map(drop);

@@ -16,4 +16,4 @@ select exists (select from mine) as held,
        (select case when is_called then last_value else 0 end from posthaste.rules_revision) as rules_revision,
        (select coalesce(array_agg(id), '{}') from other where is_heard) as others,
        exists (select from other
-                where not is_heard or (has_session and pg_try_advisory_xact_lock(1885893228, id))) as a_relay_is_dead
+                where not is_heard or (has_session and pg_try_advisory_xact_lock(1885893228, id))) as somebody_is_dead

@@ -73,7 +73,7 @@ begin
   end;
   -- A full stop of East Asia parts labels too; a soft hyphen and its like are passed over.
   name := translate(lower(normalize(name, NFKC)), chr(12290) || chr(173) || chr(8203) || chr(8288) || chr(65279), '.');
-  if name = '' then
+  if coalesce(name, '') = '' then
     return 'the url names no host: write one like https://hooks.example.com/';
   elsif name ~ '[\x01-\x20"#%/:<>?@[\\\]^`{|}\x7f-\x9f\ufffd]' then
     return format('the host %s has a character in it that no host name has', host);
