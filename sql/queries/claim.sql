@@ -1,6 +1,8 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
--- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
--- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that others hold are skipped.
+-- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary
+-- key, one partition per row.
+-- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that
+-- others hold are skipped.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room

@@ -1,4 +1,5 @@
--- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by store::health::note_health.
+-- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by
+-- store::health::note_health.
 -- Index: endpoint_health_pkey. Locks: the endpoints' health rows, by id.
 -- The counts fade with e^(-age/1 h), so the last hour's rate needs no scan of attempts.
 --

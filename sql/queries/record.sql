@@ -8,7 +8,8 @@
 --
 -- $1 relay  $2 now (null: the database's clock)
 -- Then arrays, the n-th element of each for the n-th result. None holds a null, so that the n-th element is found at
--- once; another value stands for it. Unnesting all arrays keeps a tuple store for each: 2 µs a result more (*measured*).
+-- once; another value stands for it. Unnesting all arrays keeps a tuple store for each: 2 µs a result more
+-- (*measured*).
 -- $3 events  $4 endpoints  $5 claim tokens  $6 milliseconds to the next attempt (-1: the delivery ends)
 -- $7 whether the delivery blocks its line  $8 numbers of the attempts  $9 milliseconds since they began
 -- $10 statuses (0: none)  $11 whether the body was truncated

@@ -1,4 +1,5 @@
--- release_orphans: releases claims that no relay knows of, and appends an interrupted attempt for each. Called by store::upkeep::release_orphans.
+-- release_orphans: releases claims that no relay knows of, and appends an interrupted attempt for each. Called by
+-- store::upkeep::release_orphans.
 -- Index: none for claimed_by, on purpose (see reap). One scan of deliveries.
 -- Locks: the deliveries released, which no relay will record.
 -- Such is a claim that was under way while its relay was reaped, since reap did not see it; and one that a standby

@@ -148,8 +148,8 @@ begin
            cross join lateral (select count(*), min(jsonb_typeof(item)) as kind
                                  from jsonb_path_query_tz(sample, filter, silent => true) item) found) then
     return format('the filter %s is true or false, so it always yields something: write it as $ ? (…), like $ ? (@.total_cents > 100000)', filter);
-  -- Only what has no condition that asks about the payload: $ ? (!exists(@.test)) yields something for all of these, and
-  -- means what it says.
+  -- Only paths without a condition on the payload: $ ? (!exists(@.test)) yields something for all of these samples,
+  -- and is right.
   elsif bare !~ '\$'
         or (bare !~ '\?' or bare !~ '@' and bare !~ '\$.*\$')
            and (select bool_and(jsonb_path_exists_tz(sample, filter, silent => true) is true)
