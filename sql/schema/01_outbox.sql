@@ -48,11 +48,11 @@ comment on table posthaste.outbox is
 comment on column posthaste.outbox.id is
   'Number of the event, given by the database. Not the application''s to set.';
 comment on column posthaste.outbox.event_type is
-  'What happened, in dotted words: order.paid. Endpoints subscribe to it by pattern. posthaste.* is kept for the relay''s own events.';
+  'The kind of event, in dotted words: order.paid. Endpoints subscribe to it by pattern. posthaste.* is kept for the relay''s own events.';
 comment on column posthaste.outbox.payload is
   'The facts, kept and sent byte for byte as inserted (json, not jsonb). At most 16 MiB, unless posthaste.set_payload_limit said otherwise.';
 comment on column posthaste.outbox.tenant is
-  'Whose event it is, in at most 256 characters: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
+  'The tenant that the event belongs to, in at most 256 characters: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
 comment on column posthaste.outbox.ordering_key is
   'To endpoints that are ordered, events with the same key are delivered one after the other.';
 comment on column posthaste.outbox.idempotency_key is

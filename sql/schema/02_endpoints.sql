@@ -97,7 +97,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function posthaste_internal.host_problem is 'What is wrong with the host of a URL, in a sentence. Null: nothing.';
+comment on function posthaste_internal.host_problem is 'The fault of a URL''s host, in a sentence. Null: none.';
 
 -- A constraint can only be named; check_endpoint and add_endpoint answer with these sentences.
 create function posthaste_internal.url_problem(url text) returns text
@@ -126,7 +126,7 @@ begin
     else posthaste_internal.host_problem(place[1])
   end;
 end $$;
-comment on function posthaste_internal.url_problem is 'What is wrong with the URL of an endpoint, in a sentence. Null: nothing.';
+comment on function posthaste_internal.url_problem is 'The fault of an endpoint''s URL, in a sentence. Null: none.';
 
 -- A predicate ($.total > 1) always yields one truth value, and $, $.type() or 1 always yield something: they would
 -- match every event. A path with several ** takes time that grows with a power of the payload. A variable has no
@@ -160,7 +160,7 @@ begin
 exception when others then
   return format('the filter %s fails: %s', filter, sqlerrm);
 end $$;
-comment on function posthaste_internal.filter_problem is 'What is wrong with the filter of an endpoint, in a sentence. Null: nothing.';
+comment on function posthaste_internal.filter_problem is 'The fault of an endpoint''s filter, in a sentence. Null: none.';
 
 create table posthaste.endpoints (
   id              bigint      generated always as identity primary key,
@@ -216,7 +216,7 @@ comment on column posthaste.endpoints.subscriptions is
   'Event-type patterns, at least one: * (everything), order.* (order.paid, order.paid.eu), order.paid.';
 comment on column posthaste.endpoints.tenant is 'Gets this tenant''s events only. Null: every tenant''s.';
 comment on column posthaste.endpoints.filter is
-  'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false. Where it fails on a payload, the event is not owed, and explain says so.';
+  'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false; so is a path that asks nothing ($), since it matches every event. Where it fails on a payload, the event is not owed, and explain says so.';
 comment on column posthaste.endpoints.enabled is
   'Whether the relay sends to it. While false, pending deliveries wait, and hold says what becomes of new events.';
 comment on column posthaste.endpoints.hold is

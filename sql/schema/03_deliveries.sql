@@ -22,7 +22,7 @@ create table posthaste.deliveries (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.2,
         vacuum_truncate = off);
 comment on table posthaste.deliveries is
-  'What is owed now: one event to one endpoint. A row is deleted when the delivery ends; its last attempt is its record.';
+  'Live deliveries: each row is one event that is owed to one endpoint. A row is deleted when the delivery ends; its last attempt is its record.';
 comment on column posthaste.deliveries.event_id is 'The event owed.';
 comment on column posthaste.deliveries.endpoint_id is 'The endpoint it is owed to.';
 comment on column posthaste.deliveries.event_created_at is 'The event''s created_at, which names its partition.';

@@ -47,7 +47,7 @@ comment on column posthaste.attempts.headers_ms is 'From the first byte sent to 
 comment on column posthaste.attempts.body_ms is 'Reading the response body. Null: not reached.';
 comment on column posthaste.attempts.body_truncated is 'Whether the response body was longer than what is kept, or cut off.';
 comment on column posthaste.attempts.outcome is
-  'What happened on the wire: answered, timed_out, unreachable, refused (the relay would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
+  'The result on the wire: answered, timed_out, unreachable, refused (the relay would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
 comment on column posthaste.attempts.verdict is 'The decision: delivered, retry, dead, cancelled.';
 comment on column posthaste.attempts.cause is
   'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, bad_endpoint, bad_event: its headers are more than are sent; fault: a bug of the relay, …).';

@@ -260,7 +260,7 @@ begin
   return query
   with last as materialized (
     select distinct on (a.endpoint_id) a.*,
-           -- What came of it, in words.
+           -- The result in words.
            coalesce(a.reason || case when a.reason like 'gave up%'
                                      then ', ' || concat_ws(' ', a.outcome, a.cause, a.status) else '' end,
                     concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
@@ -312,7 +312,7 @@ begin
         case when e.enabled and h.paused_until is not null
              then format('endpoint paused until %s (%s)', h.paused_until,
                          coalesce(nullif(h.reason, ''), h.consecutive_failures || ' failures in a row'))
-                  -- What the relay's settings refuse is not sent sooner.
+                  -- An endpoint that the relay's settings refuse gets nothing sooner.
                   || case when h.trouble is distinct from 'refused'
                           then format(': posthaste.retry_endpoint(%s) sends now', e.id) else '' end end,
         case when d.blocked_at is not null
