@@ -4,8 +4,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use tokio_postgres::Client;
 
 use crate::support::{
-    Received, Receiver, Relay, Reply, TestDatabase, attempted, believed, event, settled, until,
-    value,
+    Receiver, Relay, Reply, TestDatabase, attempted, believed, event, settled, until, value,
 };
 
 /// 32 bytes: 0, 1, 2, … 31. Its public key is written out in [`PUBLIC_KEY`].
