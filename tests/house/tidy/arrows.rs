@@ -52,8 +52,8 @@ const PARTS: &[(&str, &[&str])] = &[
 /// The rooms of the relay from the ground up: each may use those that stand above it in this list.
 /// `relay/mod.rs` composes them and may use all.
 const ROOMS_OF_THE_RELAY: &[&str] = &[
-    "fault", "limits", "term", "database", "policy", "claims", "history", "ordering", "attempt",
-    "record", "health", "lane", "lease", "upkeep", "judged", "dispatch",
+    "fault", "limits", "term", "database", "policy", "effects", "claims", "history", "ordering",
+    "attempt", "ended", "lane", "record", "health", "lease", "upkeep", "judged", "dispatch",
 ];
 
 pub(super) fn is_in(module: &str, part: &str) -> bool {
