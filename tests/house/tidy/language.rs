@@ -58,7 +58,7 @@ fn can_be_wrapped(line: &str) -> bool {
 fn no_function_in_sql_takes_or_returns_the_row_of_a_table() {
     let sources = files("sql", "sql");
     let text: String =
-        sources.iter().flat_map(|source| source.code()).fold(String::new(), |text, (_, line)| {
+        sources.iter().flat_map(Source::code).fold(String::new(), |text, (_, line)| {
             text + line.split("--").next().unwrap_or_default() + "\n"
         });
     let tables: Vec<&str> = text
