@@ -11,7 +11,8 @@ const RUST_COLUMNS: usize = 100;
 const SQL_COLUMNS: usize = 120;
 
 fn commented() -> Vec<Source> {
-    [files("src", "rs"), files("tests", "rs"), files("sql", "sql")].into_iter().flatten().collect()
+    let rust = ["src", "tests", "benches"].into_iter().flat_map(|below| files(below, "rs"));
+    rust.chain(files("sql", "sql")).collect()
 }
 
 #[test]
