@@ -57,7 +57,7 @@ impl Hours {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_nobody_else_noticed() {
+async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_no_other_endpoint_noticed() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let (healthy, failing) = (Receiver::start().await, Receiver::start().await);

@@ -13,7 +13,7 @@ fn of_type(receiver: &Receiver, event_type: &str) -> usize {
 }
 
 #[tokio::test]
-async fn an_old_writer_and_an_old_reader_hold_up_nobody_and_are_not_passed_over() {
+async fn an_old_writer_and_an_old_reader_hold_up_no_other_event_and_are_not_passed_over() {
     const AT_A_TIME: usize = 500;
     let database = TestDatabase::new().await;
     let (client, writer) = (database.client().await, database.client().await);

@@ -9,7 +9,7 @@ const HEAD: &str = "POST /in/shop HTTP/1.1\r\nhost: x\r\ncontent-type: applicati
                     authorization: Bearer s3cret\r\n";
 
 #[tokio::test]
-async fn whoever_drips_bytes_is_cut_off_and_told_why() {
+async fn a_sender_that_drips_bytes_is_cut_off_and_told_why() {
     let database = TestDatabase::new().await;
     let relay = Relay::on(&database.url())
         .taking_in()
@@ -40,7 +40,7 @@ async fn whoever_drips_bytes_is_cut_off_and_told_why() {
 }
 
 #[tokio::test]
-async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
+async fn a_sender_that_shuts_its_half_after_its_request_hears_what_became_of_it() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let relay = Relay::on(&database.url()).taking_in().start().await;
@@ -205,7 +205,7 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_had_come_and_lets_nobody_else_in() {
+async fn a_stop_answers_what_had_come_and_lets_no_new_sender_in() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let mut relay = Relay::on(&database.url()).taking_in().start().await;

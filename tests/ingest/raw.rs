@@ -71,7 +71,7 @@ async fn githubs_webhook_still_verifies_behind_us() {
 }
 
 #[tokio::test]
-async fn what_is_signed_for_another_body_or_by_nobody_is_refused_at_the_door() {
+async fn what_is_signed_for_another_body_or_not_at_all_is_refused() {
     let database = TestDatabase::new().await;
     let schemes = ["github", "gitlab", "shopify", "slack", "standard", "stripe"];
     let secret = format!("whsec_{}", STANDARD.encode([7; 24]));

@@ -347,7 +347,7 @@ async fn a_commit_whose_answer_was_lost_is_one_event() {
 }
 
 #[tokio::test]
-async fn what_the_database_does_not_take_is_set_aside_and_holds_up_nobody() {
+async fn what_the_database_does_not_take_is_set_aside_and_holds_up_no_other_webhook() {
     let mut server = Server::start(&[]).await;
     let spool = tempfile::tempdir().unwrap();
     let strict = "alter table posthaste.outbox add constraint no_2 check (payload::text <> '2')";

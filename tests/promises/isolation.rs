@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_hanging_endpoint_holds_its_own_window_and_nobody_else() {
+async fn a_hanging_endpoint_holds_its_own_window_and_no_other() {
     const EVENTS: usize = 200;
     let database = TestDatabase::new().await;
     let client = database.client().await;

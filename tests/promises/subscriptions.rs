@@ -63,7 +63,7 @@ async fn an_endpoint_gets_what_it_subscribes_to_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_is_owed_is_counted() {
+async fn an_event_that_no_endpoint_is_owed_is_counted() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let receiver = Receiver::start().await;
