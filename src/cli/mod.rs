@@ -26,7 +26,7 @@ pub use receive::{ReceiveError, ReceiveOptions};
 pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
-    PrintMigrations { from: i32, form: migrate::Form },
+    PrintMigrations { from: i32, form: migrate::ScriptForm },
     Adopt { config: Box<Config>, hold: bool },
     Doctor { config: Box<Config>, as_json: bool },
     Health { url: String },
@@ -47,7 +47,8 @@ impl Work {
             Command::Run { migrate } => Self::Run { config: load()?, migrate },
             Command::Migrate { print: false, .. } => Self::Migrate { config: load()? },
             Command::Migrate { print: true, from, bare } => {
-                let form = if bare { migrate::Form::Bare } else { migrate::Form::Whole };
+                let form =
+                    if bare { migrate::ScriptForm::Bare } else { migrate::ScriptForm::Whole };
                 Self::PrintMigrations { from, form }
             }
             Command::Adopt { hold } => Self::Adopt { config: load()?, hold },

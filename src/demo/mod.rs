@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use self::check::Account;
-pub use self::check::Finding;
+pub use self::check::PromiseResult;
 use self::receiver::{Mood, Receiver};
 use self::screen::{Progress, Screen, TICK};
 use self::shop::{Ledger, Shop};
@@ -101,7 +101,7 @@ pub struct Report {
     pub rolled_back: usize,
     /// Webhooks accepted by the endpoints that are up, each counted once.
     pub delivered: usize,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<PromiseResult>,
     /// From the first line to the last.
     pub took_ms: u64,
 }
@@ -114,7 +114,7 @@ pub enum DemoError {
     #[error("run the endpoints")]
     Receiver(#[from] receiver::ReceiverError),
     #[error("run the relay")]
-    Relay(#[from] crate::sandbox::relay::RelayError),
+    Relay(#[from] crate::sandbox::relay::RelayProcessError),
     #[error("ask the database")]
     Database(#[from] tokio_postgres::Error),
     #[error("the demo broke {0} of its promises")]
@@ -299,7 +299,11 @@ impl Stage {
     }
 
     /// Step six: the witnesses are compared.
-    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<Vec<Finding>, DemoError> {
+    async fn check(
+        &self,
+        screen: &mut Screen,
+        ledger: &Ledger,
+    ) -> Result<Vec<PromiseResult>, DemoError> {
         screen.step("Was every promise kept? The shop, the endpoints and the database are asked.");
         let rows = self.client.query(ACCOUNTS, &[]).await?;
         let count = |row: &tokio_postgres::Row, column: &str| {

@@ -38,7 +38,7 @@ pub enum Mood {
 
 /// What one endpoint has accepted.
 #[derive(Debug, Clone, Default)]
-pub struct Inbox {
+pub struct OrderInbox {
     /// How often each webhook was accepted, by its `webhook-id`.
     pub accepted: HashMap<String, u32>,
     /// Event type and order number of each event accepted.
@@ -54,12 +54,12 @@ pub struct Inbox {
 pub struct Receiver {
     address: SocketAddr,
     nobody: TcpSocket,
-    shared: Arc<Shared>,
+    shared: Arc<DemoEndpoints>,
     _accepting: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct DemoEndpoints {
     endpoints: BTreeMap<String, (Mood, Mutex<State>)>,
 }
 
@@ -67,7 +67,7 @@ struct Shared {
 struct State {
     /// None: nothing is genuine yet.
     key: Option<hmac::Key>,
-    inbox: Inbox,
+    inbox: OrderInbox,
     failures_in_a_row: u32,
     failures_of: HashMap<String, u32>,
 }
@@ -85,11 +85,11 @@ pub enum ReceiverError {
 #[derive(Deserialize)]
 struct Webhook {
     r#type: String,
-    data: Order,
+    data: OrderData,
 }
 
 #[derive(Deserialize)]
-struct Order {
+struct OrderData {
     order_id: i64,
 }
 
@@ -107,7 +107,7 @@ impl Receiver {
         nobody.bind(any.into()).map_err(ReceiverError::Listen)?;
         let endpoints =
             moods.iter().map(|&(path, mood)| (path.to_owned(), (mood, Mutex::default()))).collect();
-        let shared = Arc::new(Shared { endpoints });
+        let shared = Arc::new(DemoEndpoints { endpoints });
         let mut accepting = JoinSet::new();
         accepting.spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { address, nobody, shared, _accepting: accepting })
@@ -144,9 +144,9 @@ impl Receiver {
 
     /// What an endpoint has accepted so far; empty for a path that is not served.
     #[must_use]
-    pub fn inbox(&self, path: &str) -> Inbox {
+    pub fn inbox(&self, path: &str) -> OrderInbox {
         let endpoint = self.shared.endpoints.get(path);
-        endpoint.map_or_else(Inbox::default, |(_, state)| locked(state).inbox.clone())
+        endpoint.map_or_else(OrderInbox::default, |(_, state)| locked(state).inbox.clone())
     }
 
     /// How many different webhooks an endpoint has accepted so far.
@@ -157,7 +157,7 @@ impl Receiver {
     }
 }
 
-impl Inbox {
+impl OrderInbox {
     /// Webhooks that were accepted more than once: sent again after a relay died, with the same id.
     #[must_use]
     pub fn duplicates(&self) -> usize {
@@ -194,7 +194,7 @@ enum Failure {
 }
 
 /// Until it is dropped.
-async fn serve(listener: Listener, shared: Arc<Shared>) {
+async fn serve(listener: Listener, shared: Arc<DemoEndpoints>) {
     let handler = move |taken| {
         let shared = Arc::clone(&shared);
         async move { answer(&taken, &shared).await }
@@ -202,7 +202,7 @@ async fn serve(listener: Listener, shared: Arc<Shared>) {
     listener.serve(BODY_MAX, handler, &Stopper::new()).await;
 }
 
-async fn answer(taken: &Taken, shared: &Shared) -> Answer {
+async fn answer(taken: &Taken, shared: &DemoEndpoints) -> Answer {
     let Some((mood, state)) = shared.endpoints.get(&taken.path) else {
         return Answer::Status(StatusCode::NOT_FOUND);
     };

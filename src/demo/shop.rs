@@ -97,7 +97,7 @@ struct TillClient {
     ledger: Arc<Mutex<Ledger>>,
 }
 
-struct Statements {
+struct ShopStatements {
     place: Statement,
     change: Statement,
     event: Statement,
@@ -122,7 +122,7 @@ impl TillClient {
         mut client: Client,
         open_for: Duration,
     ) -> Result<(), tokio_postgres::Error> {
-        let statements = Statements {
+        let statements = ShopStatements {
             place: client.prepare(PLACE_ORDER).await?,
             change: client.prepare(MOVE_ORDER).await?,
             event: client.prepare(WRITE_EVENT).await?,
@@ -146,7 +146,7 @@ impl TillClient {
     async fn take_order(
         &mut self,
         client: &mut Client,
-        statements: &Statements,
+        statements: &ShopStatements,
     ) -> Result<Option<Order>, tokio_postgres::Error> {
         let customer = CUSTOMERS[self.draw.usize(..CUSTOMERS.len())];
         let total_cents = self.draw.i32(100..20_000);
@@ -167,7 +167,7 @@ impl TillClient {
     async fn change(
         &self,
         client: &mut Client,
-        statements: &Statements,
+        statements: &ShopStatements,
         order: &Order,
         event_type: &str,
     ) -> Result<(), tokio_postgres::Error> {
@@ -187,7 +187,7 @@ impl TillClient {
 
 async fn write_event(
     transaction: &Transaction<'_>,
-    statements: &Statements,
+    statements: &ShopStatements,
     order: &Order,
     event_type: &str,
 ) -> Result<(), tokio_postgres::Error> {

@@ -41,7 +41,7 @@ use listener::Listener;
 use request::Handler;
 use source::Source;
 use spool::Spool;
-pub use spool::{Room as SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
+pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
 use tls::Tls;
 use writer::Writer;
 

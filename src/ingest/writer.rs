@@ -34,16 +34,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A webhook whose sender waits for an answer.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingRequest {
     pub(super) incoming: Incoming,
     pub(super) answer: oneshot::Sender<Result<Kept, Refused>>,
-    pub(super) place: Place,
-    pub(super) room: Room,
+    pub(super) place: RequestPermit,
+    pub(super) room: BytesPermit,
 }
 
 /// A place for a request, until it is kept.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct RequestPermit {
     _of_source: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
@@ -51,7 +51,7 @@ pub(super) struct Place {
 
 /// Room for the bytes of a body, until it is kept.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BytesPermit {
     bytes: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
@@ -90,7 +90,7 @@ enum Fate {
     Refused(StoreError),
 }
 
-impl Place {
+impl RequestPermit {
     pub(super) fn new(
         of_source: OwnedSemaphorePermit,
         of_all: OwnedSemaphorePermit,
@@ -101,13 +101,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.metrics.ingest.in_flight.decrement(1);
     }
 }
 
-impl Room {
+impl BytesPermit {
     pub(super) fn new(bytes: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
         Self { bytes, metrics: Arc::clone(metrics) }
     }
@@ -119,7 +119,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BytesPermit {
     fn drop(&mut self) {
         #[expect(clippy::cast_precision_loss, reason = "a body is far smaller than 2^53 bytes")]
         self.metrics.ingest.in_flight_bytes.decrement(self.bytes.num_permits() as f64);
@@ -150,7 +150,7 @@ impl Writer {
     }
 
     /// Keeps what comes until nothing more can.
-    pub(super) async fn keep(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+    pub(super) async fn keep(mut self, mut waiting: mpsc::Receiver<WaitingRequest>) {
         let mut came = Vec::with_capacity(self.batch);
         // At most one, beside what comes: if it went on only between two writes to the spool, those who send
         // all the while would never see it emptied.
@@ -193,7 +193,7 @@ impl Writer {
     }
 
     /// Stores or spools what came, and answers each.
-    async fn keep_all(&mut self, came: &mut Vec<Waiting>) {
+    async fn keep_all(&mut self, came: &mut Vec<WaitingRequest>) {
         while !came.is_empty() {
             let batch: Vec<_> =
                 came.drain(..as_many_as_fit(came, |waiting| waiting.incoming.size())).collect();
@@ -207,7 +207,7 @@ impl Writer {
         }
     }
 
-    async fn keep_batch(&mut self, batch: &[Waiting]) -> Vec<Result<Kept, Refused>> {
+    async fn keep_batch(&mut self, batch: &[WaitingRequest]) -> Vec<Result<Kept, Refused>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|waiting| &waiting.incoming).collect();
         if !self.spool_is_empty() {
             return self.spool_all(&incoming).await;

@@ -16,7 +16,7 @@ pub struct Share {
 
 /// What one relay may do at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
+pub struct EndpointShare {
     /// Requests at once; at least 1.
     pub max_concurrency: u32,
     /// Attempts a second.
@@ -52,7 +52,7 @@ impl Share {
         endpoint: EndpointId,
         max_concurrency: u32,
         rate_limit: Option<f64>,
-    ) -> Option<Part> {
+    ) -> Option<EndpointShare> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -64,7 +64,7 @@ impl Share {
         let turn =
             u64::from(self.position) + endpoint.rem_euclid(i64::from(self.relays)).unsigned_abs();
         let turn = u32::try_from(turn % u64::from(self.relays)).unwrap_or(0);
-        (turn < servers).then(|| Part {
+        (turn < servers).then(|| EndpointShare {
             max_concurrency: (max_concurrency.max(1) / servers)
                 + u32::from(turn < max_concurrency.max(1) % servers),
             rate_limit: rate_limit.map(|rate| rate / f64::from(servers)),
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_relay_alone_has_all_of_it() {
-        let all = Part { max_concurrency: 7, rate_limit: Some(0.5) };
+        let all = EndpointShare { max_concurrency: 7, rate_limit: Some(0.5) };
         assert_eq!(Share::ALONE.of(3, 7, Some(0.5)), Some(all));
         assert_eq!(Share::among(&[5], 5), Share::ALONE);
         assert_eq!(Share::among(&[], 5), Share::ALONE, "its row may not be there yet");

@@ -32,7 +32,7 @@ pub struct RelayProcess {
 
 /// Why the relay did not do as it should.
 #[derive(Debug, thiserror::Error)]
-pub enum RelayError {
+pub enum RelayProcessError {
     #[error("find the program that this is")]
     WhoAmI(#[source] std::io::Error),
     #[error("start `posthaste {command}`")]
@@ -53,15 +53,15 @@ pub enum RelayError {
 ///
 /// # Errors
 /// With all that it said, if it failed.
-pub async fn migrate(database_url: &str, directory: &Path) -> Result<(), RelayError> {
+pub async fn migrate(database_url: &str, directory: &Path) -> Result<(), RelayProcessError> {
     let mut command = posthaste("migrate", database_url, directory)?;
-    let start = |source| RelayError::Start { command: "migrate", source };
+    let start = |source| RelayProcessError::Start { command: "migrate", source };
     let output = command.output().await.map_err(start)?;
     if output.status.success() {
         return Ok(());
     }
     let said = [output.stdout, output.stderr].concat();
-    Err(RelayError::Migrate(String::from_utf8_lossy(&said).trim().to_owned()))
+    Err(RelayProcessError::Migrate(String::from_utf8_lossy(&said).trim().to_owned()))
 }
 
 impl RelayProcess {
@@ -69,8 +69,8 @@ impl RelayProcess {
     ///
     /// # Errors
     /// If it cannot be started, or is not ready in time.
-    pub async fn start(database_url: &str, directory: &Path) -> Result<Self, RelayError> {
-        let start = |source| RelayError::Start { command: "run", source };
+    pub async fn start(database_url: &str, directory: &Path) -> Result<Self, RelayProcessError> {
+        let start = |source| RelayProcessError::Start { command: "run", source };
         let address = free_address().map_err(start)?;
         let log = directory.join("relay.log");
         let file = File::options().create(true).append(true).open(&log).map_err(start)?;
@@ -93,33 +93,34 @@ impl RelayProcess {
     ///
     /// # Errors
     /// If it has ended already.
-    pub async fn kill(mut self) -> Result<(), RelayError> {
-        self.process.kill().await.map_err(RelayError::Signal)?;
-        self.watchdog.forget().map_err(RelayError::Signal)
+    pub async fn kill(mut self) -> Result<(), RelayProcessError> {
+        self.process.kill().await.map_err(RelayProcessError::Signal)?;
+        self.watchdog.forget().map_err(RelayProcessError::Signal)
     }
 
     /// SIGTERM, and waits for the orderly end.
     ///
     /// # Errors
     /// If it does not end in time, or not with success.
-    pub async fn stop(mut self) -> Result<(), RelayError> {
-        signal(self.pid, "TERM").map_err(RelayError::Signal)?;
+    pub async fn stop(mut self) -> Result<(), RelayProcessError> {
+        signal(self.pid, "TERM").map_err(RelayProcessError::Signal)?;
         let ended = tokio::time::timeout(STOPPED_WITHIN, self.process.wait()).await;
-        let status =
-            ended.map_err(|_elapsed| RelayError::WouldNotStop)?.map_err(RelayError::Signal)?;
-        self.watchdog.forget().map_err(RelayError::Signal)?;
+        let status = ended
+            .map_err(|_elapsed| RelayProcessError::WouldNotStop)?
+            .map_err(RelayProcessError::Signal)?;
+        self.watchdog.forget().map_err(RelayProcessError::Signal)?;
         if status.success() {
             return Ok(());
         }
-        Err(RelayError::StoppedBadly { status, log: self.last_log_lines() })
+        Err(RelayProcessError::StoppedBadly { status, log: self.last_log_lines() })
     }
 
-    async fn ready(&mut self) -> Result<(), RelayError> {
+    async fn ready(&mut self) -> Result<(), RelayProcessError> {
         let began = Clock.instant();
         while !self.says_ready().await {
-            let ended = self.process.try_wait().map_err(RelayError::Signal)?.is_some();
+            let ended = self.process.try_wait().map_err(RelayProcessError::Signal)?.is_some();
             if ended || Clock.since(began) > READY_WITHIN {
-                return Err(RelayError::NotReady(self.last_log_lines()));
+                return Err(RelayProcessError::NotReady(self.last_log_lines()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -144,8 +145,8 @@ fn posthaste(
     command: &'static str,
     database_url: &str,
     directory: &Path,
-) -> Result<Command, RelayError> {
-    let mut process = Command::new(std::env::current_exe().map_err(RelayError::WhoAmI)?);
+) -> Result<Command, RelayProcessError> {
+    let mut process = Command::new(std::env::current_exe().map_err(RelayProcessError::WhoAmI)?);
     process.arg(command).env_clear().env("DATABASE_URL", database_url);
     process.current_dir(directory).stdin(Stdio::null());
     Ok(process)

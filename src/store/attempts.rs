@@ -36,7 +36,7 @@ pub struct Attempt {
 
 /// Deliveries whose claim was still the caller's when they were recorded; for each, in how long the
 /// next of its line is due, where it was the head of one and somebody follows.
-pub type Held = HashMap<(EventId, EndpointId), Option<Duration>>;
+pub type RecordedDeliveries = HashMap<(EventId, EndpointId), Option<Duration>>;
 
 /// Records them, in one statement.
 ///
@@ -51,7 +51,7 @@ pub async fn record(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
-) -> Result<Held, StoreError> {
+) -> Result<RecordedDeliveries, StoreError> {
     let outcomes =
         Texts::of(attempts, |a| Some(a.outcome.as_ref().map_or("none", Outcome::kind)), Cow::from);
     let causes = Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause), Cow::from);
@@ -105,7 +105,7 @@ pub async fn record(
             ],
         )
         .await?;
-    let mut held = Held::with_capacity(rows.len());
+    let mut held = RecordedDeliveries::with_capacity(rows.len());
     for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
         let next = held.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();

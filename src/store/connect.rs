@@ -14,7 +14,7 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::{Identity, Known};
+use super::session::{Identity, KnownDatabase};
 use super::tls::{Check, client_config};
 use super::url::{self, Mode, Roots, Way};
 use super::{StoreError, answered};
@@ -24,7 +24,7 @@ use super::{StoreError, answered};
 pub struct Database {
     /// One for each host of the URL.
     hosts: Arc<[Config]>,
-    tls: Tls,
+    tls: DatabaseTls,
     /// For each host.
     connect_timeout: Duration,
     /// The host that was connected to last, tried first: while the others are away, they are not
@@ -35,12 +35,12 @@ pub struct Database {
     /// The way to sessions that are kept, if it is another.
     direct: Option<Box<Database>>,
     /// Which database that is.
-    known: Arc<Known>,
+    known: Arc<KnownDatabase>,
 }
 
 /// Whether and how connections are encrypted.
 #[derive(Clone)]
-enum Tls {
+enum DatabaseTls {
     Off,
     On(MakeRustlsConnect),
 }
@@ -48,14 +48,15 @@ enum Tls {
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// An open connection, which its driver polls.
-enum Opened {
+enum OpenConnection {
     Plain(Box<Connection<Socket, NoTlsStream>>),
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
 
 /// What a session's driver does: it must be polled for the client to work, and ends with it.
 /// The payloads of notifications are handed to the closure.
-pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+pub(super) type SessionDriver =
+    Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
 impl Database {
     /// Reads a `postgres://` URL or `keyword=value` string as libpq does. `ca_file` adds
@@ -91,11 +92,11 @@ impl Database {
         };
         config.ssl_mode(mode);
         let tls = if mode == SslMode::Disable {
-            Tls::Off
+            DatabaseTls::Off
         } else {
             let mut tls = client_config(check, roots)?;
             tls.enable_sni = sends_name;
-            Tls::On(MakeRustlsConnect::new(tls))
+            DatabaseTls::On(MakeRustlsConnect::new(tls))
         };
         let hosts = apart(&config);
         let (favourite, known) = (Arc::default(), Arc::default());
@@ -162,11 +163,11 @@ impl Database {
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
-    ) -> Result<(Client, Driver), StoreError> {
+    ) -> Result<(Client, SessionDriver), StoreError> {
         let (client, opened, address) = Box::pin(self.open()).await?;
         let mut driver = match opened {
-            Opened::Plain(connection) => drive(*connection, on_notification),
-            Opened::Encrypted(connection) => drive(*connection, on_notification),
+            OpenConnection::Plain(connection) => drive(*connection, on_notification),
+            OpenConnection::Encrypted(connection) => drive(*connection, on_notification),
         };
         let doing = "ask which database this is";
         tokio::select! {
@@ -181,7 +182,7 @@ impl Database {
     }
 
     /// Which database this way leads to, and insists on.
-    pub(super) fn known(&self) -> &Arc<Known> {
+    pub(super) fn known(&self) -> &Arc<KnownDatabase> {
         &self.known
     }
 
@@ -200,7 +201,7 @@ impl Database {
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
     /// itself: one that takes the connection and then says nothing is passed over as well.
-    async fn open(&self) -> Result<(Client, Opened, String), StoreError> {
+    async fn open(&self) -> Result<(Client, OpenConnection, String), StoreError> {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut failed = StoreError::SessionEnded;
         for place in (0..self.hosts.len()).map(|n| (favourite + n) % self.hosts.len()) {
@@ -233,15 +234,15 @@ impl Database {
         found.map(|found| host.clone().hostaddr(found.ip()).clone()).collect()
     }
 
-    async fn dial(&self, way: &Config) -> Result<(Client, Opened), tokio_postgres::Error> {
+    async fn dial(&self, way: &Config) -> Result<(Client, OpenConnection), tokio_postgres::Error> {
         Ok(match &self.tls {
-            Tls::Off => {
+            DatabaseTls::Off => {
                 let (client, connection) = way.connect(NoTls).await?;
-                (client, Opened::Plain(Box::new(connection)))
+                (client, OpenConnection::Plain(Box::new(connection)))
             }
-            Tls::On(tls) => {
+            DatabaseTls::On(tls) => {
                 let (client, connection) = way.connect(tls.clone()).await?;
-                (client, Opened::Encrypted(Box::new(connection)))
+                (client, OpenConnection::Encrypted(Box::new(connection)))
             }
         })
     }
@@ -252,8 +253,8 @@ impl Database {
         token: &tokio_postgres::CancelToken,
     ) -> Result<(), StoreError> {
         match &self.tls {
-            Tls::Off => token.cancel_query(NoTls).await,
-            Tls::On(tls) => token.cancel_query(tls.clone()).await,
+            DatabaseTls::Off => token.cancel_query(NoTls).await,
+            DatabaseTls::On(tls) => token.cancel_query(tls.clone()).await,
         }
         .map_err(StoreError::query("cancel waiting for the bell's lock"))
     }
@@ -324,7 +325,7 @@ impl std::fmt::Debug for Database {
 fn drive<S, T>(
     mut connection: Connection<S, T>,
     on_notification: impl Fn(&str) + Send + 'static,
-) -> Driver
+) -> SessionDriver
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,

@@ -58,12 +58,12 @@ impl Finding {
 }
 
 /// The session that is asked.
-struct Asked {
+struct Examination {
     client: Client,
     sessions: Sessions,
 }
 
-impl Asked {
+impl Examination {
     async fn rows(
         &self,
         sql: &'static str,
@@ -145,7 +145,7 @@ async fn look(
     });
     // Opened for the statements that follow, and not before: the database may end sessions that rest.
     let (client, driver) = database.session(|_| {}).await?;
-    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
     tokio::select! {
         result = inside(&asked, lease, rings, findings) => result,
         _ = driver => Err(StoreError::SessionEnded),
@@ -154,7 +154,7 @@ async fn look(
 
 /// What is in the database.
 async fn inside(
-    asked: &Asked,
+    asked: &Examination,
     lease: Duration,
     rings: bool,
     findings: &mut Vec<Finding>,
@@ -186,7 +186,7 @@ pub async fn endpoints(
 ) -> Result<Vec<(EndpointId, String)>, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let doing = "read where endpoints are";
-    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
     let parameters: [&(dyn ToSql + Sync); 1] = [&most];
     let rows = tokio::select! {
         rows = answered(doing, PATIENCE, asked.rows(ENDPOINTS, doing, &parameters)) => rows?,

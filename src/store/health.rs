@@ -45,7 +45,7 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
         .collect();
     let troubles: Vec<Option<&str>> = notes
         .iter()
-        .map(|note| note.health.trouble.as_ref().map(|trouble| trouble.fault.as_str()))
+        .map(|note| note.health.trouble.as_ref().map(|trouble| trouble.kind.as_str()))
         .collect();
     let reasons: Vec<Option<Cow<'_, str>>> = notes
         .iter()

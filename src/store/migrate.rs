@@ -137,7 +137,7 @@ pub async fn check(database: &Database) -> Result<i32, StoreError> {
 
 /// How a script of the migrations is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ScriptForm {
     /// A transaction for each migration.
     Whole,
     /// Without any, for a tool that has its own.
@@ -150,7 +150,7 @@ pub enum Form {
 ///
 /// # Errors
 /// When there is no such version.
-pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
+pub fn print(from: i32, form: ScriptForm) -> Result<String, StoreError> {
     if !(0..=newest_known()).contains(&from) {
         return Err(StoreError::NoVersion { given: from, newest: newest_known() });
     }
@@ -162,8 +162,8 @@ pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
     let mut script = format!("-- Posthaste {}: {what}.\n", env!("CARGO_PKG_VERSION"));
     let mut add = |name: &str, sql: &str| {
         script += &match form {
-            Form::Whole => format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"),
-            Form::Bare => format!("\n-- {name}\n{SETTINGS}\n{sql}"),
+            ScriptForm::Whole => format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"),
+            ScriptForm::Bare => format!("\n-- {name}\n{SETTINGS}\n{sql}"),
         };
     };
     add("may it be applied here?", &guard(from));

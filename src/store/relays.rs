@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
 use super::error::in_full;
-use super::statements::{Answer, Parameters, Sessions};
+use super::statements::{Parameters, Sessions, StatementResult};
 use super::{Database, RelayId, Store, StoreError, answered};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
@@ -140,7 +140,7 @@ impl Lease {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let ran = self.sessions.run_once(&self.client, sql, doing, parameters);
         answered(doing, ANSWER_WITHIN, ran).await
     }

@@ -28,7 +28,7 @@ pub const FEW: u8 = 100;
 
 /// What one relay may claim while routing.
 #[derive(Debug)]
-pub struct Room<'a> {
+pub struct RoutingRoom<'a> {
     pub endpoints: &'a [EndpointId],
     /// How many deliveries of each of `endpoints`.
     pub rooms: &'a [i32],
@@ -62,12 +62,12 @@ pub struct Routed {
     /// To be handed to the next step.
     pub floor: Timestamp,
     /// The last step there is now.
-    pub step: Step,
+    pub step: RoutingStep,
 }
 
 /// A row of the ledger, by which it is known again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct RoutingStep {
     pub number: i64,
     pub routed_at: Timestamp,
 }
@@ -95,9 +95,12 @@ pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn history(store: &Store, number: i64) -> Result<(Step, Option<Timestamp>), StoreError> {
+pub async fn history(
+    store: &Store,
+    number: i64,
+) -> Result<(RoutingStep, Option<Timestamp>), StoreError> {
     let row = store.router.query_one(HISTORY, "ask where routing stands", &[&number]).await?;
-    let last = Step { number: row.get("number"), routed_at: row.get("routed_at") };
+    let last = RoutingStep { number: row.get("number"), routed_at: row.get("routed_at") };
     Ok((last, row.get("of_step")))
 }
 
@@ -128,7 +131,7 @@ pub async fn route(
     token: i64,
     most: u32,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Option<Routed>, StoreError> {
     let rows = step(store, &store.router, (ROUTE, most), relay, token, floor, room).await?;
     routed(store, token, rows)
@@ -143,7 +146,7 @@ pub async fn route_few(
     relay: RelayId,
     token: i64,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Few, StoreError> {
     let rows = step(store, &store.few, (ROUTE_FEW, FEW.into()), relay, token, floor, room).await?;
     if rows.first().is_some_and(|row| !row.get::<_, bool>("is_usual")) {
@@ -160,7 +163,7 @@ async fn step(
     relay: RelayId,
     token: i64,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Vec<Row>, StoreError> {
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
     // The rows are all here, and so the statement has committed, before one of them is sent.
@@ -199,7 +202,7 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
         lines: lines(done),
         closes_span: done.get("closes_span"),
         floor: done.get("floor_at"),
-        step: Step { number: done.get("step_number"), routed_at: done.get("step_at") },
+        step: RoutingStep { number: done.get("step_number"), routed_at: done.get("step_at") },
     };
     let now = store.present.now();
     // Row by row, so that each payload is there twice for a moment only.
@@ -236,7 +239,7 @@ pub(super) fn delivery(
     let event_id = row.get("event_id");
     let read = || {
         let age = Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
-        let payload = row.try_get::<_, Option<Payload>>("payload")?;
+        let payload = row.try_get::<_, Option<JsonBytes>>("payload")?;
         let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
         Ok(Delivery {
             event_id,
@@ -266,9 +269,9 @@ pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
 }
 
 /// `json` in binary form is the text itself.
-struct Payload(Bytes);
+struct JsonBytes(Bytes);
 
-impl<'a> FromSql<'a> for Payload {
+impl<'a> FromSql<'a> for JsonBytes {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Self(Bytes::copy_from_slice(raw)))
     }

@@ -126,7 +126,7 @@ impl fmt::Display for Identity {
 
 /// Where one way has led to, for all who go it.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownDatabase {
     /// What the first session was asked, and how the others insist on it.
     first: OnceLock<(Identity, String)>,
     /// Where else a later one led to. That stays: the address is wrong, however the next one fares.
@@ -135,7 +135,7 @@ pub(super) struct Known {
     opened: AtomicU64,
 }
 
-impl Known {
+impl KnownDatabase {
     /// Takes in where a session by this address has led to; refuses it where the first led elsewhere.
     pub(super) fn meet(&self, address: &str, found: Identity) -> Result<(), StoreError> {
         let (first, _) = self.first.get_or_init(|| (found, found.insistence()));

@@ -50,7 +50,7 @@ pub(super) enum Sessions {
 }
 
 /// What came of a statement.
-pub(super) struct Answer {
+pub(super) struct StatementResult {
     pub(super) rows: Vec<Row>,
     /// How many rows it wrote, or returned.
     affected: u64,
@@ -111,7 +111,7 @@ impl Statements {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
         let client = loan.client();
         // What the statement says of itself is an answer as well.
@@ -152,7 +152,7 @@ impl Sessions {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let prepared = async {
             let prepared = client.prepare_cached(sql).await?;
             gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
@@ -170,7 +170,7 @@ impl Sessions {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         match self {
             Self::Ours { .. } => {
                 unprepared(client, sql, parameters).await.map_err(StoreError::query(doing))
@@ -180,7 +180,7 @@ impl Sessions {
     }
 }
 
-impl Answer {
+impl StatementResult {
     /// The row of a statement that always returns one.
     pub(super) fn one(mut self, doing: &'static str) -> Result<Row, StoreError> {
         self.rows.pop().ok_or(StoreError::NoRow { doing })
@@ -194,7 +194,7 @@ async fn lent(
     sql: &str,
     doing: &'static str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, StoreError> {
+) -> Result<StatementResult, StoreError> {
     let begin = format!("{begin}{}", way.known().insistence());
     // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
     // us has sent all three, and leaves no transaction open.
@@ -226,19 +226,19 @@ async fn unprepared(
     client: &Client,
     sql: &str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, tokio_postgres::Error> {
+) -> Result<StatementResult, tokio_postgres::Error> {
     let types = parameter_types(sql).expect("a test looks for the casts of every statement");
     let typed = parameters.iter().copied().zip(types);
     gather(client.query_typed_raw(sql, typed).await?).await
 }
 
-async fn gather(stream: RowStream) -> Result<Answer, tokio_postgres::Error> {
+async fn gather(stream: RowStream) -> Result<StatementResult, tokio_postgres::Error> {
     let mut stream = pin!(stream);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {
         rows.push(row);
     }
-    Ok(Answer { rows, affected: stream.rows_affected().unwrap_or(0) })
+    Ok(StatementResult { rows, affected: stream.rows_affected().unwrap_or(0) })
 }
 
 /// The types of `$1`, `$2` and so on, by the casts in the statement itself. Nothing, if one has no cast

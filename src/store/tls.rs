@@ -56,7 +56,7 @@ pub(super) fn client_config(
     }
     Ok(builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { check, inner, provider }))
+        .with_custom_certificate_verifier(Arc::new(CertificateVerifier { check, inner, provider }))
         .with_no_client_auth())
 }
 
@@ -67,13 +67,13 @@ pub(super) fn client_config(
 /// is worth nothing. To check it the certificate has to be read, and one of X.509 version 1, as the recipe of
 /// PostgreSQL's manual makes them, is none that rustls reads.
 #[derive(Debug)]
-struct Verifier {
+struct CertificateVerifier {
     check: Check,
     inner: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

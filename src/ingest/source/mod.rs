@@ -132,7 +132,7 @@ impl Source {
     /// (<https://docs.slack.dev/reference/events/url_verification>).
     pub(super) fn challenge(&self, verified: &Verified, body: &[u8]) -> Option<String> {
         #[derive(serde::Deserialize)]
-        struct Asked {
+        struct UrlVerification {
             challenge: String,
         }
         let asks = self.settings.verify == Scheme::Slack
@@ -140,7 +140,7 @@ impl Source {
         if !asks {
             return None;
         }
-        serde_json::from_slice(body).ok().map(|asked: Asked| asked.challenge)
+        serde_json::from_slice(body).ok().map(|asked: UrlVerification| asked.challenge)
     }
 
     /// What is to be stored of a request that was verified. `draw` names one whose sender does not.

@@ -22,7 +22,7 @@ use super::IngestError;
 use crate::model::incoming::Incoming;
 
 pub(super) use record::Broken;
-pub use room::{Room, room};
+pub use room::{SpoolRoom, room};
 
 /// Held as long as the process lives: two would each drain what the other writes.
 const LOCK: &str = "lock";
@@ -111,13 +111,13 @@ pub fn look(path: &Path) -> io::Result<Spooled> {
     for found in found {
         let found = found?;
         match (numbered(&found), found.metadata()) {
-            (Some((_, Kind::Whole)), Ok(about)) => {
+            (Some((_, FileKind::Whole)), Ok(about)) => {
                 let since = written(&about);
                 spooled.files += 1;
                 spooled.bytes += about.len();
                 spooled.oldest = Some(spooled.oldest.map_or(since, |oldest| oldest.min(since)));
             }
-            (Some((_, Kind::SetAside)), _) => spooled.set_aside += 1,
+            (Some((_, FileKind::SetAside)), _) => spooled.set_aside += 1,
             // Or stored and taken out just now.
             _ => {}
         }
@@ -125,20 +125,20 @@ pub fn look(path: &Path) -> io::Result<Spooled> {
     Ok(spooled)
 }
 
-enum Kind {
+enum FileKind {
     Whole,
     Unfinished,
     SetAside,
 }
 
 /// A file of the spool, by its name; others are nobody's business.
-fn numbered(found: &fs::DirEntry) -> Option<(u64, Kind)> {
+fn numbered(found: &fs::DirEntry) -> Option<(u64, FileKind)> {
     let name = found.file_name();
     let (number, kind) = name.to_str()?.split_once('.')?;
     let kind = match kind {
-        WHOLE => Kind::Whole,
-        UNFINISHED => Kind::Unfinished,
-        SET_ASIDE => Kind::SetAside,
+        WHOLE => FileKind::Whole,
+        UNFINISHED => FileKind::Unfinished,
+        SET_ASIDE => FileKind::SetAside,
         _ => return None,
     };
     Some((number.parse().ok()?, kind))
@@ -187,12 +187,12 @@ impl Spool {
             let Some((number, kind)) = numbered(&found) else { continue };
             self.next_number = self.next_number.max(number + 1);
             match kind {
-                Kind::Whole => {
+                FileKind::Whole => {
                     let about = found.metadata()?;
                     entries.push(Entry { number, bytes: about.len(), since: written(&about) });
                 }
-                Kind::Unfinished => fs::remove_file(found.path())?,
-                Kind::SetAside => self.set_aside += 1,
+                FileKind::Unfinished => fs::remove_file(found.path())?,
+                FileKind::SetAside => self.set_aside += 1,
             }
         }
         entries.sort_unstable();

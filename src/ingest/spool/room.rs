@@ -7,7 +7,7 @@ use rustix::fs::{Access, access, statvfs};
 
 /// As the spool's directory is found; or, if it is not made yet, the one that it will be made in.
 #[derive(Debug)]
-pub struct Room {
+pub struct SpoolRoom {
     /// What this user may still put there. 0 also where no file can be made any more.
     pub bytes: u64,
     /// Why this user may not write there.
@@ -16,7 +16,7 @@ pub struct Room {
 
 /// # Errors
 /// When the disk does not say.
-pub fn room(path: &Path) -> io::Result<Room> {
+pub fn room(path: &Path) -> io::Result<SpoolRoom> {
     let is_there = |path: &&Path| path.exists();
     let below = path.ancestors().find(is_there).unwrap_or_else(|| Path::new("."));
     let closed = access(below, Access::WRITE_OK | Access::EXEC_OK).err().map(io::Error::from);
@@ -24,5 +24,5 @@ pub fn room(path: &Path) -> io::Result<Room> {
     // Some file systems do not count files, and say 0 of 0.
     let has_files = disk.f_favail > 0 || disk.f_files == 0;
     let bytes = if has_files { disk.f_bavail.saturating_mul(disk.f_frsize) } else { 0 };
-    Ok(Room { bytes, closed })
+    Ok(SpoolRoom { bytes, closed })
 }

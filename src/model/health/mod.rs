@@ -4,7 +4,7 @@
 //! **probes**: if it fails the next pause is longer, if it is accepted the endpoint **flows** again.
 //! Deliveries wait meanwhile and spend no attempts. Failing without a break for days disables it.
 //!
-//! Three [faults](Fault) pause: it fails; it rejects event after event, which takes more of them, since a
+//! Three [faults](TroubleKind) pause: it fails; it rejects event after event, which takes more of them, since a
 //! rejection may be about the one event; and this relay's own settings refuse it, which one request
 //! tells.
 //!
@@ -52,14 +52,14 @@ pub struct Health {
 /// Why an endpoint is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    pub fault: Fault,
+    pub kind: TroubleKind,
     /// In words that an operator reads in `endpoint_status.reason`.
     pub reason: String,
 }
 
 /// What kind of trouble pauses an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum TroubleKind {
     /// It does not do its work.
     Failing,
     /// It answers, and would have none of many events.
@@ -169,7 +169,7 @@ impl Default for HealthPolicy {
     }
 }
 
-impl Fault {
+impl TroubleKind {
     pub const ALL: [Self; 3] = [Self::Failing, Self::Rejecting, Self::Refused];
 
     /// The word stored in `endpoint_health.trouble`.
@@ -223,9 +223,9 @@ impl Health {
     #[must_use]
     pub fn restore(left: Left) -> Self {
         let Left { state, consecutive_failures, failing_since, consecutive_rejections, .. } = left;
-        let unknown = || Trouble { fault: Fault::Failing, reason: String::new() };
+        let unknown = || Trouble { kind: TroubleKind::Failing, reason: String::new() };
         let trouble = (state != State::Flowing).then(|| left.trouble.unwrap_or_else(unknown));
-        let refused = trouble.as_ref().is_some_and(|trouble| trouble.fault == Fault::Refused);
+        let refused = trouble.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::Refused);
         let at_once = State::Paused { until: Timestamp::MIN };
         let (state, pauses) = match state {
             State::Flowing => (state, left.pauses),
@@ -294,8 +294,8 @@ impl Health {
             Sign::Failing(outcome) => self.failed(outcome, now, policy, draw),
             Sign::Rejecting(status) => self.rejected(status, now, policy, draw),
             Sign::Refused(detail) => {
-                let since = self.troubled_since(Fault::Refused, now);
-                let trouble = Trouble { fault: Fault::Refused, reason: detail.to_owned() };
+                let since = self.troubled_since(TroubleKind::Refused, now);
+                let trouble = Trouble { kind: TroubleKind::Refused, reason: detail.to_owned() };
                 Some(self.pause_or_disable(trouble, since, now, policy, draw))
             }
             // The probe has told nothing. Another one soon, but not at once: what kept this one from
@@ -332,7 +332,7 @@ impl Health {
             1 => format!("a failure: {outcome}"),
             _ => format!("{count} failures in a row, the last: {outcome}"),
         };
-        let trouble = Trouble { fault: Fault::Failing, reason };
+        let trouble = Trouble { kind: TroubleKind::Failing, reason };
         Some(self.pause_or_disable(trouble, since, now, policy, draw))
     }
 
@@ -345,7 +345,8 @@ impl Health {
     ) -> Option<Transition> {
         self.consecutive_rejections = self.consecutive_rejections.saturating_add(1);
         let since = *self.rejecting_since.get_or_insert(now);
-        if !self.is_in(Fault::Rejecting) && self.consecutive_rejections < policy.rejection_threshold
+        if !self.is_in(TroubleKind::Rejecting)
+            && self.consecutive_rejections < policy.rejection_threshold
         {
             // Another wait is over, since the endpoint answers; but a single failure pauses it again.
             return (self.state == State::Probing).then(|| {
@@ -355,18 +356,18 @@ impl Health {
         }
         let count = self.consecutive_rejections;
         let reason = format!("{count} answers of 4xx in a row, the last {status}");
-        let trouble = Trouble { fault: Fault::Rejecting, reason };
-        let since = self.troubled_since(Fault::Rejecting, since);
+        let trouble = Trouble { kind: TroubleKind::Rejecting, reason };
+        let since = self.troubled_since(TroubleKind::Rejecting, since);
         Some(self.pause_or_disable(trouble, since, now, policy, draw))
     }
 
-    fn is_in(&self, fault: Fault) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault)
+    fn is_in(&self, kind: TroubleKind) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.kind == fault)
     }
 
     /// Since when it is in this trouble, if that begins now or began before. A failure of long ago, with
     /// nothing after it, does not make a first refusal one of many days.
-    fn troubled_since(&mut self, fault: Fault, begins: Timestamp) -> Timestamp {
+    fn troubled_since(&mut self, kind: TroubleKind, begins: Timestamp) -> Timestamp {
         let goes_on = self.failing_since.filter(|_| self.is_in(fault));
         *self.failing_since.insert(goes_on.unwrap_or(begins))
     }
@@ -387,13 +388,13 @@ impl Health {
             .filter(|&limit| {
                 Duration::try_from(now.duration_since(since)).is_ok_and(|d| d >= limit)
             })
-            .map(|limit| match trouble.fault {
-                Fault::Failing => format!(
+            .map(|limit| match trouble.kind {
+                TroubleKind::Failing => format!(
                     "failed without a break for {}, {} times in a row",
                     in_words(limit),
                     self.consecutive_failures
                 ),
-                Fault::Rejecting | Fault::Refused => {
+                TroubleKind::Rejecting | TroubleKind::Refused => {
                     format!("accepted nothing for {}: {}", in_words(limit), trouble.reason)
                 }
             });
@@ -421,9 +422,9 @@ impl Health {
         let trouble = self
             .trouble
             .clone()
-            .unwrap_or_else(|| Trouble { fault: Fault::Failing, reason: String::new() });
+            .unwrap_or_else(|| Trouble { kind: TroubleKind::Failing, reason: String::new() });
         self.change(State::Paused { until });
-        self.fresh_from = (trouble.fault == Fault::Rejecting)
+        self.fresh_from = (trouble.kind == TroubleKind::Rejecting)
             .then(|| now.checked_add(length / 2).unwrap_or(Timestamp::MAX));
         self.trouble = Some(trouble.clone());
         Transition::Paused { until, again: self.pauses > 1, trouble }

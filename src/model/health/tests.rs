@@ -31,7 +31,7 @@ impl Story {
         let paused = story.paused_for(
             30,
             false,
-            Fault::Failing,
+            TroubleKind::Failing,
             "10 failures in a row, the last: timed out (headers)",
         );
         assert_eq!(story.send(FAILING), Some(paused));
@@ -39,8 +39,8 @@ impl Story {
     }
 
     /// The transition to a pause of so many seconds.
-    fn paused_for(&self, seconds: u32, again: bool, fault: Fault, reason: &str) -> Transition {
-        let trouble = Trouble { fault, reason: reason.to_owned() };
+    fn paused_for(&self, seconds: u32, again: bool, kind: TroubleKind, reason: &str) -> Transition {
+        let trouble = Trouble { kind: fault, reason: reason.to_owned() };
         Transition::Paused { until: self.now + seconds * SECOND, again, trouble }
     }
 
@@ -203,7 +203,7 @@ fn a_probe_that_only_shows_life_reopens_on_trial() {
     let paused = story.paused_for(
         60,
         true,
-        Fault::Failing,
+        TroubleKind::Failing,
         "11 failures in a row, the last: timed out (headers)",
     );
     assert_eq!(story.send(FAILING), Some(paused));
@@ -292,7 +292,7 @@ fn rejecting() -> Story {
         assert_eq!(story.send(REJECTING), None);
     }
     let reason = "50 answers of 4xx in a row, the last 404";
-    let paused = story.paused_for(30, false, Fault::Rejecting, reason);
+    let paused = story.paused_for(30, false, TroubleKind::Rejecting, reason);
     assert_eq!(story.send(Sign::Rejecting(404)), Some(paused));
     story
 }
@@ -353,7 +353,7 @@ fn accepting_nothing_for_days_disables_whatever_the_trouble() {
 fn refused() -> Story {
     let mut story = Story::new();
     let reason = "add 127.0.0.1/32 to addresses.allow";
-    let paused = story.paused_for(30, false, Fault::Refused, reason);
+    let paused = story.paused_for(30, false, TroubleKind::Refused, reason);
     assert_eq!(story.send(REFUSED), Some(paused));
     story
 }
@@ -407,8 +407,8 @@ fn a_rejection_by_what_was_refused_or_failing_reopens_on_trial() {
 
 #[test]
 fn a_fault_is_known_by_its_word() {
-    for fault in Fault::ALL {
-        assert_eq!(Fault::parse(fault.as_str()), Some(fault));
+    for fault in TroubleKind::ALL {
+        assert_eq!(TroubleKind::parse(fault.as_str()), Some(fault));
     }
 }
 

@@ -68,7 +68,7 @@ pub struct Policy<'a> {
 
 /// The attempt that had the outcome.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt<'a> {
+pub struct AttemptFacts<'a> {
     /// Counted from 1, over the whole life of the delivery.
     pub number: u32,
     /// Time since the event was due: created, or `deliver_at` if that was later.
@@ -93,7 +93,7 @@ pub struct Attempt<'a> {
 pub fn judge(
     outcome: &Outcome,
     policy: &Policy<'_>,
-    attempt: &Attempt<'_>,
+    attempt: &AttemptFacts<'_>,
     now: Timestamp,
     draw: f64,
 ) -> Verdict {
@@ -132,7 +132,7 @@ impl Policy<'_> {
     fn retry(
         &self,
         outcome: &Outcome,
-        attempt: &Attempt<'_>,
+        attempt: &AttemptFacts<'_>,
         now: Timestamp,
         draw: f64,
         reason: Option<String>,
@@ -158,7 +158,7 @@ impl Policy<'_> {
         retry(after, reason.or_else(asked_for_more))
     }
 
-    fn out_of_attempts(&self, attempt: &Attempt<'_>) -> Option<Verdict> {
+    fn out_of_attempts(&self, attempt: &AttemptFacts<'_>) -> Option<Verdict> {
         (attempt.number >= self.schedule.attempts()).then(|| {
             let s = if attempt.number == 1 { "" } else { "s" };
             dead(format!("gave up after {} attempt{s}", attempt.number))

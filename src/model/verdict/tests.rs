@@ -29,7 +29,7 @@ impl Case {
 
     fn judge(&self, outcome: &Outcome) -> Verdict {
         let policy = Policy { rules: &self.rules, schedule: &self.schedule, retry_after_cap: DAY };
-        let attempt = Attempt {
+        let attempt = AttemptFacts {
             number: self.number,
             age: self.age,
             host: "example.com",

@@ -225,7 +225,7 @@ fn judged(
         schedule: &ready.schedule,
         retry_after_cap: shared.config.retry.retry_after_cap,
     };
-    let attempt = verdict::Attempt {
+    let attempt = verdict::AttemptFacts {
         number: delivery.attempt_count + 1,
         age: Duration::try_from(now.duration_since(delivery.due_at)).unwrap_or_default(),
         host: ready.host(),

@@ -2,7 +2,7 @@
 
 use ring::hmac;
 
-use super::Refusal;
+use super::NotVerified;
 use super::encoding::Mac;
 use crate::signing::sign::mac;
 
@@ -25,9 +25,9 @@ pub(super) fn any_mac(keys: &[hmac::Key], parts: &[&[u8]], presented: &[Mac]) ->
 }
 
 /// The source's tokens, as fingerprints.
-pub(super) struct Tokens(Vec<hmac::Tag>);
+pub(super) struct TokenFingerprints(Vec<hmac::Tag>);
 
-impl Tokens {
+impl TokenFingerprints {
     pub(super) fn new<'a>(tokens: impl IntoIterator<Item = &'a String>) -> Self {
         Self(tokens.into_iter().map(|token| fingerprint(token.as_bytes())).collect())
     }
@@ -36,9 +36,9 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    pub(super) fn check(&self, presented: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn check(&self, presented: &[u8]) -> Result<(), NotVerified> {
         let known = self.0.iter().any(|token| same(token, presented));
-        known.then_some(()).ok_or(Refusal::TokenMismatch)
+        known.then_some(()).ok_or(NotVerified::TokenMismatch)
     }
 }
 

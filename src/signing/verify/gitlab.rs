@@ -17,34 +17,34 @@
 
 use hyper::HeaderMap;
 
-use super::compare::Tokens;
+use super::compare::TokenFingerprints;
 use super::secrets::{self, VerifierError};
-use super::timestamp::Window;
-use super::{Refusal, Verified, headers, standard};
+use super::timestamp::Freshness;
+use super::{NotVerified, Verified, headers, standard};
 use crate::signing::sign::WHSEC;
 
-pub(super) struct Keys {
-    tokens: Tokens,
-    signing: standard::Keys,
+pub(super) struct GitlabKeys {
+    tokens: TokenFingerprints,
+    signing: standard::GitlabKeys,
 }
 
-impl Keys {
+impl GitlabKeys {
     pub(super) fn parse(secrets: &[String]) -> Result<Self, VerifierError> {
         let signs = |secret: &&String| secret.starts_with(WHSEC);
-        let mut signing = standard::Keys::default();
+        let mut signing = standard::GitlabKeys::default();
         secrets::each(secrets, |secret| {
             if secret.starts_with(WHSEC) { signing.add(secret) } else { Ok(()) }
         })?;
-        Ok(Self { tokens: Tokens::new(secrets.iter().filter(|it| !signs(it))), signing })
+        Ok(Self { tokens: TokenFingerprints::new(secrets.iter().filter(|it| !signs(it))), signing })
     }
 }
 
 pub(super) fn verify(
-    keys: &Keys,
+    keys: &GitlabKeys,
     headers: &HeaderMap,
     body: &[u8],
-    window: Window,
-) -> Result<Verified, Refusal> {
+    window: Freshness,
+) -> Result<Verified, NotVerified> {
     let signed = standard::is_signed(headers) && !keys.signing.is_empty();
     let id = if signed || keys.tokens.is_empty() {
         headers::usable(standard::check(&keys.signing, headers, body, window)?)

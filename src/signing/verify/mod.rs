@@ -25,7 +25,7 @@ mod body;
 mod compare;
 mod encoding;
 mod headers;
-mod refusal;
+mod not_verified;
 mod secrets;
 mod timestamp;
 
@@ -47,8 +47,8 @@ use hyper::HeaderMap;
 use jiff::Timestamp;
 use ring::hmac;
 
-pub use self::refusal::Refusal;
-pub use self::secrets::{SecretFault, VerifierError};
+pub use self::not_verified::NotVerified;
+pub use self::secrets::{VerifierError, VerifierSecretFault};
 
 /// How a source proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -95,7 +95,7 @@ enum Keys {
     Standard(standard::Keys),
     Slack(Vec<hmac::Key>),
     Shopify(Vec<hmac::Key>),
-    Token(compare::Tokens),
+    Token(compare::TokenFingerprints),
     None,
 }
 
@@ -119,7 +119,7 @@ impl Verifier {
             Scheme::Standard => Keys::Standard(standard::Keys::parse(secrets)?),
             Scheme::Slack => Keys::Slack(secrets::as_they_are(secrets)),
             Scheme::Shopify => Keys::Shopify(secrets::as_they_are(secrets)),
-            Scheme::Token => Keys::Token(compare::Tokens::new(secrets)),
+            Scheme::Token => Keys::Token(compare::TokenFingerprints::new(secrets)),
             Scheme::None => Keys::None,
         };
         Ok(Self { scheme, secrets: secrets.len(), keys, tolerance })
@@ -134,8 +134,8 @@ impl Verifier {
         headers: &HeaderMap,
         body: &[u8],
         now: Timestamp,
-    ) -> Result<Verified, Refusal> {
-        let fresh = timestamp::Window { now, tolerance: self.tolerance };
+    ) -> Result<Verified, NotVerified> {
+        let fresh = timestamp::Freshness { now, tolerance: self.tolerance };
         match &self.keys {
             Keys::Gitlab(keys) => gitlab::verify(keys, headers, body, fresh),
             Keys::Github(keys) => github::verify(keys, headers, body),

@@ -22,13 +22,13 @@ pub enum VerifierError {
     Secret {
         /// Counted from 1, in the order given.
         nth: usize,
-        fault: SecretFault,
+        fault: VerifierSecretFault,
     },
 }
 
 /// What is wrong with a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SecretFault {
+pub enum VerifierSecretFault {
     #[error("is empty")]
     Empty,
     #[error("begins or ends with white space: was it read with its line break?")]
@@ -56,9 +56,9 @@ pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierEr
     }
     each(secrets, |secret| {
         if secret.trim().is_empty() {
-            Err(SecretFault::Empty)
+            Err(VerifierSecretFault::Empty)
         } else if secret.trim() != secret {
-            Err(SecretFault::WhiteSpace)
+            Err(VerifierSecretFault::WhiteSpace)
         } else {
             Ok(())
         }
@@ -68,7 +68,7 @@ pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierEr
 /// Calls `parse` with each secret and says which one it refused.
 pub(super) fn each(
     secrets: &[String],
-    mut parse: impl FnMut(&str) -> Result<(), SecretFault>,
+    mut parse: impl FnMut(&str) -> Result<(), VerifierSecretFault>,
 ) -> Result<(), VerifierError> {
     for (index, secret) in secrets.iter().enumerate() {
         parse(secret).map_err(|fault| VerifierError::Secret { nth: index + 1, fault })?;

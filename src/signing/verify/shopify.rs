@@ -12,7 +12,7 @@
 use hyper::HeaderMap;
 use ring::hmac;
 
-use super::{Refusal, Verified, compare, encoding, headers};
+use super::{NotVerified, Verified, compare, encoding, headers};
 
 const SIGNATURE: &str = "X-Shopify-Hmac-Sha256";
 const NEWER_SIGNATURE: &str = "Shopify-Hmac-Sha256";
@@ -21,13 +21,13 @@ pub(super) fn verify(
     keys: &[hmac::Key],
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<Verified, Refusal> {
+) -> Result<Verified, NotVerified> {
     let is_newer = !headers.contains_key(SIGNATURE) && headers.contains_key(NEWER_SIGNATURE);
     let signature = if is_newer { NEWER_SIGNATURE } else { SIGNATURE };
     let presented = encoding::base64(headers::required(headers, signature)?)
-        .ok_or(Refusal::Malformed { header: signature, expected: "32 bytes in base64" })?;
+        .ok_or(NotVerified::Malformed { header: signature, expected: "32 bytes in base64" })?;
     if !compare::any_mac(keys, &[body], &[presented]) {
-        return Err(Refusal::SignatureMismatch);
+        return Err(NotVerified::SignatureMismatch);
     }
     let (id, topic) = if is_newer {
         ("Shopify-Webhook-Id", "Shopify-Topic")

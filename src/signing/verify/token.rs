@@ -13,12 +13,15 @@
 
 use hyper::HeaderMap;
 
-use super::compare::Tokens;
-use super::{Refusal, Verified, headers};
+use super::compare::TokenFingerprints;
+use super::{NotVerified, Verified, headers};
 
 const AUTHORIZATION: &str = "Authorization";
 
-pub(super) fn verify(tokens: &Tokens, headers: &HeaderMap) -> Result<Verified, Refusal> {
+pub(super) fn verify(
+    tokens: &TokenFingerprints,
+    headers: &HeaderMap,
+) -> Result<Verified, NotVerified> {
     if let Some(token) = headers::optional(headers, "X-Webhook-Token")? {
         tokens.check(token)?;
     } else {
@@ -29,7 +32,7 @@ pub(super) fn verify(tokens: &Tokens, headers: &HeaderMap) -> Result<Verified, R
 }
 
 /// What a request says of itself that need not prove anything.
-pub(super) fn named(headers: &HeaderMap) -> Result<Verified, Refusal> {
+pub(super) fn named(headers: &HeaderMap) -> Result<Verified, NotVerified> {
     Ok(Verified { id: headers::name(headers, "Idempotency-Key")?, event_type: None })
 }
 

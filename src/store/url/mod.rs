@@ -135,7 +135,7 @@ const SYSTEMS_IDLE: Duration = Duration::from_secs(7200);
 /// When it cannot be read, or asks for what is not served. Never with a password in it.
 pub(super) fn read(text: &str) -> Result<Way, StoreError> {
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    let mut given = Given::default();
+    let mut given = Keywords::default();
     match rest {
         Some(rest) => given.read_url(rest),
         None => given.read_pairs(text),
@@ -146,14 +146,14 @@ pub(super) fn read(text: &str) -> Result<Way, StoreError> {
 
 /// What is said of each keyword; the last word counts.
 #[derive(Default)]
-struct Given {
+struct Keywords {
     values: BTreeMap<&'static str, String>,
     follows_password: bool,
     /// An @ after the ? may be the one that ends the credentials.
     may_be_cut_short: bool,
 }
 
-impl Given {
+impl Keywords {
     /// What follows `postgres://`.
     fn read_url(&mut self, text: &str) -> Result<(), String> {
         // As in libpq, credentials end before the first slash, wherever else there is an @.

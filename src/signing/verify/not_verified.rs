@@ -5,7 +5,7 @@ use super::headers::VALUE_MAX;
 
 /// A request was not verified. What it displays may be told to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotVerified {
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("{0} comes more than once")]
