@@ -1,5 +1,5 @@
-//! Whether the demo's promises were kept. Three witnesses must agree: the shop's ledger of what it
-//! committed and took back, the receiver's inboxes, and what Posthaste's views say. Pure.
+//! Whether the demo's promises were kept. Three witnesses must agree: the shop's ledger of commits
+//! and rollbacks, the receiver's inboxes, and Posthaste's views. Pure.
 
 use std::collections::HashSet;
 
@@ -10,10 +10,10 @@ use super::shop::{Ledger, matches};
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) subscription: &'static str,
-    /// Nobody listens there.
+    /// No server listens there.
     pub(super) down: bool,
     pub(super) inbox: OrderInbox,
-    /// What the views say.
+    /// As the views say.
     pub(super) delivered: usize,
     pub(super) waiting: usize,
     pub(super) owed: usize,
@@ -49,7 +49,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<PromiseResult>
         finding(
             !ledger.rolled_back.is_empty() && leaked == 0,
             format!(
-                "{} orders were rolled back; {leaked} of them were heard of",
+                "{} orders were rolled back; {leaked} of them reached an endpoint",
                 ledger.rolled_back.len()
             ),
         ),
@@ -68,7 +68,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<PromiseResult>
     ]
 }
 
-/// The receiver has exactly what was committed for it, and the views say so too.
+/// The receiver has exactly the events that were committed for it, and the views agree.
 fn arrived(ledger: &Ledger, account: &Account) -> bool {
     let owed: HashSet<&(String, i64)> =
         ledger.committed.iter().filter(|(event, _)| matches(account.subscription, event)).collect();

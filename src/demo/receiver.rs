@@ -1,5 +1,6 @@
-//! The receiving side of the demo: endpoints with moods, each under a path of its own, that keep what
-//! they accepted. It checks signatures with code of its own, so that it is a witness and not an echo.
+//! The receiving side of the demo: endpoints with moods, each under a path of its own, that
+//! remember the webhooks they accepted. It checks signatures with code of its own, so that it is a
+//! witness and not an echo.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,7 +26,7 @@ const SLOW: Duration = Duration::from_millis(300);
 /// three fail, and still every event arrives with its third attempt.
 const FAILURES: u32 = 2;
 
-/// How an endpoint takes its webhooks.
+/// How an endpoint answers its webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// 200 at once.
@@ -36,7 +37,7 @@ pub enum Mood {
     Slow,
 }
 
-/// What one endpoint has accepted.
+/// The webhooks that one endpoint has accepted.
 #[derive(Debug, Clone, Default)]
 pub struct OrderInbox {
     /// How often each webhook was accepted, by its `webhook-id`.
@@ -49,11 +50,11 @@ pub struct OrderInbox {
     pub forged: u64,
 }
 
-/// A server on the loopback until it is dropped, and a port at which nobody listens.
+/// A server on the loopback until it is dropped, and a port that refuses connections.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
-    nobody: TcpSocket,
+    refusing: TcpSocket,
     shared: Arc<DemoEndpoints>,
     _accepting: JoinSet<()>,
 }
@@ -81,7 +82,7 @@ pub enum ReceiverError {
     Secret,
 }
 
-/// The part of the body that the witness looks at.
+/// The part of the body that the witness reads.
 #[derive(Deserialize)]
 struct Webhook {
     r#type: String,
@@ -102,15 +103,16 @@ impl Receiver {
         let any = (Ipv4Addr::LOCALHOST, 0);
         let listener = Listener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
         let address = listener.address();
-        // Bound and not listening: nobody else can get the port, and whoever dials it is refused.
-        let nobody = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
-        nobody.bind(any.into()).map_err(ReceiverError::Listen)?;
+        // Bound and not listening: no other process can get the port, and connections to it are
+        // refused.
+        let refusing = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
+        refusing.bind(any.into()).map_err(ReceiverError::Listen)?;
         let endpoints =
             moods.iter().map(|&(path, mood)| (path.to_owned(), (mood, Mutex::default()))).collect();
         let shared = Arc::new(DemoEndpoints { endpoints });
         let mut accepting = JoinSet::new();
         accepting.spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self { address, nobody, shared, _accepting: accepting })
+        Ok(Self { address, refusing, shared, _accepting: accepting })
     }
 
     /// Tells an endpoint its secret; until then it accepts nothing. A path that is not served needs
@@ -137,12 +139,12 @@ impl Receiver {
     ///
     /// # Errors
     /// If the system does not tell which port it is.
-    pub fn url_of_nobody(&self) -> Result<String, ReceiverError> {
-        let address = self.nobody.local_addr().map_err(ReceiverError::Listen)?;
+    pub fn refusing_url(&self) -> Result<String, ReceiverError> {
+        let address = self.refusing.local_addr().map_err(ReceiverError::Listen)?;
         Ok(format!("http://{address}"))
     }
 
-    /// What an endpoint has accepted so far; empty for a path that is not served.
+    /// The webhooks that an endpoint has accepted so far; empty for a path that is not served.
     #[must_use]
     pub fn inbox(&self, path: &str) -> OrderInbox {
         let endpoint = self.shared.endpoints.get(path);
@@ -239,7 +241,7 @@ fn genuine<'a>(key: &hmac::Key, headers: &'a HeaderMap, body: &[u8]) -> Option<&
         .then_some(id)
 }
 
-/// What a panicking request left behind is a count at worst.
+/// A panicking request leaves a wrong count behind at worst.
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -303,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_refuses_connections() {
         let receiver = Receiver::start(&[]).await.unwrap();
-        let url = receiver.url_of_nobody().unwrap();
+        let url = receiver.refusing_url().unwrap();
         let refused = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }

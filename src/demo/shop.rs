@@ -1,8 +1,7 @@
-//! The application of the demo: a shop whose clients take orders as fast as people might.
+//! The application of the demo: a shop whose clients take orders at the pace of people.
 //!
-//! It does what any application does with Posthaste, which is one more `insert` in its own
-//! transactions, and keeps a ledger of what it committed and what it took back, for the check at
-//! the end.
+//! Like any application of Posthaste it makes one more `insert` in its own transactions. For the
+//! check at the end it has a ledger of its commits and rollbacks.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,19 +20,19 @@ const MOVE_ORDER: &str = include_str!("sql/move_order.sql");
 
 /// Between two orders of one client.
 const PACE: Duration = Duration::from_millis(40);
-/// Of a hundred orders, as many are taken back before they are committed, …
+/// Of 100 orders, as many are rolled back, …
 const ROLLED_BACK: u32 = 10;
 /// … and of the others as many are paid, and as many cancelled.
 const PAID: u32 = 45;
 const CANCELLED: u32 = 10;
 const CUSTOMERS: [&str; 5] = ["Ada", "Blaise", "Charles", "Edsger", "Grace"];
 
-/// What the shop knows that it did.
+/// The shop's own account of its transactions.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     /// Event type and order number of each event committed.
     pub committed: HashSet<(String, i64)>,
-    /// Numbers of the orders taken back. Nobody may ever hear of them.
+    /// Numbers of the orders rolled back. No endpoint may ever hear of them.
     pub rolled_back: HashSet<i64>,
 }
 
@@ -45,7 +44,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Opens with so many clients, for so long.
+    /// Opens with this many clients, for this long.
     #[must_use]
     pub fn open(url: &str, clients: u32, open_for: Duration) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
@@ -65,7 +64,7 @@ impl Shop {
         locked(&self.ledger).clone()
     }
 
-    /// Waits until every client has gone home.
+    /// Waits until every client has ended.
     ///
     /// # Errors
     /// The first error of a client.
@@ -142,7 +141,7 @@ impl TillClient {
         Ok(())
     }
 
-    /// Order and event in one transaction, which may come to nothing.
+    /// Order and event in one transaction, which may be rolled back.
     async fn take_order(
         &mut self,
         client: &mut Client,

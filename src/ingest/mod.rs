@@ -125,7 +125,7 @@ impl Ingest {
     pub async fn run(self, stopper: &Stopper) {
         let serving = self.listener.serve(self.handler, self.grace, stopper);
         // ends when the handler is gone, and with it the last that could wait
-        tokio::join!(serving, self.writer.keep(self.waiting));
+        tokio::join!(serving, self.writer.run(self.waiting));
     }
 }
 

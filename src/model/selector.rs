@@ -1,5 +1,5 @@
-//! Where in a request something stands: in a header, or at a path of the body. Parsed once from the
-//! settings; read without building the document, so that a body costs no more memory than its bytes.
+//! Selects a value of a request: a header, or a path of the body. Parsed once from the settings;
+//! read without building the document, so that a body costs no more memory than its bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,7 +24,7 @@ enum PathStep {
     Index(usize),
 }
 
-/// The text is neither.
+/// The text is neither a header nor a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write \"header:X-Name\" or a path such as \"$.project.id\", \"$.items[0].id\" or \"$['a key']\""
@@ -75,13 +75,13 @@ impl FromStr for JsonPath {
 }
 
 impl JsonPath {
-    /// The text, number or boolean that stands there, as text. `None`: nothing, or something that has
-    /// parts. Of a key that comes twice, the first counts.
+    /// The text, number or boolean at this path, as text. `None`: nothing, an object or an array.
+    /// Of a key that comes twice, the first counts.
     #[must_use]
     pub fn find(&self, json: &[u8]) -> Option<String> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let mut found = None;
-        // What is found stays found, whatever comes after it.
+        // A found value stays valid, whatever comes after it.
         drop(Walk { steps: &self.0, found: &mut found }.deserialize(&mut deserializer));
         found
     }
@@ -187,7 +187,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Deeper than any sender's. Parsers behind us go down as deep, PostgreSQL's among them.
+/// Deeper than any sender's JSON. Parsers behind Posthaste go down as deep, PostgreSQL's among
+/// them.
 const DEPTH_MAX: usize = 128;
 
 /// Whether this is one JSON text, and not nested too deep. Builds nothing.
@@ -205,7 +206,7 @@ fn depth(text: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            // what is escaped is looked at no further
+            // skip the escaped character
             b'\\' if in_string => {
                 bytes.next();
             }

@@ -1,11 +1,11 @@
 //! One relay's share of an endpoint's limits, so that they hold over all relays together.
 //!
-//! Every relay knows which relays live, from the same table, and works out the shares alone: nobody
-//! is asked. While one comes or goes they may differ for a heartbeat.
+//! Every relay reads from the same table which relays live, and computes the shares alone. While a
+//! relay comes or goes, shares may not add up for a heartbeat.
 
 use super::endpoint::EndpointId;
 
-/// Which of how many relays this one is.
+/// The position of a relay among the live ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// From 0, in the order of the relays' numbers.
@@ -14,7 +14,7 @@ pub struct Share {
     relays: u32,
 }
 
-/// What one relay may do at an endpoint.
+/// One relay's part of an endpoint's limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EndpointShare {
     /// Requests at once; at least 1.
@@ -118,7 +118,7 @@ mod tests {
             if let Some(rate) = rate_limit {
                 let rates: f64 = parts.iter().filter_map(|part| part.rate_limit).sum();
                 prop_assert!((rates - rate).abs() < 1e-9 * rate);
-                // A bucket lets one through at once, however low the rate.
+                // A bucket lets one request through at once, however low the rate.
                 let bursts: f64 = parts.iter().filter_map(|part| part.rate_limit).map(|rate| rate.max(1.0)).sum();
                 prop_assert!(bursts <= rate.max(1.0) + 1e-9 * rate);
             }

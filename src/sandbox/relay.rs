@@ -1,5 +1,5 @@
 //! `posthaste` as a child process of the demo: the same binary and the same environment variables
-//! that one would deploy, so that it can be killed for show.
+//! as in a deployment, so that it can be killed for show.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -30,11 +30,11 @@ pub struct RelayProcess {
     watchdog: Watchdog,
 }
 
-/// Why the relay did not do as it should.
+/// Why the relay process failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayProcessError {
-    #[error("find the program that this is")]
-    WhoAmI(#[source] std::io::Error),
+    #[error("find the path of this program")]
+    ThisProgram(#[source] std::io::Error),
     #[error("start `posthaste {command}`")]
     Start { command: &'static str, source: std::io::Error },
     #[error("`posthaste migrate` failed:\n{0}")]
@@ -52,7 +52,7 @@ pub enum RelayProcessError {
 /// Runs `posthaste migrate` to its end.
 ///
 /// # Errors
-/// With all that it said, if it failed.
+/// With its whole output, if it failed.
 pub async fn migrate(database_url: &str, directory: &Path) -> Result<(), RelayProcessError> {
     let mut command = posthaste("migrate", database_url, directory)?;
     let start = |source| RelayProcessError::Start { command: "migrate", source };
@@ -76,7 +76,7 @@ impl RelayProcess {
         let file = File::options().create(true).append(true).open(&log).map_err(start)?;
         let mut command = posthaste("run", database_url, directory)?;
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
-        // The demo's endpoints are on the loopback, which a relay will not dial unless it is told to.
+        // The demo's endpoints are on the loopback, which a relay does not dial by default.
         command.env("POSTHASTE_ADDRESSES__ALLOW", r#"["127.0.0.1/32"]"#);
         command.env("POSTHASTE_ADDRESSES__ALLOW_HTTP", r#"["127.0.0.1/32"]"#);
         command.stdout(file.try_clone().map_err(start)?).stderr(file).kill_on_drop(true);
@@ -89,7 +89,7 @@ impl RelayProcess {
         Ok(relay)
     }
 
-    /// `kill -9`: what an out-of-memory killer does, or a machine that loses power.
+    /// `kill -9`, as by an out-of-memory killer or a power failure.
     ///
     /// # Errors
     /// If it has ended already.
@@ -139,14 +139,14 @@ impl RelayProcess {
     }
 }
 
-/// This very program with nothing in its environment but the database, away from any
-/// `posthaste.toml` that lies about.
+/// This very program with nothing in its environment but the database, in a directory without a
+/// `posthaste.toml`.
 fn posthaste(
     command: &'static str,
     database_url: &str,
     directory: &Path,
 ) -> Result<Command, RelayProcessError> {
-    let mut process = Command::new(std::env::current_exe().map_err(RelayProcessError::WhoAmI)?);
+    let mut process = Command::new(std::env::current_exe().map_err(RelayProcessError::ThisProgram)?);
     process.arg(command).env_clear().env("DATABASE_URL", database_url);
     process.current_dir(directory).stdin(Stdio::null());
     Ok(process)

@@ -30,19 +30,18 @@ pub struct Attempt {
     /// `None`: ended without an attempt.
     pub outcome: Option<Outcome>,
     pub verdict: Verdict,
-    /// Whether it is dead and those of its line are to wait behind it.
+    /// Whether the delivery is dead and the others of its line wait behind it.
     pub blocks: bool,
 }
 
-/// Deliveries whose claim was still the caller's when they were recorded; for each, in how long the
-/// next of its line is due, where it was the head of one and somebody follows.
+/// Deliveries whose claim was still the caller's when they were recorded. `Some`: the delivery was
+/// the head of a line, and the next in that line is due after this duration.
 pub type RecordedDeliveries = HashMap<(EventId, EndpointId), Option<Duration>>;
 
-/// Records them, in one statement.
+/// Records these attempts, in one statement.
 ///
-/// `now` is the instant that it is, for telling how long ago each began. Returns the deliveries whose
-/// claim was still the caller's; what is missing there had been taken from it, and is neither changed
-/// nor logged.
+/// `now` tells how long ago each began. Returns the deliveries whose claim was still the caller's.
+/// The caller had lost the claim of those that are missing; they are neither changed nor logged.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been recorded.
@@ -117,7 +116,7 @@ pub async fn record(
 /// A column of texts, most of which are the same.
 struct Texts<'a> {
     different: Vec<Cow<'a, str>>,
-    /// For each row, the place of its text among those, from 1 on; 0 where it has none.
+    /// For each row, the position of its text among those, from 1; 0 where it has none.
     which: Vec<i32>,
 }
 
@@ -143,11 +142,11 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// What the operator reads beside the cause.
+/// Details for the operator, shown beside the cause.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Detail<'a> {
     Said(&'a str),
-    /// A deadline passed in this phase, after so much of it.
+    /// A deadline passed in this phase, after this duration.
     Late(Phase, Duration),
 }
 

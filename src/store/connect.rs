@@ -1,5 +1,5 @@
-//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built
-//! on it.
+//! Connects to the database: the URL with libpq's sslmode in full. Pools and sessions are built on
+//! it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use super::tls::{Check, client_config};
 use super::url::{self, Mode, Roots, Way};
 use super::{StoreError, answered};
 
-/// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
+/// A database and how to reach it: by one URL, or by two, of which one leads through a pooler.
 #[derive(Clone)]
 pub struct Database {
     /// One for each host of the URL.
@@ -27,14 +27,14 @@ pub struct Database {
     tls: DatabaseTls,
     /// For each host.
     connect_timeout: Duration,
-    /// The host that was connected to last, tried first: while the others are away, they are not
-    /// waited for each time.
+    /// The host of the last connection, tried first: hosts that are away then cost no wait each
+    /// time.
     favourite: Arc<AtomicUsize>,
     /// A pooler in transaction mode lies in between.
     is_pooled: bool,
-    /// The way to sessions that are kept, if it is another.
+    /// The way to sessions that last, if it is another.
     direct: Option<Box<Database>>,
-    /// Which database that is.
+    /// The identity of the database.
     known: Arc<KnownDatabase>,
 }
 
@@ -53,8 +53,8 @@ enum OpenConnection {
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
 
-/// What a session's driver does: it must be polled for the client to work, and ends with it.
-/// The payloads of notifications are handed to the closure.
+/// Drives a session: it must be polled for the client to work, and ends with it. It passes the
+/// payloads of notifications to the closure.
 pub(super) type SessionDriver =
     Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
@@ -104,13 +104,13 @@ impl Database {
         Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled, direct, known })
     }
 
-    /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
+    /// The same, behind a pooler in transaction mode, which soon lends a session to another client.
     #[must_use]
     pub fn behind_pooler(self) -> Self {
         Self { is_pooled: true, ..self }
     }
 
-    /// The same, with another way to it for sessions that are kept.
+    /// The same, with a second way for sessions that last.
     #[must_use]
     pub fn with_direct(self, direct: Self) -> Self {
         Self { direct: Some(Box::new(direct)), ..self }
@@ -121,24 +121,24 @@ impl Database {
         self.is_pooled
     }
 
-    /// Whether there is a way to sessions that are kept, for what hangs on them.
+    /// Whether there is a way to sessions that last, for locks and notifications.
     pub(super) fn keeps_sessions(&self) -> bool {
         !self.direct().is_pooled
     }
 
-    /// The way to sessions that are kept, if there is one.
+    /// The way to sessions that last, if there is one.
     pub(super) fn direct(&self) -> &Self {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the server that was connected to last, and before that of the
-    /// first; never the password.
+    /// Host and port, or socket, of the last connection's server; before any connection, of the
+    /// first host. Never the password.
     #[must_use]
     pub fn address(&self) -> String {
         address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
     }
 
-    /// Every host and port it may connect to, for those who must not dial it.
+    /// Every host and port it may connect to; requests to endpoints must not go there.
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, u16)> {
         let named = |host: &Config| match host.get_hosts() {
@@ -158,8 +158,8 @@ impl Database {
         self.hosts.iter().any(by_socket) || self.direct.as_deref().is_some_and(Self::is_local)
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it. It has been
-    /// told nothing yet: only those who use it know whether it is theirs to keep.
+    /// Opens a session, with the driver that must be polled beside it. No setting has been made
+    /// yet: only the caller knows whether the session is its own.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
@@ -181,26 +181,27 @@ impl Database {
         Ok((client, driver))
     }
 
-    /// Which database this way leads to, and insists on.
+    /// The database that this way leads to, and insists on.
     pub(super) fn known(&self) -> &Arc<KnownDatabase> {
         &self.known
     }
 
-    /// How many sessions have been opened so far. One more may be in a server that has taken over.
+    /// How many sessions have been opened so far. A newer one may be in a server that has taken
+    /// over.
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
     }
 
-    /// Says that a way has led to another database than at first, and where to. No secrets: it is
-    /// served.
+    /// Where a way led if it led to another database than at first. Holds no secrets, since the
+    /// relay shows it.
     #[must_use]
     pub fn strayed(&self) -> Option<&str> {
         self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
-    /// itself: one that takes the connection and then says nothing is passed over as well.
+    /// itself: an address that accepts the connection and then stays silent is passed over as well.
     async fn open(&self) -> Result<(Client, OpenConnection, String), StoreError> {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut failed = StoreError::SessionEnded;

@@ -13,12 +13,12 @@ use crate::model::health::{Health, Left, State, Trouble, TroubleKind};
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
 
-/// An endpoint as it was found.
+/// The row of an endpoint.
 #[derive(Debug)]
 pub struct FoundEndpoint {
     pub id: EndpointId,
     pub revision: i64,
-    /// `Err`: people have written something into its row that this relay cannot read.
+    /// `Err`: its row holds a value that this relay cannot read.
     pub known: Result<KnownEndpoint, StoreError>,
 }
 
@@ -27,7 +27,7 @@ pub struct FoundEndpoint {
 pub struct KnownEndpoint {
     pub endpoint: Endpoint,
     pub health: Health,
-    /// Its secrets are to be read again after this: one of them expires.
+    /// One of its secrets expires then, so they are to be read again.
     pub secrets_until: Option<Timestamp>,
 }
 
@@ -99,8 +99,8 @@ fn from_millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis / 1000.0).unwrap_or(Duration::ZERO)
 }
 
-/// Disables (and holds what is pending) or deletes (and cancels it) an endpoint, as a rule says.
-/// Returns whether that changed anything.
+/// Applies a rule's effect: disables an endpoint and holds its deliveries, or deletes it and
+/// cancels them. Returns whether that changed anything.
 ///
 /// # Errors
 /// When the statement fails.

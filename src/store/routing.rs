@@ -1,5 +1,5 @@
-//! Routing: from events to the deliveries they owe. One statement does it all, and a smaller one what is
-//! there to be done most of the time.
+//! Routing: from events to the deliveries they owe. One statement does it all, and a smaller one
+//! the usual case.
 
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 /// outbox refuses more than an hour, and clocks have been set back by less than a day.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Rows of the outbox that [`route_few`] reads at most. With so many, `route` is to be called.
+/// Rows of the outbox that [`route_few`] reads at most. If there are this many, `route` is to be
+/// called.
 pub const FEW: u8 = 100;
 
-/// What one relay may claim while routing.
+/// How much one relay may claim while routing.
 #[derive(Debug)]
 pub struct RoutingRoom<'a> {
     pub endpoints: &'a [EndpointId],
@@ -40,12 +41,12 @@ pub struct RoutingRoom<'a> {
     pub bytes: i64,
 }
 
-/// What one step of routing did.
+/// The result of one step of routing.
 #[derive(Debug)]
 pub struct Routed {
     pub events: u32,
     pub deliveries: u32,
-    /// Events that nobody is owed.
+    /// Events that no endpoint is owed.
     pub unmatched: u32,
     /// Whether the step was full, so that there may be more.
     pub more: bool,
@@ -53,19 +54,19 @@ pub struct Routed {
     pub xmin: i64,
     /// Claimed for the caller, in the order of their events.
     pub claimed: Vec<Claimed>,
-    /// Endpoints that are owed something due which was not claimed.
+    /// Endpoints with due deliveries that were not claimed.
     pub waiting: Vec<EndpointId>,
     /// Lines that were joined behind a delivery which may have ended meanwhile.
     pub lines: Vec<Line>,
     /// Whether this ends a span that took several steps, so that its lines now have an order.
     pub closes_span: bool,
-    /// To be handed to the next step.
+    /// An argument of the next step.
     pub floor: Timestamp,
     /// The last step there is now.
     pub step: RoutingStep,
 }
 
-/// A row of the ledger, by which it is known again.
+/// Identifies a row of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoutingStep {
     pub number: i64,
@@ -80,11 +81,10 @@ pub struct Claimed {
     pub cancelled: Option<String>,
 }
 
-/// Where the ledger stands, as far as routing needs to know beforehand. In a restored dump it means
-/// nothing, and is refused.
+/// The floor of the next step. Refuses a restored dump, whose ledger means nothing.
 ///
 /// # Errors
-/// As said, or when the database fails.
+/// When the database is a restored dump, or fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
     let row = store.upkeep.query_one(CURSOR, "read the routing cursor", &[]).await?;
     is_own(&row)?;
@@ -112,12 +112,12 @@ pub(super) fn is_own(cursor: &Row) -> Result<(), StoreError> {
     Err(StoreError::Copy { ledger: cursor.get("ledger"), here: cursor.get("here") })
 }
 
-/// What [`route_few`] has done.
+/// The result of [`route_few`].
 #[derive(Debug)]
 pub enum Few {
     /// The same as [`route`] would have.
     Routed(Option<Routed>),
-    /// Nothing: there is more to do than it can, and `route` is to be called.
+    /// It did nothing, as there is more to do than it can: `route` is to be called.
     Unusual,
 }
 
@@ -166,7 +166,7 @@ async fn step(
     room: &RoutingRoom<'_>,
 ) -> Result<Vec<Row>, StoreError> {
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
-    // The rows are all here, and so the statement has committed, before one of them is sent.
+    // All rows have arrived, so the statement has committed before any of them is sent.
     sessions
         .query(
             statement,
@@ -205,7 +205,7 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
         step: RoutingStep { number: done.get("step_number"), routed_at: done.get("step_at") },
     };
     let now = store.present.now();
-    // Row by row, so that each payload is there twice for a moment only.
+    // Row by row, so that each payload is in memory twice for a moment only.
     for row in rows {
         if row.get::<_, Option<EventId>>("event_id").is_some() {
             let delivery = delivery(&row, token, 0, now)?;
@@ -225,11 +225,11 @@ fn lines(row: &Row) -> Vec<Line> {
 
 /// Reads the columns that routing and claiming have in common.
 ///
-/// `now` is ours. How old an event is, the database says; it is told as a moment of our clock, which may
-/// be wrong, so that both mistakes cancel out.
+/// `now` is the relay's. The database says how old an event is; that becomes a moment of the
+/// relay's clock, which may be wrong, so that both mistakes cancel out.
 ///
 /// # Errors
-/// When people have written something that cannot be read.
+/// When the row holds a value that this relay cannot read.
 pub(super) fn delivery(
     row: &Row,
     claim_token: i64,
@@ -268,7 +268,7 @@ pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `json` in binary form is the text itself.
+/// A `json` column, whose binary form is the text itself.
 struct JsonBytes(Bytes);
 
 impl<'a> FromSql<'a> for JsonBytes {

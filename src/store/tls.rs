@@ -1,4 +1,5 @@
-//! TLS towards the database: as much of the server's certificate is checked as libpq's sslmode asks for.
+//! TLS towards the database: checks as much of the server's certificate as libpq's sslmode asks
+//! for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rustls::{
 
 use super::StoreError;
 
-/// How much of the server's certificate is believed.
+/// How much of the server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
     Nothing,
@@ -60,12 +61,12 @@ pub(super) fn client_config(
         .with_no_client_auth())
 }
 
-/// libpq's notion of checking: as much as sslmode asks for, and no more.
+/// Checks as libpq does: as much as sslmode asks for, and no more.
 ///
-/// Where nothing is checked, neither is the handshake's signature. It proves that the server has the key of
-/// the certificate it shows; when any certificate will do, it may show one of its own making, so the proof
-/// is worth nothing. To check it the certificate has to be read, and one of X.509 version 1, as the recipe of
-/// PostgreSQL's manual makes them, is none that rustls reads.
+/// Where nothing is checked, neither is the handshake's signature. It proves that the server has
+/// the key of the certificate it shows; when any certificate will do, it may show one of its own
+/// making, so the proof is worth nothing. To check the signature the certificate has to be read,
+/// and rustls does not read X.509 version 1, which the recipe of PostgreSQL's manual makes.
 #[derive(Debug)]
 struct CertificateVerifier {
     check: Check,

@@ -1,14 +1,15 @@
-//! What the disk under a spool has room for, and whether we may use it. Nothing is written to find out.
+//! The room on the disk under a spool, and whether this user may write there. Nothing is written to
+//! find out.
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
-/// As the spool's directory is found; or, if it is not made yet, the one that it will be made in.
+/// Room in the spool's directory or, if it does not exist yet, in the one that it will be made in.
 #[derive(Debug)]
 pub struct SpoolRoom {
-    /// What this user may still put there. 0 also where no file can be made any more.
+    /// Bytes that this user may still write there. 0 also where no file can be made any more.
     pub bytes: u64,
     /// Why this user may not write there.
     pub closed: Option<io::Error>,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::outcome::Answer;
 use super::*;
 
-/// Today's domains of ngrok's tunnels.
+/// The domains of ngrok's tunnels.
 const NGROK: &str =
     "*.ngrok.io, *.ngrok.app, *.ngrok.dev, *.ngrok-free.app, *.ngrok-free.dev, *.ngrok.pizza";
 

@@ -1,4 +1,4 @@
-//! Compares what was sent with what must come out, in a time that depends on neither.
+//! Compares a presented value with the right one, in a time that depends on neither.
 
 use ring::hmac;
 
@@ -6,13 +6,13 @@ use super::NotVerified;
 use super::encoding::Mac;
 use crate::signing::sign::mac;
 
-/// A sender changing its secret sends two signatures; one that signs in two ways at once, four.
-/// Each may have to be checked against every secret, before anything is known about the sender.
+/// A sender that changes its secret sends 2 signatures; if it also signs in two ways, 4. Each may
+/// have to be checked against every secret, before the sender is known.
 pub(super) const SIGNATURES_MAX: usize = 8;
 
-/// Of ed25519, where each costs a multiple of what a MAC of a short body does, and needs no long one: the old
-/// key's, the new one's, and one to spare. With all the keys that a source may have, a forger's request is worth
-/// 30 of them, 2 to 3 ms.
+/// Signatures of ed25519, each of which costs a multiple of a MAC of a short body: the old key's,
+/// the new one's, and one to spare. With all the keys that a source may have, a forger's request
+/// costs 30 checks, 2 to 3 ms.
 pub(super) const ED25519_MAX: usize = 3;
 
 /// Whether one of the presented MACs is that of `parts` under one of the keys. The body is hashed
@@ -42,8 +42,8 @@ impl TokenFingerprints {
     }
 }
 
-/// `ring` compares in constant time only what it has hashed itself; so both sides are hashed, and
-/// what is compared has always the same length.
+/// `ring` compares in constant time only values that it has hashed itself; so both sides are
+/// hashed, and have always the same length.
 fn same(fingerprint: &hmac::Tag, presented: &[u8]) -> bool {
     hmac::verify(&fingerprint_key(), presented, fingerprint.as_ref()).is_ok()
 }

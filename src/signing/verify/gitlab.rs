@@ -4,16 +4,17 @@
 //! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/230944> and
 //! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/231325> for signing.
 //!
-//! A secret that begins with `whsec_` is a signing token and is never compared with a header. A hook
-//! may have both, and sends both; a source that knows both takes either, except that a signature
-//! that is there must be right. Who wants the signature always leaves the secret token out.
+//! A secret that begins with `whsec_` is a signing token and is never compared with a header. A
+//! hook may have both, and sends both; a source that knows both takes either, except that a
+//! signature that is there must be right. To require the signature always, leave the secret token
+//! out.
 //!
-//! A delivery is known by `Idempotency-Key`, the only id that is the same when GitLab or a person
-//! sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab 17.4); a
-//! signed `webhook-id` is the same and goes first. Neither of the others will do:
+//! A delivery is identified by `Idempotency-Key`, the only id that is the same when GitLab or a
+//! user sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab
+//! 17.4); a signed `webhook-id` is the same and goes first. Neither of the others will do:
 //! `X-Gitlab-Webhook-UUID` is new in every request, and `X-Gitlab-Event-UUID` is shared by hooks
 //! that set off one another and by events that one request caused
-//! (`lib/gitlab/web_hooks/recursion_detection/uuid.rb`). What an older GitLab sends has no id.
+//! (`lib/gitlab/web_hooks/recursion_detection/uuid.rb`). Deliveries of an older GitLab have no id.
 
 use hyper::HeaderMap;
 

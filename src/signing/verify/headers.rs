@@ -8,7 +8,7 @@ use super::NotVerified;
 /// ed25519 signatures in base64: under 1 KB. Tokens are short.
 pub(super) const VALUE_MAX: usize = 4096;
 
-/// What fits a unique index and a line of a log. Ids are UUIDs and the like.
+/// Fits a unique index and a line of a log. Ids are UUIDs and the like.
 const NAME_MAX: usize = 255;
 
 /// The header's value without the white space around it; `None` if it is not there. Bytes, because

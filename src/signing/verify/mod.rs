@@ -1,14 +1,15 @@
-//! Tells whether an incoming webhook comes from whom its source says, and what the sender calls it.
+//! Verifies that an incoming webhook comes from its source, and reads the sender's id and name of
+//! it.
 //!
 //! A [`Verifier`] is made once for each source. It reads the headers and the exact bytes of the
-//! body, before anybody parses them; it keeps nothing, waits for nothing and is told the time. What
-//! becomes of a request, and what the answer looks like, is the listener's affair. Where a sender's
-//! rules are written down stands in the module of its scheme.
+//! body, before any parser does; it stores nothing, waits for nothing and takes the time as an
+//! argument. The listener decides about the request and its answer. The module of each scheme names
+//! the page with the sender's rules.
 //!
-//! # What all schemes have in common
+//! # All schemes
 //!
-//! * **Any one secret suffices**, so that a secret can be changed: both are known while the sender
-//!   still uses the old one.
+//! * **Any one secret suffices**, so that a secret can be changed: both are configured while the
+//!   sender still uses the old one.
 //! * **A header that comes twice is refused**, also one that only names the event: two readers of
 //!   such a request could take different ones.
 //! * **Comparisons take the same time whatever is sent** and are made by `ring`; plain tokens are
@@ -18,8 +19,8 @@
 //! * **A signed timestamp is plain digits.** Where it is joined with the body by a dot or a colon
 //!   there is then only one way to take the signed bytes apart.
 //! * **An id that cannot be stored is no id.** The event is kept and not de-duplicated: twice is
-//!   better than never. Most schemes do not sign the id, only the body; whoever has seen a signed
-//!   request can send its body again under another id, where no timestamp prevents it.
+//!   better than never. Most schemes do not sign the id, only the body; a party that has seen a
+//!   signed request can send its body again under another id, where no timestamp prevents it.
 
 mod body;
 mod compare;
@@ -50,7 +51,7 @@ use ring::hmac;
 pub use self::not_verified::NotVerified;
 pub use self::secrets::{VerifierError, VerifierSecretFault};
 
-/// How a source proves who it is.
+/// How a source proves its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
@@ -62,13 +63,13 @@ pub enum Scheme {
     Standard,
     Slack,
     Shopify,
-    /// A token in a header, as senders do it that sign nothing.
+    /// A token in a header, for senders that sign nothing.
     Token,
-    /// Whoever can reach the listener is believed.
+    /// Every request that reaches the listener is accepted.
     None,
 }
 
-/// What a verified request says of itself.
+/// The id and name of a verified request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The sender's id of this delivery, the same when it is sent again. 1 to 255 bytes without
@@ -87,7 +88,7 @@ pub struct Verifier {
     tolerance: Duration,
 }
 
-/// What is left of the secrets: keys and digests, by what the scheme does with them.
+/// Keys and digests of the secrets, as the scheme needs them.
 enum Keys {
     Gitlab(gitlab::Keys),
     Github(Vec<hmac::Key>),
@@ -128,7 +129,7 @@ impl Verifier {
     /// Whether the request comes from the source. `headers` as received, `body` the exact bytes.
     ///
     /// # Errors
-    /// Why not, in words that may be told to the sender.
+    /// The reason, in words that may be told to the sender.
     pub fn verify(
         &self,
         headers: &HeaderMap,

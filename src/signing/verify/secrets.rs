@@ -1,11 +1,11 @@
-//! What a source's secrets must be like, whatever the scheme.
+//! Requirements for a source's secrets, whatever the scheme.
 
 use ring::hmac;
 
 use super::Scheme;
 
-/// Changing a secret needs two. Several senders may share a source, each with its own; but each
-/// secret costs a forger's request one more pass over its body.
+/// Changing a secret needs 2. Several senders may share a source, each with its own; but for each
+/// secret a forger's request costs one more pass over its body.
 const SECRETS_MAX: usize = 10;
 
 /// A verifier cannot be made of these secrets.
@@ -17,7 +17,7 @@ pub enum VerifierError {
     Needless,
     #[error("more than {SECRETS_MAX} secrets")]
     TooMany,
-    /// Says which one and why, never what it is.
+    /// Says which one and why, and never quotes it.
     #[error("secret {nth} {fault}")]
     Secret {
         /// Counted from 1, in the order given.
@@ -26,7 +26,7 @@ pub enum VerifierError {
     },
 }
 
-/// What is wrong with a secret.
+/// The fault of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifierSecretFault {
     #[error("is empty")]
@@ -45,7 +45,7 @@ pub enum VerifierSecretFault {
     PublicKeyLength { found: usize },
 }
 
-/// What holds for the secrets of every scheme.
+/// Checks the requirements of every scheme.
 pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierError> {
     match (scheme, secrets.len()) {
         (Scheme::None, 0) => return Ok(()),

@@ -1,13 +1,14 @@
-//! Shopify: `X-Shopify-Hmac-Sha256` is the HMAC-SHA256 of the body in base64, under the app's client
-//! secret. <https://shopify.dev/docs/apps/build/webhooks/verify-deliveries>. After the secret is
-//! changed Shopify may go on with the old one for an hour, so a source should know both for a while.
+//! Shopify: `X-Shopify-Hmac-Sha256` is the HMAC-SHA256 of the body in base64, under the app's
+//! client secret. <https://shopify.dev/docs/apps/build/webhooks/verify-deliveries>. After the
+//! secret is changed Shopify may go on with the old one for an hour, so a source should know both
+//! for a while.
 //!
-//! A delivery is known by `X-Shopify-Webhook-Id`, as that page has it. `X-Shopify-Event-Id` names
-//! what the merchant did: deliveries of several subscriptions share it, and taking it for the id
-//! would lose all but the first.
+//! A delivery is identified by `X-Shopify-Webhook-Id`, as that page has it. `X-Shopify-Event-Id`
+//! names the merchant's action: deliveries of several subscriptions share it, and taking it for the
+//! id would lose all but the first.
 //!
-//! Shopify's newer events name the same headers without the `X-`; those are read where the others are
-//! missing.
+//! Shopify's newer events name the same headers without the `X-`; those are read where the others
+//! are missing.
 
 use hyper::HeaderMap;
 use ring::hmac;

@@ -1,9 +1,9 @@
 //! Standard Webhooks: `webhook-signature` is a list, parted by spaces, of `v1,` (HMAC-SHA256) and
-//! `v1a,` (ed25519) with the signature of `{id}.{timestamp}.{body}` in base64; id and timestamp stand
-//! in `webhook-id` and `webhook-timestamp`.
+//! `v1a,` (ed25519) with the signature of `{id}.{timestamp}.{body}` in base64; id and timestamp
+//! stand in `webhook-id` and `webhook-timestamp`.
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
-//! What is signed, and how secrets look, is shared with what we send
-//! ([`signature`](crate::signing::sign)).
+//! The signed text and the form of secrets are those of the sending side
+//! ([`sign`](crate::signing::sign)).
 //!
 //! Senders that go through Svix name the same headers `svix-…`
 //! (<https://docs.svix.com/receiving/verifying-payloads/how-manual>); those are read where the
@@ -64,7 +64,7 @@ impl StandardKeys {
         let decode = |encoded| decode(encoded).map_err(|_| VerifierSecretFault::NotBase64);
         if let Some(encoded) = secret.strip_prefix(WHSEC) {
             let key = decode(encoded)?;
-            // The sender chose the length; a short one is his weakness, none is a mistake.
+            // The sender chose the length; a short key is weak, and an empty one is a mistake.
             if key.is_empty() {
                 return Err(VerifierSecretFault::EmptyKey);
             }
@@ -131,7 +131,7 @@ struct Signatures {
 }
 
 impl Signatures {
-    /// Versions of tomorrow, and what is no signature, are passed over.
+    /// Unknown versions, and words that are no signature, are passed over.
     fn parse(list: &[u8], header: &'static str) -> Result<Self, NotVerified> {
         let mut found = Self::default();
         for item in list.split(|&byte| byte == b' ') {

@@ -1,11 +1,11 @@
 //! Stripe: `Stripe-Signature` is `t={timestamp},v1={hex},…`, where each `v1` is the HMAC-SHA256 of
 //! `{timestamp}.{body}`. While a secret is being rolled there are several; other schemes (`v0` of
-//! test events) are passed over, so that nobody can talk us down to a weaker one.
-//! <https://docs.stripe.com/webhooks#verify-manually>. The key is the signing secret as it is shown,
-//! with its `whsec_`; unlike in Standard Webhooks nothing is decoded.
+//! test events) are passed over, so that a forger cannot choose a weaker one.
+//! <https://docs.stripe.com/webhooks#verify-manually>. The key is the signing secret as it is
+//! shown, with its `whsec_`; unlike in Standard Webhooks nothing is decoded.
 //!
-//! The id and the name of an event are `id` and `type` in the body; each attempt is signed anew, with
-//! its own timestamp.
+//! The id and the name of an event are `id` and `type` in the body; each attempt is signed anew,
+//! with its own timestamp.
 
 use hyper::HeaderMap;
 use ring::hmac;

@@ -1,4 +1,4 @@
-//! Whether a signed timestamp is near enough: an old request that somebody recorded is not.
+//! Whether a signed timestamp is near enough: that of a replayed old request is not.
 
 use std::time::Duration;
 

@@ -18,9 +18,8 @@ pub(super) fn github() -> Example {
         .is("72d3162e-cc78-11e3-81ab-4c9367dc0958", "issues")
 }
 
-/// The walk-through on
-/// <https://docs.slack.dev/authentication/verifying-requests-from-slack>. It is a slash command: no
-/// JSON, so nothing in it is an event's id.
+/// The walk-through on <https://docs.slack.dev/authentication/verifying-requests-from-slack>. It is
+/// a slash command: no JSON, so nothing in it is an event's id.
 pub(super) fn slack() -> Example {
     let secrets = ["8f742231b10e8888abcd99yyyzzz85a5", "8f742231b10e8888abcd99yyyzzz85a6"];
     let body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&\
@@ -130,7 +129,7 @@ fn shopifys_signature_is_canonical_base64_of_32_bytes() {
     assert_eq!(zeros, NotVerified::SignatureMismatch);
 }
 
-/// Signed by the code under test's own HMAC, because what matters here is what is read afterwards.
+/// Signed by the HMAC of the code under test, because these tests are about the reading afterwards.
 fn slack_says(body: &str) -> super::Verified {
     let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, slack().secret.as_bytes());
     let tag = ring::hmac::sign(&secret, format!("v0:1531420618:{body}").as_bytes());

@@ -1,4 +1,4 @@
-//! What every scheme has in common, asked of an example of each. What is particular to one stands in
+//! Properties of every scheme, tested with an example of each. Properties of one scheme stand in
 //! its own module; the examples' sources are named where they are made.
 
 mod gitlab;
@@ -25,9 +25,9 @@ struct Example {
     secret: &'static str,
     /// Another secret of the same kind, which did not sign this.
     other: &'static str,
-    /// The headers without which it is not believed.
+    /// The headers without which it is not verified.
     proof: &'static [&'static str],
-    /// The one of them that says when.
+    /// The one of them that holds the timestamp.
     timestamp: Option<&'static str>,
     headers: HeaderMap,
     body: Vec<u8>,

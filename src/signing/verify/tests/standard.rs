@@ -42,7 +42,7 @@ fn one_of_the_list_suffices_and_other_versions_are_passed_over() {
     put(&format!("v2,abc {wrong}  {V1A} {V1}")).unwrap();
     put(&format!("{V1} {wrong}")).unwrap();
     assert_eq!(put(&format!("{wrong} {wrong}")), Err(NotVerified::SignatureMismatch));
-    // what only another kind of secret could check
+    // only another kind of secret could check this one
     assert_eq!(put(V1A), Err(NotVerified::SignatureMismatch));
     assert_eq!(asymmetric().header(PROOF[2], V1).verify(), Err(NotVerified::SignatureMismatch));
     let mixed = symmetric().header("webhook-signature", &format!("{V1A} {wrong}"));
