@@ -35,8 +35,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// Reads the settings that the command needs; commands that use no configured database need
-    /// none.
+    /// Reads the settings that the command needs; commands without a configured database need none.
     ///
     /// # Errors
     ///

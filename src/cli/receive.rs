@@ -1,4 +1,4 @@
-//! `posthaste receive`: a [`receiver`](crate::receiver) in the terminal. Needs no settings and no
+//! `posthaste receive`: a [`receiver`](crate::receiver) in the terminal, without settings or
 //! database.
 
 use std::io::{self, Write as _};

@@ -2,8 +2,7 @@
 //!
 //! A shop takes orders and writes events in the same transactions, for four endpoints: one is
 //! always up, one fails most of the time, one is slow and one is down; the relay is killed in the
-//! middle. At the end three witnesses are compared ([`check`]), and the demo fails if they
-//! disagree.
+//! middle. At the end the demo compares three witnesses ([`check`]), and fails if they disagree.
 //!
 //! The private PostgreSQL and its watchdog are those of [`sandbox`](crate::sandbox).
 

@@ -103,8 +103,7 @@ impl Receiver {
         let any = (Ipv4Addr::LOCALHOST, 0);
         let listener = Listener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
         let address = listener.address();
-        // Bound and not listening: no other process can get the port, and connections to it are
-        // refused.
+        // Bound and not listening: no other process can get the port, and it refuses connections.
         let refusing = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
         refusing.bind(any.into()).map_err(ReceiverError::Listen)?;
         let endpoints =
@@ -115,8 +114,7 @@ impl Receiver {
         Ok(Self { address, refusing, shared, _accepting: accepting })
     }
 
-    /// Tells an endpoint its secret; until then it accepts nothing. A path that is not served needs
-    /// none.
+    /// Tells an endpoint its secret; until then it accepts nothing. Unserved paths need none.
     ///
     /// # Errors
     /// If the secret is not a symmetric one of Standard Webhooks.

@@ -376,8 +376,7 @@ async fn store_read(
     mut read: Vec<(Entry, Result<Incoming, Unreadable>)>,
 ) -> Drained {
     let mut drained = Drained::default();
-    // If the machine is short of resources, the file may be good. The entries behind it wait as
-    // well.
+    // If the machine is short of resources, the file may be good. Entries behind it wait too.
     let may_be_good =
         |read: &Result<_, Unreadable>| read.as_ref().is_err_and(|why: &Unreadable| why.may_pass());
     if let Some(place) = read.iter().position(|(_, read)| may_be_good(read)) {

@@ -1,8 +1,7 @@
 //! Makes the body of a request from the event.
 //!
 //! Runs once for each attempt, before [`signature`](super::signature) signs the very bytes that are
-//! made here. The payload is never parsed: the receiver reads what the application wrote, byte for
-//! byte.
+//! made here. The payload is never parsed: the receiver reads the application's own bytes.
 
 use std::io::Write as _;
 

@@ -1,5 +1,4 @@
-//! The things of the domain, and decisions about them. Pure: no IO, no clock, no randomness, no
-//! tokio.
+//! The domain, and the decisions about it. Pure: no IO, no clock, no randomness, no tokio.
 //!
 //! Decisions that depend on time or chance take `now` or the draw as an argument, so a test needs
 //! neither a sleep nor a mock.

@@ -61,8 +61,7 @@ pub enum Cause {
     TlsUnknownIssuer,
     /// Any other TLS failure; the detail says which.
     TlsOther,
-    /// The answer is not HTTP, or not HTTP that the client accepts (too many headers, too long a
-    /// head).
+    /// The answer is not HTTP that the client accepts (too many headers, too long a head).
     Protocol,
     /// The egress proxy refused or failed the tunnel.
     Proxy,
@@ -79,8 +78,7 @@ pub enum Refusal {
     NotHttps,
     /// The URL, a header or a secret of the endpoint cannot be used, or its row cannot be read.
     BadEndpoint,
-    /// The event's own headers exceed the bounds. Waiting changes nothing: the delivery is dead at
-    /// once.
+    /// The event's own headers exceed the bounds for good: the delivery is dead at once.
     BadEvent,
     /// The relay has a bug that this delivery or its endpoint meets; the detail says where.
     Fault,

@@ -187,8 +187,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Deeper than any sender's JSON. Parsers behind Posthaste go down as deep, PostgreSQL's among
-/// them.
+/// Deeper than any sender's JSON. Parsers behind Posthaste, as PostgreSQL's, go as deep.
 const DEPTH_MAX: usize = 128;
 
 /// Whether this is one JSON text, and not nested too deep. Builds nothing.

@@ -27,7 +27,7 @@ pub struct Window {
     normal: Option<f64>,
     /// Results still to come of requests that were in flight at the last halving. They show the
     /// time before it, so they neither halve nor grow the window: one incident, one halving. An
-    /// upper estimate, the whole former window, since the exact number would need a note with each
+    /// upper estimate, the whole former window: the exact number would need a note with each
     /// request.
     settling: u32,
 }
@@ -99,8 +99,7 @@ impl Window {
             }
         }
         let Some(mean) = self.round.after(took, self.size, now) else { return };
-        // The few requests may have been slow for reasons of their own: no more than this is
-        // normal.
+        // The few requests may have been slow by themselves: no more than this is normal.
         let normal = match self.normal {
             Some(normal) if normal <= mean && self.size > FEW => normal,
             Some(normal) => normal + (mean - normal) / 2.0,

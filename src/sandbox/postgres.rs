@@ -165,8 +165,7 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Makes a database, a copy of `template` if there is one. No session may be connected to the
-    /// template.
+    /// Makes a database, a copy of `template` if given, to which no session may be connected.
     ///
     /// # Errors
     /// If the server is away or refuses, for instance because the database exists.

@@ -139,8 +139,7 @@ impl RelayProcess {
     }
 }
 
-/// This very program with nothing in its environment but the database, in a directory without a
-/// `posthaste.toml`.
+/// This program with only the database in its environment, in a directory without `posthaste.toml`.
 fn posthaste(
     command: &'static str,
     database_url: &str,

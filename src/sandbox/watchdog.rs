@@ -44,8 +44,7 @@ impl Watchdog {
         let mut command = Command::new("sh");
         command.arg("-c").arg(SCRIPT).arg("watchdog").arg(signal);
         command.arg(directory.unwrap_or_else(|| Path::new("")));
-        // It must not hold this process's output open: a reader of that would wait for the
-        // watchdog.
+        // It must not hold this process's output open: a reader would wait for the watchdog.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut shell = command.current_dir("/").process_group(0).spawn()?;
         let pipe = shell.stdin.take();

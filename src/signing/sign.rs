@@ -1,9 +1,7 @@
-//! Signs a request as Standard Webhooks has it, so that the receiver can verify its sender and its
-//! bytes.
+//! Signs a request as Standard Webhooks has it, so that the receiver can verify sender and bytes.
 //!
 //! A [`Signer`] is made once for each revision of an endpoint; the client asks it for the
-//! `webhook-signature` of every attempt. The store holds the secrets, and knows until when they are
-//! valid.
+//! `webhook-signature` of every attempt. The store holds the secrets, and their ends.
 
 use std::io::Write as _;
 
@@ -80,8 +78,8 @@ pub enum SecretFault {
 }
 
 impl Signer {
-    /// Parses `whsec_…` (HMAC-SHA256) and `whsk_…` (ed25519) secrets. Without any, nothing is
-    /// signed.
+    /// Parses `whsec_…` (HMAC-SHA256) and `whsk_…` (ed25519) secrets. Without any, it does not
+    /// sign.
     ///
     /// # Errors
     /// The first secret that cannot be used: signing with the others alone would look to the

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
@@ -70,10 +71,7 @@ pub async fn record(
                 &column(attempts, |a| a.event_id),
                 &column(attempts, |a| a.endpoint_id),
                 &column(attempts, |a| a.claim_token),
-                &column(attempts, |a| match a.verdict.decision {
-                    Decision::Retry { after } => after.as_secs_f64() * 1000.0,
-                    Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
-                }),
+                &column(attempts, retry_after_ms),
                 &column(attempts, |a| a.blocks),
                 &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
                 &column(attempts, |a| {
@@ -104,13 +102,25 @@ pub async fn record(
             ],
         )
         .await?;
-    let mut held = RecordedDeliveries::with_capacity(rows.len());
+    Ok(recorded(&rows))
+}
+
+fn recorded(rows: &[Row]) -> RecordedDeliveries {
+    let mut recorded = RecordedDeliveries::with_capacity(rows.len());
     for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
-        let next = held.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
+        let next = recorded.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
         *next = next.or(next_due_in.map(super::deliveries::millis));
     }
-    Ok(held)
+    recorded
+}
+
+/// The delay of a retry in milliseconds; -1 for any other decision.
+fn retry_after_ms(attempt: &Attempt) -> f64 {
+    match attempt.verdict.decision {
+        Decision::Retry { after } => after.as_secs_f64() * 1000.0,
+        Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
+    }
 }
 
 /// A column of texts, most of which are the same.

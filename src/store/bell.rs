@@ -47,8 +47,8 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Opens the session and listens. `ears.rung` is notified by every bell, and when the session
-    /// ends.
+    /// Opens the session and listens. Every bell notifies `ears.rung`, and so does the session's
+    /// end.
     ///
     /// # Errors
     /// When the session cannot be opened.

@@ -1,5 +1,4 @@
-//! Connects to the database: the URL with libpq's sslmode in full. Pools and sessions are built on
-//! it.
+//! Connects to the database, with libpq's sslmode in full. Pools and sessions build on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -27,8 +26,7 @@ pub struct Database {
     tls: DatabaseTls,
     /// For each host.
     connect_timeout: Duration,
-    /// The host of the last connection, tried first: hosts that are away then cost no wait each
-    /// time.
+    /// The host of the last connection, tried first: hosts that are away then cost no wait.
     favourite: Arc<AtomicUsize>,
     /// A pooler in transaction mode lies in between.
     is_pooled: bool,
@@ -186,8 +184,7 @@ impl Database {
         &self.known
     }
 
-    /// How many sessions have been opened so far. A newer one may be in a server that has taken
-    /// over.
+    /// Sessions opened so far. A newer one may be in a server that has taken over.
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
@@ -221,8 +218,7 @@ impl Database {
         Err(failed)
     }
 
-    /// The host by each address that its name has. A name that is not found is the connection's
-    /// error.
+    /// The host by each address that its name has. An unknown name fails when dialled.
     async fn ways_to(&self, host: &Config) -> Vec<Config> {
         let name = match (host.get_hosts(), host.get_hostaddrs()) {
             ([Host::Tcp(name)], []) if name.parse::<IpAddr>().is_err() => name.as_str(),
@@ -275,8 +271,7 @@ fn apart(all: &Config) -> Arc<[Config]> {
             Some(Host::Unix(path)) => one.host_path(path),
             None => &mut one,
         };
-        // As in libpq: a server offers no TLS on a socket of this machine, and it is not asked for
-        // there.
+        // As in libpq: a server offers no TLS on a socket of this machine, so none is asked for.
         let ssl_mode = match hosts.get(place) {
             Some(Host::Unix(_)) => SslMode::Disable,
             _ => all.get_ssl_mode(),

@@ -16,18 +16,17 @@ const DUE: &str = include_str!("../../sql/queries/due.sql");
 
 /// The claims of one statement.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct DueClaims {
     pub claimed: Vec<Claimed>,
     /// More was due and had room, but the bytes ran out.
     pub is_cut: bool,
 }
 
-/// Claims due deliveries of these endpoints: at most the room of each and, unless a single delivery
-/// has more, at most this many bytes of events.
+/// DueClaims due deliveries of these endpoints: at most the room of each and, unless a single
+/// delivery has more, at most this many bytes of events.
 ///
 /// # Errors
-/// When the statement fails, or a row cannot be read; the caller then disowns what may have been
-/// claimed.
+/// When the statement fails, or a row cannot be read; the caller then disowns any claims.
 pub async fn claim(
     store: &Store,
     relay: RelayId,
@@ -35,7 +34,7 @@ pub async fn claim(
     endpoints: &[EndpointId],
     rooms: &[i32],
     bytes: i64,
-) -> Result<Claims, StoreError> {
+) -> Result<DueClaims, StoreError> {
     let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
@@ -49,7 +48,7 @@ pub async fn claim(
             Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
         .collect::<Result<_, StoreError>>()?;
-    Ok(Claims { claimed, is_cut })
+    Ok(DueClaims { claimed, is_cut })
 }
 
 /// Names one claim.

@@ -16,8 +16,7 @@ const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
-/// Receivers refuse signatures whose time is five minutes off; Posthaste signs by this machine's
-/// clock.
+/// Receivers refuse signatures that are 5 minutes off; Posthaste signs by this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
 /// The examination is a few small statements; a server that takes longer hangs.
@@ -195,8 +194,7 @@ pub async fn endpoints(
     Ok(rows.iter().map(|row| (row.get("id"), row.get("url"))).collect())
 }
 
-/// Whether Posthaste can work on this server and in this database; if not, the other checks mean
-/// nothing.
+/// Whether Posthaste can work in this database; if not, the other checks mean nothing.
 async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let before = Clock.now();

@@ -90,8 +90,7 @@ pub enum StoreError {
 impl StoreError {
     /// Names the operation that failed, for `map_err`.
     pub(super) fn query(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
-        // A statement that this session has prepared is missing, or one that it has not prepared
-        // exists.
+        // A prepared statement is missing, or one exists that this session has not prepared.
         const STRANGE: [SqlState; 2] =
             [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
         move |source| match source.code() {

@@ -106,8 +106,7 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     Ok(missing)
 }
 
-/// Refuses a database whose schema is missing, older or newer than this binary's. Returns its
-/// version.
+/// Refuses a missing schema, or one older or newer than this binary's. Returns its version.
 ///
 /// # Errors
 /// When the schema does not fit, or the database cannot be reached.
@@ -150,8 +149,7 @@ pub enum ScriptForm {
 /// The migrations that are newer than a version as one script, for operators who apply SQL with a
 /// tool of their own.
 ///
-/// It does what [`run`] does, the ledger included, and refuses by name what it cannot be applied
-/// to.
+/// It does what [`run`] does, the ledger included, and names the reason where it cannot be applied.
 ///
 /// # Errors
 /// When there is no such version.
@@ -174,8 +172,7 @@ pub fn print(from: i32, form: ScriptForm) -> Result<String, StoreError> {
     add("may it be applied here?", &guard(from));
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
         let version = migration.version;
-        // Each migration checks for itself: a script that goes on after an error must not apply the
-        // next.
+        // Each migration checks for itself: a script may go on after an error.
         let sql = if version > 1 { guard(version - 1) } else { String::new() };
         add(migration.name, &format!("{sql}{}", migration.script()));
     }

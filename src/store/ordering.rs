@@ -1,4 +1,4 @@
-//! Lines: the deliveries of one ordering key to an ordered endpoint, of which one at a time has its
+//! Lines: the deliveries of one ordering key to an ordered endpoint, one of which at a time has its
 //! turn.
 
 use std::time::Duration;
@@ -32,8 +32,7 @@ pub async fn give_turns(
     Ok(rows.iter().map(|row| (row.get("endpoint_id"), millis(row.get("due_in_ms")))).collect())
 }
 
-/// The lines with waiting deliveries after this line, at most `most`, in the order of endpoint and
-/// key.
+/// The lines with waiting deliveries after this line, at most `most`, by endpoint and key.
 ///
 /// # Errors
 /// When the statement fails.

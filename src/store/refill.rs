@@ -19,8 +19,7 @@ const IS_BARE: &str = "select to_regclass('posthaste.routing') is not null \
 const IS_EMPTY: &str = "select to_regclass('posthaste.routing') is not null \
      and not exists (select from posthaste.migrations)";
 
-/// The suffix of the schemas' names while this version's are made beside them. No other schema has
-/// it.
+/// The suffix of the schemas' names while this version's are made beside them, used nowhere else.
 const ASIDE: &str = "_found_without_rows";
 const SCHEMAS: [&str; 2] = ["posthaste", "posthaste_internal"];
 /// More than these would not be read.
@@ -38,11 +37,11 @@ const ROUTE_ALL: &str = "update posthaste.routing set database_oid = 0 \
      where exists (select from posthaste.outbox); \
      select posthaste_internal.rebase_routing();";
 
-/// Puts the rows back that a schema has from the start, if they are missing. Returns whether they
-/// were.
+/// Puts back the rows that a schema has from the start. Returns whether they were missing.
 ///
-/// # Errors When the schema is not the one that this version makes, or the database fails; then
-/// nothing has been changed.
+/// # Errors
+/// When the schema is not the one that this version makes, or the database fails; then nothing has
+/// been changed.
 pub async fn run(database: &Database) -> Result<bool, StoreError> {
     let (client, driver) = database.direct().session(|_| {}).await?;
     let work = async {
@@ -80,8 +79,7 @@ struct Rows {
     json: String,
 }
 
-/// Makes this version's schema beside the existing one, and undoes it. Returns the rows that it
-/// had.
+/// Makes this version's schema beside the existing one, and undoes it. Returns its rows.
 async fn compare(client: &Client) -> Result<Vec<Rows>, StoreError> {
     // The ledger may have been left out.
     let mut make = format!("{LEDGER} savepoint found;");

@@ -19,8 +19,7 @@ const REAP: &str = include_str!("../../sql/queries/reap.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
 /// The session that holds a relay's lock. When it ends, other relays may take the relay for dead.
-/// Behind a pooler it is only a connection for heartbeats, which no statement of the pools holds
-/// up.
+/// Behind a pooler it is only a connection for heartbeats, which no other statement holds up.
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
@@ -44,8 +43,7 @@ impl Registration {
     }
 }
 
-/// A heartbeat that takes longer is of no use: Postgres ends it, and a second later the relay gives
-/// up.
+/// A heartbeat that takes longer is of no use: Postgres ends it, and the relay gives up 1 s later.
 const BOUND: &str = "set statement_timeout = '5s';";
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
@@ -85,8 +83,7 @@ impl Lease {
     /// for dead.
     ///
     /// The server may not have noticed that the old session is gone, and would hold the lock for it
-    /// until it does, which takes hours where a network forgets connections. So that session is
-    /// ended.
+    /// until it does, for hours where a network forgets connections. So that session is ended.
     ///
     /// # Errors
     /// When the session cannot be opened, or the old one does not end.

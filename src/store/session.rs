@@ -36,8 +36,7 @@ pub const SESSION: &str = "set standard_conforming_strings = on; \
      set idle_in_transaction_session_timeout = 0; set gin_fuzzy_search_limit = 0; \
      set enable_indexscan = on; set enable_bitmapscan = on; set enable_partition_pruning = on;";
 
-/// Set back only where needed: not every server knows the first, and only a superuser may set the
-/// second.
+/// Set back only where needed: older servers lack the first, and the second needs a superuser.
 const SET_BACK: &str = "select \
      case when current_setting('server_version_num')::int >= 170000 \
        then set_config('transaction_timeout', '0', is_local) end, \

@@ -1,5 +1,4 @@
-//! TLS towards the database: checks as much of the server's certificate as libpq's sslmode asks
-//! for.
+//! TLS towards the database: checks of the server's certificate what libpq's sslmode asks for.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use posthaste::model::outcome::Outcome;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::Share;
-use posthaste::model::verdict::{self, Decision, Policy, Verdict};
+use posthaste::model::verdict::{self, Decision, VerdictPolicy, Verdict};
 use posthaste::model::window::Window;
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
@@ -147,7 +147,7 @@ impl Lane {
         let schedule = Schedule::default();
         let schedule = schedule.for_endpoint(&self.endpoint);
         let policy =
-            Policy { rules: &RULES, schedule: &schedule, retry_after_cap: RETRY_AFTER_CAP };
+            VerdictPolicy { rules: &RULES, schedule: &schedule, retry_after_cap: RETRY_AFTER_CAP };
         let age = present.duration_since(delivery.due_at);
         let attempt = verdict::AttemptFacts {
             number: delivery.attempt_count + 1,

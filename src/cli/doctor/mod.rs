@@ -1,5 +1,4 @@
-//! `posthaste doctor`: checks everything that a relay needs, and says how to fix what does not
-//! work.
+//! `posthaste doctor`: checks everything that a relay needs, and says how to fix it.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -98,7 +98,7 @@ pub struct Spooled {
     pub oldest: Option<Timestamp>,
 }
 
-/// Looks without taking the lock: another process may be using the spool. A missing directory holds
+/// Looks without the lock: another process may be using the spool. A missing directory holds
 /// nothing.
 ///
 /// # Errors
@@ -276,8 +276,7 @@ impl Spool {
         (put.len(), error)
     }
 
-    /// Removes these entries, which are the oldest; those with `true` are set aside for the
-    /// operator.
+    /// Removes these entries, which are the oldest; with `true`, sets them aside.
     pub(super) fn take_out(&mut self, done: &[(Entry, bool)]) -> io::Result<()> {
         let mut result = Ok(());
         for &(entry, set_aside) in done {

@@ -1,5 +1,4 @@
-//! The format of a file of the spool: one webhook, written so that any missing or changed byte
-//! shows.
+//! The format of a file of the spool: one webhook, so written that any changed byte shows.
 //!
 //! ```text
 //! posthaste spool 1 META PAYLOAD SHA256

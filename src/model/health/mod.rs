@@ -220,8 +220,7 @@ impl<'a> Sign<'a> {
 
 impl Health {
     /// Restores the health that a relay left. A probe that was out then is made again. An endpoint
-    /// that settings refused is tried at once: this relay's settings, or the endpoint's, may have
-    /// changed.
+    /// that settings refused is tried at once: the settings may have changed.
     #[must_use]
     pub fn restore(left: Left) -> Self {
         let Left { state, consecutive_failures, failing_since, consecutive_rejections, .. } = left;
@@ -351,8 +350,7 @@ impl Health {
         if !self.is_in(TroubleKind::Rejecting)
             && self.consecutive_rejections < policy.rejection_threshold
         {
-            // Another wait is over, since the endpoint answers; but a single failure pauses it
-            // again.
+            // A pause for failures is over, since the endpoint answers; one failure pauses it again.
             return (self.state == State::Probing).then(|| {
                 self.change(State::Flowing);
                 Transition::OnTrial
@@ -376,8 +374,7 @@ impl Health {
         *self.failing_since.insert(goes_on.unwrap_or(begins))
     }
 
-    /// Pauses for longer than the last time, or disables the endpoint if the trouble lasts too
-    /// long.
+    /// Pauses for longer than the last time, or disables the endpoint after too long a trouble.
     fn pause_or_disable(
         &mut self,
         trouble: Trouble,

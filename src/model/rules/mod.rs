@@ -118,7 +118,7 @@ impl RuleSet {
         Self(rules)
     }
 
-    /// The first rule whose conditions all hold. None does for an interrupted request, whose end is
+    /// The first rule whose conditions all hold; none for an interrupted request, whose end is
     /// unknown.
     #[must_use]
     pub fn first_match(&self, host: &str, event_type: &str, outcome: &Outcome) -> Option<&Rule> {

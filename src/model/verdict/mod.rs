@@ -58,7 +58,7 @@ pub enum Effect {
 
 /// The rules and settings that outcomes are judged by.
 #[derive(Debug, Clone, Copy)]
-pub struct Policy<'a> {
+pub struct VerdictPolicy<'a> {
     pub rules: &'a RuleSet,
     /// The endpoint's, see [`Schedule::for_endpoint`].
     pub schedule: &'a Schedule,
@@ -92,7 +92,7 @@ pub struct AttemptFacts<'a> {
 #[must_use]
 pub fn judge(
     outcome: &Outcome,
-    policy: &Policy<'_>,
+    policy: &VerdictPolicy<'_>,
     attempt: &AttemptFacts<'_>,
     now: Timestamp,
     draw: f64,
@@ -127,7 +127,7 @@ pub fn judge(
     }
 }
 
-impl Policy<'_> {
+impl VerdictPolicy<'_> {
     /// Tries again, if attempts and age allow it.
     fn retry(
         &self,

@@ -6,8 +6,7 @@
 //!
 //! A secret that begins with `whsec_` is a signing token and is never compared with a header. A
 //! hook may have both, and sends both; a source that knows both takes either, except that a
-//! signature that is there must be right. To require the signature always, leave the secret token
-//! out.
+//! signature that is there must be right. To require a signature, leave the secret token out.
 //!
 //! A delivery is identified by `Idempotency-Key`, the only id that is the same when GitLab or a
 //! user sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab

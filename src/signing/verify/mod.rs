@@ -1,5 +1,4 @@
-//! Verifies that an incoming webhook comes from its source, and reads the sender's id and name of
-//! it.
+//! Verifies that an incoming webhook comes from its source, and reads its id and name.
 //!
 //! A [`Verifier`] is made once for each source. It reads the headers and the exact bytes of the
 //! body, before any parser does; it stores nothing, waits for nothing and takes the time as an

@@ -4,8 +4,7 @@
 //! `Authorization`, among them Okta
 //! (<https://developer.okta.com/docs/guides/secure-hooks/-/main/>), where the text may be `Basic
 //! …`. So the secret is compared with the whole value, and with the text after `Bearer`. Where a
-//! proxy consumes `Authorization`, `X-Webhook-Token` takes its place; if it is there it alone
-//! counts.
+//! proxy consumes `Authorization`, `X-Webhook-Token` takes its place; if present, it alone counts.
 //!
 //! The only id known by convention is `Idempotency-Key`
 //! (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>); the event has
