@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_refuses_connections() {
+    async fn the_port_of_a_down_endpoint_refuses_connections() {
         let receiver = Receiver::start(&[]).await.unwrap();
         let url = receiver.refusing_url().unwrap();
         let refused = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap_err();

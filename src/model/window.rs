@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_answers_it_has_what_it_may_start_with() {
+    fn silence_grows_it_to_its_initial_size_at_most() {
         for (start, max, most) in [(4, 64, 4), (4, 3, 3), (1, 64, 1), (0, 0, 1)] {
             let mut window = Window::new(start, max);
             assert_eq!(window.size(), 1);

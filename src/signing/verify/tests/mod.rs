@@ -113,7 +113,7 @@ fn examples() -> Vec<Example> {
 }
 
 #[test]
-fn a_signed_request_is_believed_and_says_what_it_is() {
+fn a_signed_request_is_verified_and_says_what_it_is() {
     for example in examples() {
         assert_eq!(example.verify(), Ok(example.is.clone()), "{example:?}");
     }
@@ -283,7 +283,7 @@ fn a_header_that_names_the_event_counts_once_or_not_at_all() {
 }
 
 #[test]
-fn without_a_scheme_everybody_is_believed() {
+fn without_a_scheme_every_request_is_accepted() {
     let everybody = example(Scheme::None, ["", ""], &[], "anything", 0);
     assert_eq!(everybody.verify_with(&[]), Ok(everybody.is.clone()));
     let named = everybody.header("Idempotency-Key", "5");
