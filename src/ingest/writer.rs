@@ -241,7 +241,9 @@ impl Writer {
                     batch => {
                         let mut kept = Vec::with_capacity(batch.len());
                         for one in batch {
-                            kept.extend(Box::pin(self.store_or_spool(std::slice::from_ref(one))).await);
+                            kept.extend(
+                                Box::pin(self.store_or_spool(std::slice::from_ref(one))).await,
+                            );
                         }
                         kept
                     }

@@ -51,8 +51,8 @@ pub(super) async fn follow(
     match &transition {
         Some(Transition::Paused { until, again, trouble }) => {
             shared.metrics.endpoints_paused.increment(1);
-            let Trouble { kind: fault, reason } = trouble;
-            match (fault, again) {
+            let Trouble { kind, reason } = trouble;
+            match (kind, again) {
                 (TroubleKind::Failing, _) => {
                     tracing::warn!(endpoint, host, %until, reason, "paused: it keeps failing");
                 }

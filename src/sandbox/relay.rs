@@ -145,7 +145,8 @@ fn posthaste(
     database_url: &str,
     directory: &Path,
 ) -> Result<Command, RelayProcessError> {
-    let mut process = Command::new(std::env::current_exe().map_err(RelayProcessError::ThisProgram)?);
+    let mut process =
+        Command::new(std::env::current_exe().map_err(RelayProcessError::ThisProgram)?);
     process.arg(command).env_clear().env("DATABASE_URL", database_url);
     process.current_dir(directory).stdin(Stdio::null());
     Ok(process)

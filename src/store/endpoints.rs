@@ -86,7 +86,7 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<KnownEndpoint, toki
         failing_since: row.try_get("failing_since")?,
         consecutive_rejections: positive(row.try_get("consecutive_rejections")?).unwrap_or(0),
         pauses: positive(row.try_get("pauses")?).unwrap_or(0),
-        trouble: trouble.map(|fault| Trouble { kind: fault, reason: reason.unwrap_or_default() }),
+        trouble: trouble.map(|kind| Trouble { kind, reason: reason.unwrap_or_default() }),
     });
     Ok(KnownEndpoint { endpoint, health, secrets_until: row.try_get("secrets_until")? })
 }

@@ -13,7 +13,7 @@ use posthaste::model::outcome::Outcome;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::Share;
-use posthaste::model::verdict::{self, Decision, VerdictPolicy, Verdict};
+use posthaste::model::verdict::{self, Decision, Verdict, VerdictPolicy};
 use posthaste::model::window::Window;
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;

@@ -123,9 +123,9 @@ impl Source {
         } else {
             None
         };
-        content
-            .filter(|content| may.contains(content))
-            .ok_or_else(|| Wrong::Content(format!("this content-type is not accepted; send {wanted}")))
+        content.filter(|content| may.contains(content)).ok_or_else(|| {
+            Wrong::Content(format!("this content-type is not accepted; send {wanted}"))
+        })
     }
 
     /// The answer to a request that is no event: Slack verifies a URL once, when it is configured

@@ -185,7 +185,7 @@ impl TroubleKind {
 
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|fault| fault.as_str() == word)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
@@ -364,13 +364,13 @@ impl Health {
     }
 
     fn is_in(&self, kind: TroubleKind) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.kind == fault)
+        self.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind)
     }
 
     /// When this trouble began: at `begins`, or earlier if the endpoint is in it already. An old
     /// failure, with nothing after it, does not make a first refusal look many days old.
     fn troubled_since(&mut self, kind: TroubleKind, begins: Timestamp) -> Timestamp {
-        let goes_on = self.failing_since.filter(|_| self.is_in(fault));
+        let goes_on = self.failing_since.filter(|_| self.is_in(kind));
         *self.failing_since.insert(goes_on.unwrap_or(begins))
     }
 

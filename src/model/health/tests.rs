@@ -40,7 +40,7 @@ impl Story {
 
     /// The transition to a pause of this many seconds.
     fn paused_for(&self, seconds: u32, again: bool, kind: TroubleKind, reason: &str) -> Transition {
-        let trouble = Trouble { kind: fault, reason: reason.to_owned() };
+        let trouble = Trouble { kind, reason: reason.to_owned() };
         Transition::Paused { until: self.now + seconds * SECOND, again, trouble }
     }
 
@@ -406,9 +406,9 @@ fn a_rejection_by_what_was_refused_or_failing_reopens_on_trial() {
 }
 
 #[test]
-fn a_fault_is_known_by_its_word() {
-    for fault in TroubleKind::ALL {
-        assert_eq!(TroubleKind::parse(fault.as_str()), Some(fault));
+fn a_trouble_is_known_by_its_word() {
+    for kind in TroubleKind::ALL {
+        assert_eq!(TroubleKind::parse(kind.as_str()), Some(kind));
     }
 }
 

@@ -28,7 +28,8 @@ impl Case {
     }
 
     fn judge(&self, outcome: &Outcome) -> Verdict {
-        let policy = VerdictPolicy { rules: &self.rules, schedule: &self.schedule, retry_after_cap: DAY };
+        let policy =
+            VerdictPolicy { rules: &self.rules, schedule: &self.schedule, retry_after_cap: DAY };
         let attempt = AttemptFacts {
             number: self.number,
             age: self.age,

@@ -22,7 +22,7 @@ use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead};
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
 use crate::model::schedule::Schedule;
-use crate::model::verdict::{self, VerdictPolicy, Verdict};
+use crate::model::verdict::{self, Verdict, VerdictPolicy};
 use crate::outbound::client::{Connection, Exchange};
 use crate::outbound::target::Target;
 use crate::signing::sign::Signer;

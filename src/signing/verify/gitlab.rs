@@ -25,13 +25,13 @@ use crate::signing::sign::WHSEC;
 
 pub(super) struct GitlabKeys {
     tokens: TokenFingerprints,
-    signing: standard::GitlabKeys,
+    signing: standard::StandardKeys,
 }
 
 impl GitlabKeys {
     pub(super) fn parse(secrets: &[String]) -> Result<Self, VerifierError> {
         let signs = |secret: &&String| secret.starts_with(WHSEC);
-        let mut signing = standard::GitlabKeys::default();
+        let mut signing = standard::StandardKeys::default();
         secrets::each(secrets, |secret| {
             if secret.starts_with(WHSEC) { signing.add(secret) } else { Ok(()) }
         })?;

@@ -89,10 +89,10 @@ pub struct Verifier {
 
 /// Keys and digests of the secrets, as the scheme needs them.
 enum Keys {
-    Gitlab(gitlab::Keys),
+    Gitlab(gitlab::GitlabKeys),
     Github(Vec<hmac::Key>),
     Stripe(Vec<hmac::Key>),
-    Standard(standard::Keys),
+    Standard(standard::StandardKeys),
     Slack(Vec<hmac::Key>),
     Shopify(Vec<hmac::Key>),
     Token(compare::TokenFingerprints),
@@ -113,10 +113,10 @@ impl Verifier {
     ) -> Result<Self, VerifierError> {
         secrets::check(scheme, secrets)?;
         let keys = match scheme {
-            Scheme::Gitlab => Keys::Gitlab(gitlab::Keys::parse(secrets)?),
+            Scheme::Gitlab => Keys::Gitlab(gitlab::GitlabKeys::parse(secrets)?),
             Scheme::Github => Keys::Github(secrets::as_they_are(secrets)),
             Scheme::Stripe => Keys::Stripe(secrets::as_they_are(secrets)),
-            Scheme::Standard => Keys::Standard(standard::Keys::parse(secrets)?),
+            Scheme::Standard => Keys::Standard(standard::StandardKeys::parse(secrets)?),
             Scheme::Slack => Keys::Slack(secrets::as_they_are(secrets)),
             Scheme::Shopify => Keys::Shopify(secrets::as_they_are(secrets)),
             Scheme::Token => Keys::Token(compare::TokenFingerprints::new(secrets)),
