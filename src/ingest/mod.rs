@@ -73,7 +73,7 @@ pub struct Ingest {
     listener: Listener,
     handler: Handler,
     writer: Writer,
-    waiting: mpsc::Receiver<writer::Waiting>,
+    waiting: mpsc::Receiver<writer::WaitingRequest>,
     grace: Duration,
 }
 
