@@ -1,6 +1,7 @@
-//! The receiving side of the demo: endpoints with moods, each under a path of its own, that
-//! remember the webhooks they accepted. It checks signatures with code of its own, so that it is a
-//! witness and not an echo.
+//! The receiving side of the demo: endpoints with moods, each under a path of its own.
+//!
+//! They remember the webhooks they accepted, and check signatures with code of their own, so that the
+//! receiver is a witness and not an echo.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -22,7 +22,7 @@ pub struct DueClaims {
     pub is_cut: bool,
 }
 
-/// DueClaims due deliveries of these endpoints: at most the room of each and, unless a single
+/// Claims due deliveries of these endpoints: at most the room of each and, unless a single
 /// delivery has more, at most this many bytes of events.
 ///
 /// # Errors
