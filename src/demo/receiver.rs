@@ -1,6 +1,6 @@
 //! The receiving side of the demo: endpoints with moods, each under a path of its own.
 //!
-//! They remember the webhooks they accepted, and check signatures with code of their own, so that the
+//! They remember the webhooks they accepted. Signatures are checked by code of its own, so that the
 //! receiver is a witness and not an echo.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
