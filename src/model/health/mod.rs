@@ -350,7 +350,7 @@ impl Health {
         if !self.is_in(TroubleKind::Rejecting)
             && self.consecutive_rejections < policy.rejection_threshold
         {
-            // A pause for failures is over, since the endpoint answers; one failure pauses it again.
+            // A pause for failures is over, as the endpoint answers; one failure pauses it again.
             return (self.state == State::Probing).then(|| {
                 self.change(State::Flowing);
                 Transition::OnTrial
