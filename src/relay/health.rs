@@ -68,7 +68,8 @@ pub(super) async fn follow(
                     );
                 }
                 (TroubleKind::Refused, true) => {
-                    tracing::info!(endpoint, host, %until, reason, "still held");
+                    // At info, the probe's own attempt says as much.
+                    tracing::debug!(endpoint, host, %until, reason, "still held");
                 }
             }
         }
