@@ -109,7 +109,7 @@ pub async fn record(
     for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
         let next = held.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
-        *next = next.or(next_due_in.map(super::deliveries::millis));
+        *next = next.or(next_due_in.map(super::rows::millis));
     }
     Ok(held)
 }

@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::connect::answered;
 use super::error::in_full;
 use super::session::for_session;
-use super::{Database, StoreError, answered};
+use super::{Database, StoreError};
 
 const LISTEN: &str = "listen posthaste";
 /// What `posthaste_internal.wake` says; the bell itself says nothing.

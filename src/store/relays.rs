@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::connect::answered;
 use super::error::in_full;
-use super::statements::{Answer, Parameters, Sessions};
-use super::{Database, RelayId, Store, StoreError, answered};
+use super::run::{Answer, Parameters, Sessions};
+use super::{Database, RelayId, Store, StoreError};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
 const EVICT: &str = include_str!("../../sql/queries/evict.sql");
