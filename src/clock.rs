@@ -1,5 +1,7 @@
-//! Where the time comes from. Nothing else reads a clock (`clippy.toml` sees to it), so a test can
-//! stand still.
+//! The source of time, so that a test can let it stand still.
+//!
+//! No other code of this crate reads the standard library's clocks (`clippy.toml` forbids them).
+//! tokio's timers and Postgres have clocks of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -31,26 +33,27 @@ impl Clock {
     }
 }
 
-/// What a relay takes for the present, and tells Postgres to: the real one, or one that a test has
-/// moved ahead or set wrong. Hours pass in it without anybody waiting.
+/// The present of a relay, which it tells Postgres: the real one, or one that a test has moved
+/// ahead or set wrong. Hours pass in it without a wait.
 #[derive(Debug, Clone, Default)]
 pub struct Present {
     /// Milliseconds ahead of the real time. `None`: it cannot be moved.
     ahead: Option<Arc<AtomicU64>>,
-    /// Milliseconds by which the wall clock is wrong. Nobody is told.
+    /// Milliseconds by which the wall clock is wrong, without the relay's knowledge.
     wrong: Arc<AtomicI64>,
-    /// Where the wall clock stands, if it does not go.
+    /// The time of the wall clock, if it stands still.
     still: Option<Timestamp>,
 }
 
 impl Present {
-    /// One that can be moved ahead; every clone moves with it.
+    /// A present that can be moved ahead; every clone moves with it.
     #[must_use]
     pub fn movable() -> Self {
         Self { ahead: Some(Arc::default()), ..Self::default() }
     }
 
-    /// One whose wall clock stands still, for what depends on the second; what is monotonic goes on.
+    /// A present whose wall clock stands still, for tests that depend on the second; the monotonic
+    /// clock goes on.
     #[must_use]
     pub fn still_at(at: Timestamp) -> Self {
         Self { still: Some(at), ..Self::default() }
@@ -63,8 +66,8 @@ impl Present {
         }
     }
 
-    /// Sets the wall clock wrong by so much, as an operator or a virtual machine may; what is monotonic
-    /// goes on, and Postgres has a clock of its own.
+    /// Sets the wall clock wrong by this much, as an operator or a virtual machine may; the
+    /// monotonic clock goes on, and Postgres has a clock of its own.
     pub fn set_wrong(&self, by: SignedDuration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.wrong.store(by, Ordering::Relaxed);
@@ -89,7 +92,7 @@ impl Present {
         self.instant().saturating_duration_since(earlier)
     }
 
-    /// What Postgres is to take for the present. `None`: its own clock.
+    /// The present that Postgres is told. `None`: its own clock.
     #[must_use]
     pub fn handed_in(&self) -> Option<Timestamp> {
         self.ahead.as_ref().map(|_| self.now())

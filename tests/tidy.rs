@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("clock", &[]),
     ("stopper", &[]),
-    ("config", &["model", "outbound::addresses", "outbound::client::ProxyUrl", "signing::verify"]),
+    ("config", &["model", "signing::verify"]),
     ("outbound::addresses", &["model", "outbound::target"]),
     ("outbound", &["model", "clock"]),
     ("serve::probe", &[]),

@@ -19,7 +19,7 @@ use super::Shared;
 use super::claims::uncertain::UncertainClaims;
 use super::database::Backoff;
 use super::history;
-use crate::config::Wake as Mode;
+use crate::config::WakeMode as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
 use crate::store::deliveries::{due, tell_others};
