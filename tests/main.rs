@@ -59,3 +59,4 @@ mod steering;
 mod stops;
 mod subscriptions;
 mod tidy;
+mod told_once;
