@@ -63,7 +63,7 @@ impl Handler {
             Ok(kept) => answer::kept(kept),
             Err(refused) => answer::refused(refused),
         };
-        self.metrics.ingest.answers(answer.status().as_u16()).increment(1);
+        self.metrics.ingest.answers.of(answer.status().as_u16()).increment(1);
         answer
     }
 

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Present;
-use crate::config::{Config, Wake as Mode};
+use crate::config::{Config, WakeMode as Mode};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::outbound::addresses::AddressRules;
@@ -269,12 +269,12 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     let rules = AddressRules::new(&config.addresses.allow, &config.addresses.allow_http, own);
     let delivery = &config.delivery;
     let mut settings = ClientSettings::new(rules, resolver);
-    settings.resolve_time = delivery.resolve_timeout;
-    settings.connect_time = delivery.connect_timeout;
-    settings.tls_time = delivery.tls_timeout;
+    settings.resolve_timeout = delivery.resolve_timeout;
+    settings.connect_timeout = delivery.connect_timeout;
+    settings.tls_timeout = delivery.tls_timeout;
     settings.response_body_limit = delivery.response_body_limit;
     settings.body_timeout = delivery.body_timeout;
-    settings.idle_kept = delivery.idle_timeout;
+    settings.idle_timeout = delivery.idle_timeout;
     if let Some(path) = &delivery.ca_file {
         settings.extra_ca =
             Some(std::fs::read(path).map_err(|source| RelayError::CaFile {

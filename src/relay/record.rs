@@ -186,7 +186,7 @@ async fn try_write_down(
     }
     let began = shared.clock.instant();
     let held = record(&shared.database.store, shared.term.relay, &attempts, began).await?;
-    shared.metrics.record_duration.record(shared.clock.since(began));
+    shared.metrics.statement_duration.record.record(shared.clock.since(began));
     #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
     shared.metrics.record_batch_size.record(attempts.len() as f64);
     move_on(shared, batch, &held);

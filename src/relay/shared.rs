@@ -172,7 +172,7 @@ impl Shared {
     pub(super) fn count(&self, attempt: &Attempt) {
         let metrics = &self.metrics;
         if let Some(outcome) = &attempt.outcome {
-            metrics.attempts(outcome).increment(1);
+            metrics.attempts.of(outcome).increment(1);
             metrics.attempt_duration.record(attempt.took);
         }
         match attempt.verdict.decision {

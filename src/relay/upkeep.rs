@@ -54,7 +54,7 @@ async fn once(shared: &Shared) {
 fn done<T>(shared: &Shared, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
     result
         .inspect_err(|error| {
-            shared.metrics.upkeep_failures(task).increment(1);
+            shared.metrics.upkeep_failures.of(task).increment(1);
             if error.sqlstate().is_none() {
                 // The database is away, which is no news from each task.
                 return shared.database.failed(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use self::headers::{TooMany, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::Shared;
@@ -23,6 +24,7 @@ use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
 use crate::model::schedule::Schedule;
 use crate::model::verdict::{self, Verdict, VerdictPolicy};
+use crate::observe::trace;
 use crate::outbound::client::{Connection, Exchange};
 use crate::outbound::target::Target;
 use crate::signing::sign::Signer;
@@ -100,8 +102,9 @@ pub(super) fn deliver<'a>(
     line: &'a mut Line,
 ) -> impl Future<Output = Result<Sent, Fault>> + 'a {
     let began = shared.clock.instant();
+    let span = trace::attempt(delivery.event_id, delivery.endpoint_id, delivery.attempt_count + 1);
     // Not `async`: that would keep room for the attempt twice.
-    fault::caught(attempt(shared, ready, delivery, line)).map(move |sent| {
+    fault::caught(attempt(shared, ready, delivery, line)).instrument(span).map(move |sent| {
         sent.map_err(|detail| {
             tracing::error!(
                 event = delivery.event_id,

@@ -65,7 +65,7 @@ impl Dispatcher {
                 return self.seek(error, &ids, asked);
             }
         };
-        shared.metrics.claim_duration.record(shared.clock.since(began));
+        shared.metrics.statement_duration.claim.record(shared.clock.since(began));
         if self.suspects.are_sought() {
             // More may be due than was asked for.
             shared.claims.room_freed.notify_one();

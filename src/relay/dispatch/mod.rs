@@ -19,7 +19,7 @@ use super::Shared;
 use super::claims::uncertain::UncertainClaims;
 use super::database::Backoff;
 use super::history;
-use crate::config::Wake as Mode;
+use crate::config::WakeMode as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
 use crate::store::deliveries::{due, tell_others};
@@ -259,7 +259,7 @@ impl Dispatcher {
         self.floor = Some(routed.floor);
         history::take_in(&shared, routed.step);
         if routed.events > 0 {
-            shared.metrics.route_duration.record(shared.clock.since(began));
+            shared.metrics.statement_duration.route.record(shared.clock.since(began));
             shared.metrics.events_routed.increment(u64::from(routed.events));
             shared.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
             shared.metrics.events_unmatched.increment(u64::from(routed.unmatched));

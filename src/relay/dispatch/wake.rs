@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::Wake as Mode;
+use crate::config::WakeMode as Mode;
 use crate::relay::Shared;
 use crate::store::bell::{Bell, Ears};
 
