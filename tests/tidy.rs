@@ -19,13 +19,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("outbound", &["model", "clock"]),
     ("serve::probe", &[]),
     ("serve", &["observe", "clock", "stopper"]),
-    (
-        "ingest",
-        &["signing", "store", "model", "observe", "clock", "stopper", "config", "serve::problem"],
-    ),
+    ("ingest", &["signing", "store", "model", "observe", "clock", "stopper", "config", "serve"]),
     ("signing", &["model"]),
     ("store", &["model", "clock"]),
-    ("receiver::listener", &["stopper"]),
+    ("receiver::listener", &["stopper", "serve::listener", "serve::connection"]),
     ("receiver", &["clock", "stopper", "signing"]),
     ("demo", &["clock", "stopper", "sandbox", "receiver::listener"]),
 ];

@@ -19,6 +19,7 @@ pub mod migrate;
 pub mod ordering;
 pub mod place;
 mod pool;
+pub mod preflight;
 pub mod reach;
 pub mod received;
 pub mod refill;
