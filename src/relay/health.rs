@@ -68,7 +68,8 @@ pub(super) async fn follow(
                     );
                 }
                 (Fault::Refused, true) => {
-                    tracing::info!(endpoint, host, %until, reason, "still held");
+                    // At info, the probe's own attempt says as much.
+                    tracing::debug!(endpoint, host, %until, reason, "still held");
                 }
             }
         }
@@ -97,9 +98,9 @@ pub(super) async fn follow(
 /// Writes down how the endpoints do, until told to end, and then a last time.
 pub(super) async fn keep_noting(shared: Arc<Shared>) {
     loop {
-        let ending = shared.no_more_results.is_cancelled();
+        let ending = shared.term.no_more_results.is_cancelled();
         if let Err(error) = note(&shared).await {
-            shared.complain(&shared.metrics.database_errors.record, &error);
+            shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error);
         }
         if ending {
             return;
@@ -107,7 +108,7 @@ pub(super) async fn keep_noting(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(NOTE_INTERVAL) => {}
             () = shared.effects_wait.notified() => {}
-            () = shared.no_more_results.cancelled() => {}
+            () = shared.term.no_more_results.cancelled() => {}
         }
     }
 }
@@ -115,7 +116,8 @@ pub(super) async fn keep_noting(shared: Arc<Shared>) {
 async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
     loop {
         let Some(next) = shared.effects().pop() else { break };
-        let done = apply_effect(&shared.store, next.endpoint, next.delete, &next.reason).await;
+        let done =
+            apply_effect(&shared.database.store, next.endpoint, next.delete, &next.reason).await;
         match done {
             Ok(true) => {
                 shared.metrics.endpoints_disabled.increment(1);
@@ -144,5 +146,5 @@ async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
             })
         })
         .collect();
-    if notes.is_empty() { Ok(()) } else { note_health(&shared.store, &notes).await }
+    if notes.is_empty() { Ok(()) } else { note_health(&shared.database.store, &notes).await }
 }

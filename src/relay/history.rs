@@ -54,7 +54,7 @@ pub(super) fn take_in(shared: &Shared, found: Step) {
 /// Asks whether the last step that was seen is there still, if sessions were opened since: one may be in a
 /// server that has taken over, where another relay has routed on and reached that number again.
 pub(super) async fn check(shared: &Shared) -> Result<(), StoreError> {
-    let opened = shared.store.database().opened();
+    let opened = shared.database.store.database().opened();
     let last = {
         let seen = shared.history.seen();
         match seen.last {
@@ -62,7 +62,7 @@ pub(super) async fn check(shared: &Shared) -> Result<(), StoreError> {
             _ => return Ok(()),
         }
     };
-    let (found, of_step) = history(&shared.store, last.number).await?;
+    let (found, of_step) = history(&shared.database.store, last.number).await?;
     shared.history.seen().sessions = Some(opened);
     // One that is not there may have been trimmed; then routing has gone on for long.
     let is_another = of_step.is_some_and(|routed_at| routed_at != last.routed_at);
@@ -85,7 +85,7 @@ fn tell(shared: &Shared, before: Step, found: Step, times: u32) {
     );
     shared.metrics.database_went_back.increment(1);
     let told = json!({ "went_back": times, "seen": said(before), "found": said(found) });
-    shared.status.tell("history", told);
+    shared.database.status.tell("history", told);
 }
 
 #[cfg(test)]

@@ -24,23 +24,27 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
     let heartbeat = shared.config.relay.heartbeat;
     let mut lease = Some((lease, Clock.instant()));
     let mut seen_rules = None;
-    shared.renewed(Clock.instant());
+    shared.term.renewed(Clock.instant());
     loop {
         let at = Clock.instant();
         match beat(&shared, &mut lease, &mut seen_rules).await {
             Ok(true) => {
-                let could_send = shared.may_send();
-                shared.renewed(at);
+                let could_send = shared.term.may_send();
+                shared.term.renewed(at);
                 if !could_send {
                     shared.lanes.all().iter().for_each(|lane| lane.resume(&shared));
                 }
             }
             Ok(false) => {
-                shared.over.cancel();
+                shared.term.over.cancel();
                 return Ended::Lost;
             }
             Err(error) => {
-                shared.complain(&shared.metrics.database_errors.heartbeat, &error);
+                shared.database.failed(
+                    &shared.term,
+                    &shared.metrics.database_errors.heartbeat,
+                    &error,
+                );
                 lease = None;
             }
         }
@@ -55,14 +59,14 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shared.done.cancelled() => break,
+            () = shared.term.done.cancelled() => break,
         }
     }
     if let Some((lease, _)) = lease
-        && shared.leaves_nothing()
+        && shared.term.leaves_nothing()
         && let Err(error) = lease.end().await
     {
-        shared.complain(&shared.metrics.database_errors.heartbeat, &error);
+        shared.database.failed(&shared.term, &shared.metrics.database_errors.heartbeat, &error);
     }
     Ended::InOrder
 }
@@ -80,27 +84,27 @@ async fn beat(
     seen_rules: &mut Option<i64>,
 ) -> Result<bool, StoreError> {
     let Some((held, since)) = lease else {
-        let (database, sessions) = (shared.store.database(), &shared.sessions);
-        let again = Lease::retake(database, sessions, shared.registration).await?;
+        let (database, sessions) = (shared.database.store.database(), &shared.term.sessions);
+        let again = Lease::retake(database, sessions, shared.term.registration).await?;
         let Some(again) = again else { return Ok(false) };
         *lease = Some((again, Clock.instant()));
         shared.retaken.notify_one();
         return Ok(true);
     };
     let settled = Clock.since(*since) >= SETTLE;
-    let found = held.renew(shared.holdings.count(), shared.config.relay.lease).await?;
+    let found = held.renew(shared.claims.holdings.count(), shared.config.relay.lease).await?;
     if found.held {
-        shared.divide(share(shared.relay, &found)).await;
+        shared.divide(share(shared.term.relay, &found)).await;
         // An error of these is no reason to let go of the lease.
         let errors = &shared.metrics.database_errors.heartbeat;
         if let Err(error) = heed_rules(shared, found.rules_revision, seen_rules).await {
-            shared.complain(errors, &error);
+            shared.database.failed(&shared.term, errors, &error);
         }
         if settled
             && found.somebody_is_dead
             && let Err(error) = reap_dead_relays(shared).await
         {
-            shared.complain(errors, &error);
+            shared.database.failed(&shared.term, errors, &error);
         }
     }
     Ok(found.held)
@@ -117,7 +121,7 @@ async fn heed_rules(
     seen: &mut Option<i64>,
 ) -> Result<(), StoreError> {
     if seen.is_some_and(|seen| seen != revision) {
-        shared.set_rules(rules(&shared.store).await?);
+        shared.policy.set_rules(rules(&shared.database.store).await?);
         tracing::info!("the rules have changed");
     }
     *seen = Some(revision);
@@ -125,11 +129,11 @@ async fn heed_rules(
 }
 
 async fn reap_dead_relays(shared: &Shared) -> Result<(), StoreError> {
-    let reaped = reap(&shared.store, shared.relay, shared.config.relay.lease).await?;
+    let reaped = reap(&shared.database.store, shared.term.relay, shared.config.relay.lease).await?;
     if reaped.relays > 0 {
         shared.lines.all();
         // What they held is due now, for whichever of us serves its endpoint.
-        shared.let_others_know();
+        shared.claims.let_others_know();
         shared.metrics.relay_takeovers.increment(u64::try_from(reaped.relays).unwrap_or(0));
         tracing::warn!(
             relays = reaped.relays,

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod claims;
+mod database;
 mod dispatch;
 mod fault;
 mod health;
@@ -18,8 +19,10 @@ mod lane;
 mod lease;
 mod limits;
 mod ordering;
+mod policy;
 mod record;
 mod shared;
+mod term;
 mod upkeep;
 
 use std::sync::Arc;
@@ -42,10 +45,11 @@ use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, reach, rules};
 
+use claims::most_claims;
 use history::History;
 pub use judged::{Judged, judge};
 use lease::Ended;
-use shared::{Parts, Shared, most_claims};
+use shared::{Parts, Shared};
 
 /// Why a relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -137,10 +141,10 @@ async fn term(
     results: mpsc::Receiver<record::Finished>,
     stopper: &Stopper,
 ) {
-    tracing::info!(relay = shared.relay, name = shared.config.relay.name, "began");
+    tracing::info!(relay = shared.term.relay, name = shared.config.relay.name, "began");
     // Each of these ends by itself when told to; the set only lets them use every core.
-    let stations = &shared.stations;
-    let over = || shared.over.clone();
+    let stations = &shared.term.stations;
+    let over = || shared.term.over.clone();
     let dispatch = stations.spawn(guarded(over(), dispatch::run(Arc::clone(shared))));
     let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
     let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
@@ -150,56 +154,56 @@ async fn term(
 
     tokio::select! {
         () = stopper.stopping() => {}
-        () = shared.over.cancelled() => {}
+        () = shared.term.over.cancelled() => {}
     }
-    shared.ending.cancel();
-    shared.status.set_ready(Err("stopping".to_owned()));
+    shared.term.ending.cancel();
+    shared.database.status.set_ready(Err("stopping".to_owned()));
     let grace = shared.config.relay.grace;
     let over_at = tokio::time::Instant::now() + grace;
     let patience = async |after: Duration| {
         tokio::select! {
             () = tokio::time::sleep_until(over_at) => {}
-            () = async { shared.over.cancelled().await; tokio::time::sleep(after).await } => {}
+            () = async { shared.term.over.cancelled().await; tokio::time::sleep(after).await } => {}
         }
     };
     if ended(dispatch, "dispatch", patience(LAST_WORDS)).await.is_none() {
         // Its statement may go on in the server and claim for us.
-        shared.leave_doubt(true);
+        shared.term.set_uncertain(true);
     }
     release_queued(shared).await;
-    shared.workers.close();
+    shared.term.workers.close();
     tokio::select! {
-        () = shared.workers.wait() => {}
+        () = shared.term.workers.wait() => {}
         () = patience(Duration::ZERO) => {
             // What is still in flight is recorded as interrupted and made again.
-            shared.abort.cancel();
-            shared.workers.wait().await;
+            shared.term.abort.cancel();
+            shared.term.workers.wait().await;
         }
     }
-    shared.no_more_results.cancel();
+    shared.term.no_more_results.cancel();
     // The results have as long as the requests had; a database that is away for longer hears of them
     // by the claims that are then released for us.
     if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
-        shared.over.cancel();
+        shared.term.over.cancel();
     }
     let last_words = || tokio::time::sleep(LAST_WORDS);
     ended(noting, "health", last_words()).await;
     ended(upkeep, "upkeep", last_words()).await;
-    shared.recorded.cancel();
+    shared.term.recorded.cancel();
     if ended(lines, "lines", last_words()).await != Some(true) {
         // Whoever reaps us looks at all lines.
-        shared.leave_doubt(true);
+        shared.term.set_uncertain(true);
     }
-    shared.done.cancel();
+    shared.term.done.cancel();
     if let Some(Ended::Lost) = ended(keeper, "lease", last_words()).await {
         tracing::warn!(
-            relay = shared.relay,
+            relay = shared.term.relay,
             "the lease was lost: what it held is made again by others"
         );
     }
     stations.close();
-    shared.sessions.close();
-    tracing::info!(relay = shared.relay, "ended");
+    shared.term.sessions.close();
+    tracing::info!(relay = shared.term.relay, "ended");
 }
 
 /// Ends the term if this panics. A relay that stands half still would look alive and hold its claims;

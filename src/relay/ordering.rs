@@ -13,6 +13,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::Shared;
+use super::database::Backoff;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
 use crate::store::ordering::{Line, give_turns, lines};
@@ -65,18 +66,22 @@ impl ToLookAt {
 /// looked at.
 pub(super) async fn keep_moving(shared: Arc<Shared>) -> bool {
     shared.lines.all();
-    let mut backoff = shared.backoff();
+    let mut backoff = Backoff::default();
     let mut rest_until = shared.clock.instant();
     loop {
-        let last = shared.recorded.is_cancelled();
-        if shared.over.is_cancelled() {
+        let last = shared.term.recorded.is_cancelled();
+        if shared.term.over.is_cancelled() {
             return false;
         }
         match look(&shared, &mut rest_until, last).await {
-            Ok(()) => backoff = shared.backoff(),
+            Ok(()) => backoff = Backoff::default(),
             Err(error) => {
-                shared.complain(&shared.metrics.database_errors.record, &error);
-                backoff.wait(&shared.recorded).await;
+                shared.database.failed(
+                    &shared.term,
+                    &shared.metrics.database_errors.record,
+                    &error,
+                );
+                backoff.wait(&shared.term.recorded).await;
                 if last {
                     return false;
                 }
@@ -91,8 +96,8 @@ pub(super) async fn keep_moving(shared: Arc<Shared>) -> bool {
         tokio::select! {
             () = shared.lines.some.notified() => {}
             () = tokio::time::sleep(rest_until - now), if shared.lines.is_all() && rest_until > now => {}
-            () = shared.recorded.cancelled() => {}
-            () = shared.over.cancelled() => {}
+            () = shared.term.recorded.cancelled() => {}
+            () = shared.term.over.cancelled() => {}
         }
     }
 }
@@ -119,7 +124,7 @@ async fn look(shared: &Shared, rest_until: &mut Instant, last: bool) -> Result<(
 async fn look_at_all(shared: &Shared) -> Result<(), StoreError> {
     let mut after = (EndpointId::MIN, String::new());
     loop {
-        let these = lines(&shared.store, &after, LINES_PER_STATEMENT).await?;
+        let these = lines(&shared.database.store, &after, LINES_PER_STATEMENT).await?;
         let Some(last) = these.last() else { return Ok(()) };
         after.clone_from(last);
         look_at(shared, &these).await?;
@@ -127,13 +132,13 @@ async fn look_at_all(shared: &Shared) -> Result<(), StoreError> {
 }
 
 async fn look_at(shared: &Shared, lines: &[Line]) -> Result<(), StoreError> {
-    let given = give_turns(&shared.store, lines).await?;
+    let given = give_turns(&shared.database.store, lines).await?;
     if given.is_empty() {
         return Ok(());
     }
     for (endpoint, due_in) in given {
-        shared.due_in(endpoint, due_in);
+        shared.claims.due_in(endpoint, due_in);
     }
-    shared.room_freed.notify_one();
+    shared.claims.room_freed.notify_one();
     Ok(())
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::attempt::Sent;
+use super::database::Backoff;
 use super::health::EffectOn;
 use super::lane::Lane;
 use crate::model::delivery::Delivery;
@@ -114,7 +115,7 @@ pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<
         // Both arms may be dropped: receiving takes nothing out until it is done.
         let received = tokio::select! {
             received = results.recv_many(&mut batch, MOST_PER_STATEMENT) => received,
-            () = shared.no_more_results.cancelled(), if !results.is_closed() => {
+            () = shared.term.no_more_results.cancelled(), if !results.is_closed() => {
                 results.close();
                 continue;
             }
@@ -146,19 +147,21 @@ async fn gather(
 
 /// Writes a batch down, however long the database is away.
 async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
-    let mut backoff = shared.backoff();
+    let mut backoff = Backoff::default();
     loop {
         // A relay that was taken for dead has lost its claims, and these results with them: each
         // delivery is made again, under an interrupted attempt that says so.
-        if shared.over.is_cancelled() {
+        if shared.term.over.is_cancelled() {
             shared.metrics.claims_lost.increment(batch.len() as u64);
             return;
         }
         match try_write_down(shared, batch).await {
             Ok(()) => return,
-            Err(error) => shared.complain(&shared.metrics.database_errors.record, &error),
+            Err(error) => {
+                shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error)
+            }
         }
-        backoff.wait(&shared.over).await;
+        backoff.wait(&shared.term.over).await;
     }
 }
 
@@ -175,14 +178,14 @@ async fn try_write_down(
         }
     }
     if !unsent.is_empty() {
-        let released = release(&shared.store, shared.relay, &unsent).await?;
+        let released = release(&shared.database.store, shared.term.relay, &unsent).await?;
         shared.metrics.claims_released.increment(released);
     }
     if attempts.is_empty() {
         return Ok(());
     }
     let began = shared.clock.instant();
-    let held = record(&shared.store, shared.relay, &attempts, began).await?;
+    let held = record(&shared.database.store, shared.term.relay, &attempts, began).await?;
     shared.metrics.record_duration.record(shared.clock.since(began));
     #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
     shared.metrics.record_batch_size.record(attempts.len() as f64);
@@ -214,7 +217,7 @@ fn move_on(shared: &Shared, batch: &[Finished], held: &Held) {
         let (Some(key), What::Ended(attempt)) = (line, what) else { continue };
         let stays = attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
         match held.get(&(claim.event_id, claim.endpoint_id)) {
-            Some(Some(next_due_in)) => shared.due_in(claim.endpoint_id, *next_due_in),
+            Some(Some(next_due_in)) => shared.claims.due_in(claim.endpoint_id, *next_due_in),
             Some(None) if !stays => standing.push((claim.endpoint_id, key.clone())),
             Some(None) | None => {}
         }
@@ -233,7 +236,7 @@ fn note(shared: &Shared, attempt: &Attempt) {
     match attempt.verdict.decision {
         Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
         Decision::Retry { after } => {
-            shared.due_in(endpoint, after);
+            shared.claims.due_in(endpoint, after);
             let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
             let status =
                 attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);
@@ -275,6 +278,6 @@ fn settle(shared: &Shared, batch: impl Iterator<Item = Finished>) {
         }
         (finished.claim.token, finished.bytes)
     });
-    shared.holdings.give_back(settled);
-    shared.room_freed.notify_one();
+    shared.claims.holdings.give_back(settled);
+    shared.claims.room_freed.notify_one();
 }

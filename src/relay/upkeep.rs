@@ -13,21 +13,21 @@ use crate::store::upkeep::{
 
 /// Keeps up until the end.
 pub(super) async fn keep_up(shared: Arc<Shared>) {
-    while !shared.is_ending() {
+    while !shared.term.is_ending() {
         once(&shared).await;
         tokio::select! {
             () = tokio::time::sleep(shared.config.upkeep.interval) => {}
             () = shared.retaken.notified() => {}
-            () = shared.ending.cancelled() => {}
+            () = shared.term.ending.cancelled() => {}
         }
     }
 }
 
 async fn once(shared: &Shared) {
-    let (store, upkeep) = (&shared.store, &shared.config.upkeep);
-    let tokens = shared.holdings.tokens().clone();
+    let (store, upkeep) = (&shared.database.store, &shared.config.upkeep);
+    let tokens = shared.claims.holdings.tokens().clone();
     let held: Vec<_> = tokens.held.into_keys().collect();
-    let released = release_orphans(store, shared.relay, &held, tokens.newest).await;
+    let released = release_orphans(store, shared.term.relay, &held, tokens.newest).await;
     if let Some(released @ 1..) = done(shared, "release_orphans", released) {
         tracing::warn!(released, "released claims of which no relay knows");
     }
@@ -57,7 +57,11 @@ fn done<T>(shared: &Shared, task: &'static str, result: Result<T, StoreError>) -
             shared.metrics.upkeep_failures(task).increment(1);
             if error.sqlstate().is_none() {
                 // The database is away, which is no news from each task.
-                return shared.complain(&shared.metrics.database_errors.upkeep, error);
+                return shared.database.failed(
+                    &shared.term,
+                    &shared.metrics.database_errors.upkeep,
+                    error,
+                );
             }
             shared.metrics.database_errors.upkeep.increment(1);
             tracing::warn!(task, error = error.in_full(), "upkeep failed; it is tried again");

@@ -153,12 +153,12 @@ async fn attempt(
                     line.file = Some(shared.files.take().await);
                     began = shared.clock.instant();
                     // It may have waited for long.
-                    if !shared.may_send() {
+                    if !shared.term.may_send() {
                         return unfinished(Outcome::Interrupted);
                     }
                 }
                 let first = send(shared, ready, sending, delivery, line, ready.timeout).await;
-                if !first.unheard || !shared.may_send() {
+                if !first.unheard || !shared.term.may_send() {
                     return first;
                 }
                 // The receiver closes connections that it has answered on, and was a moment later than we.
@@ -171,7 +171,7 @@ async fn attempt(
             tokio::select! {
                 exchange = send => exchange,
                 // The grace is over. Nobody knows whether it arrived.
-                () = shared.abort.cancelled() => unfinished(Outcome::Interrupted),
+                () = shared.term.abort.cancelled() => unfinished(Outcome::Interrupted),
             }
         }
         Err(why) => unfinished(why.clone()),
@@ -179,7 +179,7 @@ async fn attempt(
     if line.connection.is_none() {
         line.file = None;
     }
-    let mut sent = judged(shared, ready, delivery, began, exchange, &shared.rules());
+    let mut sent = judged(shared, ready, delivery, began, exchange, &shared.policy.rules());
     if is_sent_again {
         let reason = sent.verdict.reason.take().map(|reason| format!("; {reason}"));
         sent.verdict.reason = Some(format!("{SENT_AGAIN}{}", reason.unwrap_or_default()));
@@ -314,7 +314,7 @@ impl ReadyEndpoint {
         let delivery = &shared.config.delivery;
         Self {
             sending,
-            schedule: shared.schedule.for_endpoint(&endpoint).into_owned(),
+            schedule: shared.policy.schedule.for_endpoint(&endpoint).into_owned(),
             max_concurrency: endpoint.max_concurrency.unwrap_or(delivery.max_concurrency),
             timeout: endpoint.timeout.unwrap_or(delivery.timeout),
             secrets_until,

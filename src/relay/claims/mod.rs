@@ -1,3 +1,104 @@
-//! What this relay has claimed.
+//! What this relay may claim and has claimed, and when something unclaimed falls due.
 
+pub(super) mod holdings;
 pub(super) mod uncertain;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use self::holdings::Holdings;
+use super::term::Term;
+use crate::clock::Present;
+use crate::config::Config;
+use crate::model::due::{Due, HORIZON};
+use crate::model::endpoint::EndpointId;
+
+/// Claims held at once for each request that may be in flight. Enough that workers do not wait for
+/// statements; what is held beyond is memory, and possible duplicates after a crash.
+const CLAIMS_PER_REQUEST: usize = 4;
+
+/// How many claims a relay holds at most.
+pub(super) fn most_claims(config: &Config) -> usize {
+    config.relay.max_in_flight * CLAIMS_PER_REQUEST
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Claims {
+    term: Arc<Term>,
+    clock: Present,
+    most: usize,
+    most_bytes: usize,
+    pub(super) holdings: Holdings,
+    /// Room for claims has become free.
+    pub(super) room_freed: Notify,
+    due: Mutex<Due>,
+    /// Something is due of endpoints that other relays serve.
+    others_are_to_know: AtomicBool,
+}
+
+impl Claims {
+    pub(super) fn new(config: &Config, term: &Arc<Term>, clock: Present) -> Self {
+        Self {
+            term: Arc::clone(term),
+            clock,
+            most: most_claims(config),
+            most_bytes: config.relay.max_in_flight_bytes,
+            holdings: Holdings::default(),
+            room_freed: Notify::new(),
+            due: Mutex::default(),
+            others_are_to_know: AtomicBool::new(false),
+        }
+    }
+
+    /// How many more deliveries may be claimed in all. None by a relay that may be taken for dead:
+    /// it could not send them, and others can.
+    pub(super) fn room(&self) -> usize {
+        if !self.term.may_send() {
+            return 0;
+        }
+        let held = self.holdings.count();
+        let count = self.most.saturating_sub(held);
+        // The next events are taken to be as large as the last; one at least always goes.
+        let by_bytes = self.room_for_bytes() / self.holdings.mean_bytes().max(1);
+        if held == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
+    }
+
+    /// How many more bytes of events may be held.
+    pub(super) fn room_for_bytes(&self) -> usize {
+        self.most_bytes.saturating_sub(self.holdings.bytes())
+    }
+
+    /// How many more an endpoint may claim that has so many: no more than it then leaves free, so that
+    /// one that was fast and hangs has half of them at most, and something is left for the next, as with
+    /// the [`Budget`](super::limits::budget::Budget).
+    pub(super) fn share_of_room(&self, claimed: usize) -> usize {
+        self.room().saturating_sub(claimed).div_ceil(2)
+    }
+
+    pub(super) fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint is owed something unclaimed in so long.
+    pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
+        self.due().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
+    }
+
+    /// Something is due of an endpoint that other relays serve, and they may not know.
+    pub(super) fn let_others_know(&self) {
+        self.others_are_to_know.store(true, Ordering::Relaxed);
+        self.room_freed.notify_one();
+    }
+
+    pub(super) fn are_others_to_know(&self) -> bool {
+        self.others_are_to_know.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn others_know(&self) {
+        self.others_are_to_know.store(false, Ordering::Relaxed);
+    }
+}

@@ -35,12 +35,12 @@ impl UncertainClaims {
             return Ok(0);
         }
         let tokens: Vec<_> = self.tokens.iter().map(|(token, _)| *token).collect();
-        let released = disown(&shared.store, shared.relay, &tokens).await?;
+        let released = disown(&shared.database.store, shared.term.relay, &tokens).await?;
         shared.metrics.claims_released.increment(released);
         self.tried_at = Some(now);
         let patience = shared.config.database.statement_timeout * 2;
         self.tokens.retain(|(_, since)| now.saturating_duration_since(*since) < patience);
-        shared.leave_doubt(!self.tokens.is_empty());
+        shared.term.set_uncertain(!self.tokens.is_empty());
         Ok(released)
     }
 }

@@ -11,6 +11,7 @@ use crate::model::health::Health;
 use crate::model::outcome::Refusal;
 use crate::relay::Shared;
 use crate::relay::attempt::ReadyEndpoint;
+use crate::relay::database::Backoff;
 use crate::relay::fault;
 use crate::relay::lane::Lane;
 use crate::relay::record::Finished;
@@ -27,10 +28,10 @@ impl Dispatcher {
     pub(in crate::relay) async fn claim_due(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
         let at = shared.clock.instant();
-        let mut left = shared.room_for_claims().min(self.suspects.most());
+        let mut left = shared.claims.room().min(self.suspects.most());
         let (mut ids, mut rooms) = (Vec::new(), Vec::new());
         let mut asked = 0;
-        for endpoint in shared.due().due(at) {
+        for endpoint in shared.claims.due().due(at) {
             if ids.len() == ENDPOINTS_PER_CLAIM || left == 0 {
                 break;
             }
@@ -54,8 +55,9 @@ impl Dispatcher {
         }
         self.next_token();
         let began = shared.clock.instant();
-        let bytes = i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX);
-        let claims = claim(&shared.store, shared.relay, self.token, &ids, &rooms, bytes).await;
+        let bytes = i64::try_from(shared.claims.room_for_bytes()).unwrap_or(i64::MAX);
+        let claims =
+            claim(&shared.database.store, shared.term.relay, self.token, &ids, &rooms, bytes).await;
         let claims = match claims {
             Ok(claims) => claims,
             Err(error) => {
@@ -66,7 +68,7 @@ impl Dispatcher {
         shared.metrics.claim_duration.record(shared.clock.since(began));
         if self.suspects.are_sought() {
             // More may be due than was asked for.
-            shared.room_freed.notify_one();
+            shared.claims.room_freed.notify_one();
         }
         self.suspects.clear(&ids);
         let mut counts: HashMap<EndpointId, i32> = HashMap::with_capacity(ids.len());
@@ -76,7 +78,7 @@ impl Dispatcher {
         for (endpoint, room) in ids.iter().zip(&rooms) {
             // Fewer than asked for: nothing more is due, as far as one can see.
             if !claims.is_cut && counts.get(endpoint).is_none_or(|count| count < room) {
-                shared.due().remove(*endpoint);
+                shared.claims.due().remove(*endpoint);
             }
         }
         self.assign(claims.claimed).await
@@ -103,13 +105,13 @@ impl Dispatcher {
                     again_in_s = pause.as_secs(),
                     "nothing can be claimed for this endpoint; the others go on"
                 );
-                let mut due = self.shared.due();
+                let mut due = self.shared.claims.due();
                 due.remove(endpoint);
                 due.put(endpoint, now + pause);
             }
         }
         self.shared.metrics.database_errors.claim.increment(1);
-        self.shared.room_freed.notify_one();
+        self.shared.claims.room_freed.notify_one();
         Ok(())
     }
 
@@ -123,7 +125,7 @@ impl Dispatcher {
             return Ok(());
         }
         shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        shared.holdings.take(self.token, claimed.len(), bytes(&claimed));
+        shared.claims.holdings.take(self.token, claimed.len(), bytes(&claimed));
         let now = shared.clock.now();
         let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
         let mut stale = HashSet::new();
@@ -138,16 +140,16 @@ impl Dispatcher {
         if !stale.is_empty() {
             let stale: Vec<_> = stale.into_iter().collect();
             // Ours until they are in a lane: an error here must not leave them claimed for ever.
-            let mut backoff = shared.backoff();
+            let mut backoff = Backoff::default();
             while let Err(error) = self.open_lanes(&stale).await {
-                shared.complain(&shared.metrics.database_errors.claim, &error);
-                if shared.is_ending() {
+                shared.database.failed(&shared.term, &shared.metrics.database_errors.claim, &error);
+                if shared.term.is_ending() {
                     for Claimed { delivery, .. } in &claimed {
                         shared.report(Finished::unsent(None, delivery)).await;
                     }
                     return Err(error);
                 }
-                backoff.wait(&shared.ending).await;
+                backoff.wait(&shared.term.ending).await;
             }
             for id in stale {
                 lanes.insert(id, shared.lanes.get(id));
@@ -178,7 +180,7 @@ impl Dispatcher {
         if ids.is_empty() {
             return Ok(());
         }
-        for found in endpoints(&self.shared.store, ids).await? {
+        for found in endpoints(&self.shared.database.store, ids).await? {
             open(&self.shared, found).resume(&self.shared);
         }
         Ok(())

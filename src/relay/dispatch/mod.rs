@@ -17,6 +17,7 @@ use suspects::Suspects;
 use self::wake::{Look, Wake};
 use super::Shared;
 use super::claims::uncertain::UncertainClaims;
+use super::database::Backoff;
 use super::history;
 use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
@@ -99,14 +100,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tell_at: now,
         shared,
     };
-    let mut backoff = dispatch.shared.backoff();
-    let pulse = dispatch.shared.status.pulse("dispatch", stuck_after(&dispatch.shared));
-    while !dispatch.shared.is_ending() {
+    let mut backoff = Backoff::default();
+    let pulse = dispatch.shared.database.status.pulse("dispatch", stuck_after(&dispatch.shared));
+    while !dispatch.shared.term.is_ending() {
         pulse.beat();
         match dispatch.round().await {
             Ok(()) => {
-                dispatch.shared.well();
-                backoff = dispatch.shared.backoff();
+                dispatch.shared.database.works(&dispatch.shared.term);
+                backoff = Backoff::default();
                 dispatch.rest().await;
             }
             Err(Failed { during, error }) => {
@@ -115,8 +116,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     During::Claim => &errors.claim,
                     During::Route => &errors.route,
                 };
-                dispatch.shared.complain(errors, &error);
-                backoff.wait(&dispatch.shared.ending).await;
+                dispatch.shared.database.failed(&dispatch.shared.term, errors, &error);
+                backoff.wait(&dispatch.shared.term.ending).await;
                 dispatch.shared.history.doubt();
                 dispatch.look_at = Some(dispatch.shared.clock.instant());
             }
@@ -174,10 +175,12 @@ impl Dispatcher {
     /// Tells the others what is due of endpoints that they serve, now and then.
     async fn tell_others(&mut self) -> Result<(), StoreError> {
         let now = self.shared.clock.instant();
-        if self.shared.are_others_to_know() && self.tell_at <= now {
+        if self.shared.claims.are_others_to_know() && self.tell_at <= now {
             self.tell_at = now + TELL_INTERVAL;
-            self.shared.others_know();
-            tell_others(&self.shared.store).await.inspect_err(|_| self.shared.let_others_know())?;
+            self.shared.claims.others_know();
+            tell_others(&self.shared.database.store)
+                .await
+                .inspect_err(|_| self.shared.claims.let_others_know())?;
         }
         Ok(())
     }
@@ -187,13 +190,13 @@ impl Dispatcher {
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.instant();
         let mut changed = Vec::new();
-        let due = due(&shared.store).await?;
+        let due = due(&shared.database.store).await?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
         shared.metrics.endpoints_waiting.set(due.len() as f64);
         let oldest = due.iter().map(|owed| owed.overdue).max().unwrap_or_default();
         shared.metrics.oldest_due.set(oldest);
         for owed in due {
-            shared.due_in(owed.endpoint_id, owed.due_in);
+            shared.claims.due_in(owed.endpoint_id, owed.due_in);
             let lane = shared.lanes.get(owed.endpoint_id);
             if lane.is_some_and(|lane| !lane.is_current(owed.revision, shared.clock.now())) {
                 changed.push(owed.endpoint_id);
@@ -218,13 +221,13 @@ impl Dispatcher {
     /// For the next statement that claims.
     fn next_token(&mut self) {
         self.token += 1;
-        self.shared.holdings.begin(self.token);
+        self.shared.claims.holdings.begin(self.token);
     }
 
     /// The last statement may have claimed something although its answer was lost.
     fn doubt(&mut self) {
         self.doubts.add(self.token);
-        self.shared.leave_doubt(true);
+        self.shared.term.set_uncertain(true);
     }
 
     /// Gives back what we may have claimed without knowing.
@@ -242,7 +245,7 @@ impl Dispatcher {
         history::check(&shared).await?;
         let floor = match self.floor {
             Some(floor) => floor,
-            None => floor(&shared.store).await?,
+            None => floor(&shared.database.store).await?,
         };
         self.next_token();
         let began = shared.clock.instant();
@@ -269,14 +272,14 @@ impl Dispatcher {
         }
         let look = Look { events: routed.events, more: routed.more, xmin: Some(routed.xmin) };
         {
-            let mut due = shared.due();
+            let mut due = shared.claims.due();
             for endpoint in &routed.waiting {
                 due.put(*endpoint, self.routed_at);
             }
         }
         if routed.waiting.iter().any(|id| shared.lanes.get(*id).is_some_and(|lane| !lane.serves()))
         {
-            shared.let_others_know();
+            shared.claims.let_others_know();
         }
         let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
         self.assign(routed.claimed).await?;
@@ -306,8 +309,8 @@ impl Dispatcher {
             endpoints: &known,
             rooms: &rooms,
             of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),
-            in_all: i32::try_from(shared.room_for_claims()).unwrap_or(i32::MAX),
-            bytes: i64::try_from(shared.room_for_bytes()).unwrap_or(i64::MAX),
+            in_all: i32::try_from(shared.claims.room()).unwrap_or(i32::MAX),
+            bytes: i64::try_from(shared.claims.room_for_bytes()).unwrap_or(i64::MAX),
         };
         let now = shared.clock.instant();
         let step = self.events_per_step();
@@ -317,12 +320,14 @@ impl Dispatcher {
             && self.unusual_until <= now;
         let routed = async {
             if few {
-                match route_few(&shared.store, shared.relay, self.token, floor, &room).await? {
+                match route_few(&shared.database.store, shared.term.relay, self.token, floor, &room)
+                    .await?
+                {
                     Few::Routed(routed) => return Ok(routed),
                     Few::Unusual => self.unusual_until = now + UNUSUAL_PAUSE,
                 }
             }
-            route(&shared.store, shared.relay, self.token, step, floor, &room).await
+            route(&shared.database.store, shared.term.relay, self.token, step, floor, &room).await
         };
         let routed = routed.await;
         // What it read may have been too much for it. Fewer are tried then, down to a single one, and more again
@@ -372,7 +377,7 @@ impl Dispatcher {
     fn room_of(&self, fed: &[EndpointId]) -> usize {
         let shared = &self.shared;
         let lanes = fed.iter().filter_map(|id| shared.lanes.get(*id));
-        lanes.map(|lane| lane.room(shared)).sum::<usize>().min(shared.room_for_claims())
+        lanes.map(|lane| lane.room(shared)).sum::<usize>().min(shared.claims.room())
     }
 
     /// Rests until there is reason for another round.
@@ -391,9 +396,9 @@ impl Dispatcher {
             };
             until = until.min(at.max(ready_at));
         }
-        let due_at = shared.due().next_after(now);
+        let due_at = shared.claims.due().next_after(now);
         until = until.min(due_at.unwrap_or(until));
-        if shared.are_others_to_know() {
+        if shared.claims.are_others_to_know() {
             until = until.min(self.tell_at);
         }
         if let Some(at) = self.wake.reconnect_at() {
@@ -412,7 +417,7 @@ impl Dispatcher {
                 self.poll_at = now;
             }
             () = self.wake.due() => self.poll_at = now,
-            () = shared.room_freed.notified() => {}
+            () = shared.claims.room_freed.notified() => {}
             () = tokio::time::sleep(until.saturating_duration_since(now)) => {
                 let wakes = &shared.metrics.wakes;
                 if until == self.poll_at {
@@ -421,7 +426,7 @@ impl Dispatcher {
                     wakes.due.increment(1);
                 }
             }
-            () = shared.ending.cancelled() => {}
+            () = shared.term.ending.cancelled() => {}
         }
     }
 }

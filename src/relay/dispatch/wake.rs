@@ -125,13 +125,23 @@ impl Wake {
         self.reconnect_at = now + RECONNECT_INTERVAL;
         self.bell = None;
         self.state = State::Asleep;
-        match Bell::listen(self.shared.store.database(), &self.shared.sessions, &self.ears).await {
+        match Bell::listen(
+            self.shared.database.store.database(),
+            &self.shared.term.sessions,
+            &self.ears,
+        )
+        .await
+        {
             Ok(bell) => {
                 self.bell = Some(bell);
                 true
             }
             Err(error) => {
-                self.shared.complain(&self.shared.metrics.database_errors.wake, &error);
+                self.shared.database.failed(
+                    &self.shared.term,
+                    &self.shared.metrics.database_errors.wake,
+                    &error,
+                );
                 false
             }
         }

@@ -190,7 +190,7 @@ impl Lane {
             Allowance::FreshProbe => fresh_probes,
             Allowance::No { .. } => 0,
         };
-        most.saturating_sub(inner.claimed).min(shared.share_of_claims(inner.claimed))
+        most.saturating_sub(inner.claimed).min(shared.claims.share_of_room(inner.claimed))
     }
 
     #[cfg(test)]
@@ -256,13 +256,13 @@ impl Lane {
             } else {
                 inner.workers += 1;
                 let work = worker::work(Arc::clone(self), Arc::clone(shared));
-                shared.workers.spawn(super::guarded(shared.over.clone(), work));
+                shared.term.workers.spawn(super::guarded(shared.term.over.clone(), work));
             }
         }
         if inner.would_have_more() && !inner.watched {
             inner.watched = true;
             let watch = watch(Arc::clone(self), Arc::clone(shared));
-            shared.workers.spawn(super::guarded(shared.over.clone(), watch));
+            shared.term.workers.spawn(super::guarded(shared.term.over.clone(), watch));
         }
     }
 
@@ -292,11 +292,11 @@ impl Lane {
             return Next::Leave;
         }
         if !inner.serves && !inner.queue.is_empty() {
-            shared.let_others_know();
+            shared.claims.let_others_know();
             return Next::Return(inner.queue.drain(..).collect());
         }
         let busy = inner.in_flight >= width(&inner.window).min(shared.budget.share());
-        if inner.queue.is_empty() || busy || !shared.may_send() {
+        if inner.queue.is_empty() || busy || !shared.term.may_send() {
             inner.parked.push(Arc::clone(call));
             return Next::Park;
         }
@@ -347,7 +347,7 @@ impl Lane {
         inner.finished += 1;
         let sign = Sign::of(outcome, decision);
         let transition =
-            inner.health.after(ticket, sign, now, &shared.health_policy, shared.draw());
+            inner.health.after(ticket, sign, now, &shared.policy.health, shared.draw());
         inner.tally.successes += u32::from(delivered);
         inner.tally.failures += u32::from(!delivered);
         let took_ms = times.all_ms;
@@ -450,7 +450,7 @@ async fn watch(lane: Arc<Lane>, shared: Arc<Shared>) {
         finished = Some(so_far);
         tokio::select! {
             () = tokio::time::sleep(SILENCE) => {}
-            () = shared.ending.cancelled() => return,
+            () = shared.term.ending.cancelled() => return,
         }
     }
 }

@@ -61,7 +61,7 @@ pub(in crate::relay) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
             // A slow pace must not hold up a stop: the queue is given back then.
             Next::Rate(wait) => tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = shared.ending.cancelled() => return,
+                () = shared.term.ending.cancelled() => return,
             },
         }
     }
