@@ -38,7 +38,7 @@ pub enum ProcessError {
     Relay(#[from] RelayError),
 }
 
-/// What the parts of a process share: every relay of it, what it serves and what it takes in.
+/// The things that the parts of a process share: its relays, its server and its ingest.
 struct Process<'a> {
     config: &'a Config,
     database: Database,

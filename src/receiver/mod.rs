@@ -87,7 +87,7 @@ struct Desk<W> {
     done: Stopper,
 }
 
-/// What the desk writes down: the ids it has seen, and the output.
+/// The ids that the desk has seen, and its output.
 struct Notebook<W> {
     ids: Ids,
     output: W,

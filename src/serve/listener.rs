@@ -22,7 +22,7 @@ use crate::stopper::Stopper;
 /// When accepting fails for want of files or memory, trying again at once would only burn the core.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
-/// What carries an accepted connection's bytes.
+/// The bytes of an accepted connection, plain or in TLS.
 pub type ServedStream = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// A port that is taken and accepts no connection yet.

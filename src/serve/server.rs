@@ -1,4 +1,4 @@
-//! The relay's own listener (`http.listen`): its bounds, and its pages for those who ask. A
+//! The relay's own listener (`http.listen`): its bounds, and how it serves pages. A
 //! [`Router`](super::router::Router) decides which page answers.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};

@@ -34,12 +34,12 @@ pub struct Preflight<'a> {
     database: &'a Database,
     /// Whether the schema is brought up to date on the way.
     migrate: bool,
-    next: Option<Check>,
+    next: Option<PreflightCheck>,
     place: Option<Place>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Check {
+enum PreflightCheck {
     Place,
     OneDatabase,
     Refill,
@@ -53,7 +53,7 @@ impl<'a> Preflight<'a> {
     /// None of the checks has been made yet.
     #[must_use]
     pub fn new(database: &'a Database, migrate: bool) -> Self {
-        Self { database, migrate, next: Some(Check::Place), place: None }
+        Self { database, migrate, next: Some(PreflightCheck::Place), place: None }
     }
 
     #[must_use]
@@ -69,34 +69,34 @@ impl<'a> Preflight<'a> {
     pub async fn advance(&mut self) -> Result<(), PreflightError> {
         let Some(check) = self.next else { return Ok(()) };
         self.next = match check {
-            Check::Place => {
+            PreflightCheck::Place => {
                 let place = place::arrive(self.database).await.map_err(PreflightError::Reach)?;
                 self.place = Some(place);
-                Some(Check::OneDatabase)
+                Some(PreflightCheck::OneDatabase)
             }
-            Check::OneDatabase => {
+            PreflightCheck::OneDatabase => {
                 reach::is_one_database(self.database).await.map_err(PreflightError::Reach)?;
-                Some(if self.migrate { Check::Refill } else { Check::Schema })
+                Some(if self.migrate { PreflightCheck::Refill } else { PreflightCheck::Schema })
             }
-            Check::Refill => {
+            PreflightCheck::Refill => {
                 if refill::run(self.database).await.map_err(PreflightError::Migrate)? {
                     tracing::info!("put back the rows of a schema that was loaded without them");
                 }
-                Some(Check::Migrate)
+                Some(PreflightCheck::Migrate)
             }
-            Check::Migrate => {
+            PreflightCheck::Migrate => {
                 self.migrate().await.map_err(PreflightError::Migrate)?;
-                Some(Check::Roles)
+                Some(PreflightCheck::Roles)
             }
-            Check::Roles => {
+            PreflightCheck::Roles => {
                 self.roles().await.map_err(PreflightError::Migrate)?;
-                Some(Check::Schema)
+                Some(PreflightCheck::Schema)
             }
-            Check::Schema => {
+            PreflightCheck::Schema => {
                 self.schema().await.map_err(PreflightError::Schema)?;
-                Some(Check::Sessions)
+                Some(PreflightCheck::Sessions)
             }
-            Check::Sessions => {
+            PreflightCheck::Sessions => {
                 reach::keeps_sessions(self.database).await.map_err(PreflightError::Reach)?;
                 None
             }
