@@ -131,7 +131,7 @@ fn health_without_a_relay_exits_with_1_and_without_an_address_with_2() {
     let (code, said) = ended(&["health", "--url", "http://127.0.0.1:1/ready"], &[]);
     assert_eq!(code, Some(1));
     assert!(
-        said.starts_with("posthaste: look after the relay's health: connect to 127.0.0.1:1: "),
+        said.starts_with("posthaste: ask for the relay's health: connect to 127.0.0.1:1: "),
         "{said}"
     );
     let off = [("DATABASE_URL", NO_DATABASE), ("POSTHASTE_HTTP__LISTEN", "off")];

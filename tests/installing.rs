@@ -87,7 +87,7 @@ async fn roles_that_could_not_be_made_are_told_with_what_an_administrator_runs()
     client.batch_execute(&sql).await.unwrap();
     let (code, said) = posthaste(&url, &["doctor"]).await;
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("\nok       roles        all there, with their grants\n"), "{said}");
+    assert!(said.contains("\nok       roles        all exist, with their grants\n"), "{said}");
     client
         .batch_execute(&format!("set role posthaste_producer; {}", event("order.paid").sql()))
         .await

@@ -69,7 +69,7 @@ async fn an_endpoint_that_cannot_be_used_or_read_is_refused_alone_and_says_why()
         (
             "deep",
             "(repeat('[', 200) || repeat(']', 200))::jsonb",
-            ": this relay cannot read what is written there",
+            ": this relay cannot read its values",
         ),
     ] {
         let url = receiver.url("/");

@@ -222,7 +222,7 @@ async fn a_copy_that_is_held_sends_nothing_until_an_endpoint_is_enabled() {
     point_at(&client, &after).await;
     let said = adopted(&copy, &["--hold"]).await;
     assert!(
-        said.starts_with("disabled 1 endpoints, and keeps what they are owed\ntook over"),
+        said.starts_with("disabled 1 endpoints, and holds their deliveries\ntook over"),
         "{said}"
     );
     let _relay = Relay::start(&copy).await;

@@ -206,7 +206,7 @@ async fn a_rule_that_this_relay_cannot_read_is_named_and_the_others_hold() {
     let plain = rule("plain", "dead").with("body_pattern", "(?i)NO SUCH").with("priority", 2);
     plain.add(&client).await;
     let relay = Relay::start(&database).await;
-    let complaint = relay.logs("a rule is not understood and not asked").await;
+    let complaint = relay.logs("ignoring a rule that this relay cannot evaluate").await;
     assert!(complaint.contains("rule `of another make` cannot be used"), "{complaint}");
     let attempt =
         Failing::new(&client, "422", &receiver.url("/")).await.first_attempt(&client).await;

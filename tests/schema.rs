@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use posthaste::store::migrate::{self, Form, MIGRATIONS};
+use posthaste::store::migrate::{self, MIGRATIONS, ScriptForm};
 use posthaste::store::{Database, StoreError};
 use tokio_postgres::Client;
 
@@ -52,7 +52,12 @@ async fn several_migrators_at_once_are_one() {
 #[tokio::test]
 async fn the_printed_schema_is_the_migrated_one() {
     let database = TestDatabase::empty().await;
-    database.client().await.batch_execute(&migrate::print(0, Form::Whole).unwrap()).await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute(&migrate::print(0, ScriptForm::Whole).unwrap())
+        .await
+        .unwrap();
     migrate::check(&reached(&database)).await.unwrap();
 }
 

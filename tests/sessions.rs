@@ -223,7 +223,7 @@ async fn the_printed_schema_can_be_applied_whatever_is_set_for_the_database() {
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(
         script.path(),
-        posthaste::store::migrate::print(0, posthaste::store::migrate::Form::Whole).unwrap(),
+        posthaste::store::migrate::print(0, posthaste::store::migrate::ScriptForm::Whole).unwrap(),
     )
     .unwrap();
     let psql = database.cluster().binaries().path("psql");

@@ -13,7 +13,7 @@ pub use super::answer::Kept;
 use super::answer::Refused;
 use super::conversation::{Conversation, ConversationBounds};
 use super::request::Handler;
-use super::writer::Waiting;
+use super::writer::WaitingRequest;
 use super::{IngestError, sources};
 use crate::clock::Present;
 use crate::config::IngestSettings;
@@ -24,7 +24,7 @@ use crate::stopper::Stopper;
 /// One conversation, and the webhooks it has taken.
 pub struct InMemoryIngest {
     conversation: Conversation,
-    waiting: mpsc::Receiver<Waiting>,
+    waiting: mpsc::Receiver<WaitingRequest>,
 }
 
 impl fmt::Debug for InMemoryIngest {
@@ -67,7 +67,8 @@ impl InMemoryIngest {
     ) {
         let Self { conversation, mut waiting } = self;
         let keeping = async {
-            while let Some(Waiting { incoming, answer, place, room }) = waiting.recv().await {
+            while let Some(WaitingRequest { incoming, answer, place, room }) = waiting.recv().await
+            {
                 drop((place, room));
                 let _heard = answer.send(keep(incoming).ok_or(Refused::Away));
             }

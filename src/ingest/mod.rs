@@ -41,7 +41,7 @@ use conversation::{Conversation, ConversationBounds};
 use request::Handler;
 use source::Source;
 use spool::Spool;
-pub use spool::{Room as SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
+pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
 use writer::Writer;
 
 /// Webhooks are stored by one statement at a time; beside it another may look whether the database
@@ -71,7 +71,7 @@ pub struct Ingest {
     listener: Listener,
     handler: Handler,
     writer: Writer,
-    waiting: mpsc::Receiver<writer::Waiting>,
+    waiting: mpsc::Receiver<writer::WaitingRequest>,
     bounds: ConversationBounds,
 }
 
@@ -128,7 +128,7 @@ impl Ingest {
             Conversation { handler, peer, bounds, stopper }.hold(stream)
         };
         // The writer ends when the handler is gone, and with it the last request that could wait.
-        tokio::join!(self.listener.serve(hold, stopper), self.writer.keep(self.waiting));
+        tokio::join!(self.listener.serve(hold, stopper), self.writer.run(self.waiting));
     }
 }
 

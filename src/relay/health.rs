@@ -9,7 +9,7 @@ use super::Shared;
 use super::lane::Lane;
 use super::record::Finished;
 use crate::model::endpoint::EndpointId;
-use crate::model::health::{Fault, Transition, Trouble};
+use crate::model::health::{Transition, Trouble, TroubleKind};
 use crate::model::verdict::Effect;
 use crate::store::attempts::Attempt;
 use crate::store::endpoints::apply_effect;
@@ -51,15 +51,15 @@ pub(super) async fn follow(
     match &transition {
         Some(Transition::Paused { until, again, trouble }) => {
             shared.metrics.endpoints_paused.increment(1);
-            let Trouble { fault, reason } = trouble;
-            match (fault, again) {
-                (Fault::Failing, _) => {
+            let Trouble { kind, reason } = trouble;
+            match (kind, again) {
+                (TroubleKind::Failing, _) => {
                     tracing::warn!(endpoint, host, %until, reason, "paused: it keeps failing");
                 }
-                (Fault::Rejecting, _) => {
+                (TroubleKind::Rejecting, _) => {
                     tracing::warn!(endpoint, host, %until, reason, "paused: it accepts nothing");
                 }
-                (Fault::Refused, false) => {
+                (TroubleKind::Refused, false) => {
                     tracing::warn!(
                         endpoint,
                         host,
@@ -67,7 +67,7 @@ pub(super) async fn follow(
                         "held: nothing may be sent to it by these settings"
                     );
                 }
-                (Fault::Refused, true) => {
+                (TroubleKind::Refused, true) => {
                     // At info, the probe's own attempt says as much.
                     tracing::debug!(endpoint, host, %until, reason, "still held");
                 }

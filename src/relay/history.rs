@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::store::StoreError;
-use crate::store::routing::{Step, history};
+use crate::store::routing::{RoutingStep, history};
 
 /// What was seen. It outlasts the terms of one process.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct History(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    last: Option<Step>,
+    last: Option<RoutingStep>,
     /// How many sessions had been opened when the database was last asked.
     sessions: Option<u64>,
     went_back: u32,
@@ -29,7 +29,7 @@ impl History {
     }
 
     /// Takes in where routing stands. Returns the step that was seen committed, if it is gone.
-    fn stands_at(&self, found: Step, is_known_gone: bool) -> Option<(Step, u32)> {
+    fn stands_at(&self, found: RoutingStep, is_known_gone: bool) -> Option<(RoutingStep, u32)> {
         let mut seen = self.seen();
         let before = seen.last.replace(found)?;
         if !is_known_gone && found.number >= before.number {
@@ -45,7 +45,7 @@ impl History {
 }
 
 /// A look has found routing here.
-pub(super) fn take_in(shared: &Shared, found: Step) {
+pub(super) fn take_in(shared: &Shared, found: RoutingStep) {
     if let Some((before, times)) = shared.history.stands_at(found, false) {
         tell(shared, before, found, times);
     }
@@ -72,8 +72,8 @@ pub(super) async fn check(shared: &Shared) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn tell(shared: &Shared, before: Step, found: Step, times: u32) {
-    let said = |step: Step| -> Value {
+fn tell(shared: &Shared, before: RoutingStep, found: RoutingStep, times: u32) {
+    let said = |step: RoutingStep| -> Value {
         json!({ "step": step.number, "routed_at": step.routed_at.to_string() })
     };
     tracing::error!(
@@ -94,8 +94,8 @@ mod tests {
 
     use super::*;
 
-    fn step(number: i64) -> Step {
-        Step { number, routed_at: Timestamp::UNIX_EPOCH }
+    fn step(number: i64) -> RoutingStep {
+        RoutingStep { number, routed_at: Timestamp::UNIX_EPOCH }
     }
 
     #[test]

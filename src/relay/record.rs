@@ -19,7 +19,7 @@ use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
 use crate::model::outcome::Outcome;
 use crate::model::verdict::{Decision, Verdict};
-use crate::store::attempts::{Attempt, Held, record};
+use crate::store::attempts::{Attempt, RecordedDeliveries, record};
 use crate::store::deliveries::{Claim, release};
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
@@ -211,7 +211,7 @@ async fn try_write_down(
 }
 
 /// Lets lines go on whose head has ended.
-fn move_on(shared: &Shared, batch: &[Finished], held: &Held) {
+fn move_on(shared: &Shared, batch: &[Finished], held: &RecordedDeliveries) {
     let mut standing = Vec::new();
     for Finished { claim, line, what, .. } in batch {
         let (Some(key), What::Ended(attempt)) = (line, what) else { continue };

@@ -22,7 +22,7 @@ use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead};
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
 use crate::model::schedule::Schedule;
-use crate::model::verdict::{self, Policy, Verdict};
+use crate::model::verdict::{self, Verdict, VerdictPolicy};
 use crate::outbound::client::{Connection, Exchange};
 use crate::outbound::target::Target;
 use crate::signing::sign::Signer;
@@ -220,12 +220,12 @@ fn judged(
     rules: &RuleSet,
 ) -> Sent {
     let now = shared.clock.now();
-    let policy = Policy {
+    let policy = VerdictPolicy {
         rules,
         schedule: &ready.schedule,
         retry_after_cap: shared.config.retry.retry_after_cap,
     };
-    let attempt = verdict::Attempt {
+    let attempt = verdict::AttemptFacts {
         number: delivery.attempt_count + 1,
         age: Duration::try_from(now.duration_since(delivery.due_at)).unwrap_or_default(),
         host: ready.host(),

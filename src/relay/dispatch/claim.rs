@@ -17,7 +17,7 @@ use crate::relay::lane::Lane;
 use crate::relay::record::Finished;
 use crate::store::StoreError;
 use crate::store::deliveries::claim;
-use crate::store::endpoints::{Found, endpoints};
+use crate::store::endpoints::{FoundEndpoint, endpoints};
 use crate::store::routing::Claimed;
 
 /// Endpoints that one claim looks at.
@@ -189,8 +189,8 @@ impl Dispatcher {
 
 /// Opens an endpoint's lane. Where the endpoint cannot be read, or a bug is in the way, what is owed to it is
 /// refused and says why; no other is concerned.
-fn open(shared: &Shared, found: Found) -> Arc<Lane> {
-    let Found { id, revision, known } = found;
+fn open(shared: &Shared, found: FoundEndpoint) -> Arc<Lane> {
+    let FoundEndpoint { id, revision, known } = found;
     let (why, detail) = match known {
         Ok(known) => {
             let opened = fault::caught_at_once(|| {
@@ -229,15 +229,15 @@ mod tests {
     use crate::model::outcome::Outcome;
     use crate::relay::attempt::{Line, deliver};
     use crate::relay::fault::tests::{BUG, delivery, term};
-    use crate::store::endpoints::Known;
+    use crate::store::endpoints::KnownEndpoint;
 
     #[tokio::test]
     async fn a_bug_that_opening_one_endpoint_meets_refuses_what_it_is_owed() {
         let shared = term();
         for (id, url) in [(3, BUG), (4, "https://example.com/")] {
             let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, 1) };
-            let known = Known { endpoint, health: Health::default(), secrets_until: None };
-            let lane = open(&shared, Found { id, revision: 1, known: Ok(known) });
+            let known = KnownEndpoint { endpoint, health: Health::default(), secrets_until: None };
+            let lane = open(&shared, FoundEndpoint { id, revision: 1, known: Ok(known) });
             assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
             let ready = lane.ready();
             let mut line = Line::default();

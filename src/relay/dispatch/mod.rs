@@ -23,7 +23,7 @@ use crate::config::Wake as Mode;
 use crate::model::endpoint::EndpointId;
 use crate::store::StoreError;
 use crate::store::deliveries::{due, tell_others};
-use crate::store::routing::{FEW, Few, Room, Routed, floor, route, route_few};
+use crate::store::routing::{FEW, Few, Routed, RoutingRoom, floor, route, route_few};
 
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
@@ -305,7 +305,7 @@ impl Dispatcher {
             .filter(|(_, room)| *room != ordinary)
             .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
             .unzip();
-        let room = Room {
+        let room = RoutingRoom {
             endpoints: &known,
             rooms: &rooms,
             of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),

@@ -1,11 +1,11 @@
-//! Why a request is not believed, in words that help an honest sender and tell a forger nothing he
-//! did not send himself.
+//! Why a request is not verified, in words that help an honest sender and tell a forger nothing
+//! beyond its own request.
 
 use super::headers::VALUE_MAX;
 
-/// A request was not verified. What it displays may be told to the sender.
+/// A request was not verified. Its text may be told to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotVerified {
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("{0} comes more than once")]
