@@ -20,6 +20,9 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+/// A page that answers at once.
+type AdminPage = fn(&Admin) -> Response<Full<Bytes>>;
+
 /// Answers for one process.
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -31,7 +34,7 @@ impl Admin {
     /// `GET /live`, `/ready`, `/status` and `/metrics`.
     #[must_use]
     pub fn router<B: 'static>(&self) -> Router<B> {
-        let pages: [(_, fn(&Self) -> Response<Full<Bytes>>); 4] = [
+        let pages: [(_, AdminPage); 4] = [
             ("/live", Self::live),
             ("/ready", Self::ready),
             ("/status", Self::status),

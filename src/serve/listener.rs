@@ -1,6 +1,7 @@
-//! The listener under everything that is served here: accepts connections, bounded in number, with
-//! or without TLS, and lets them end in order. Its caller decides what happens on a connection, and
-//! bounds it in time and size.
+//! The listener under everything that is served here.
+//!
+//! It accepts connections, bounded in number, with or without TLS, and lets them end in order. Its
+//! caller decides what happens on a connection, and bounds it in time and size.
 
 use std::future::Future;
 use std::io;

@@ -1,6 +1,7 @@
-//! HTTP that this process serves: one [`listener`] for all of it, with TLS where it is set, and on
-//! it the relay's own pages (health, status and metrics). Also the probe that asks another process
-//! for its health.
+//! HTTP that this process serves: the relay's own pages (health, status and metrics).
+//!
+//! One [`listener`] serves them and the webhooks that come in, with TLS where it is set. Also here:
+//! the probe that asks another process for its health.
 
 pub mod admin;
 pub mod connection;
