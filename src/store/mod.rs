@@ -20,6 +20,7 @@ mod migrations;
 pub mod ordering;
 pub mod place;
 mod pool;
+pub mod preflight;
 pub mod reach;
 pub mod received;
 pub mod refill;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use posthaste::clock::Present;
 use posthaste::config::{self, IngestSettings, Sources};
-use posthaste::ingest::in_memory::{Doorstep, Kept};
+use posthaste::ingest::in_memory::{InMemoryIngest, Kept};
 use posthaste::model::incoming::Incoming;
 use posthaste::model::secret::Secret;
 use posthaste::model::selector::is_json;
@@ -151,7 +151,7 @@ fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
     let now = Timestamp::from_second(case.now).expect("the case keeps within the range");
     let present = Present::still_at(now);
     let in_memory =
-        Doorstep::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
+        InMemoryIngest::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
     let mut took: Vec<Took> = Vec::new();
     let keep = |incoming| {
         let number = took.len();
