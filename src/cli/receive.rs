@@ -9,11 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use hyper::StatusCode;
 
-use super::CliError;
+use super::error::{CliError, ReceiveError};
 use crate::config::{parse_duration, parse_size};
 use crate::receiver::listener::ReceiverListener;
 use crate::receiver::{OutputForm, ReceiverFault, ReceiverScript, Receiving, receive};
-use crate::signing::verify::{Scheme, Verifier, VerifierError};
+use crate::signing::verify::{Scheme, Verifier};
 use crate::stopper::Stopper;
 
 /// As Standard Webhooks advises.
@@ -54,17 +54,6 @@ pub struct ReceiveOptions {
     /// Print one JSON object a line, for programs.
     #[arg(long)]
     json: bool,
-}
-
-/// Why receiving failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReceiveError {
-    #[error("read {}", path.display())]
-    SecretFile { path: PathBuf, source: io::Error },
-    #[error("use the secrets")]
-    Secrets(#[source] VerifierError),
-    #[error("listen on {address}")]
-    Bind { address: SocketAddr, source: io::Error },
 }
 
 pub(super) async fn run(options: ReceiveOptions, stopper: &Stopper) -> Result<(), CliError> {

@@ -1,6 +1,7 @@
 //! `posthaste run`: the settings of a process, the process, and how its end is told.
 
-use super::{CliError, database};
+use super::database::database;
+use super::error::CliError;
 use crate::config::Config;
 use crate::process::{self, ProcessError};
 use crate::stopper::Stopper;

@@ -15,15 +15,14 @@
 
 mod answer;
 mod conversation;
+mod error;
 pub mod in_memory;
 mod request;
 mod source;
 mod spool;
 mod writer;
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -33,11 +32,12 @@ use crate::config::{Config, IngestSettings};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::serve::listener::Listener;
-use crate::serve::tls::{CertificateError, CertificateFiles};
+use crate::serve::tls::CertificateFiles;
 use crate::stopper::Stopper;
-use crate::store::{Database, Store, StoreError};
+use crate::store::{Database, Store};
 
 use conversation::{Conversation, ConversationBounds};
+pub use error::IngestError;
 use request::Handler;
 use source::Source;
 use spool::Spool;
@@ -47,23 +47,6 @@ use writer::Writer;
 /// Webhooks are stored by one statement at a time; beside it another may look whether the database
 /// is back.
 const CONNECTIONS: usize = 2;
-
-/// Webhooks cannot be taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    #[error("listen on {address} (ingest.listen)")]
-    Bind { address: SocketAddr, source: io::Error },
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error("use the spool {}", path.display())]
-    Spool { path: PathBuf, source: io::Error },
-    #[error("the spool {} is in use by another process", path.display())]
-    SpoolInUse { path: PathBuf },
-    #[error("ingest.sources.{name}.secret")]
-    Secret { name: String, source: crate::signing::verify::VerifierError },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// A listener, a handler and a writer that are ready, and take no webhook yet.
 #[derive(Debug)]

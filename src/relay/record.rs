@@ -158,7 +158,11 @@ async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
         match try_write_down(shared, batch).await {
             Ok(()) => return,
             Err(error) => {
-                shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error);
+                shared.database.failed(
+                    &shared.term,
+                    &shared.metrics.database_errors.record,
+                    &error,
+                );
             }
         }
         backoff.wait(&shared.term.over).await;

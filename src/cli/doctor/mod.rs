@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{CliError, database, say};
+use super::database::database;
+use super::error::CliError;
+use super::output::say;
 use crate::config::{Config, IngestSettings, WakeMode};
 use crate::ingest::{self, SpoolRoom, Spooled};
 use crate::relay::{self, Judged, RelayError};
