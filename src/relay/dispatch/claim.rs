@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Dispatcher;
-use super::suspects::Next;
 use crate::model::delivery::Delivery;
+use crate::model::dispatch::Blame as Next;
 use crate::model::endpoint::EndpointId;
 use crate::model::health::Health;
 use crate::model::outcome::Refusal;
