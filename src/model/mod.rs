@@ -15,6 +15,7 @@ pub mod selector;
 
 // How much of it may be in flight.
 pub mod due;
+pub mod lane;
 pub mod rate;
 pub mod share;
 pub mod window;
