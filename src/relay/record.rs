@@ -8,107 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Shared;
-use super::attempt::Sent;
 use super::database::Backoff;
-use super::health::EffectOn;
-use super::lane::Lane;
+use super::effects::EffectOn;
+use super::ended::Ended;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::OnDead;
 use crate::model::outcome::Outcome;
-use crate::model::verdict::{Decision, Verdict};
+use crate::model::verdict::Decision;
 use crate::store::attempts::{Attempt, Held, record};
-use crate::store::deliveries::{Claim, release};
+use crate::store::deliveries::release;
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
 
-/// A claimed delivery that this relay is done with.
-#[derive(Debug)]
-pub(super) struct Finished {
-    /// `None`: there is none, the endpoint is gone or was never read.
-    lane: Option<Arc<Lane>>,
-    claim: Claim,
-    bytes: usize,
-    /// Its ordering key, where it is the head of a line.
-    line: Option<String>,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    /// An attempt was made, or it ended without one.
-    Ended(Box<Attempt>),
-    /// Not begun: somebody else may claim it.
-    Unsent,
-}
-
-impl Finished {
-    pub(super) fn sent(lane: &Arc<Lane>, delivery: &Delivery, sent: Sent) -> Self {
-        let attempt = Attempt {
-            event_id: delivery.event_id,
-            endpoint_id: delivery.endpoint_id,
-            claim_token: delivery.claim_token,
-            event_created_at: delivery.event_created_at,
-            number: delivery.attempt_count + 1,
-            began: sent.began,
-            took: sent.took,
-            phases: sent.phases,
-            outcome: Some(sent.outcome),
-            blocks: sent.verdict.decision == Decision::Dead
-                && delivery.ordering_key.is_some()
-                && sent.on_dead == OnDead::Block,
-            verdict: sent.verdict,
-        };
-        Self::new(Some(lane), delivery, What::Ended(Box::new(attempt)))
-    }
-
-    /// Ended without an attempt, for this reason.
-    pub(super) fn cancelled(
-        lane: Option<&Arc<Lane>>,
-        delivery: &Delivery,
-        reason: String,
-        now: std::time::Instant,
-    ) -> Self {
-        let attempt = Attempt {
-            event_id: delivery.event_id,
-            endpoint_id: delivery.endpoint_id,
-            claim_token: delivery.claim_token,
-            event_created_at: delivery.event_created_at,
-            number: 0,
-            began: now,
-            took: Duration::ZERO,
-            phases: crate::model::outcome::Phases::default(),
-            outcome: None,
-            verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
-            blocks: false,
-        };
-        Self::new(lane, delivery, What::Ended(Box::new(attempt)))
-    }
-
-    pub(super) fn unsent(lane: Option<&Arc<Lane>>, delivery: &Delivery) -> Self {
-        Self::new(lane, delivery, What::Unsent)
-    }
-
-    fn new(lane: Option<&Arc<Lane>>, delivery: &Delivery, what: What) -> Self {
-        Self {
-            lane: lane.cloned(),
-            claim: Claim {
-                event_id: delivery.event_id,
-                endpoint_id: delivery.endpoint_id,
-                token: delivery.claim_token,
-            },
-            bytes: delivery.bytes(),
-            line: delivery.ordering_key.clone(),
-            what,
-        }
-    }
-}
-
 /// Records until it is told that nothing more comes, and all that came is written down.
-pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<Finished>) {
+pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<Ended>) {
     let shared = &shared;
     let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
     loop {
@@ -125,17 +40,14 @@ pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<
         }
         gather(&mut results, &mut batch, shared.config.relay.record_interval).await;
         write_down(shared, &batch).await;
-        settle(shared, batch.drain(..));
+        batch.clear();
+        shared.claims.room_freed.notify_one();
     }
 }
 
 /// Waits a little for more, so that one statement serves many.
-async fn gather(
-    results: &mut mpsc::Receiver<Finished>,
-    batch: &mut Vec<Finished>,
-    patience: Duration,
-) {
-    let until = Instant::now() + patience;
+async fn gather(results: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, patience: Duration) {
+    let until = tokio::time::Instant::now() + patience;
     while batch.len() < MOST_PER_STATEMENT {
         let most = MOST_PER_STATEMENT - batch.len();
         match tokio::time::timeout_at(until, results.recv_many(batch, most)).await {
@@ -146,7 +58,7 @@ async fn gather(
 }
 
 /// Writes a batch down, however long the database is away.
-async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
+async fn write_down(shared: &Arc<Shared>, batch: &[Ended]) {
     let mut backoff = Backoff::default();
     loop {
         // A relay that was taken for dead has lost its claims, and these results with them: each
@@ -167,14 +79,14 @@ async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
 
 async fn try_write_down(
     shared: &Arc<Shared>,
-    batch: &[Finished],
+    batch: &[Ended],
 ) -> Result<(), crate::store::StoreError> {
     let mut attempts = Vec::with_capacity(batch.len());
     let mut unsent = Vec::new();
-    for finished in batch {
-        match &finished.what {
-            What::Ended(attempt) => attempts.push(attempt.as_ref()),
-            What::Unsent => unsent.push(finished.claim),
+    for ended in batch {
+        match ended.attempt() {
+            Some(attempt) => attempts.push(attempt),
+            None => unsent.push(ended.key()),
         }
     }
     if !unsent.is_empty() {
@@ -204,21 +116,22 @@ async fn try_write_down(
         }
         // Also where the claim was lost: the receiver did say so.
         if let Some(effect) = EffectOn::ruled(attempt) {
-            shared.apply_soon(effect);
+            shared.effects.apply_soon(effect);
         }
     }
     Ok(())
 }
 
 /// Lets lines go on whose head has ended.
-fn move_on(shared: &Shared, batch: &[Finished], held: &Held) {
+fn move_on(shared: &Shared, batch: &[Ended], held: &Held) {
     let mut standing = Vec::new();
-    for Finished { claim, line, what, .. } in batch {
-        let (Some(key), What::Ended(attempt)) = (line, what) else { continue };
+    for ended in batch {
+        let Delivery { event_id, endpoint_id, ordering_key, .. } = &ended.claim.delivery;
+        let (Some(key), Some(attempt)) = (ordering_key, ended.attempt()) else { continue };
         let stays = attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
-        match held.get(&(claim.event_id, claim.endpoint_id)) {
-            Some(Some(next_due_in)) => shared.claims.due_in(claim.endpoint_id, *next_due_in),
-            Some(None) if !stays => standing.push((claim.endpoint_id, key.clone())),
+        match held.get(&(*event_id, *endpoint_id)) {
+            Some(Some(next_due_in)) => shared.claims.due_in(*endpoint_id, *next_due_in),
+            Some(None) if !stays => standing.push((*endpoint_id, key.clone())),
             Some(None) | None => {}
         }
     }
@@ -268,16 +181,4 @@ fn note(shared: &Shared, attempt: &Attempt) {
         }
         Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }
-}
-
-/// Frees the room that these took.
-fn settle(shared: &Shared, batch: impl Iterator<Item = Finished>) {
-    let settled = batch.map(|finished| {
-        if let Some(lane) = &finished.lane {
-            lane.settled(1);
-        }
-        (finished.claim.token, finished.bytes)
-    });
-    shared.claims.holdings.give_back(settled);
-    shared.claims.room_freed.notify_one();
 }

@@ -94,11 +94,9 @@ pub struct Moment {
     pub instant: Instant,
 }
 
-/// What a worker of the lane does next.
+/// What a worker of the lane does instead of sending.
 #[derive(Debug, PartialEq)]
-pub enum NextWork<Q> {
-    /// Send this; [`LaneState::finished`] is to be told of its end with the ticket.
-    Send(Q, Ticket),
+pub enum Idle<Q> {
     /// Give back what was claimed: the endpoint has been paused since, or other relays serve it.
     GiveBack {
         queued: Vec<Q>,

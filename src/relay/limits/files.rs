@@ -30,7 +30,7 @@ impl Files {
         Self::new(raised_limit().saturating_sub(RESERVE + of_senders).max(1))
     }
 
-    fn new(most: usize) -> Self {
+    pub(in crate::relay) fn new(most: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
