@@ -1,5 +1,5 @@
-//! A bug that one event or one endpoint meets is theirs alone. Without this, the panic would end the
-//! worker, the term and, since the next term meets it too, all work of the relay.
+//! Keeps a bug that an event or an endpoint meets to that one. Otherwise the panic would end the worker, the
+//! term and, since the next term meets it too, all work of the relay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::panics::said;
 
-/// Does this; if it panics, says so in a sentence that may be stored. What it shares with others must be
-/// whole at every moment, as what is behind our locks is.
+/// Does the work; if it panics, returns a sentence that may be stored. State that the work shares with other
+/// tasks must be whole at every moment, as the state behind the relay's locks is.
 pub(super) fn caught<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, String>> {
     AssertUnwindSafe(work).catch_unwind().map(|done| done.map_err(|panic| in_words(panic.as_ref())))
 }
 
-/// The same for what waits for nothing.
+/// The same for work that waits for nothing.
 pub(super) fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| in_words(panic.as_ref()))
 }
@@ -37,7 +37,7 @@ fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the relay panicked: {}", said(panic))
 }
 
-/// A bug, where the tests want one: whatever is named so panics.
+/// A bug, where the tests want one: work of this name panics.
 #[cfg(test)]
 pub(super) fn inject(name: &str) {
     assert_ne!(name, tests::BUG, "a secret");

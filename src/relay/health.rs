@@ -4,53 +4,52 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
+use super::database::Link;
+use super::effects::Effects;
+use super::lane::Lanes;
+use super::term::Term;
+use crate::observe::metrics::Metrics;
+use crate::store::StoreError;
 use crate::store::endpoints::apply_effect;
 use crate::store::health::{Note, note_health};
 
 /// The row of an endpoint's health is written at most this often.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes down how the endpoints do, until told to end, and then a last time.
-pub(super) async fn keep_noting(shared: Arc<Shared>) {
-    loop {
-        let ending = shared.term.no_more_results.is_cancelled();
-        if let Err(error) = note(&shared).await {
-            shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error);
-        }
-        if ending {
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(NOTE_INTERVAL) => {}
-            () = shared.effects.wait.notified() => {}
-            () = shared.term.no_more_results.cancelled() => {}
-        }
-    }
+/// What noting needs.
+#[derive(Debug)]
+pub(super) struct HealthNotes {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) effects: Arc<Effects>,
 }
 
-async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
-    while let Some(next) = shared.effects.take() {
-        let done =
-            apply_effect(&shared.database.store, next.endpoint, next.delete, &next.reason).await;
-        match done {
-            Ok(true) => {
-                shared.metrics.endpoints_disabled.increment(1);
-                let what = if next.delete { "deleted" } else { "disabled" };
-                tracing::warn!(endpoint = next.endpoint, reason = next.reason, "{what}");
+impl HealthNotes {
+    /// Writes down how the endpoints do, until told to end, and then a last time.
+    pub(super) async fn run(self) {
+        loop {
+            let ending = self.term.no_more_results.is_cancelled();
+            if let Err(error) = self.note().await {
+                self.database.failed(&self.term, &self.metrics.database_errors.record, &error);
             }
-            Ok(false) => {}
-            Err(error) => {
-                shared.effects.put_back(next);
-                return Err(error);
+            if ending {
+                return;
+            }
+            // Every arm may be dropped: they only wait.
+            tokio::select! {
+                () = tokio::time::sleep(NOTE_INTERVAL) => {}
+                () = self.effects.wait.notified() => {}
+                () = self.term.no_more_results.cancelled() => {}
             }
         }
     }
-    let notes: Vec<Note> = shared
-        .lanes
-        .all()
-        .iter()
-        .filter_map(|lane| {
+
+    async fn note(&self) -> Result<(), StoreError> {
+        self.apply().await?;
+        let lanes = self.lanes.all();
+        let notes = lanes.iter().filter_map(|lane| {
             let (tally, health) = lane.take_tally()?;
             Some(Note {
                 endpoint_id: lane.id,
@@ -59,7 +58,32 @@ async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
                 duration_ms: tally.duration_ms,
                 health,
             })
-        })
-        .collect();
-    if notes.is_empty() { Ok(()) } else { note_health(&shared.database.store, &notes).await }
+        });
+        let notes: Vec<Note> = notes.collect();
+        if notes.is_empty() { Ok(()) } else { note_health(&self.database.store, &notes).await }
+    }
+
+    /// Does what is to be done to endpoints.
+    async fn apply(&self) -> Result<(), StoreError> {
+        while let Some(next) = self.effects.take() {
+            let store = &self.database.store;
+            match apply_effect(store, next.endpoint, next.delete, &next.reason).await {
+                Ok(true) => {
+                    self.metrics.endpoints_disabled.increment(1);
+                    let (endpoint, reason) = (next.endpoint, next.reason);
+                    if next.delete {
+                        tracing::warn!(endpoint, reason, "the endpoint was deleted");
+                    } else {
+                        tracing::warn!(endpoint, reason, "the endpoint was disabled");
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.effects.put_back(next);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
 }

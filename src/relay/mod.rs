@@ -147,8 +147,8 @@ async fn term(
     let stations = &shared.term.stations;
     let over = || shared.term.over.clone();
     let dispatch = stations.spawn(guarded(over(), dispatch::run(Arc::clone(shared))));
-    let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
-    let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
+    let recorder = stations.spawn(guarded(over(), shared.recorder().run(results)));
+    let noting = stations.spawn(guarded(over(), shared.health_notes().run()));
     let upkeep = stations.spawn(guarded(over(), upkeep::keep_up(Arc::clone(shared))));
     let lines = stations.spawn(guarded(over(), ordering::keep_moving(Arc::clone(shared))));
     let keeper = stations.spawn(guarded(over(), lease::keep(Arc::clone(shared), lease)));

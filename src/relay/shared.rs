@@ -10,23 +10,23 @@ use super::claims::Claims;
 use super::database::Link;
 use super::effects::Effects;
 use super::ended::Results;
+use super::health::HealthNotes;
 use super::history::History;
 use super::lane::{Lanes, Workshop};
 use super::limits::budget::Budget;
 use super::limits::files::Files;
 use super::ordering::ToLookAt;
 use super::policy::Policy;
+use super::record::Recorder;
 use super::term::Term;
 use crate::clock::Present;
 use crate::config::Config;
 use crate::model::rules::RuleSet;
 use crate::model::share::Share;
-use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::outbound::client::Client;
 use crate::store::Store;
-use crate::store::attempts::Attempt;
 use crate::store::relays::Registration;
 
 /// How many files senders of webhooks and what they need may take.
@@ -43,12 +43,12 @@ pub(super) struct Shared {
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
     pub(super) history: Arc<History>,
-    pub(super) database: Link,
+    pub(super) database: Arc<Link>,
     pub(super) policy: Arc<Policy>,
     pub(super) term: Arc<Term>,
     pub(super) claims: Arc<Claims>,
-    pub(super) lanes: Lanes,
-    pub(super) lines: ToLookAt,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) lines: Arc<ToLookAt>,
     pub(super) effects: Arc<Effects>,
     pub(super) results: Results,
     /// The lease was taken up again, perhaps in a database that has forgotten something.
@@ -79,15 +79,17 @@ impl Shared {
         let policy = Arc::new(Policy::new(&config, parts.rules));
         let claims = Arc::new(Claims::new(&config, &term, clock.clone()));
         let effects = Arc::<Effects>::default();
-        let files = Files::of_this_process(files_of_senders(&config));
-        let attempts = Attempts::new(
-            &config,
-            parts.client,
-            files,
-            (&policy, &term),
-            (clock.clone(), Arc::clone(&metrics)),
-        );
-        let lanes = Lanes::new(Workshop {
+        let attempts = Attempts {
+            client: parts.client,
+            files: Files::of_this_process(files_of_senders(&config)),
+            settings: config.delivery.clone(),
+            retry_after_cap: config.retry.retry_after_cap,
+            policy: Arc::clone(&policy),
+            term: Arc::clone(&term),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let lanes = Arc::new(Lanes::new(Workshop {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             policy: Arc::clone(&policy),
@@ -100,14 +102,14 @@ impl Shared {
             share: Mutex::new(parts.share),
             initial_window: config.delivery.initial_window,
             idle_timeout: config.delivery.idle_timeout,
-        });
+        }));
         Self {
-            database: Link::new(parts.store, parts.status, clock.clone()),
+            database: Arc::new(Link::new(parts.store, parts.status, clock.clone())),
             policy,
             claims,
             term,
             lanes,
-            lines: ToLookAt::default(),
+            lines: Arc::default(),
             effects,
             retaken: Notify::new(),
             results,
@@ -127,20 +129,28 @@ impl Shared {
         fastrand::f64()
     }
 
-    /// Counts a recorded attempt.
-    pub(super) fn count(&self, attempt: &Attempt) {
-        let metrics = &self.metrics;
-        if let Some(outcome) = &attempt.outcome {
-            metrics.attempts(outcome).increment(1);
-            metrics.attempt_duration.record(attempt.took);
+    pub(super) fn recorder(&self) -> Recorder {
+        Recorder {
+            database: Arc::clone(&self.database),
+            term: Arc::clone(&self.term),
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            claims: Arc::clone(&self.claims),
+            lanes: Arc::clone(&self.lanes),
+            lines: Arc::clone(&self.lines),
+            effects: Arc::clone(&self.effects),
+            interval: self.config.relay.record_interval,
         }
-        match attempt.verdict.decision {
-            Decision::Delivered => &metrics.deliveries.delivered,
-            Decision::Retry { .. } => &metrics.deliveries.retry,
-            Decision::Dead => &metrics.deliveries.dead,
-            Decision::Cancelled => &metrics.deliveries.cancelled,
+    }
+
+    pub(super) fn health_notes(&self) -> HealthNotes {
+        HealthNotes {
+            database: Arc::clone(&self.database),
+            term: Arc::clone(&self.term),
+            metrics: Arc::clone(&self.metrics),
+            lanes: Arc::clone(&self.lanes),
+            effects: Arc::clone(&self.effects),
         }
-        .increment(1);
     }
 
     /// Shows the gauges as they are.

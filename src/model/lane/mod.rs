@@ -252,8 +252,6 @@ impl<Q> LaneState<Q> {
         self.finished
     }
 
-    // ── claiming ──
-
     /// How many more deliveries that wait may be claimed.
     #[must_use]
     pub fn room(&self, now: Timestamp, bounds: Bounds) -> usize {
@@ -296,8 +294,6 @@ impl<Q> LaneState<Q> {
         let most = requests.min(width).saturating_mul(per_request);
         self.rate.as_ref().map_or(most, |rate| most.min(rate.per_second()))
     }
-
-    // ── the queue ──
 
     pub fn push(&mut self, claimed: Q) {
         self.queue.push_back(claimed);

@@ -31,17 +31,17 @@ pub(in crate::relay) struct ReadyEndpoint {
     secrets_until: Option<Timestamp>,
 }
 
-/// What each request to an endpoint has of it.
+/// The parts of a request that come from its endpoint.
 #[derive(Debug)]
 pub(super) struct Sending {
     pub(super) target: Target,
     pub(super) host: String,
     pub(super) signer: Signer,
-    /// Ours that are always the same, then the endpoint's.
+    /// The relay's own that are always the same, then the endpoint's.
     pub(super) headers: HeaderMap,
 }
 
-/// What an endpoint has that names nothing of its own.
+/// Settings for an endpoint that has none of its own.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::relay) struct Defaults<'a> {
     pub(super) settings: &'a DeliverySettings,

@@ -1,7 +1,7 @@
 //! One attempt: make the body, sign, send, judge. The heart of the relay, and one screen of it.
 //!
-//! Runs in a lane's worker. What came of it goes to the recorder; nothing here touches the database,
-//! and nothing waits but the request itself.
+//! Runs in a lane's worker. How it ended goes to the recorder; nothing here touches the database, and nothing
+//! waits but the request itself.
 
 mod endpoint;
 mod headers;
@@ -19,7 +19,7 @@ use super::limits::files::{File, Files};
 use super::policy::Policy;
 use super::term::Term;
 use crate::clock::Present;
-use crate::config::{Config, DeliverySettings};
+use crate::config::DeliverySettings;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
 use crate::model::outcome::{Outcome, Phases, Refusal};
@@ -28,18 +28,18 @@ use crate::model::verdict::{self, Verdict};
 use crate::observe::metrics::Metrics;
 use crate::outbound::client::{Client, Connection, Exchange};
 
-/// What the attempts of one term are made with.
+/// Makes the attempts of one term.
 #[derive(Debug)]
 pub(super) struct Attempts {
+    pub(super) client: Client,
     pub(super) files: Files,
-    client: Client,
-    settings: DeliverySettings,
+    pub(super) settings: DeliverySettings,
     /// The longest that a receiver's `Retry-After` is followed.
-    retry_after_cap: Duration,
-    policy: Arc<Policy>,
-    term: Arc<Term>,
-    clock: Present,
-    metrics: Arc<Metrics>,
+    pub(super) retry_after_cap: Duration,
+    pub(super) policy: Arc<Policy>,
+    pub(super) term: Arc<Term>,
+    pub(super) clock: Present,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// A worker's connection, if it has one, and its right to have one.
@@ -68,26 +68,7 @@ pub(super) struct Panicked {
 }
 
 impl Attempts {
-    pub(super) fn new(
-        config: &Config,
-        client: Client,
-        files: Files,
-        (policy, term): (&Arc<Policy>, &Arc<Term>),
-        (clock, metrics): (Present, Arc<Metrics>),
-    ) -> Self {
-        Self {
-            files,
-            client,
-            settings: config.delivery.clone(),
-            retry_after_cap: config.retry.retry_after_cap,
-            policy: Arc::clone(policy),
-            term: Arc::clone(term),
-            clock,
-            metrics,
-        }
-    }
-
-    /// What an endpoint has that names nothing of its own.
+    /// Settings for an endpoint that has none of its own.
     pub(super) fn defaults(&self) -> Defaults<'_> {
         Defaults { settings: &self.settings, schedule: &self.policy.schedule }
     }
@@ -118,8 +99,7 @@ impl Attempts {
         })
     }
 
-    /// What is recorded of an attempt that ended by a panic. No rule is asked: one of them may be what the
-    /// bug is about.
+    /// The end of an attempt that panicked. No rule is asked: the bug may be about one of them.
     pub(super) fn refused(
         &self,
         panicked: Panicked,
@@ -238,7 +218,7 @@ impl Attempts {
     }
 }
 
-/// What an operator reads of it: the event may have arrived twice by this attempt.
+/// Tells the operator, in `attempts.reason`, that the event may have arrived twice by this attempt.
 const SENT_AGAIN: &str = "sent twice, since the kept connection was closed without an answer";
 
 fn unfinished(outcome: Outcome) -> Exchange {
@@ -246,4 +226,4 @@ fn unfinished(outcome: Outcome) -> Exchange {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

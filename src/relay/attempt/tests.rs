@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::config::{Sources, load};
+use crate::config::{Config, Sources, load};
 use crate::model::endpoint::Endpoint;
 use crate::model::outcome::Cause;
 use crate::model::verdict::Decision;
@@ -21,24 +21,29 @@ use crate::store::relays::Registration;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// What the attempts of a term that never asks its database anything are made with. It may dial
-/// loopback, and have `files` connections open.
-fn attempts(files: usize, lease: Duration) -> Attempts {
+pub(in crate::relay) fn config() -> Config {
     let flags = vec![("database.url".to_owned(), "postgres://localhost/nowhere".to_owned())];
-    let config = load(&Sources { flags, ..Sources::default() }).unwrap();
+    load(&Sources { flags, ..Sources::default() }).unwrap()
+}
+
+/// Of a term that never asks its database anything. They may dial loopback, and have `files` connections
+/// open.
+pub(in crate::relay) fn attempts(files: usize, lease: Duration) -> Attempts {
+    let config = config();
     let loopback = ["127.0.0.0/8".parse().unwrap()];
     let rules = AddressRules::new(&loopback, &loopback, vec![]);
     let resolver = Resolver::fixed([Ipv4Addr::LOCALHOST.into()]);
     let settings = ClientSettings { system_roots: false, ..ClientSettings::new(rules, resolver) };
-    let policy = Arc::new(Policy::new(&config, RuleSet::default()));
-    let term = Arc::new(Term::new(Registration::nowhere(), lease, TaskTracker::new()));
-    Attempts::new(
-        &config,
-        Client::new(settings).unwrap(),
-        Files::new(files),
-        (&policy, &term),
-        (Present::default(), Arc::default()),
-    )
+    Attempts {
+        client: Client::new(settings).unwrap(),
+        files: Files::new(files),
+        retry_after_cap: config.retry.retry_after_cap,
+        policy: Arc::new(Policy::new(&config, RuleSet::default())),
+        term: Arc::new(Term::new(Registration::nowhere(), lease, TaskTracker::new())),
+        clock: Present::default(),
+        metrics: Arc::default(),
+        settings: config.delivery,
+    }
 }
 
 /// Of a term whose lease is fresh.

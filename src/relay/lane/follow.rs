@@ -20,27 +20,33 @@ impl Lane {
                 let Trouble { fault, reason } = trouble;
                 match (fault, again) {
                     (Fault::Failing, _) => {
-                        tracing::warn!(endpoint, host, %until, reason, "paused: it keeps failing");
+                        tracing::warn!(endpoint, host, %until, reason, "the endpoint is paused: it keeps failing");
                     }
                     (Fault::Rejecting, _) => {
-                        tracing::warn!(endpoint, host, %until, reason, "paused: it accepts nothing");
+                        tracing::warn!(endpoint, host, %until, reason, "the endpoint is paused: it accepts nothing");
                     }
                     (Fault::Refused, false) => {
                         tracing::warn!(
                             endpoint,
                             host,
                             reason,
-                            "held: nothing may be sent to it by these settings"
+                            "the endpoint is held: these settings let nothing be sent to it"
                         );
                     }
                     (Fault::Refused, true) => {
-                        tracing::info!(endpoint, host, %until, reason, "still held");
+                        tracing::info!(endpoint, host, %until, reason, "the endpoint is still held");
                     }
                 }
             }
-            Some(Transition::Recovered) => tracing::info!(endpoint, host, "recovered"),
+            Some(Transition::Recovered) => {
+                tracing::info!(endpoint, host, "the endpoint accepts events again")
+            }
             Some(Transition::OnTrial) => {
-                tracing::info!(endpoint, host, "answers again, but has accepted nothing yet");
+                tracing::info!(
+                    endpoint,
+                    host,
+                    "the endpoint answers again, but has accepted nothing yet"
+                );
             }
             Some(Transition::Disabled { .. }) | None => {}
         }

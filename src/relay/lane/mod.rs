@@ -7,26 +7,22 @@
 
 mod follow;
 mod worker;
+mod workshop;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub(super) use self::workshop::Workshop;
 #[cfg(test)]
 use super::attempt::ConnectionSlot;
-use super::attempt::{Attempts, ReadyEndpoint};
-use super::claims::Claims;
+use super::attempt::ReadyEndpoint;
 use super::claims::holdings::Claim;
-use super::effects::Effects;
-use super::ended::{Ended, Results};
-use super::limits::budget::Budget;
-use super::policy::Policy;
-use super::term::Term;
-use crate::clock::Present;
+use super::ended::Ended;
 use crate::model::endpoint::{Endpoint, EndpointId};
 use crate::model::health::Health;
 use crate::model::lane::{Bounds, LaneState, Tally, first_room};
@@ -34,33 +30,12 @@ use crate::model::outcome::Refusal;
 use crate::model::share::Share;
 #[cfg(test)]
 use crate::model::{delivery::Delivery, outcome::Outcome};
-use crate::observe::metrics::Metrics;
 
 /// All lanes of this relay.
 #[derive(Debug)]
 pub(super) struct Lanes {
     map: Mutex<HashMap<EndpointId, Arc<Lane>>>,
     workshop: Arc<Workshop>,
-}
-
-/// What the lanes of one term share.
-#[derive(Debug)]
-pub(super) struct Workshop {
-    pub(super) clock: Present,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) policy: Arc<Policy>,
-    pub(super) term: Arc<Term>,
-    pub(super) claims: Arc<Claims>,
-    pub(super) budget: Budget,
-    pub(super) attempts: Attempts,
-    pub(super) results: Results,
-    pub(super) effects: Arc<Effects>,
-    /// Which of how many relays this one is.
-    pub(super) share: Mutex<Share>,
-    /// Requests that there may be at an endpoint that has not answered yet.
-    pub(super) initial_window: u32,
-    /// How long an idle connection is kept, and its worker.
-    pub(super) idle_timeout: Duration,
 }
 
 /// One endpoint's lane.
@@ -73,7 +48,7 @@ pub(super) struct Lane {
     staffed: Mutex<Staffed>,
 }
 
-/// A lane with its workers.
+/// A lane's value and its workers.
 #[derive(Debug)]
 struct Staffed {
     state: LaneState<Box<Claim>>,
@@ -200,16 +175,6 @@ impl Lanes {
     }
 }
 
-impl Workshop {
-    fn share(&self) -> Share {
-        *self.lock_share()
-    }
-
-    fn lock_share(&self) -> MutexGuard<'_, Share> {
-        self.share.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Lane {
     /// How many more deliveries that wait may be claimed for it.
     pub(super) fn room(&self) -> usize {
@@ -333,3 +298,6 @@ impl Lane {
         self.staffed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::model::lane::{AttemptEnd, Idle, Moment, SILENCE};
 use crate::relay::attempt::{ConnectionSlot, ReadyEndpoint, Sent};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
-use crate::relay::guarded;
+use crate::relay::fault::guarded;
 
 /// A claim that a worker has taken out to send, and what it needs for that.
 #[derive(Debug)]
