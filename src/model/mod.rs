@@ -16,9 +16,14 @@ pub mod selector;
 // When to look for it, and how much of it may be in flight.
 pub mod dispatch;
 pub mod due;
+pub mod lane;
 pub mod rate;
 pub mod share;
 pub mod window;
+
+// What is in which order, and by whom.
+pub mod lease;
+pub mod ordering;
 
 // What is sent.
 pub mod body;
