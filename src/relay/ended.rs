@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::attempt::Sent;
+use super::attempt::JudgedAttempt;
 use super::claims::holdings::Claim;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
@@ -59,7 +59,7 @@ impl Results {
 }
 
 impl Ended {
-    pub(super) fn attempted(claim: Box<Claim>, sent: Sent) -> Self {
+    pub(super) fn attempted(claim: Box<Claim>, sent: JudgedAttempt) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,

@@ -51,7 +51,7 @@ pub(super) struct ConnectionSlot {
 
 /// An attempt that has ended, judged.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct JudgedAttempt {
     pub(super) began: Instant,
     pub(super) took: Duration,
     pub(super) phases: Phases,
@@ -82,7 +82,7 @@ impl Attempts {
         ready: &'a ReadyEndpoint,
         delivery: &'a Delivery,
         slot: &'a mut ConnectionSlot,
-    ) -> impl Future<Output = Result<Sent, Panicked>> + 'a {
+    ) -> impl Future<Output = Result<JudgedAttempt, Panicked>> + 'a {
         let began = self.clock.instant();
         // Not `async`: that would keep room for the attempt twice.
         fault::caught(self.attempt(ready, delivery, slot)).map(move |sent| {
@@ -105,7 +105,7 @@ impl Attempts {
         panicked: Panicked,
         ready: &ReadyEndpoint,
         delivery: &Delivery,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let Panicked { began, detail } = panicked;
         let refused = unfinished(Outcome::Refused { why: Refusal::Fault, detail });
         self.judged(ready, delivery, began, refused, &RuleSet::default())
@@ -116,7 +116,7 @@ impl Attempts {
         ready: &ReadyEndpoint,
         delivery: &Delivery,
         slot: &mut ConnectionSlot,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let mut began = self.clock.instant();
         let mut is_sent_again = false;
         #[cfg(test)]
@@ -192,7 +192,7 @@ impl Attempts {
         began: Instant,
         exchange: Exchange,
         rules: &RuleSet,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let now = self.clock.now();
         let policy = verdict::Policy {
             rules,
@@ -207,7 +207,7 @@ impl Attempts {
         };
         // Chance decides the jitter.
         let verdict = verdict::judge(&exchange.outcome, &policy, &attempt, now, fastrand::f64());
-        Sent {
+        JudgedAttempt {
             began,
             took: self.clock.since(began),
             phases: exchange.phases,

@@ -15,12 +15,12 @@ pub(in crate::relay) struct Holdings {
     bytes: AtomicUsize,
     /// Of the events of one claim statement after the other.
     mean_bytes: AtomicUsize,
-    tokens: Mutex<Tokens>,
+    tokens: Mutex<ClaimTokens>,
 }
 
 /// Under which tokens it is held.
 #[derive(Debug, Clone, Default)]
-pub(in crate::relay) struct Tokens {
+pub(in crate::relay) struct ClaimTokens {
     /// Those that still hold something.
     pub(in crate::relay) held: HashSet<i64>,
     /// Of the statement that claims now or claimed last. What it has claimed is not here yet.
@@ -86,12 +86,12 @@ impl Holdings {
     }
 
     /// The tokens at this moment. No claim may be dropped while they are locked.
-    fn tokens(&self) -> MutexGuard<'_, Tokens> {
+    fn tokens(&self) -> MutexGuard<'_, ClaimTokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tokens as they are at this moment.
-    pub(in crate::relay) fn tokens_now(&self) -> Tokens {
+    pub(in crate::relay) fn tokens_now(&self) -> ClaimTokens {
         self.tokens().clone()
     }
 
