@@ -26,8 +26,8 @@ pub(in crate::relay) fn config() -> Config {
     load(&Sources { flags, ..Sources::default() }).unwrap()
 }
 
-/// Of a term that never asks its database anything. They may dial loopback, and have `files` connections
-/// open.
+/// Of a term that never asks its database anything. They may dial loopback, and have `files`
+/// connections open.
 pub(in crate::relay) fn attempts(files: usize, lease: Duration) -> Attempts {
     let config = config();
     let loopback = ["127.0.0.0/8".parse().unwrap()];

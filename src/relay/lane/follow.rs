@@ -1,4 +1,4 @@
-//! What follows from an attempt for its endpoint: pauses, recoveries, and the end of its lane.
+//! Consequences of an attempt for its endpoint: pauses, recoveries, and the end of its lane.
 
 use super::Lane;
 use crate::model::health::{Fault, Transition, Trouble};
@@ -6,9 +6,9 @@ use crate::model::verdict::Effect;
 use crate::relay::effects::EffectOn;
 
 impl Lane {
-    /// Sees to what follows from an attempt for its endpoint. What a rule does to it waits until the
-    /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim under
-    /// which this very answer is to be written down.
+    /// Takes the consequences of an attempt. A rule's effect on the endpoint waits until the
+    /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim
+    /// under which this answer is to be recorded.
     pub(super) async fn follow(&self, transition: Option<Transition>, effect: Option<Effect>) {
         if transition.is_none() && effect.is_none() {
             return;

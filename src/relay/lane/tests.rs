@@ -1,4 +1,5 @@
-//! A lane with its workers, without a database: what a worker reports is read where the recorder would.
+//! A lane with its workers, without a database: what a worker reports is read where the recorder
+//! would.
 
 use std::sync::Mutex;
 use std::time::Duration;
