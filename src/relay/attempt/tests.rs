@@ -127,7 +127,12 @@ impl ReceiverConnection {
 
 #[tokio::test]
 async fn an_accepted_event_is_delivered_and_its_connection_is_kept_with_its_file() {
-    let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
+    let receiver = LoopbackReceiver::serving(async |mut heard, _| {
+        heard.answer(OK).await;
+        // Holds the connection open.
+        std::future::pending::<()>().await;
+    })
+    .await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
     let ready = ready(&attempts, &receiver.url());
     let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();

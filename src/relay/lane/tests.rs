@@ -25,7 +25,7 @@ fn lanes() -> (Lanes, Receiver<Ended>) {
         metrics: Arc::clone(&attempts.metrics),
         policy: Arc::clone(&attempts.policy),
         term,
-        budget: Budget::new(8),
+        budget: Budget::new(64),
         attempts,
         results,
         effects: Arc::default(),
