@@ -30,11 +30,12 @@ impl Lane {
                             endpoint,
                             host,
                             reason,
-                            "the endpoint is held: these settings let nothing be sent to it"
+                            "the endpoint is held: nothing may be sent to it by these settings"
                         );
                     }
                     (Fault::Refused, true) => {
-                        tracing::info!(endpoint, host, %until, reason, "the endpoint is still held");
+                        // At info, the probe's own attempt says as much.
+                    tracing::debug!(endpoint, host, %until, reason, "the endpoint is still held");
                     }
                 }
             }
