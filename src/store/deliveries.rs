@@ -16,7 +16,7 @@ const DUE: &str = include_str!("../../sql/queries/due.sql");
 
 /// What one statement has claimed.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct ClaimedDue {
     pub claimed: Vec<Claimed>,
     /// More was due and had room, but for its size.
     pub is_cut: bool,
@@ -34,7 +34,7 @@ pub async fn claim(
     endpoints: &[EndpointId],
     rooms: &[i32],
     bytes: i64,
-) -> Result<Claims, StoreError> {
+) -> Result<ClaimedDue, StoreError> {
     let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
@@ -48,7 +48,7 @@ pub async fn claim(
             Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
         .collect::<Result<_, StoreError>>()?;
-    Ok(Claims { claimed, is_cut })
+    Ok(ClaimedDue { claimed, is_cut })
 }
 
 /// Names one claim.

@@ -1,7 +1,7 @@
 //! One attempt: make the body, sign, send, judge. The heart of the relay, and one screen of it.
 //!
-//! Runs in a lane's worker. How it ended goes to the recorder; nothing here touches the database, and nothing
-//! waits but the request itself.
+//! Runs in a lane's worker. How it ended goes to the recorder; nothing here touches the database,
+//! and nothing waits but the request itself.
 
 mod endpoint;
 mod headers;
@@ -51,7 +51,7 @@ pub(super) struct ConnectionSlot {
 
 /// An attempt that has ended, judged.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct JudgedAttempt {
     pub(super) began: Instant,
     pub(super) took: Duration,
     pub(super) phases: Phases,
@@ -75,14 +75,14 @@ impl Attempts {
 
     /// Makes the next attempt of a delivery.
     ///
-    /// A bug that it meets ends this attempt and nothing else: the connection may be half written and is
-    /// not used again.
+    /// A bug that it meets ends this attempt and nothing else: the connection may be half written
+    /// and is not used again.
     pub(super) fn make<'a>(
         &'a self,
         ready: &'a ReadyEndpoint,
         delivery: &'a Delivery,
         slot: &'a mut ConnectionSlot,
-    ) -> impl Future<Output = Result<Sent, Panicked>> + 'a {
+    ) -> impl Future<Output = Result<JudgedAttempt, Panicked>> + 'a {
         let began = self.clock.instant();
         // Not `async`: that would keep room for the attempt twice.
         fault::caught(self.attempt(ready, delivery, slot)).map(move |sent| {
@@ -105,7 +105,7 @@ impl Attempts {
         panicked: Panicked,
         ready: &ReadyEndpoint,
         delivery: &Delivery,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let Panicked { began, detail } = panicked;
         let refused = unfinished(Outcome::Refused { why: Refusal::Fault, detail });
         self.judged(ready, delivery, began, refused, &RuleSet::default())
@@ -116,7 +116,7 @@ impl Attempts {
         ready: &ReadyEndpoint,
         delivery: &Delivery,
         slot: &mut ConnectionSlot,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let mut began = self.clock.instant();
         let mut is_sent_again = false;
         #[cfg(test)]
@@ -136,9 +136,9 @@ impl Attempts {
                     if !first.unheard || !self.term.may_send() {
                         return first;
                     }
-                    // The receiver closes connections that it has answered on, and was a moment later than
-                    // the relay. Or it fell over this very request, which then comes twice: as it would by
-                    // the retry.
+                    // The receiver closes connections that it has answered on, and was a moment
+                    // later than the relay. Or it fell over this very request, which then comes
+                    // twice: as it would by the retry.
                     is_sent_again = true;
                     self.metrics.sent_again.increment(1);
                     let left = ready.timeout.saturating_sub(self.clock.since(began));
@@ -192,7 +192,7 @@ impl Attempts {
         began: Instant,
         exchange: Exchange,
         rules: &RuleSet,
-    ) -> Sent {
+    ) -> JudgedAttempt {
         let now = self.clock.now();
         let policy = verdict::Policy {
             rules,
@@ -207,7 +207,7 @@ impl Attempts {
         };
         // Chance decides the jitter.
         let verdict = verdict::judge(&exchange.outcome, &policy, &attempt, now, fastrand::f64());
-        Sent {
+        JudgedAttempt {
             began,
             took: self.clock.since(began),
             phases: exchange.phases,

@@ -26,8 +26,8 @@ pub(in crate::relay) fn config() -> Config {
     load(&Sources { flags, ..Sources::default() }).unwrap()
 }
 
-/// Of a term that never asks its database anything. They may dial loopback, and have `files` connections
-/// open.
+/// Of a term that never asks its database anything. They may dial loopback, and have `files`
+/// connections open.
 pub(in crate::relay) fn attempts(files: usize, lease: Duration) -> Attempts {
     let config = config();
     let loopback = ["127.0.0.0/8".parse().unwrap()];
@@ -62,15 +62,15 @@ fn ready(attempts: &Attempts, url: &str) -> ReadyEndpoint {
 }
 
 /// A receiver on loopback that runs a script on each connection.
-struct Peer {
+struct LoopbackReceiver {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
 }
 
-impl Peer {
+impl LoopbackReceiver {
     /// `script` has each connection's number, from 0.
-    async fn serving<F>(script: impl Fn(Heard, usize) -> F + Send + 'static) -> Self
+    async fn serving<F>(script: impl Fn(ReceiverConnection, usize) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -83,7 +83,7 @@ impl Peer {
             let mut connections = JoinSet::new();
             for number in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                let heard = Heard { stream, requests: Arc::clone(&count) };
+                let heard = ReceiverConnection { stream, requests: Arc::clone(&count) };
                 connections.spawn(script(heard, number));
             }
         });
@@ -99,13 +99,13 @@ impl Peer {
     }
 }
 
-/// A connection of a [`Peer`].
-struct Heard {
+/// A connection of a [`LoopbackReceiver`].
+struct ReceiverConnection {
     stream: TcpStream,
     requests: Arc<AtomicUsize>,
 }
 
-impl Heard {
+impl ReceiverConnection {
     /// Reads a request with its body, which is `delivery`'s in the standard format.
     async fn request(&mut self) {
         let mut text = Vec::new();
@@ -127,9 +127,14 @@ impl Heard {
 
 #[tokio::test]
 async fn an_accepted_event_is_delivered_and_its_connection_is_kept_with_its_file() {
-    let peer = Peer::serving(async |mut heard, _| heard.answer(OK).await).await;
+    let receiver = LoopbackReceiver::serving(async |mut heard, _| {
+        heard.answer(OK).await;
+        // Holds the connection open.
+        std::future::pending::<()>().await;
+    })
+    .await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     assert_eq!(sent.verdict.decision, Decision::Delivered);
     assert_eq!(sent.verdict.reason, None);
@@ -139,9 +144,10 @@ async fn an_accepted_event_is_delivered_and_its_connection_is_kept_with_its_file
 #[tokio::test]
 async fn a_connection_that_is_not_kept_frees_its_file() {
     let close = b"HTTP/1.1 503 Down\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    let peer = Peer::serving(async move |mut heard, _| heard.answer(close).await).await;
+    let receiver =
+        LoopbackReceiver::serving(async move |mut heard, _| heard.answer(close).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     assert!(matches!(sent.verdict.decision, Decision::Retry { .. }));
     assert!(slot.connection.is_none() && slot.file.is_none());
@@ -168,8 +174,8 @@ async fn an_endpoint_that_cannot_be_sent_to_is_refused_without_a_connection() {
 #[tokio::test]
 async fn a_request_that_waited_for_a_file_until_the_lease_was_stale_is_interrupted() {
     for (attempts, is_sent) in [(stale(), false), (fresh(), true)] {
-        let peer = Peer::serving(async |mut heard, _| heard.answer(OK).await).await;
-        let ready = ready(&attempts, &peer.url());
+        let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
+        let ready = ready(&attempts, &receiver.url());
         let mut slot = ConnectionSlot::default();
         let held = attempts.files.take().await;
         let other = async {
@@ -180,13 +186,13 @@ async fn a_request_that_waited_for_a_file_until_the_lease_was_stale_is_interrupt
         let (sent, ()) = tokio::join!(attempts.make(&ready, &delivery, &mut slot), other);
         let sent = sent.unwrap();
         assert_eq!(sent.outcome != Outcome::Interrupted, is_sent, "{:?}", sent.outcome);
-        assert_eq!(peer.requests(), usize::from(is_sent));
+        assert_eq!(receiver.requests(), usize::from(is_sent));
     }
 }
 
 /// A receiver that answers the first request of a connection and closes it over the second.
-async fn closing_over_the_second() -> Peer {
-    Peer::serving(async |mut heard, number| {
+async fn closing_over_the_second() -> LoopbackReceiver {
+    LoopbackReceiver::serving(async |mut heard, number| {
         heard.answer(OK).await;
         heard.request().await;
         if number > 0 {
@@ -198,36 +204,36 @@ async fn closing_over_the_second() -> Peer {
 
 #[tokio::test]
 async fn a_kept_connection_that_is_closed_without_an_answer_has_the_event_sent_again() {
-    let peer = closing_over_the_second().await;
+    let receiver = closing_over_the_second().await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     for reason in [None, Some(SENT_AGAIN)] {
         let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
         assert_eq!(sent.verdict.decision, Decision::Delivered);
         assert_eq!(sent.verdict.reason.as_deref(), reason);
     }
-    assert_eq!(peer.requests(), 3);
+    assert_eq!(receiver.requests(), 3);
     assert!(attempts.metrics.render().contains("posthaste_sent_again_total 1"));
 }
 
 #[tokio::test]
 async fn under_a_stale_lease_nothing_is_sent_again() {
-    let peer = closing_over_the_second().await;
+    let receiver = closing_over_the_second().await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     let sent = stale().make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     let is_closed =
         matches!(sent.outcome, Outcome::Unreachable { cause: Cause::Closed | Cause::Reset, .. });
     assert!(is_closed, "{:?}", sent.outcome);
-    assert_eq!(peer.requests(), 2);
+    assert_eq!(receiver.requests(), 2);
 }
 
 #[tokio::test]
 async fn when_the_grace_is_over_a_request_in_flight_is_interrupted_and_its_connection_is_dropped() {
     let arrived = Arc::new(Notify::new());
     let tell = Arc::clone(&arrived);
-    let peer = Peer::serving(move |mut heard, _| {
+    let receiver = LoopbackReceiver::serving(move |mut heard, _| {
         let tell = Arc::clone(&tell);
         async move {
             heard.request().await;
@@ -237,7 +243,7 @@ async fn when_the_grace_is_over_a_request_in_flight_is_interrupted_and_its_conne
     })
     .await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     let stop = async {
         arrived.notified().await;
         attempts.term.abort.cancel();
@@ -252,9 +258,9 @@ async fn when_the_grace_is_over_a_request_in_flight_is_interrupted_and_its_conne
 
 #[tokio::test]
 async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
-    let peer = Peer::serving(async |mut heard, _| heard.answer(OK).await).await;
+    let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     let unlucky = delivery(BUG);
     let panicked = attempts.make(&ready, &unlucky, &mut slot).await.unwrap_err();
     let sent = attempts.refused(panicked, &ready, &unlucky);
@@ -268,9 +274,9 @@ async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
 
 #[tokio::test]
 async fn an_event_with_more_headers_than_are_sent_is_dead_and_takes_no_connection() {
-    let peer = Peer::serving(async |mut heard, _| heard.answer(OK).await).await;
+    let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
-    let ready = ready(&attempts, &peer.url());
+    let ready = ready(&attempts, &receiver.url());
     let mut loaded = delivery("order.paid");
     loaded.headers = (0..1_001).map(|n| (format!("x-{n}"), "v".to_owned())).collect();
     let sent = attempts.make(&ready, &loaded, &mut slot).await.unwrap();
@@ -280,7 +286,7 @@ async fn an_event_with_more_headers_than_are_sent_is_dead_and_takes_no_connectio
     assert_eq!(detail, "1001 headers are more than the 1000 that are sent at most");
     assert_eq!(sent.verdict.decision, Decision::Dead);
     assert!(slot.file.is_none());
-    assert_eq!(peer.requests(), 0);
+    assert_eq!(receiver.requests(), 0);
 }
 
 #[tokio::test]

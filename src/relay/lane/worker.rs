@@ -1,5 +1,5 @@
-//! The workers of a lane: as many as it has work and room for. Each takes what is next and sends it over a
-//! connection of its own, one at a time.
+//! The workers of a lane: as many as it has work and room for. Each takes what is next and sends it
+//! over a connection of its own, one at a time.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::sync::Notify;
 use super::{Lane, Staffed, Workshop};
 use crate::model::health::{Ticket, Transition};
 use crate::model::lane::{AttemptEnd, Idle, Moment, SILENCE};
-use crate::relay::attempt::{ConnectionSlot, ReadyEndpoint, Sent};
+use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
 use crate::relay::fault::guarded;
 
 /// A claim that a worker has taken out to send, and what it needs for that.
 #[derive(Debug)]
-struct Taken {
+struct ToSend {
     claim: Box<Claim>,
     ready: Arc<ReadyEndpoint>,
     ticket: Ticket,
@@ -40,9 +40,9 @@ impl Lane {
         }
     }
 
-    /// Takes out what a worker sends now, or says what it does instead. One that is to wait is parked, and
-    /// `call` calls it.
-    fn next(&self, call: &Arc<Notify>) -> Result<Taken, Idle<Box<Claim>>> {
+    /// Takes out what a worker sends now, or says what it does instead. One that is to wait is
+    /// parked, and `call` calls it.
+    fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Box<Claim>>> {
         let workshop = &self.workshop;
         let mut staffed = self.lock();
         let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };
@@ -51,11 +51,11 @@ impl Lane {
         if matches!(next, Err(Idle::Wait)) {
             staffed.parked.push(Arc::clone(call));
         }
-        next.map(|(claim, ticket)| Taken { claim, ready: Arc::clone(&staffed.ready), ticket })
+        next.map(|(claim, ticket)| ToSend { claim, ready: Arc::clone(&staffed.ready), ticket })
     }
 
     /// Takes in how an attempt ended. Returns what changes for the endpoint.
-    fn finished(self: &Arc<Self>, ticket: Ticket, sent: &Sent) -> Option<Transition> {
+    fn finished(self: &Arc<Self>, ticket: Ticket, sent: &JudgedAttempt) -> Option<Transition> {
         let end = AttemptEnd {
             ticket,
             outcome: &sent.outcome,
@@ -72,8 +72,8 @@ impl Lane {
         transition
     }
 
-    /// Takes in that a moment has passed since `finished` attempts had ended. Returns how many have now;
-    /// `None`: the watch ends.
+    /// Takes in that a moment has passed since `finished` attempts had ended. Returns how many have
+    /// now; `None`: the watch ends.
     fn watched(self: &Arc<Self>, finished: Option<u64>) -> Option<u64> {
         let mut staffed = self.lock();
         let finished = staffed.state.watched(finished);
@@ -123,8 +123,8 @@ async fn work(lane: Arc<Lane>) {
 }
 
 /// Sends what was taken out, and reports its end.
-async fn send(lane: &Arc<Lane>, taken: Taken, slot: &mut ConnectionSlot) {
-    let Taken { claim, ready, ticket } = taken;
+async fn send(lane: &Arc<Lane>, taken: ToSend, slot: &mut ConnectionSlot) {
+    let ToSend { claim, ready, ticket } = taken;
     let attempts = &lane.workshop.attempts;
     let permit = lane.workshop.budget.take().await;
     let sent = match attempts.make(&ready, &claim.delivery, slot).await {
@@ -141,8 +141,8 @@ async fn send(lane: &Arc<Lane>, taken: Taken, slot: &mut ConnectionSlot) {
     lane.follow(transition, effect).await;
 }
 
-/// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An idle
-/// connection is kept meanwhile, unless its file is needed.
+/// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An
+/// idle connection is kept meanwhile, unless its file is needed.
 async fn is_called(lane: &Lane, call: &Arc<Notify>, slot: &mut ConnectionSlot) -> bool {
     let Workshop { attempts, idle_timeout, .. } = &*lane.workshop;
     let mut called = pin!(call.notified());
