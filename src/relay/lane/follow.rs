@@ -35,7 +35,7 @@ impl Lane {
                     }
                     (Fault::Refused, true) => {
                         // At info, the probe's own attempt says as much.
-                    tracing::debug!(endpoint, host, %until, reason, "the endpoint is still held");
+                        tracing::debug!(endpoint, host, %until, reason, "the endpoint is still held");
                     }
                 }
             }
