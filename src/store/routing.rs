@@ -12,6 +12,7 @@ use super::ordering::Line;
 use super::statements::Statements;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{Delivery, EventId};
+pub use crate::model::dispatch::FEW;
 use crate::model::endpoint::EndpointId;
 
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
@@ -22,8 +23,6 @@ const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 /// An event's row may say it was created this much before its transaction was first seen: the
 /// outbox refuses more than an hour, and clocks have been set back by less than a day.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-
-pub use crate::model::dispatch::FEW;
 
 /// What one relay may claim while routing.
 #[derive(Debug)]

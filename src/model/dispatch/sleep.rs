@@ -47,11 +47,11 @@ enum State {
 /// What a look at the outbox found.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Look {
-    pub events: u32,
+    pub(super) events: u32,
     /// Whether there may be more to route at once.
-    pub more: bool,
+    pub(super) more: bool,
     /// Transactions below this have ended; `None`: another relay was routing.
-    pub xmin: Option<i64>,
+    pub(super) xmin: Option<i64>,
 }
 
 impl Sleep {
