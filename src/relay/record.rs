@@ -115,7 +115,7 @@ impl Recorder {
     fn move_on(&self, batch: &[Ended], held: &Held) {
         let mut standing = Vec::new();
         for ended in batch {
-            let Delivery { event_id, endpoint_id, ordering_key, .. } = &ended.claim.delivery;
+            let Delivery { event_id, endpoint_id, ordering_key, .. } = &*ended.claim.delivery;
             let (Some(key), Some(attempt)) = (ordering_key, ended.attempt()) else { continue };
             let stays =
                 attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
