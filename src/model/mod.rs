@@ -21,6 +21,10 @@ pub mod rate;
 pub mod share;
 pub mod window;
 
+// What is in which order, and by whom.
+pub mod lease;
+pub mod ordering;
+
 // What is sent.
 pub mod body;
 

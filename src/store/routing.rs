@@ -23,8 +23,7 @@ const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 /// outbox refuses more than an hour, and clocks have been set back by less than a day.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Rows of the outbox that [`route_few`] reads at most. With so many, `route` is to be called.
-pub const FEW: u8 = 100;
+pub use crate::model::dispatch::FEW;
 
 /// What one relay may claim while routing.
 #[derive(Debug)]
@@ -62,12 +61,12 @@ pub struct Routed {
     /// To be handed to the next step.
     pub floor: Timestamp,
     /// The last step there is now.
-    pub step: Step,
+    pub step: RoutingStep,
 }
 
 /// A row of the ledger, by which it is known again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct RoutingStep {
     pub number: i64,
     pub routed_at: Timestamp,
 }
@@ -95,9 +94,12 @@ pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn history(store: &Store, number: i64) -> Result<(Step, Option<Timestamp>), StoreError> {
+pub async fn history(
+    store: &Store,
+    number: i64,
+) -> Result<(RoutingStep, Option<Timestamp>), StoreError> {
     let row = store.router.query_one(HISTORY, "ask where routing stands", &[&number]).await?;
-    let last = Step { number: row.get("number"), routed_at: row.get("routed_at") };
+    let last = RoutingStep { number: row.get("number"), routed_at: row.get("routed_at") };
     Ok((last, row.get("of_step")))
 }
 
@@ -199,7 +201,7 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
         lines: lines(done),
         closes_span: done.get("closes_span"),
         floor: done.get("floor_at"),
-        step: Step { number: done.get("step_number"), routed_at: done.get("step_at") },
+        step: RoutingStep { number: done.get("step_number"), routed_at: done.get("step_at") },
     };
     let now = store.present.now();
     // Row by row, so that each payload is there twice for a moment only.

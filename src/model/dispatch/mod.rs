@@ -402,6 +402,12 @@ impl Dispatch {
 
     // ── what there is to know about it ──
 
+    /// The settings it goes by.
+    #[must_use]
+    pub fn settings(&self) -> &DispatchSettings {
+        &self.settings
+    }
+
     /// The endpoints whose lanes the last full step of routing has fed.
     #[must_use]
     pub fn fed(&self) -> &[EndpointId] {

@@ -302,4 +302,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
