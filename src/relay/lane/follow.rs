@@ -1,7 +1,7 @@
 //! Consequences of an attempt for its endpoint: pauses, recoveries, and the end of its lane.
 
 use super::Lane;
-use crate::model::health::{Fault, Transition, Trouble};
+use crate::model::health::{Transition, Trouble, TroubleKind};
 use crate::model::verdict::Effect;
 use crate::relay::effects::EffectOn;
 
@@ -33,13 +33,13 @@ impl Lane {
         match transition {
             Transition::Paused { until, again, trouble } => {
                 self.workshop.metrics.endpoints_paused.increment(1);
-                let Trouble { fault, reason } = trouble;
+                let Trouble { kind, reason } = trouble;
                 let until = until.to_string();
-                let paused = match fault {
-                    Fault::Failing => "the endpoint is paused: it keeps failing",
-                    Fault::Rejecting => "the endpoint is paused: it accepts nothing",
+                let paused = match kind {
+                    TroubleKind::Failing => "the endpoint is paused: it keeps failing",
+                    TroubleKind::Rejecting => "the endpoint is paused: it accepts nothing",
                     // At info, the probe's own attempt says as much.
-                    Fault::Refused if *again => {
+                    TroubleKind::Refused if *again => {
                         tracing::debug!(
                             endpoint,
                             host,
@@ -49,7 +49,7 @@ impl Lane {
                         );
                         return;
                     }
-                    Fault::Refused => {
+                    TroubleKind::Refused => {
                         "the endpoint is held: nothing may be sent to it by these settings"
                     }
                 };
