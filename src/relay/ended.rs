@@ -22,7 +22,7 @@ pub(super) struct Results(mpsc::Sender<Ended>);
 /// A claim that this relay is done with. Its room is free when this is dropped, recorded.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) claim: Box<Claim>,
+    pub(super) claim: Claim,
     end: End,
 }
 
@@ -59,7 +59,7 @@ impl Results {
 }
 
 impl Ended {
-    pub(super) fn attempted(claim: Box<Claim>, sent: JudgedAttempt) -> Self {
+    pub(super) fn attempted(claim: Claim, sent: JudgedAttempt) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -80,7 +80,7 @@ impl Ended {
     }
 
     /// Ended without an attempt, for this reason.
-    pub(super) fn cancelled(claim: Box<Claim>, reason: String, now: Instant) -> Self {
+    pub(super) fn cancelled(claim: Claim, reason: String, now: Instant) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -98,7 +98,7 @@ impl Ended {
         Self { claim, end: End::Cancelled(Box::new(attempt)) }.without_event()
     }
 
-    pub(super) fn unsent(claim: Box<Claim>) -> Self {
+    pub(super) fn unsent(claim: Claim) -> Self {
         Self { claim, end: End::Unsent }
     }
 
@@ -118,7 +118,7 @@ impl Ended {
     }
 
     pub(super) fn key(&self) -> ClaimKey {
-        let Delivery { event_id, endpoint_id, claim_token: token, .. } = self.claim.delivery;
+        let Delivery { event_id, endpoint_id, claim_token: token, .. } = *self.claim.delivery;
         ClaimKey { event_id, endpoint_id, token }
     }
 }

@@ -13,9 +13,9 @@ use posthaste::model::outcome::Outcome;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::Share;
-use posthaste::model::verdict::{self, Decision, Policy, Verdict};
+use posthaste::model::verdict::{self, Decision, Verdict, VerdictPolicy};
 use posthaste::model::window::Window;
-use posthaste::store::endpoints::Known;
+use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 
 const INITIAL_WINDOW: u32 = 2;
@@ -77,7 +77,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn open(known: Known, share: Share) -> Self {
+    pub fn open(known: KnownEndpoint, share: Share) -> Self {
         let mut lane = Self {
             id: known.endpoint.id,
             endpoint: known.endpoint,
@@ -96,7 +96,7 @@ impl Lane {
         lane
     }
 
-    pub fn reopen(&mut self, known: Known, share: Share) {
+    pub fn reopen(&mut self, known: KnownEndpoint, share: Share) {
         self.closed = false;
         self.health = known.health;
         self.secrets_until = known.secrets_until;
@@ -147,9 +147,9 @@ impl Lane {
         let schedule = Schedule::default();
         let schedule = schedule.for_endpoint(&self.endpoint);
         let policy =
-            Policy { rules: &RULES, schedule: &schedule, retry_after_cap: RETRY_AFTER_CAP };
+            VerdictPolicy { rules: &RULES, schedule: &schedule, retry_after_cap: RETRY_AFTER_CAP };
         let age = present.duration_since(delivery.due_at);
-        let attempt = verdict::Attempt {
+        let attempt = verdict::AttemptFacts {
             number: delivery.attempt_count + 1,
             age: Duration::try_from(age).unwrap_or_default(),
             host: "receiver.example",

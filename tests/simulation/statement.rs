@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use posthaste::model::endpoint::EndpointId;
-use posthaste::store::attempts::{Attempt, Held, record};
+use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
 use posthaste::store::deliveries::{ClaimKey, Owed, claim, disown, due, release};
-use posthaste::store::endpoints::{Known, apply_effect, endpoints};
+use posthaste::store::endpoints::{KnownEndpoint, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::ordering::{Line, give_turns, lines};
 use posthaste::store::relays::{Reaped, reap};
-use posthaste::store::routing::{Claimed, FEW, Few, Room, Routed, floor, route, route_few};
+use posthaste::store::routing::{Claimed, FEW, Few, Routed, RoutingRoom, floor, route, route_few};
 use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
@@ -107,9 +107,9 @@ pub enum Done {
     /// `None`: another relay is routing, or `route_few` has left it.
     Routed(Option<Routed>),
     Claimed(Vec<Claimed>),
-    Endpoints(Vec<Known>),
+    Endpoints(Vec<KnownEndpoint>),
     Due(Vec<Owed>),
-    Recorded(Held),
+    Recorded(RecordedDeliveries),
     Lines(Vec<Line>),
     Reaped(Reaped),
     Nothing,
@@ -205,7 +205,7 @@ impl Statement {
 
 impl Look {
     async fn run(&self, store: &Store, relay: RelayId) -> Result<Option<Routed>, StoreError> {
-        let room = Room {
+        let room = RoutingRoom {
             endpoints: &self.endpoints,
             rooms: &self.rooms,
             of_others: self.of_others,

@@ -31,7 +31,8 @@ pub(in crate::relay) struct ClaimTokens {
 /// in one, in its lane. Dropping it frees both.
 #[derive(Debug)]
 pub(in crate::relay) struct Claim {
-    pub(in crate::relay) delivery: Delivery,
+    /// Boxed, so that a claim is moved from queue to queue for little.
+    pub(in crate::relay) delivery: Box<Delivery>,
     bytes: usize,
     statement: Arc<Statement>,
     /// The count of its lane.
@@ -41,7 +42,7 @@ pub(in crate::relay) struct Claim {
 /// A claim that has come, and why its delivery is to be ended without an attempt, if it is.
 #[derive(Debug)]
 pub(in crate::relay) struct Booked {
-    pub(in crate::relay) claim: Box<Claim>,
+    pub(in crate::relay) claim: Claim,
     pub(in crate::relay) cancelled: Option<String>,
 }
 
@@ -74,7 +75,7 @@ impl Holdings {
             .into_iter()
             .map(|Claimed { delivery, cancelled }| {
                 let claim = Claim::new(delivery, Arc::clone(&statement));
-                Booked { claim: Box::new(claim), cancelled }
+                Booked { claim, cancelled }
             })
             .collect();
         let bytes = booked.iter().map(|booked| booked.claim.bytes).sum::<usize>();
@@ -115,7 +116,7 @@ impl Claim {
         let bytes = delivery.bytes();
         statement.holdings.count.fetch_add(1, Ordering::Relaxed);
         statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Self { delivery, bytes, statement, lane: None }
+        Self { delivery: Box::new(delivery), bytes, statement, lane: None }
     }
 
     /// Takes room in a lane that counts what it holds here.

@@ -13,7 +13,7 @@ use crate::relay::ended::Ended;
 use crate::relay::fault;
 use crate::relay::lane::{Lane, Lanes};
 use crate::store::StoreError;
-use crate::store::endpoints::{Found, endpoints};
+use crate::store::endpoints::{FoundEndpoint, endpoints};
 use crate::store::routing::Claimed;
 
 impl Dispatcher {
@@ -95,8 +95,8 @@ impl Dispatcher {
 
 /// Opens an endpoint's lane. Where the endpoint cannot be read, or a bug is in the way, what is owed to it is
 /// refused with the reason; no other endpoint is concerned.
-fn open(lanes: &Lanes, metrics: &Metrics, found: Found) -> Arc<Lane> {
-    let Found { id, revision, known } = found;
+fn open(lanes: &Lanes, metrics: &Metrics, found: FoundEndpoint) -> Arc<Lane> {
+    let FoundEndpoint { id, revision, known } = found;
     let (why, detail) = match known {
         Ok(known) => {
             let opened = fault::caught_at_once(|| {
@@ -129,7 +129,7 @@ mod tests {
     use crate::model::outcome::Outcome;
     use crate::relay::fault::tests::{BUG, delivery};
     use crate::relay::lane::tests::{FORBIDDEN, lanes};
-    use crate::store::endpoints::Known;
+    use crate::store::endpoints::KnownEndpoint;
 
     #[tokio::test]
     async fn a_bug_that_opening_one_endpoint_meets_refuses_what_it_is_owed() {
@@ -137,8 +137,8 @@ mod tests {
         let metrics = Metrics::default();
         for (id, url) in [(3, BUG), (4, FORBIDDEN)] {
             let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, 1) };
-            let known = Known { endpoint, health: Health::default(), secrets_until: None };
-            let lane = open(&lanes, &metrics, Found { id, revision: 1, known: Ok(known) });
+            let known = KnownEndpoint { endpoint, health: Health::default(), secrets_until: None };
+            let lane = open(&lanes, &metrics, FoundEndpoint { id, revision: 1, known: Ok(known) });
             assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
             let outcome = lane.try_once(&delivery("order.paid")).await;
             let Outcome::Refused { why, .. } = outcome else { panic!("{outcome:?}") };

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Dispatcher;
 use crate::model::dispatch::RoutedStep;
 use crate::store::StoreError;
-use crate::store::routing::{Few, Room, Routed, floor, route, route_few};
+use crate::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 
 impl Dispatcher {
     /// Reads from where on events are still to be routed.
@@ -70,7 +70,7 @@ impl Dispatcher {
             .filter(|(_, room)| *room != ordinary)
             .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
             .unzip();
-        let room = Room {
+        let room = RoutingRoom {
             endpoints: &known,
             rooms: &rooms,
             of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),

@@ -42,7 +42,7 @@ fn open(lanes: &Lanes, url: &str) -> Arc<Lane> {
     lanes.open(endpoint, None, Health::default())
 }
 
-fn claims(lanes: &Lanes, count: usize) -> Vec<Box<Claim>> {
+fn claims(lanes: &Lanes, count: usize) -> Vec<Claim> {
     let holdings = &lanes.workshop.claims.holdings;
     let claimed = || Claimed { delivery: delivery("order.paid"), cancelled: None };
     let booked = holdings.book(1, (0..count).map(|_| claimed()).collect());

@@ -1,8 +1,8 @@
 //! What a simulated relay makes of the answer to a statement, or of an error.
 
 use super::{
-    DISOWN_INTERVAL, DISOWN_PATIENCE, Decision, Done, Effect, Finished, Held, Micros, Relay,
-    Statement, Upkeep, timestamp, unsent,
+    DISOWN_INTERVAL, DISOWN_PATIENCE, Decision, Done, Effect, Finished, Micros, RecordedDeliveries,
+    Relay, Statement, Upkeep, timestamp, unsent,
 };
 
 impl Relay {
@@ -96,7 +96,7 @@ impl Relay {
     }
 
     /// Has lines looked at whose head has ended, and that did not move on.
-    fn move_on(&mut self, held: &Held) {
+    fn move_on(&mut self, held: &RecordedDeliveries) {
         for Finished { claim, line, attempt } in &self.batch {
             let (Some(key), Some(attempt)) = (line, attempt) else { continue };
             let retried = matches!(attempt.verdict.decision, Decision::Retry { .. });

@@ -19,9 +19,9 @@ use posthaste::model::outcome::{Outcome, Phases};
 use posthaste::model::share::Share;
 use posthaste::model::verdict::{Decision, Effect, Verdict};
 use posthaste::store::RelayId;
-use posthaste::store::attempts::{Attempt, Held};
+use posthaste::store::attempts::{Attempt, RecordedDeliveries};
 use posthaste::store::deliveries::ClaimKey;
-use posthaste::store::endpoints::Known;
+use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 use posthaste::store::ordering::Line;
 use posthaste::store::relays::{Heartbeat, Lease, Registration};
@@ -297,7 +297,7 @@ impl Relay {
         }
     }
 
-    fn open(&mut self, known: Vec<Known>) {
+    fn open(&mut self, known: Vec<KnownEndpoint>) {
         for known in known {
             let id = known.endpoint.id;
             match self.lanes.get_mut(&id) {
