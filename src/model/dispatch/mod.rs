@@ -1,6 +1,7 @@
-//! What the dispatcher does next: give back uncertain claims, keep the bell's session, ask what is due,
-//! claim it, route new events, rest. One round does each of these at most once, in this order, and
-//! ends with a rest.
+//! Decides what the dispatcher does next.
+//!
+//! A round gives back uncertain claims, keeps the bell's session, asks what is due, tells other relays,
+//! claims what is due, routes new events, and ends with a rest: each if there is reason to, in this order.
 //!
 //! [`Dispatch::next`] names the next step; the dispatcher performs it and tells what came of it.
 //! A claim that fails does not keep new events from being routed; any other error ends the round.
