@@ -10,8 +10,9 @@ mod run;
 
 use std::io::{self, Write};
 
-use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
+use crate::config::{self, Config, LogFormat, LogSettings, Pooler};
 use crate::demo;
+use crate::model::secret::Secret;
 use crate::stopper::Stopper;
 use crate::store::adopt::{self, Adopted};
 use crate::store::roles::{self, Lacking};
@@ -161,8 +162,8 @@ fn for_administrator(lacking: &Lacking) -> String {
 
 fn database(config: &Config) -> Result<Database, CliError> {
     let settings = &config.database;
-    let parse = |setting: &'static str, url: &Hidden| {
-        let password = settings.password.as_ref().map(Hidden::expose);
+    let parse = |setting: &'static str, url: &Secret| {
+        let password = settings.password.as_ref().map(Secret::expose);
         let ca_file = settings.ca_file.as_deref();
         Database::parse(url.expose(), password, ca_file, settings.connect_timeout)
             .map_err(|source| CliError::Database { setting, source })

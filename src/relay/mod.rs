@@ -39,7 +39,7 @@ use self::fault::guarded;
 use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
 use crate::clock::Present;
-use crate::config::{Config, RelaySettings, Wake as Mode};
+use crate::config::{Config, RelaySettings, WakeMode as Mode};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::stopper::Stopper;

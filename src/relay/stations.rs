@@ -24,7 +24,7 @@ use super::record::Recorder;
 use super::term::Term;
 use super::upkeep::Upkeep;
 use crate::clock::Present;
-use crate::config::{Config, UpkeepSettings, Wake as Mode};
+use crate::config::{Config, UpkeepSettings, WakeMode as Mode};
 use crate::model::dispatch::{Dispatch, DispatchSettings};
 use crate::model::rules::RuleSet;
 use crate::model::share::Share;

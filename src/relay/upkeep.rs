@@ -76,7 +76,7 @@ impl Upkeep {
     fn done<T>(&self, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
         result
             .inspect_err(|error| {
-                self.metrics.upkeep_failures(task).increment(1);
+                self.metrics.upkeep_failures.of(task).increment(1);
                 if error.sqlstate().is_none() {
                     // The database is away: each task need not tell of that.
                     return self.database.failed(
