@@ -18,13 +18,19 @@ pub mod subscription;
 pub mod incoming;
 pub mod selector;
 
-// How much may be in flight.
+// When to look for it, and how much of it may be in flight.
+pub mod dispatch;
 pub mod due;
+pub mod lane;
 pub mod rate;
 pub mod share;
 pub mod window;
 
-// The request's body.
+// What is in which order, and by whom.
+pub mod lease;
+pub mod ordering;
+
+// What is sent.
 pub mod body;
 
 // Outcomes, and their consequences for the delivery.

@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::model::lease::sends_for;
 use crate::store::RelayId;
 use crate::store::relays::Registration;
 
-/// See the module.
+/// One term, shared by its stations.
 #[derive(Debug)]
 pub(super) struct Term {
     pub(super) relay: RelayId,
@@ -18,17 +19,17 @@ pub(super) struct Term {
     pub(super) workers: TaskTracker,
     pub(super) stations: TaskTracker,
     pub(super) sessions: TaskTracker,
-    /// Claim nothing more.
+    /// Nothing more is claimed.
     pub(super) ending: CancellationToken,
-    /// The grace is over: end what is in flight.
+    /// The grace is over: requests in flight end.
     pub(super) abort: CancellationToken,
-    /// Every worker has gone: record what is there.
+    /// Every worker has gone: no result follows those that are there.
     pub(super) no_more_results: CancellationToken,
-    /// All is recorded: look at the ordering keys a last time.
+    /// All is recorded: the ordering keys are looked at a last time.
     pub(super) recorded: CancellationToken,
-    /// Nothing is left to do: give the lease back.
+    /// Nothing is left to do: the lease is given back.
     pub(super) done: CancellationToken,
-    /// The lease is lost, or it is no use waiting for the database any longer.
+    /// The lease is lost, or waiting for the database any longer is of no use.
     pub(super) over: CancellationToken,
     /// How long after its last renewal requests may begin.
     sends_for: Duration,
@@ -40,7 +41,7 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// `lease`: after so long without renewal other relays take this one for dead.
+    /// `lease`: without renewal for this long, other relays take this one for dead.
     pub(super) fn new(registration: Registration, lease: Duration, sessions: TaskTracker) -> Self {
         Self {
             relay: registration.relay,
@@ -54,7 +55,7 @@ impl Term {
             recorded: CancellationToken::new(),
             done: CancellationToken::new(),
             over: CancellationToken::new(),
-            sends_for: lease.mul_f64(2.0 / 3.0),
+            sends_for: sends_for(lease),
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
             is_uncertain: AtomicBool::new(false),
@@ -72,7 +73,7 @@ impl Term {
         Clock.since(self.began).saturating_sub(renewed) < self.sends_for
     }
 
-    /// The lease was renewed by a statement that began then.
+    /// The lease was renewed by a statement that began at `at`.
     pub(super) fn renewed(&self, at: Instant) {
         let since = at.saturating_duration_since(self.began);
         self.renewed.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);

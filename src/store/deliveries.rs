@@ -53,7 +53,7 @@ pub async fn claim(
 
 /// Names one claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimKey {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
     pub token: i64,
@@ -63,7 +63,11 @@ pub struct Claim {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<u64, StoreError> {
+pub async fn release(
+    store: &Store,
+    relay: RelayId,
+    claims: &[ClaimKey],
+) -> Result<u64, StoreError> {
     let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
     let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
     let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();

@@ -21,8 +21,7 @@ const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 /// outbox refuses more than an hour, and clocks have been set back by less than a day.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Rows of the outbox that [`route_few`] reads at most. If there are as many, call `route`.
-pub const FEW: u8 = 100;
+pub use crate::model::dispatch::FEW;
 
 /// How much one relay may claim while routing.
 #[derive(Debug)]

@@ -204,7 +204,7 @@ async fn a_restart_of_postgres_loses_nothing() {
     receiver.wait_for(4).await;
     server.stop(StopMode::Immediate).await;
     gate.open();
-    relay.logs("the database failed us").await;
+    relay.logs("a statement failed; it is tried again").await;
     server.start_again().await;
     let client = server.client().await;
     for _ in 0..20 {

@@ -311,7 +311,7 @@ async fn a_database_that_is_back_is_said_to_be_once_with_how_long_it_was_away() 
     let at = format!("127.0.0.1:{}", server.port());
     server.stop(StopMode::Fast).await;
     until("the relay to notice", || async {
-        said("the database failed us; trying again").first().map(|line| assert_eq!(line["at"], at))
+        said("a statement failed; it is tried again").first().map(|line| assert_eq!(line["at"], at))
     })
     .await;
     server.start_again().await;

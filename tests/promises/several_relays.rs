@@ -114,7 +114,7 @@ async fn what_one_relay_serves_is_taken_over_by_another() {
     let mut relays = [one, other];
     let sender = relays
         .iter()
-        .position(|relay| relay.log().contains(&format!(r#""began","relay":{holder}"#)))
+        .position(|relay| relay.log().contains(&format!(r#"term began","relay":{holder}"#)))
         .expect("one of them is the holder");
     relays[sender].kill().await;
 

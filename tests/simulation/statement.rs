@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
-use posthaste::store::deliveries::{Claim, Owed, claim, disown, due, release};
+use posthaste::store::deliveries::{ClaimKey, Owed, claim, disown, due, release};
 use posthaste::store::endpoints::{KnownEndpoint, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::ordering::{Line, give_turns, lines};
@@ -46,7 +46,7 @@ pub enum Statement {
         tokens: Vec<i64>,
     },
     Release {
-        claims: Vec<Claim>,
+        claims: Vec<ClaimKey>,
     },
     Record {
         attempts: Vec<Arc<Attempt>>,

@@ -1,7 +1,6 @@
-//! What this relay may claim and has claimed, and when something unclaimed falls due.
+//! How much this relay may claim and has claimed, and when something unclaimed falls due.
 
 pub(super) mod holdings;
-pub(super) mod uncertain;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +24,14 @@ pub(super) fn most_claims(config: &Config) -> usize {
     config.relay.max_in_flight * CLAIMS_PER_REQUEST
 }
 
-/// See the module.
+/// The room for claims, and when something unclaimed falls due.
 #[derive(Debug)]
 pub(super) struct Claims {
     term: Arc<Term>,
     clock: Present,
     most: usize,
     most_bytes: usize,
-    pub(super) holdings: Holdings,
+    pub(super) holdings: Arc<Holdings>,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
     due: Mutex<Due>,
@@ -47,7 +46,7 @@ impl Claims {
             clock,
             most: most_claims(config),
             most_bytes: config.relay.max_in_flight_bytes,
-            holdings: Holdings::default(),
+            holdings: Arc::default(),
             room_freed: Notify::new(),
             due: Mutex::default(),
             others_are_to_know: AtomicBool::new(false),
@@ -55,7 +54,7 @@ impl Claims {
     }
 
     /// How many more deliveries may be claimed in all. None by a relay that may be taken for dead:
-    /// it could not send them, and others can.
+    /// it could not send them, and other relays can.
     pub(super) fn room(&self) -> usize {
         if !self.term.may_send() {
             return 0;
@@ -72,18 +71,11 @@ impl Claims {
         self.most_bytes.saturating_sub(self.holdings.bytes())
     }
 
-    /// How many more an endpoint may claim that has so many: no more than it then leaves free, so that
-    /// one that was fast and hangs has half of them at most, and something is left for the next, as with
-    /// the [`Budget`](super::limits::budget::Budget).
-    pub(super) fn share_of_room(&self, claimed: usize) -> usize {
-        self.room().saturating_sub(claimed).div_ceil(2)
-    }
-
     pub(super) fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The endpoint is owed something unclaimed in so long.
+    /// The endpoint is owed something unclaimed, which falls due after `due_in`.
     pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
         self.due().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
     }

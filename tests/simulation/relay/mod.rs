@@ -20,7 +20,7 @@ use posthaste::model::share::Share;
 use posthaste::model::verdict::{Decision, Effect, Verdict};
 use posthaste::store::RelayId;
 use posthaste::store::attempts::{Attempt, RecordedDeliveries};
-use posthaste::store::deliveries::Claim;
+use posthaste::store::deliveries::ClaimKey;
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 use posthaste::store::ordering::Line;
@@ -45,7 +45,7 @@ const TOKENS: i64 = 1_000;
 /// A claimed delivery that this relay is done with.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    claim: Claim,
+    claim: ClaimKey,
     /// Its ordering key, where it is the head of a line.
     line: Option<String>,
     /// `None`: not begun, to be released.
@@ -379,7 +379,7 @@ impl Relay {
             self.released = false;
         }
         let unsent = self.batch.iter().filter(|finished| finished.attempt.is_none());
-        let claims: Vec<Claim> = unsent.map(|finished| finished.claim).collect();
+        let claims: Vec<ClaimKey> = unsent.map(|finished| finished.claim).collect();
         if !claims.is_empty() && !self.released {
             return Some(Statement::Release { claims });
         }
@@ -450,8 +450,8 @@ pub fn instant(now: Micros) -> Instant {
     if now >= *shown { *first + since } else { *first - since }
 }
 
-fn claim_of(delivery: &Delivery) -> Claim {
-    Claim {
+fn claim_of(delivery: &Delivery) -> ClaimKey {
+    ClaimKey {
         event_id: delivery.event_id,
         endpoint_id: delivery.endpoint_id,
         token: delivery.claim_token,
