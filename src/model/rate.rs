@@ -17,7 +17,7 @@ impl Rate {
         Self { rate: rate.max(1e-6), tokens: rate.max(1.0), filled_at: None }
     }
 
-    /// Another rate; what is in the bucket stays.
+    /// Changes the rate; the tokens that are there stay, as far as the bucket still holds them.
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = rate.max(1e-6);
         self.tokens = self.tokens.min(self.rate.max(1.0));
@@ -36,7 +36,7 @@ impl Rate {
         Some(Duration::try_from_secs_f64((1.0 - self.tokens) / self.rate).unwrap_or(Duration::MAX))
     }
 
-    /// How many attempts it allows a second, at least one: no more need be claimed ahead.
+    /// How many attempts it allows a second, at least 1: no more need be claimed ahead.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -55,12 +55,12 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_second_lets_as_many_through_as_the_rate_says_and_no_more() {
         let start = Instant::now();
-        let mut pace = Rate::new(10.0);
-        let burst = (0..100).filter(|_| pace.wait(start).is_none()).count();
+        let mut rate = Rate::new(10.0);
+        let burst = (0..100).filter(|_| rate.wait(start).is_none()).count();
         assert_eq!(burst, 10);
         let mut later = 0;
         for tenth in 1..=10 {
-            while pace.wait(start + Duration::from_millis(tenth * 100)).is_none() {
+            while rate.wait(start + Duration::from_millis(tenth * 100)).is_none() {
                 later += 1;
             }
         }
@@ -71,9 +71,9 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_rate_below_one_waits_longer_than_a_second() {
         let start = Instant::now();
-        let mut pace = Rate::new(0.1);
-        assert_eq!(pace.wait(start), None);
-        let wait = pace.wait(start).expect("the bucket holds one");
+        let mut rate = Rate::new(0.1);
+        assert_eq!(rate.wait(start), None);
+        let wait = rate.wait(start).expect("the bucket holds one");
         assert!(wait > Duration::from_secs(9), "{wait:?}");
     }
 }

@@ -1,28 +1,43 @@
-//! A bug that one event or one endpoint meets is theirs alone. Without this, the panic would end the
-//! worker, the term and, since the next term meets it too, all work of the relay.
+//! Keeps a bug that an event or an endpoint meets to that one. Otherwise the panic would end the worker, the
+//! term and, since the next term meets it too, all work of the relay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::panics::said;
 
-/// Does this; if it panics, says so in a sentence that may be stored. What it shares with others must be
-/// whole at every moment, as what is behind our locks is.
+/// Does the work; if it panics, returns a sentence that may be stored. State that the work shares with other
+/// tasks must be whole at every moment, as the state behind the relay's locks is.
 pub(super) fn caught<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, String>> {
     AssertUnwindSafe(work).catch_unwind().map(|done| done.map_err(|panic| in_words(panic.as_ref())))
 }
 
-/// The same for what waits for nothing.
+/// The same for work that waits for nothing.
 pub(super) fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| in_words(panic.as_ref()))
+}
+
+/// Ends the term if this panics. A relay that stands half still would look alive and hold its claims;
+/// a new term takes up what the old one held.
+pub(super) fn guarded<T>(
+    over: CancellationToken,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    let guard = over.drop_guard();
+    // Not `async`: that would keep room for the work twice, 3 KB for each worker.
+    work.map(move |done| {
+        guard.disarm();
+        done
+    })
 }
 
 fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the relay panicked: {}", said(panic))
 }
 
-/// A bug, where the tests want one: whatever is named so panics.
+/// A bug, where the tests want one: work of this name panics.
 #[cfg(test)]
 pub(super) fn inject(name: &str) {
     assert_ne!(name, tests::BUG, "a secret");
@@ -35,17 +50,14 @@ pub(super) mod tests {
 
     use jiff::Timestamp;
 
-    use super::super::attempt::{Line, ReadyEndpoint, deliver};
+    use super::super::ended::Results;
     use super::super::shared::{Parts, Shared};
     use super::*;
     use crate::clock::{Clock, Present};
     use crate::config::{Sources, load};
     use crate::model::delivery::Delivery;
-    use crate::model::endpoint::Endpoint;
-    use crate::model::outcome::{Outcome, Refusal};
     use crate::model::rules::RuleSet;
     use crate::model::share::Share;
-    use crate::model::verdict::Decision;
     use crate::observe::status::Status;
     use crate::outbound::addresses::AddressRules;
     use crate::outbound::client::{Client, ClientSettings};
@@ -75,7 +87,7 @@ pub(super) mod tests {
             registration: Registration::nowhere(),
             share: Share::among(&[1], 1),
             rules: RuleSet::default(),
-            results: tokio::sync::mpsc::channel(8).0,
+            results: Results::new(8).0,
             sessions: tokio_util::task::TaskTracker::new(),
             history: Arc::default(),
         }))
@@ -98,27 +110,6 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
-        let shared = term();
-        let mut endpoint = Endpoint::unread(3, 1);
-        endpoint.url = "https://example.com/".to_owned();
-        let ready = ReadyEndpoint::new(&shared, endpoint, None);
-        let mut line = Line::default();
-        let unlucky = delivery(BUG);
-        let fault = deliver(&shared, &ready, &unlucky, &mut line).await.unwrap_err();
-        let sent = fault.sent(&shared, &ready, &unlucky);
-        let detail = "the relay panicked: assertion `left != right` failed".to_owned();
-        assert_eq!(sent.outcome, Outcome::Refused { why: Refusal::Fault, detail });
-        assert!(matches!(sent.verdict.decision, Decision::Retry { .. }));
-        assert!(shared.metrics.render().contains("posthaste_faults_total 1"));
-        // It gets as far as the name, which leads to where nothing may be sent.
-        let next = deliver(&shared, &ready, &delivery("order.paid"), &mut line).await.unwrap();
-        let is_judged =
-            matches!(next.outcome, Outcome::Refused { why: Refusal::ForbiddenAddress, .. });
-        assert!(is_judged, "{:?}", next.outcome);
-    }
-
-    #[tokio::test]
     async fn a_panic_is_a_sentence_and_what_comes_after_it_goes_on() {
         let panics = async {
             tokio::task::yield_now().await;
@@ -129,5 +120,16 @@ pub(super) mod tests {
         assert_eq!(caught(async { 7 }).await, Ok(7));
         assert_eq!(caught_at_once::<()>(|| panic!("size overflows MAX_SIZE")), expected);
         assert_eq!(caught_at_once(|| 7), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_station_that_panics_ends_the_term_and_one_that_ends_does_not() {
+        let over = CancellationToken::new();
+        let stations = tokio_util::task::TaskTracker::new();
+        assert_eq!(stations.spawn(guarded(over.clone(), async { 7 })).await.ok(), Some(7));
+        assert!(!over.is_cancelled());
+        let broken = stations.spawn(guarded(over.clone(), async { panic!("a bug") }));
+        assert!(broken.await.is_err_and(|error: tokio::task::JoinError| error.is_panic()));
+        assert!(over.is_cancelled());
     }
 }

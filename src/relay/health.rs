@@ -1,140 +1,55 @@
-//! What follows for an endpoint: pauses, recoveries, disabling, deleting, and the moving counts
-//! behind `endpoint_status`. Noted about once a second; what a rule or a long failure does to an
-//! endpoint is done at once.
+//! Writes down how endpoints do, behind `endpoint_status`, about once a second; what a rule or a long failure
+//! does to an endpoint is done at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
-use super::lane::Lane;
-use super::record::Finished;
-use crate::model::endpoint::EndpointId;
-use crate::model::health::{Fault, Transition, Trouble};
-use crate::model::verdict::Effect;
-use crate::store::attempts::Attempt;
+use super::database::Link;
+use super::effects::Effects;
+use super::lane::Lanes;
+use super::term::Term;
+use crate::observe::metrics::Metrics;
+use crate::store::StoreError;
 use crate::store::endpoints::apply_effect;
 use crate::store::health::{Note, note_health};
 
 /// The row of an endpoint's health is written at most this often.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Something that has to be done to an endpoint.
+/// What noting needs.
 #[derive(Debug)]
-pub(super) struct EffectOn {
-    endpoint: EndpointId,
-    delete: bool,
-    reason: String,
+pub(super) struct HealthNotes {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) effects: Arc<Effects>,
 }
 
-impl EffectOn {
-    /// What a rule does to the endpoint because of this attempt.
-    pub(super) fn ruled(attempt: &Attempt) -> Option<Self> {
-        let delete = match attempt.verdict.effect? {
-            Effect::Delete => true,
-            Effect::Disable => false,
-        };
-        let reason = attempt.verdict.reason.clone().unwrap_or_default();
-        Some(Self { endpoint: attempt.endpoint_id, delete, reason })
-    }
-}
-
-/// Sees to what follows from an attempt for its endpoint. What a rule does to it waits until the
-/// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim under
-/// which this very answer is to be written down.
-pub(super) async fn follow(
-    shared: &Arc<Shared>,
-    lane: &Arc<Lane>,
-    transition: Option<Transition>,
-    effect: Option<Effect>,
-) {
-    let (endpoint, host) = (lane.id, lane.host());
-    match &transition {
-        Some(Transition::Paused { until, again, trouble }) => {
-            shared.metrics.endpoints_paused.increment(1);
-            let Trouble { fault, reason } = trouble;
-            match (fault, again) {
-                (Fault::Failing, _) => {
-                    tracing::warn!(endpoint, host, %until, reason, "paused: it keeps failing");
-                }
-                (Fault::Rejecting, _) => {
-                    tracing::warn!(endpoint, host, %until, reason, "paused: it accepts nothing");
-                }
-                (Fault::Refused, false) => {
-                    tracing::warn!(
-                        endpoint,
-                        host,
-                        reason,
-                        "held: nothing may be sent to it by these settings"
-                    );
-                }
-                (Fault::Refused, true) => {
-                    tracing::info!(endpoint, host, %until, reason, "still held");
-                }
+impl HealthNotes {
+    /// Writes down how the endpoints do, until told to end, and then a last time.
+    pub(super) async fn run(self) {
+        loop {
+            let ending = self.term.no_more_results.is_cancelled();
+            if let Err(error) = self.note().await {
+                self.database.failed(&self.term, &self.metrics.database_errors.record, &error);
             }
-        }
-        Some(Transition::Recovered) => tracing::info!(endpoint, host, "recovered"),
-        Some(Transition::OnTrial) => {
-            tracing::info!(endpoint, host, "answers again, but has accepted nothing yet");
-        }
-        Some(Transition::Disabled { .. }) | None => {}
-    }
-    let failed_for_long = match transition {
-        Some(Transition::Disabled { reason }) if effect.is_none() => Some(reason),
-        _ => None,
-    };
-    if effect.is_none() && failed_for_long.is_none() {
-        return;
-    }
-    lane.close();
-    for delivery in lane.drain() {
-        shared.report(Finished::unsent(Some(lane), &delivery)).await;
-    }
-    if let Some(reason) = failed_for_long {
-        shared.apply_soon(EffectOn { endpoint, delete: false, reason });
-    }
-}
-
-/// Writes down how the endpoints do, until told to end, and then a last time.
-pub(super) async fn keep_noting(shared: Arc<Shared>) {
-    loop {
-        let ending = shared.term.no_more_results.is_cancelled();
-        if let Err(error) = note(&shared).await {
-            shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error);
-        }
-        if ending {
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(NOTE_INTERVAL) => {}
-            () = shared.effects_wait.notified() => {}
-            () = shared.term.no_more_results.cancelled() => {}
-        }
-    }
-}
-
-async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
-    loop {
-        let Some(next) = shared.effects().pop() else { break };
-        let done =
-            apply_effect(&shared.database.store, next.endpoint, next.delete, &next.reason).await;
-        match done {
-            Ok(true) => {
-                shared.metrics.endpoints_disabled.increment(1);
-                let what = if next.delete { "deleted" } else { "disabled" };
-                tracing::warn!(endpoint = next.endpoint, reason = next.reason, "{what}");
+            if ending {
+                return;
             }
-            Ok(false) => {}
-            Err(error) => {
-                shared.effects().push(next);
-                return Err(error);
+            // Every arm may be dropped: they only wait.
+            tokio::select! {
+                () = tokio::time::sleep(NOTE_INTERVAL) => {}
+                () = self.effects.wait.notified() => {}
+                () = self.term.no_more_results.cancelled() => {}
             }
         }
     }
-    let notes: Vec<Note> = shared
-        .lanes
-        .all()
-        .iter()
-        .filter_map(|lane| {
+
+    async fn note(&self) -> Result<(), StoreError> {
+        self.apply().await?;
+        let lanes = self.lanes.all();
+        let notes = lanes.iter().filter_map(|lane| {
             let (tally, health) = lane.take_tally()?;
             Some(Note {
                 endpoint_id: lane.id,
@@ -143,7 +58,32 @@ async fn note(shared: &Shared) -> Result<(), crate::store::StoreError> {
                 duration_ms: tally.duration_ms,
                 health,
             })
-        })
-        .collect();
-    if notes.is_empty() { Ok(()) } else { note_health(&shared.database.store, &notes).await }
+        });
+        let notes: Vec<Note> = notes.collect();
+        if notes.is_empty() { Ok(()) } else { note_health(&self.database.store, &notes).await }
+    }
+
+    /// Does what is to be done to endpoints.
+    async fn apply(&self) -> Result<(), StoreError> {
+        while let Some(next) = self.effects.take() {
+            let store = &self.database.store;
+            match apply_effect(store, next.endpoint, next.delete, &next.reason).await {
+                Ok(true) => {
+                    self.metrics.endpoints_disabled.increment(1);
+                    let (endpoint, reason) = (next.endpoint, next.reason);
+                    if next.delete {
+                        tracing::warn!(endpoint, reason, "the endpoint was deleted");
+                    } else {
+                        tracing::warn!(endpoint, reason, "the endpoint was disabled");
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.effects.put_back(next);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -32,7 +32,7 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
                 let could_send = shared.term.may_send();
                 shared.term.renewed(at);
                 if !could_send {
-                    shared.lanes.all().iter().for_each(|lane| lane.resume(&shared));
+                    shared.lanes.resume();
                 }
             }
             Ok(false) => {
@@ -51,7 +51,7 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
         let pause = if lease.is_none() {
             // Taken up again soon: until then nobody holds our lock.
             heartbeat.min(RETAKE)
-        } else if shared.share().relays() == 1 {
+        } else if shared.lanes.share().relays() == 1 {
             // Nobody's death is to be noticed.
             (heartbeat * 2).min(shared.config.relay.lease / 4).max(heartbeat)
         } else {
@@ -94,7 +94,7 @@ async fn beat(
     let settled = Clock.since(*since) >= SETTLE;
     let found = held.renew(shared.claims.holdings.count(), shared.config.relay.lease).await?;
     if found.held {
-        shared.divide(share(shared.term.relay, &found)).await;
+        shared.lanes.divide(share(shared.term.relay, &found)).await;
         // An error of these is no reason to let go of the lease.
         let errors = &shared.metrics.database_errors.heartbeat;
         if let Err(error) = heed_rules(shared, found.rules_revision, seen_rules).await {

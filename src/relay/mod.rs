@@ -11,6 +11,8 @@ mod attempt;
 mod claims;
 mod database;
 mod dispatch;
+mod effects;
+mod ended;
 mod fault;
 mod health;
 mod history;
@@ -28,10 +30,8 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Present;
@@ -46,9 +46,10 @@ use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, reach, rules};
 
 use claims::most_claims;
+use ended::{Ended, Results};
+use fault::guarded;
 use history::History;
 pub use judged::{Judged, judge};
-use lease::Ended;
 use shared::{Parts, Shared};
 
 /// Why a relay cannot run.
@@ -111,7 +112,7 @@ pub async fn run(
             }
         };
         first = false;
-        let (results, receiver) = mpsc::channel(most_claims(&config) + config.relay.batch);
+        let (results, receiver) = Results::new(most_claims(&config) + config.relay.batch);
         let shared = Arc::new(Shared::new(Parts {
             config: Arc::clone(&config),
             store: store.clone(),
@@ -138,7 +139,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 async fn term(
     shared: &Arc<Shared>,
     lease: Lease,
-    results: mpsc::Receiver<record::Finished>,
+    results: mpsc::Receiver<Ended>,
     stopper: &Stopper,
 ) {
     tracing::info!(relay = shared.term.relay, name = shared.config.relay.name, "began");
@@ -146,8 +147,8 @@ async fn term(
     let stations = &shared.term.stations;
     let over = || shared.term.over.clone();
     let dispatch = stations.spawn(guarded(over(), dispatch::run(Arc::clone(shared))));
-    let recorder = stations.spawn(guarded(over(), record::record_all(Arc::clone(shared), results)));
-    let noting = stations.spawn(guarded(over(), health::keep_noting(Arc::clone(shared))));
+    let recorder = stations.spawn(guarded(over(), shared.recorder().run(results)));
+    let noting = stations.spawn(guarded(over(), shared.health_notes().run()));
     let upkeep = stations.spawn(guarded(over(), upkeep::keep_up(Arc::clone(shared))));
     let lines = stations.spawn(guarded(over(), ordering::keep_moving(Arc::clone(shared))));
     let keeper = stations.spawn(guarded(over(), lease::keep(Arc::clone(shared), lease)));
@@ -170,7 +171,7 @@ async fn term(
         // Its statement may go on in the server and claim for us.
         shared.term.set_uncertain(true);
     }
-    release_queued(shared).await;
+    shared.lanes.dismiss().await;
     shared.term.workers.close();
     tokio::select! {
         () = shared.term.workers.wait() => {}
@@ -195,7 +196,7 @@ async fn term(
         shared.term.set_uncertain(true);
     }
     shared.term.done.cancel();
-    if let Some(Ended::Lost) = ended(keeper, "lease", last_words()).await {
+    if let Some(lease::Ended::Lost) = ended(keeper, "lease", last_words()).await {
         tracing::warn!(
             relay = shared.term.relay,
             "the lease was lost: what it held is made again by others"
@@ -204,27 +205,6 @@ async fn term(
     stations.close();
     shared.term.sessions.close();
     tracing::info!(relay = shared.term.relay, "ended");
-}
-
-/// Ends the term if this panics. A relay that stands half still would look alive and hold its claims;
-/// a new term takes up what the old one held.
-fn guarded<T>(over: CancellationToken, work: impl Future<Output = T>) -> impl Future<Output = T> {
-    let guard = over.drop_guard();
-    // Not `async`: that would keep room for the work twice, 3 KB for each worker.
-    work.map(move |done| {
-        guard.disarm();
-        done
-    })
-}
-
-/// Gives back what is queued and not begun, and sends the workers home.
-async fn release_queued(shared: &Arc<Shared>) {
-    for lane in shared.lanes.all() {
-        lane.dismiss();
-        for delivery in lane.drain() {
-            shared.report(record::Finished::unsent(Some(&lane), &delivery)).await;
-        }
-    }
 }
 
 /// What a station ends with. `None`: it ended by a bug, or it was held up for longer than anybody waits,
@@ -284,20 +264,4 @@ async fn client(config: &Config, database: &Database) -> Result<Client, RelayErr
     }
     settings.proxy.clone_from(&delivery.proxy);
     Ok(Client::new(settings)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_station_that_panics_ends_the_term_and_one_that_ends_does_not() {
-        let over = CancellationToken::new();
-        let stations = TaskTracker::new();
-        assert_eq!(stations.spawn(guarded(over.clone(), async { 7 })).await.ok(), Some(7));
-        assert!(!over.is_cancelled());
-        let broken = stations.spawn(guarded(over.clone(), async { panic!("a bug") }));
-        assert!(broken.await.is_err_and(|error: tokio::task::JoinError| error.is_panic()));
-        assert!(over.is_cancelled());
-    }
 }

@@ -1,200 +1,143 @@
-//! Records what came of deliveries, in batches: one statement for some hundred of them. The last
-//! station; what is recorded here frees its lane's room.
+//! Records how claims ended, in batches: one statement for some hundred of them. The last station; a claim's
+//! room is free once it is recorded here.
 //!
-//! If the database is away the results wait. The queue of results is bounded by the claims that a
-//! relay may hold, so claiming stops by itself while recording stands still.
+//! While the database is away the results wait. Their queue is bounded by the claims that a relay may hold,
+//! so claiming stops by itself while recording stands still.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use super::Shared;
-use super::attempt::Sent;
-use super::database::Backoff;
-use super::health::EffectOn;
-use super::lane::Lane;
+use super::claims::Claims;
+use super::database::{Backoff, Link};
+use super::effects::{EffectOn, Effects};
+use super::ended::Ended;
+use super::lane::Lanes;
+use super::ordering::ToLookAt;
+use super::term::Term;
+use crate::clock::Present;
 use crate::model::delivery::Delivery;
-use crate::model::endpoint::OnDead;
 use crate::model::outcome::Outcome;
-use crate::model::verdict::{Decision, Verdict};
+use crate::model::verdict::Decision;
+use crate::observe::metrics::Metrics;
+use crate::store::StoreError;
 use crate::store::attempts::{Attempt, Held, record};
-use crate::store::deliveries::{Claim, release};
+use crate::store::deliveries::release;
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
 
-/// A claimed delivery that this relay is done with.
+/// What recording needs.
 #[derive(Debug)]
-pub(super) struct Finished {
-    /// `None`: there is none, the endpoint is gone or was never read.
-    lane: Option<Arc<Lane>>,
-    claim: Claim,
-    bytes: usize,
-    /// Its ordering key, where it is the head of a line.
-    line: Option<String>,
-    what: What,
+pub(super) struct Recorder {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) clock: Present,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) lines: Arc<ToLookAt>,
+    pub(super) effects: Arc<Effects>,
+    /// How long a batch waits for more.
+    pub(super) interval: Duration,
 }
 
-#[derive(Debug)]
-enum What {
-    /// An attempt was made, or it ended without one.
-    Ended(Box<Attempt>),
-    /// Not begun: somebody else may claim it.
-    Unsent,
-}
-
-impl Finished {
-    pub(super) fn sent(lane: &Arc<Lane>, delivery: &Delivery, sent: Sent) -> Self {
-        let attempt = Attempt {
-            event_id: delivery.event_id,
-            endpoint_id: delivery.endpoint_id,
-            claim_token: delivery.claim_token,
-            event_created_at: delivery.event_created_at,
-            number: delivery.attempt_count + 1,
-            began: sent.began,
-            took: sent.took,
-            phases: sent.phases,
-            outcome: Some(sent.outcome),
-            blocks: sent.verdict.decision == Decision::Dead
-                && delivery.ordering_key.is_some()
-                && sent.on_dead == OnDead::Block,
-            verdict: sent.verdict,
-        };
-        Self::new(Some(lane), delivery, What::Ended(Box::new(attempt)))
-    }
-
-    /// Ended without an attempt, for this reason.
-    pub(super) fn cancelled(
-        lane: Option<&Arc<Lane>>,
-        delivery: &Delivery,
-        reason: String,
-        now: std::time::Instant,
-    ) -> Self {
-        let attempt = Attempt {
-            event_id: delivery.event_id,
-            endpoint_id: delivery.endpoint_id,
-            claim_token: delivery.claim_token,
-            event_created_at: delivery.event_created_at,
-            number: 0,
-            began: now,
-            took: Duration::ZERO,
-            phases: crate::model::outcome::Phases::default(),
-            outcome: None,
-            verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
-            blocks: false,
-        };
-        Self::new(lane, delivery, What::Ended(Box::new(attempt)))
-    }
-
-    pub(super) fn unsent(lane: Option<&Arc<Lane>>, delivery: &Delivery) -> Self {
-        Self::new(lane, delivery, What::Unsent)
-    }
-
-    fn new(lane: Option<&Arc<Lane>>, delivery: &Delivery, what: What) -> Self {
-        Self {
-            lane: lane.cloned(),
-            claim: Claim {
-                event_id: delivery.event_id,
-                endpoint_id: delivery.endpoint_id,
-                token: delivery.claim_token,
-            },
-            bytes: delivery.bytes(),
-            line: delivery.ordering_key.clone(),
-            what,
-        }
-    }
-}
-
-/// Records until it is told that nothing more comes, and all that came is written down.
-pub(super) async fn record_all(shared: Arc<Shared>, mut results: mpsc::Receiver<Finished>) {
-    let shared = &shared;
-    let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
-    loop {
-        // Both arms may be dropped: receiving takes nothing out until it is done.
-        let received = tokio::select! {
-            received = results.recv_many(&mut batch, MOST_PER_STATEMENT) => received,
-            () = shared.term.no_more_results.cancelled(), if !results.is_closed() => {
-                results.close();
-                continue;
+impl Recorder {
+    /// Records until it is told that nothing more comes, and all that came is written down.
+    pub(super) async fn run(self, mut results: mpsc::Receiver<Ended>) {
+        let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
+        loop {
+            // Both arms may be dropped: receiving takes nothing out until it is done.
+            let received = tokio::select! {
+                received = results.recv_many(&mut batch, MOST_PER_STATEMENT) => received,
+                () = self.term.no_more_results.cancelled(), if !results.is_closed() => {
+                    results.close();
+                    continue;
+                }
+            };
+            if received == 0 {
+                return;
             }
-        };
-        if received == 0 {
-            return;
-        }
-        gather(&mut results, &mut batch, shared.config.relay.record_interval).await;
-        write_down(shared, &batch).await;
-        settle(shared, batch.drain(..));
-    }
-}
-
-/// Waits a little for more, so that one statement serves many.
-async fn gather(
-    results: &mut mpsc::Receiver<Finished>,
-    batch: &mut Vec<Finished>,
-    patience: Duration,
-) {
-    let until = Instant::now() + patience;
-    while batch.len() < MOST_PER_STATEMENT {
-        let most = MOST_PER_STATEMENT - batch.len();
-        match tokio::time::timeout_at(until, results.recv_many(batch, most)).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+            gather(&mut results, &mut batch, self.interval).await;
+            self.write_down(&batch).await;
+            batch.clear();
+            self.claims.room_freed.notify_one();
         }
     }
-}
 
-/// Writes a batch down, however long the database is away.
-async fn write_down(shared: &Arc<Shared>, batch: &[Finished]) {
-    let mut backoff = Backoff::default();
-    loop {
-        // A relay that was taken for dead has lost its claims, and these results with them: each
-        // delivery is made again, under an interrupted attempt that says so.
-        if shared.term.over.is_cancelled() {
-            shared.metrics.claims_lost.increment(batch.len() as u64);
-            return;
+    /// Writes a batch down, however long the database is away.
+    async fn write_down(&self, batch: &[Ended]) {
+        let mut backoff = Backoff::default();
+        loop {
+            // A relay that was taken for dead has lost its claims, and these results with them: each
+            // delivery is made again, under an interrupted attempt that says so.
+            if self.term.over.is_cancelled() {
+                self.metrics.claims_lost.increment(batch.len() as u64);
+                return;
+            }
+            let Err(error) = self.try_write_down(batch).await else { return };
+            self.database.failed(&self.term, &self.metrics.database_errors.record, &error);
+            backoff.wait(&self.term.over).await;
         }
-        match try_write_down(shared, batch).await {
-            Ok(()) => return,
-            Err(error) => {
-                shared.database.failed(&shared.term, &shared.metrics.database_errors.record, &error)
+    }
+
+    async fn try_write_down(&self, batch: &[Ended]) -> Result<(), StoreError> {
+        let (store, relay, metrics) = (&self.database.store, self.term.relay, &self.metrics);
+        let mut attempts = Vec::with_capacity(batch.len());
+        let mut unsent = Vec::new();
+        for ended in batch {
+            match ended.attempt() {
+                Some(attempt) => attempts.push(attempt),
+                None => unsent.push(ended.key()),
             }
         }
-        backoff.wait(&shared.term.over).await;
-    }
-}
-
-async fn try_write_down(
-    shared: &Arc<Shared>,
-    batch: &[Finished],
-) -> Result<(), crate::store::StoreError> {
-    let mut attempts = Vec::with_capacity(batch.len());
-    let mut unsent = Vec::new();
-    for finished in batch {
-        match &finished.what {
-            What::Ended(attempt) => attempts.push(attempt.as_ref()),
-            What::Unsent => unsent.push(finished.claim),
+        if !unsent.is_empty() {
+            let released = release(store, relay, &unsent).await?;
+            metrics.claims_released.increment(released);
         }
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        let began = self.clock.instant();
+        let held = record(store, relay, &attempts, began).await?;
+        metrics.record_duration.record(self.clock.since(began));
+        #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
+        metrics.record_batch_size.record(attempts.len() as f64);
+        self.move_on(batch, &held);
+        for attempt in attempts {
+            self.recorded(attempt, &held);
+        }
+        Ok(())
     }
-    if !unsent.is_empty() {
-        let released = release(&shared.database.store, shared.term.relay, &unsent).await?;
-        shared.metrics.claims_released.increment(released);
+
+    /// Lets lines go on whose head has ended.
+    fn move_on(&self, batch: &[Ended], held: &Held) {
+        let mut standing = Vec::new();
+        for ended in batch {
+            let Delivery { event_id, endpoint_id, ordering_key, .. } = &ended.claim.delivery;
+            let (Some(key), Some(attempt)) = (ordering_key, ended.attempt()) else { continue };
+            let stays =
+                attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
+            match held.get(&(*event_id, *endpoint_id)) {
+                Some(Some(next_due_in)) => self.claims.due_in(*endpoint_id, *next_due_in),
+                Some(None) if !stays => standing.push((*endpoint_id, key.clone())),
+                Some(None) | None => {}
+            }
+        }
+        self.lines.these(standing);
     }
-    if attempts.is_empty() {
-        return Ok(());
-    }
-    let began = shared.clock.instant();
-    let held = record(&shared.database.store, shared.term.relay, &attempts, began).await?;
-    shared.metrics.record_duration.record(shared.clock.since(began));
-    #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
-    shared.metrics.record_batch_size.record(attempts.len() as f64);
-    move_on(shared, batch, &held);
-    for attempt in attempts {
+
+    /// What follows from an attempt that was sent to the database.
+    fn recorded(&self, attempt: &Attempt, held: &Held) {
         if held.contains_key(&(attempt.event_id, attempt.endpoint_id)) {
-            note(shared, attempt);
+            self.count(attempt);
+            if let Decision::Retry { after } = attempt.verdict.decision {
+                self.claims.due_in(attempt.endpoint_id, after);
+            }
+            self.log(attempt);
         } else {
-            shared.metrics.claims_lost.increment(1);
+            self.metrics.claims_lost.increment(1);
             tracing::warn!(
                 event = attempt.event_id,
                 endpoint = attempt.endpoint_id,
@@ -204,80 +147,80 @@ async fn try_write_down(
         }
         // Also where the claim was lost: the receiver did say so.
         if let Some(effect) = EffectOn::ruled(attempt) {
-            shared.apply_soon(effect);
+            self.effects.apply_soon(effect);
         }
     }
-    Ok(())
-}
 
-/// Lets lines go on whose head has ended.
-fn move_on(shared: &Shared, batch: &[Finished], held: &Held) {
-    let mut standing = Vec::new();
-    for Finished { claim, line, what, .. } in batch {
-        let (Some(key), What::Ended(attempt)) = (line, what) else { continue };
-        let stays = attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
-        match held.get(&(claim.event_id, claim.endpoint_id)) {
-            Some(Some(next_due_in)) => shared.claims.due_in(claim.endpoint_id, *next_due_in),
-            Some(None) if !stays => standing.push((claim.endpoint_id, key.clone())),
-            Some(None) | None => {}
+    fn count(&self, attempt: &Attempt) {
+        let metrics = &self.metrics;
+        if let Some(outcome) = &attempt.outcome {
+            metrics.attempts(outcome).increment(1);
+            metrics.attempt_duration.record(attempt.took);
+        }
+        match attempt.verdict.decision {
+            Decision::Delivered => &metrics.deliveries.delivered,
+            Decision::Retry { .. } => &metrics.deliveries.retry,
+            Decision::Dead => &metrics.deliveries.dead,
+            Decision::Cancelled => &metrics.deliveries.cancelled,
+        }
+        .increment(1);
+    }
+
+    /// Says once, where the story ends, what became of the delivery.
+    fn log(&self, attempt: &Attempt) {
+        let (event, endpoint, number) = (attempt.event_id, attempt.endpoint_id, attempt.number);
+        let outcome = attempt.outcome.as_ref().map_or("none", Outcome::kind);
+        let detail = attempt.outcome.as_ref().and_then(Outcome::detail);
+        let reason = attempt.verdict.reason.as_deref().unwrap_or_default();
+        let host = || self.lanes.get(endpoint).map(|lane| lane.host()).unwrap_or_default();
+        match attempt.verdict.decision {
+            Decision::Delivered => {
+                tracing::debug!(event, endpoint, attempt = number, "the delivery was accepted");
+            }
+            Decision::Retry { after } => {
+                let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
+                let answer = attempt.outcome.as_ref().and_then(Outcome::answer);
+                tracing::info!(
+                    event,
+                    endpoint,
+                    host = host(),
+                    attempt = number,
+                    outcome,
+                    cause,
+                    detail,
+                    status = answer.map(|answer| answer.status),
+                    retry_in_s = after.as_secs(),
+                    reason,
+                    "the delivery was not accepted and is tried again"
+                );
+            }
+            Decision::Dead => {
+                tracing::warn!(
+                    event,
+                    endpoint,
+                    host = host(),
+                    attempt = number,
+                    outcome,
+                    detail,
+                    reason,
+                    "the delivery is dead: it is not tried again"
+                );
+            }
+            Decision::Cancelled => {
+                tracing::info!(event, endpoint, reason, "the delivery was cancelled");
+            }
         }
     }
-    shared.lines.these(standing);
 }
 
-/// Says once, where the story ends, what became of it.
-fn note(shared: &Shared, attempt: &Attempt) {
-    let (event, endpoint, number) = (attempt.event_id, attempt.endpoint_id, attempt.number);
-    let outcome = attempt.outcome.as_ref().map_or("none", Outcome::kind);
-    shared.count(attempt);
-    let host = shared.lanes.get(endpoint).map(|lane| lane.host()).unwrap_or_default();
-    let detail = attempt.outcome.as_ref().and_then(Outcome::detail);
-    let reason = attempt.verdict.reason.as_deref().unwrap_or_default();
-    match attempt.verdict.decision {
-        Decision::Delivered => tracing::debug!(event, endpoint, attempt = number, "delivered"),
-        Decision::Retry { after } => {
-            shared.claims.due_in(endpoint, after);
-            let cause = attempt.outcome.as_ref().and_then(Outcome::cause);
-            let status =
-                attempt.outcome.as_ref().and_then(Outcome::answer).map(|answer| answer.status);
-            tracing::info!(
-                event,
-                endpoint,
-                host,
-                attempt = number,
-                outcome,
-                cause,
-                detail,
-                status,
-                retry_in_s = after.as_secs(),
-                reason,
-                "not delivered, to be tried again"
-            );
+/// Waits a little for more, so that one statement serves many.
+async fn gather(results: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, patience: Duration) {
+    let until = tokio::time::Instant::now() + patience;
+    while batch.len() < MOST_PER_STATEMENT {
+        let most = MOST_PER_STATEMENT - batch.len();
+        match tokio::time::timeout_at(until, results.recv_many(batch, most)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
-        Decision::Dead => {
-            tracing::warn!(
-                event,
-                endpoint,
-                host,
-                attempt = number,
-                outcome,
-                detail,
-                reason,
-                "dead"
-            );
-        }
-        Decision::Cancelled => tracing::info!(event, endpoint, reason, "cancelled"),
     }
-}
-
-/// Frees the room that these took.
-fn settle(shared: &Shared, batch: impl Iterator<Item = Finished>) {
-    let settled = batch.map(|finished| {
-        if let Some(lane) = &finished.lane {
-            lane.settled(1);
-        }
-        (finished.claim.token, finished.bytes)
-    });
-    shared.claims.holdings.give_back(settled);
-    shared.claims.room_freed.notify_one();
 }

@@ -25,8 +25,8 @@ pub(super) async fn keep_up(shared: Arc<Shared>) {
 
 async fn once(shared: &Shared) {
     let (store, upkeep) = (&shared.database.store, &shared.config.upkeep);
-    let tokens = shared.claims.holdings.tokens().clone();
-    let held: Vec<_> = tokens.held.into_keys().collect();
+    let tokens = shared.claims.holdings.tokens_now();
+    let held: Vec<_> = tokens.held.into_iter().collect();
     let released = release_orphans(store, shared.term.relay, &held, tokens.newest).await;
     if let Some(released @ 1..) = done(shared, "release_orphans", released) {
         tracing::warn!(released, "released claims of which no relay knows");

@@ -16,7 +16,7 @@ const DUE: &str = include_str!("../../sql/queries/due.sql");
 
 /// What one statement has claimed.
 #[derive(Debug, Default)]
-pub struct Claims {
+pub struct ClaimedDue {
     pub claimed: Vec<Claimed>,
     /// More was due and had room, but for its size.
     pub is_cut: bool,
@@ -34,7 +34,7 @@ pub async fn claim(
     endpoints: &[EndpointId],
     rooms: &[i32],
     bytes: i64,
-) -> Result<Claims, StoreError> {
+) -> Result<ClaimedDue, StoreError> {
     let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
@@ -48,12 +48,12 @@ pub async fn claim(
             Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
         .collect::<Result<_, StoreError>>()?;
-    Ok(Claims { claimed, is_cut })
+    Ok(ClaimedDue { claimed, is_cut })
 }
 
 /// Names one claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClaimKey {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
     pub token: i64,
@@ -63,7 +63,11 @@ pub struct Claim {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn release(store: &Store, relay: RelayId, claims: &[Claim]) -> Result<u64, StoreError> {
+pub async fn release(
+    store: &Store,
+    relay: RelayId,
+    claims: &[ClaimKey],
+) -> Result<u64, StoreError> {
     let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
     let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
     let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();

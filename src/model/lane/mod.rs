@@ -94,11 +94,9 @@ pub struct Moment {
     pub instant: Instant,
 }
 
-/// What a worker of the lane does next.
+/// What a worker of the lane does instead of sending.
 #[derive(Debug, PartialEq)]
-pub enum NextWork<Q> {
-    /// Send this; [`LaneState::finished`] is to be told of its end with the ticket.
-    Send(Q, Ticket),
+pub enum Idle<Q> {
     /// Give back what was claimed: the endpoint has been paused since, or other relays serve it.
     GiveBack {
         queued: Vec<Q>,
@@ -254,8 +252,6 @@ impl<Q> LaneState<Q> {
         self.finished
     }
 
-    // ── claiming ──
-
     /// How many more deliveries that wait may be claimed.
     #[must_use]
     pub fn room(&self, now: Timestamp, bounds: Bounds) -> usize {
@@ -298,8 +294,6 @@ impl<Q> LaneState<Q> {
         let most = requests.min(width).saturating_mul(per_request);
         self.rate.as_ref().map_or(most, |rate| most.min(rate.per_second()))
     }
-
-    // ── the queue ──
 
     pub fn push(&mut self, claimed: Q) {
         self.queue.push_back(claimed);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{AttemptEnd, LaneState, Moment, NextWork, Tally};
-use crate::model::health::{Health, HealthPolicy, Sign, Transition};
+use super::{AttemptEnd, Idle, LaneState, Moment, Tally};
+use crate::model::health::{Health, HealthPolicy, Sign, Ticket, Transition};
 use crate::model::verdict::Decision;
 
 impl<Q> LaneState<Q> {
@@ -16,29 +16,38 @@ impl<Q> LaneState<Q> {
         self.width().min(requests).min(self.queue.len() + self.in_flight)
     }
 
-    /// What a worker that is free does now, while `requests` may be in flight and, if the relay's lease is fresh
-    /// enough (`may_send`), begin. What is sent counts as in flight from here on.
-    pub fn next(&mut self, now: Moment, requests: usize, may_send: bool) -> NextWork<Q> {
+    /// Takes out what a worker that is free sends now, while `requests` may be in flight and, if the relay's lease
+    /// is fresh enough (`may_send`), begin. It counts as in flight until [`finished`](Self::finished) is told of
+    /// its end, with the ticket.
+    ///
+    /// # Errors
+    /// When nothing is to be sent now: what to do instead.
+    pub fn next(
+        &mut self,
+        now: Moment,
+        requests: usize,
+        may_send: bool,
+    ) -> Result<(Q, Ticket), Idle<Q>> {
         if self.dismissed {
-            return NextWork::Leave;
+            return Err(Idle::Leave);
         }
         if !self.serves && !self.queue.is_empty() {
-            return NextWork::GiveBack { queued: self.drain(), others_serve: true };
+            return Err(Idle::GiveBack { queued: self.drain(), others_serve: true });
         }
         let is_busy = self.in_flight >= self.width().min(requests);
         if self.queue.is_empty() || is_busy || !may_send {
-            return NextWork::Wait;
+            return Err(Idle::Wait);
         }
         if let Some(wait) = self.rate.as_mut().and_then(|rate| rate.wait(now.instant)) {
-            return NextWork::WaitFor(wait);
+            return Err(Idle::WaitFor(wait));
         }
         // Paused since it was claimed: given back, not sent.
         let Some(ticket) = self.health.begin(now.time) else {
-            return NextWork::GiveBack { queued: self.drain(), others_serve: false };
+            return Err(Idle::GiveBack { queued: self.drain(), others_serve: false });
         };
         let next = self.queue.pop_front().expect("the queue is not empty, seen above");
         self.in_flight += 1;
-        NextWork::Send(next, ticket)
+        Ok((next, ticket))
     }
 
     /// Takes in how an attempt ended. Returns what changes for the endpoint. `draw` is from 0 to 1 and

@@ -1,7 +1,8 @@
-//! The headers of a request: ours, the endpoint's, then the event's own. Asked by [`attempt`](super).
+//! The headers of a request: the relay's, the endpoint's, then the event's own. Asked by
+//! [`attempt`](super).
 //!
-//! Whatever a row holds, nothing here panics: what cannot be a header is left out, and more than
-//! are sent is an error that says so.
+//! Nothing here panics, whatever a row holds: a name or value that cannot be a header is left out, and more
+//! headers than are sent are an error that says so.
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
@@ -14,9 +15,9 @@ pub(in crate::relay) const WEBHOOK_TIMESTAMP: HeaderName =
 pub(in crate::relay) const WEBHOOK_SIGNATURE: HeaderName =
     HeaderName::from_static("webhook-signature");
 
-/// No server that is known to us takes more in its default configuration (most take a hundred names and 8 to
-/// 64 KiB, Go's takes 1 MiB). What is written today has a far lower bound in the schema; rows from before
-/// it are sent as long as a receiver might take them. And a [`HeaderMap`] holds 24,576.
+/// No known server takes more in its default configuration (most take 100 names and 8 to 64 KiB, Go's takes
+/// 1 MiB). The schema's bound is far lower; rows from before it are sent as long as a receiver might take
+/// them. A [`HeaderMap`] holds 24,576.
 const NAMES_MAX: usize = 1_000;
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -31,8 +32,8 @@ pub(in crate::relay) enum TooMany {
     Together,
 }
 
-/// Adds the headers of an event or endpoint: never one of ours, never one that is already there,
-/// none that belongs to one hop or could smuggle a request. What cannot be sent is left out.
+/// Adds the headers of an event or endpoint, but none of the relay's own names, none that is already there,
+/// and none that belongs to one hop or could smuggle a request.
 pub(in crate::relay) fn add(
     headers: &mut HeaderMap,
     theirs: &[(String, String)],
@@ -59,7 +60,7 @@ pub(in crate::relay) fn add(
     Ok(())
 }
 
-/// Sets one of ours.
+/// Sets one of the relay's own.
 pub(in crate::relay) fn put(
     headers: &mut HeaderMap,
     name: HeaderName,
@@ -74,8 +75,8 @@ pub(in crate::relay) fn put_all(headers: &mut HeaderMap, more: &HeaderMap) -> Re
     more.iter().try_for_each(|(name, value)| put(headers, name.clone(), value.clone()))
 }
 
-/// What a raw body needs of the event's own headers to be what it was: its type, where it is not JSON; and
-/// the three of Standard Webhooks, which only together verify.
+/// Passes on the event's own headers that a raw body needs to be what it was: its type, where it is not JSON;
+/// and the three of Standard Webhooks, which verify only together.
 pub(in crate::relay) fn pass_on(
     headers: &mut HeaderMap,
     delivery: &Delivery,
@@ -105,7 +106,7 @@ fn read_alike(one: &str, other: &str) -> bool {
 }
 
 /// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is written; events
-/// are not refused for a header, so it is asked here too.
+/// are not refused for a header, so it is checked here too.
 const OURS: [&str; 15] = [
     "host",
     "content-length",

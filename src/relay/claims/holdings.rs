@@ -1,9 +1,12 @@
-//! How much of what the relay has claimed is not recorded yet, and under which tokens.
+//! How much of what the relay has claimed is not recorded yet, and under which tokens. A [`Claim`] frees its
+//! part when it is dropped.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::delivery::Delivery;
+use crate::store::routing::Claimed;
 
 /// What this relay has claimed and not recorded.
 #[derive(Debug, Default)]
@@ -12,56 +15,84 @@ pub(in crate::relay) struct Holdings {
     bytes: AtomicUsize,
     /// Of the events of one claim statement after the other.
     mean_bytes: AtomicUsize,
-    tokens: Mutex<Tokens>,
+    tokens: Mutex<ClaimTokens>,
 }
 
 /// Under which tokens it is held.
 #[derive(Debug, Clone, Default)]
-pub(in crate::relay) struct Tokens {
-    /// Those that still hold something, and how much.
-    pub(in crate::relay) held: HashMap<i64, usize>,
+pub(in crate::relay) struct ClaimTokens {
+    /// Those that still hold something.
+    pub(in crate::relay) held: HashSet<i64>,
     /// Of the statement that claims now or claimed last. What it has claimed is not here yet.
     pub(in crate::relay) newest: i64,
 }
 
+/// A delivery that this relay has claimed, and the room that it takes: in the relay and, once it is in one,
+/// in its lane. Dropping it frees both.
+#[derive(Debug)]
+pub(in crate::relay) struct Claim {
+    pub(in crate::relay) delivery: Delivery,
+    bytes: usize,
+    statement: Arc<Statement>,
+    /// What its lane holds.
+    lane: Option<Arc<AtomicUsize>>,
+}
+
+/// A claim that has come, and why its delivery is to be ended without an attempt, if it is.
+#[derive(Debug)]
+pub(in crate::relay) struct Booked {
+    pub(in crate::relay) claim: Box<Claim>,
+    pub(in crate::relay) cancelled: Option<String>,
+}
+
+/// What one statement has claimed: its token is held until the last of its claims is dropped.
+#[derive(Debug)]
+struct Statement {
+    token: i64,
+    holdings: Arc<Holdings>,
+}
+
 impl Holdings {
-    /// A statement is about to claim under this token; all before it has been [taken](Self::take).
+    /// A statement is about to claim under this token; all before it have been [booked](Self::book).
     pub(in crate::relay) fn begin(&self, token: i64) {
         self.tokens().newest = token;
     }
 
-    pub(in crate::relay) fn take(&self, token: i64, count: usize, bytes: usize) {
-        *self.tokens().held.entry(token).or_default() += count;
-        self.count.fetch_add(count, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let mean = bytes / count.max(1);
+    /// Books all that one statement has claimed.
+    pub(in crate::relay) fn book(
+        self: &Arc<Self>,
+        token: i64,
+        claimed: Vec<Claimed>,
+    ) -> Vec<Booked> {
+        if claimed.is_empty() {
+            return Vec::new();
+        }
+        self.tokens().held.insert(token);
+        let statement = Arc::new(Statement { token, holdings: Arc::clone(self) });
+        let booked: Vec<_> = claimed
+            .into_iter()
+            .map(|Claimed { delivery, cancelled }| {
+                let claim = Claim::new(delivery, Arc::clone(&statement));
+                Booked { claim: Box::new(claim), cancelled }
+            })
+            .collect();
+        let bytes = booked.iter().map(|booked| booked.claim.bytes).sum::<usize>();
+        let mean = bytes / booked.len();
         // Quick to believe in larger ones, slow in smaller ones.
-        let before = self.mean_bytes.load(Ordering::Relaxed);
+        let before = self.mean_bytes();
         let after = if mean > before { mean } else { before - (before - mean) / 4 };
         self.mean_bytes.store(after, Ordering::Relaxed);
+        booked
     }
 
-    /// These, by token and bytes, are recorded or released.
-    pub(in crate::relay) fn give_back(&self, settled: impl Iterator<Item = (i64, usize)>) {
-        let (mut count, mut all_bytes) = (0, 0);
-        let mut tokens = self.tokens();
-        for (token, bytes) in settled {
-            count += 1;
-            all_bytes += bytes;
-            if let Entry::Occupied(mut held) = tokens.held.entry(token) {
-                *held.get_mut() -= 1;
-                if *held.get() == 0 {
-                    held.remove();
-                }
-            }
-        }
-        self.count.fetch_sub(count, Ordering::Relaxed);
-        self.bytes.fetch_sub(all_bytes, Ordering::Relaxed);
-    }
-
-    /// The tokens at this moment.
-    pub(in crate::relay) fn tokens(&self) -> MutexGuard<'_, Tokens> {
+    /// The tokens at this moment. No claim may be dropped while they are locked.
+    fn tokens(&self) -> MutexGuard<'_, ClaimTokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tokens as they are at this moment.
+    pub(in crate::relay) fn tokens_now(&self) -> ClaimTokens {
+        self.tokens().clone()
     }
 
     pub(in crate::relay) fn count(&self) -> usize {
@@ -74,5 +105,107 @@ impl Holdings {
 
     pub(in crate::relay) fn mean_bytes(&self) -> usize {
         self.mean_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Claim {
+    fn new(delivery: Delivery, statement: Arc<Statement>) -> Self {
+        let bytes = delivery.bytes();
+        statement.holdings.count.fetch_add(1, Ordering::Relaxed);
+        statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { delivery, bytes, statement, lane: None }
+    }
+
+    /// Takes room in a lane that counts what it holds here.
+    pub(in crate::relay) fn enter(&mut self, lane: &Arc<AtomicUsize>) {
+        lane.fetch_add(1, Ordering::Relaxed);
+        if let Some(before) = self.lane.replace(Arc::clone(lane)) {
+            before.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let holdings = &self.statement.holdings;
+        holdings.count.fetch_sub(1, Ordering::Relaxed);
+        holdings.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(lane) = &self.lane {
+            lane.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        self.holdings.tokens().held.remove(&self.token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::fault::tests::delivery;
+
+    fn claimed(payloads: &[usize]) -> Vec<Claimed> {
+        let claimed = |size: &usize| {
+            let payload = bytes::Bytes::from(vec![b'x'; *size]);
+            let delivery = Delivery { payload, ..delivery("order.paid") };
+            Claimed { delivery, cancelled: None }
+        };
+        payloads.iter().map(claimed).collect()
+    }
+
+    fn held(holdings: &Holdings) -> (usize, usize, Vec<i64>) {
+        let mut tokens: Vec<_> = holdings.tokens_now().held.into_iter().collect();
+        tokens.sort_unstable();
+        (holdings.count(), holdings.bytes(), tokens)
+    }
+
+    #[test]
+    fn a_claim_takes_room_until_it_is_dropped_and_its_token_is_held_as_long_as_one_is_left() {
+        let holdings = Arc::<Holdings>::default();
+        holdings.begin(1);
+        let mut first = holdings.book(1, claimed(&[100, 50]));
+        holdings.begin(2);
+        let second = holdings.book(2, claimed(&[7]));
+        assert_eq!(held(&holdings), (3, 157, vec![1, 2]));
+        drop(first.pop());
+        assert_eq!(held(&holdings), (2, 107, vec![1, 2]));
+        drop(second);
+        assert_eq!(held(&holdings), (1, 100, vec![1]));
+        drop(first);
+        assert_eq!(held(&holdings), (0, 0, vec![]));
+        assert_eq!(holdings.tokens_now().newest, 2);
+    }
+
+    #[test]
+    fn a_statement_that_claimed_nothing_holds_no_token() {
+        let holdings = Arc::<Holdings>::default();
+        assert!(holdings.book(1, Vec::new()).is_empty());
+        assert_eq!(held(&holdings), (0, 0, vec![]));
+    }
+
+    #[test]
+    fn a_claim_is_counted_by_the_lane_that_it_is_in_and_by_no_other() {
+        let holdings = Arc::<Holdings>::default();
+        let (one, other) = (Arc::default(), Arc::default());
+        let mut booked = holdings.book(1, claimed(&[1])).pop().unwrap();
+        let counts = || [&one, &other].map(|lane: &Arc<AtomicUsize>| lane.load(Ordering::Relaxed));
+        booked.claim.enter(&one);
+        assert_eq!(counts(), [1, 0]);
+        booked.claim.enter(&other);
+        assert_eq!(counts(), [0, 1]);
+        drop(booked);
+        assert_eq!(counts(), [0, 0]);
+    }
+
+    #[test]
+    fn the_mean_size_follows_larger_events_at_once_and_smaller_ones_by_a_quarter() {
+        let holdings = Arc::<Holdings>::default();
+        for (sizes, mean) in [(&[100, 300][..], 200), (&[400], 400), (&[0], 300), (&[300], 300)] {
+            drop(holdings.book(1, claimed(sizes)));
+            assert_eq!(holdings.mean_bytes(), mean);
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Claims {
     clock: Present,
     most: usize,
     most_bytes: usize,
-    pub(super) holdings: Holdings,
+    pub(super) holdings: Arc<Holdings>,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
     due: Mutex<Due>,
@@ -47,7 +47,7 @@ impl Claims {
             clock,
             most: most_claims(config),
             most_bytes: config.relay.max_in_flight_bytes,
-            holdings: Holdings::default(),
+            holdings: Arc::default(),
             room_freed: Notify::new(),
             due: Mutex::default(),
             others_are_to_know: AtomicBool::new(false),
@@ -70,13 +70,6 @@ impl Claims {
     /// How many more bytes of events may be held.
     pub(super) fn room_for_bytes(&self) -> usize {
         self.most_bytes.saturating_sub(self.holdings.bytes())
-    }
-
-    /// How many more an endpoint may claim that has so many: no more than it then leaves free, so that
-    /// one that was fast and hangs has half of them at most, and something is left for the next, as with
-    /// the [`Budget`](super::limits::budget::Budget).
-    pub(super) fn share_of_room(&self, claimed: usize) -> usize {
-        self.room().saturating_sub(claimed).div_ceil(2)
     }
 
     pub(super) fn due(&self) -> MutexGuard<'_, Due> {

@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use super::Dispatcher;
 use super::suspects::Next;
-use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
-use crate::model::health::Health;
 use crate::model::outcome::Refusal;
 use crate::relay::Shared;
-use crate::relay::attempt::ReadyEndpoint;
+use crate::relay::claims::holdings::Booked;
 use crate::relay::database::Backoff;
+use crate::relay::ended::Ended;
 use crate::relay::fault;
 use crate::relay::lane::Lane;
-use crate::relay::record::Finished;
 use crate::store::StoreError;
 use crate::store::deliveries::claim;
 use crate::store::endpoints::{Found, endpoints};
@@ -41,7 +39,7 @@ impl Dispatcher {
             let room = shared
                 .lanes
                 .get(endpoint)
-                .map_or(shared.first_room(), |lane| lane.room(&shared))
+                .map_or(shared.lanes.first_room(), |lane| lane.room())
                 .min(left);
             if room > 0 {
                 left -= room;
@@ -125,11 +123,12 @@ impl Dispatcher {
             return Ok(());
         }
         shared.metrics.deliveries_claimed.increment(claimed.len() as u64);
-        shared.claims.holdings.take(self.token, claimed.len(), bytes(&claimed));
+        let claimed = shared.claims.holdings.book(self.token, claimed);
         let now = shared.clock.now();
         let mut lanes: HashMap<EndpointId, Option<Arc<Lane>>> = HashMap::new();
         let mut stale = HashSet::new();
-        for Claimed { delivery, .. } in &claimed {
+        for Booked { claim, .. } in &claimed {
+            let delivery = &claim.delivery;
             let lane = lanes
                 .entry(delivery.endpoint_id)
                 .or_insert_with(|| shared.lanes.get(delivery.endpoint_id));
@@ -144,8 +143,8 @@ impl Dispatcher {
             while let Err(error) = self.open_lanes(&stale).await {
                 shared.database.failed(&shared.term, &shared.metrics.database_errors.claim, &error);
                 if shared.term.is_ending() {
-                    for Claimed { delivery, .. } in &claimed {
-                        shared.report(Finished::unsent(None, delivery)).await;
+                    for Booked { claim, .. } in claimed {
+                        shared.results.report(Ended::unsent(claim)).await;
                     }
                     return Err(error);
                 }
@@ -155,23 +154,23 @@ impl Dispatcher {
                 lanes.insert(id, shared.lanes.get(id));
             }
         }
-        for Claimed { delivery, cancelled } in claimed {
-            let lane = lanes.get(&delivery.endpoint_id).cloned().flatten();
+        for Booked { mut claim, cancelled } in claimed {
+            let lane = lanes.get(&claim.delivery.endpoint_id).cloned().flatten();
             let gone = lane.is_none().then(|| "endpoint deleted".to_owned());
             match (lane, cancelled.or(gone)) {
-                (Some(lane), None) => lane.push(&shared, delivery),
+                (Some(lane), None) => lane.push(claim),
                 (lane, reason) => {
                     if let Some(lane) = &lane {
-                        lane.hold();
+                        lane.hold(&mut claim);
                     }
                     let reason = reason.unwrap_or_default();
                     let now = shared.clock.instant();
-                    shared.report(Finished::cancelled(lane.as_ref(), &delivery, reason, now)).await;
+                    shared.results.report(Ended::cancelled(claim, reason, now)).await;
                 }
             }
         }
         for lane in lanes.into_values().flatten() {
-            shared.give_back_excess(&lane).await;
+            lane.give_back_excess().await;
         }
         Ok(())
     }
@@ -181,7 +180,7 @@ impl Dispatcher {
             return Ok(());
         }
         for found in endpoints(&self.shared.database.store, ids).await? {
-            open(&self.shared, found).resume(&self.shared);
+            open(&self.shared, found).resume();
         }
         Ok(())
     }
@@ -194,8 +193,7 @@ fn open(shared: &Shared, found: Found) -> Arc<Lane> {
     let (why, detail) = match known {
         Ok(known) => {
             let opened = fault::caught_at_once(|| {
-                let ready = ReadyEndpoint::new(shared, known.endpoint, known.secrets_until);
-                shared.lanes.open(shared, ready, known.health)
+                shared.lanes.open(known.endpoint, known.secrets_until, known.health)
             });
             match opened {
                 Ok(lane) => return lane,
@@ -212,13 +210,7 @@ fn open(shared: &Shared, found: Found) -> Arc<Lane> {
         error = detail,
         "this endpoint cannot be used; what it is owed is refused"
     );
-    let ready = ReadyEndpoint::unusable(shared, id, revision, (why, detail));
-    shared.lanes.open(shared, ready, Health::default())
-}
-
-/// What these take of the memory that events may take.
-fn bytes(claimed: &[Claimed]) -> usize {
-    claimed.iter().map(|one| Delivery::bytes(&one.delivery)).sum()
+    shared.lanes.open_unusable(id, revision, (why, detail))
 }
 
 #[cfg(test)]
@@ -226,8 +218,8 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::model::endpoint::Endpoint;
+    use crate::model::health::Health;
     use crate::model::outcome::Outcome;
-    use crate::relay::attempt::{Line, deliver};
     use crate::relay::fault::tests::{BUG, delivery, term};
     use crate::store::endpoints::Known;
 
@@ -239,10 +231,8 @@ mod tests {
             let known = Known { endpoint, health: Health::default(), secrets_until: None };
             let lane = open(&shared, Found { id, revision: 1, known: Ok(known) });
             assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
-            let ready = lane.ready();
-            let mut line = Line::default();
-            let sent = deliver(&shared, &ready, &delivery("order.paid"), &mut line).await.unwrap();
-            let Outcome::Refused { why, .. } = sent.outcome else { panic!("{:?}", sent.outcome) };
+            let outcome = lane.try_once(&delivery("order.paid")).await;
+            let Outcome::Refused { why, .. } = outcome else { panic!("{outcome:?}") };
             let expected = if url == BUG { Refusal::Fault } else { Refusal::ForbiddenAddress };
             assert_eq!(why, expected, "{url}");
         }

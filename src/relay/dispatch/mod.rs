@@ -296,12 +296,12 @@ impl Dispatcher {
         let shared = Arc::clone(&self.shared);
         let shared = &shared;
         // Only lanes that differ from those nothing is known of are named.
-        let ordinary = shared.first_room();
+        let ordinary = shared.lanes.first_room();
         let (known, rooms): (Vec<_>, Vec<_>) = shared
             .lanes
             .all()
             .iter()
-            .map(|lane| (lane.id, lane.room_for_new(shared)))
+            .map(|lane| (lane.id, lane.room_for_new()))
             .filter(|(_, room)| *room != ordinary)
             .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
             .unzip();
@@ -377,7 +377,7 @@ impl Dispatcher {
     fn room_of(&self, fed: &[EndpointId]) -> usize {
         let shared = &self.shared;
         let lanes = fed.iter().filter_map(|id| shared.lanes.get(*id));
-        lanes.map(|lane| lane.room(shared)).sum::<usize>().min(shared.claims.room())
+        lanes.map(|lane| lane.room()).sum::<usize>().min(shared.claims.room())
     }
 
     /// Rests until there is reason for another round.

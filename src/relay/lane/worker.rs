@@ -1,68 +1,178 @@
-//! One worker of a lane: takes what is next and sends it over a connection of its own, one at a time.
+//! The workers of a lane: as many as it has work and room for. Each takes what is next and sends it over a
+//! connection of its own, one at a time.
 
 use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Lane, Next};
-use crate::relay::Shared;
-use crate::relay::attempt::{Line, Times, deliver};
-use crate::relay::health;
-use crate::relay::record::Finished;
+use super::{Lane, Staffed, Workshop};
+use crate::model::health::{Ticket, Transition};
+use crate::model::lane::{AttemptEnd, Idle, Moment, SILENCE};
+use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
+use crate::relay::claims::holdings::Claim;
+use crate::relay::ended::Ended;
+use crate::relay::fault::guarded;
 
-/// Works until the lane has nothing more for it, or the relay ends.
-pub(in crate::relay) async fn work(lane: Arc<Lane>, shared: Arc<Shared>) {
-    let mut line = Line::default();
+/// A claim that a worker has taken out to send, and what it needs for that.
+#[derive(Debug)]
+struct ToSend {
+    claim: Box<Claim>,
+    ready: Arc<ReadyEndpoint>,
+    ticket: Ticket,
+}
+
+impl Lane {
+    /// Calls or hires as many workers as there is work and room for.
+    pub(super) fn staff(self: &Arc<Self>, staffed: &mut Staffed) {
+        let term = &self.workshop.term;
+        let wanted = staffed.state.workers(self.workshop.budget.share());
+        while staffed.workers - staffed.parked.len() < wanted {
+            if let Some(parked) = staffed.parked.pop() {
+                parked.notify_one();
+            } else {
+                staffed.workers += 1;
+                term.workers.spawn(guarded(term.over.clone(), work(Arc::clone(self))));
+            }
+        }
+        if staffed.state.begins_to_be_watched() {
+            term.workers.spawn(guarded(term.over.clone(), watch(Arc::clone(self))));
+        }
+    }
+
+    /// Takes out what a worker sends now, or says what it does instead. One that is to wait is parked, and
+    /// `call` calls it.
+    fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Box<Claim>>> {
+        let workshop = &self.workshop;
+        let mut staffed = self.lock();
+        let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };
+        let (requests, may_send) = (workshop.budget.share(), workshop.term.may_send());
+        let next = staffed.state.next(now, requests, may_send);
+        if matches!(next, Err(Idle::Wait)) {
+            staffed.parked.push(Arc::clone(call));
+        }
+        next.map(|(claim, ticket)| ToSend { claim, ready: Arc::clone(&staffed.ready), ticket })
+    }
+
+    /// Takes in how an attempt ended. Returns what changes for the endpoint.
+    fn finished(self: &Arc<Self>, ticket: Ticket, sent: &JudgedAttempt) -> Option<Transition> {
+        let end = AttemptEnd {
+            ticket,
+            outcome: &sent.outcome,
+            decision: sent.verdict.decision,
+            took: sent.took,
+            answered_in: sent.phases.headers,
+        };
+        let mut staffed = self.lock();
+        let now = self.workshop.clock.now();
+        // Chance decides the jitter of a pause.
+        let transition =
+            staffed.state.finished(end, now, &self.workshop.policy.health, fastrand::f64());
+        self.staff(&mut staffed);
+        transition
+    }
+
+    /// Takes in that a moment has passed since `finished` attempts had ended. Returns how many have now;
+    /// `None`: the watch ends.
+    fn watched(self: &Arc<Self>, finished: Option<u64>) -> Option<u64> {
+        let mut staffed = self.lock();
+        let finished = staffed.state.watched(finished);
+        self.staff(&mut staffed);
+        finished
+    }
+
+    /// Lets a worker go that was not called for long. `false`: it was called just now.
+    fn retire(&self, call: &Arc<Notify>) -> bool {
+        let mut staffed = self.lock();
+        let Some(place) = staffed.parked.iter().position(|parked| Arc::ptr_eq(parked, call)) else {
+            return false;
+        };
+        staffed.parked.remove(place);
+        staffed.workers -= 1;
+        true
+    }
+}
+
+/// One worker: works until the lane has nothing more for it, or the relay ends.
+async fn work(lane: Arc<Lane>) {
+    let workshop = &lane.workshop;
+    let mut slot = ConnectionSlot::default();
     let call = Arc::new(Notify::new());
     loop {
-        match lane.next(&shared, &call) {
-            Next::Send(delivery, ready, ticket) => {
-                let permit = shared.budget.take().await;
-                let sent = match deliver(&shared, &ready, &delivery, &mut line).await {
-                    Ok(sent) => sent,
-                    Err(fault) => {
-                        line = Line::default();
-                        fault.sent(&shared, &ready, &delivery)
-                    }
-                };
-                drop(permit);
-                let decision = sent.verdict.decision;
-                let times = Times::of(&sent);
-                let transition = lane.finished(&shared, ticket, &sent.outcome, decision, times);
-                let effect = sent.verdict.effect;
-                shared.report(Finished::sent(&lane, &delivery, sent)).await;
-                health::follow(&shared, &lane, transition, effect).await;
+        match lane.next(&call) {
+            Ok(taken) => send(&lane, taken, &mut slot).await,
+            Err(Idle::GiveBack { queued, others_serve }) => {
+                if others_serve {
+                    workshop.claims.let_others_know();
+                }
+                lane.give_back(queued).await;
             }
-            Next::Return(deliveries) => {
-                for delivery in deliveries {
-                    shared.report(Finished::unsent(Some(&lane), &delivery)).await;
+            Err(Idle::Wait) => {
+                if !is_called(&lane, &call, &mut slot).await {
+                    return;
                 }
             }
-            Next::Park => {
-                let mut called = pin!(call.notified());
-                let mut patience = pin!(tokio::time::sleep(shared.config.delivery.idle_timeout));
-                loop {
-                    tokio::select! {
-                        () = &mut called => break,
-                        () = &mut patience => {
-                            if lane.retire(&call) {
-                                return;
-                            }
-                            // Called in this very moment.
-                            called.await;
-                            break;
-                        }
-                        () = shared.files.needed(), if line.file.is_some() => line = Line::default(),
-                    }
-                }
-            }
-            Next::Leave => return,
-            // A slow pace must not hold up a stop: the queue is given back then.
-            Next::Rate(wait) => tokio::select! {
+            // A slow rate must not hold up a stop: the queue is given back then.
+            Err(Idle::WaitFor(wait)) => tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = shared.term.ending.cancelled() => return,
+                () = workshop.term.ending.cancelled() => return,
             },
+            Err(Idle::Leave) => return,
+        }
+    }
+}
+
+/// Sends what was taken out, and reports its end.
+async fn send(lane: &Arc<Lane>, taken: ToSend, slot: &mut ConnectionSlot) {
+    let ToSend { claim, ready, ticket } = taken;
+    let attempts = &lane.workshop.attempts;
+    let permit = lane.workshop.budget.take().await;
+    let sent = match attempts.make(&ready, &claim.delivery, slot).await {
+        Ok(sent) => sent,
+        Err(panicked) => {
+            *slot = ConnectionSlot::default();
+            attempts.refused(panicked, &ready, &claim.delivery)
+        }
+    };
+    drop(permit);
+    let transition = lane.finished(ticket, &sent);
+    let effect = sent.verdict.effect;
+    lane.workshop.results.report(Ended::attempted(claim, sent)).await;
+    lane.follow(transition, effect).await;
+}
+
+/// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An idle
+/// connection is kept meanwhile, unless its file is needed.
+async fn is_called(lane: &Lane, call: &Arc<Notify>, slot: &mut ConnectionSlot) -> bool {
+    let Workshop { attempts, idle_timeout, .. } = &*lane.workshop;
+    let mut called = pin!(call.notified());
+    let mut patience = pin!(tokio::time::sleep(*idle_timeout));
+    loop {
+        tokio::select! {
+            () = &mut called => return true,
+            () = &mut patience => {
+                if lane.retire(call) {
+                    return false;
+                }
+                // Called in this very moment.
+                called.await;
+                return true;
+            }
+            () = attempts.files.needed(), if slot.file.is_some() => {
+                *slot = ConnectionSlot::default();
+            }
+        }
+    }
+}
+
+/// Looks whether anything comes back while more is waiting.
+async fn watch(lane: Arc<Lane>) {
+    let mut finished = None;
+    while let Some(so_far) = lane.watched(finished) {
+        finished = Some(so_far);
+        tokio::select! {
+            () = tokio::time::sleep(SILENCE) => {}
+            () = lane.workshop.term.ending.cancelled() => return,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The files that connections to receivers may take: as many as this process may open, less a reserve
-//! for the database, our own listeners and name servers. Beyond that a request waits, and connections
-//! that are only kept for a next request make room for it.
+//! The files that connections to receivers may take: as many as this process may open, less a reserve for
+//! the database, the process's own listeners and name servers. Beyond that a request waits, and
+//! connections that are only kept for a next request make room for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ impl Files {
         Self::new(raised_limit().saturating_sub(RESERVE + of_senders).max(1))
     }
 
-    fn new(most: usize) -> Self {
+    pub(in crate::relay) fn new(most: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
@@ -39,7 +39,7 @@ impl Files {
         }
     }
 
-    /// One of them; waits for it if need be. May be dropped meanwhile.
+    /// Takes one; waits for it if need be. May be dropped meanwhile.
     pub(in crate::relay) async fn take(&self) -> File {
         if let Ok(file) = Arc::clone(&self.free).try_acquire_owned() {
             return file;
@@ -49,15 +49,15 @@ impl Files {
                 "as many connections are open as the limit of files allows (ulimit -n): requests wait for one another"
             );
         }
-        let _waiting = Waiting::begin(&self.waiting);
+        let _waiting = WaitsForFile::begin(&self.waiting);
         self.needed.notify_waiters();
         Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Waits until somebody waits for one.
+    /// Waits until a request waits for one.
     pub(in crate::relay) async fn needed(&self) {
         loop {
-            // Made before the look, so that nobody is missed in between.
+            // Made before the look, so that no request is missed in between.
             let needed = self.needed.notified();
             if self.waiting.load(Ordering::Relaxed) > 0 {
                 return;
@@ -67,17 +67,17 @@ impl Files {
     }
 }
 
-/// Counts whoever waits, for as long as they do.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts a request for as long as it waits.
+struct WaitsForFile<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitsForFile<'a> {
     fn begin(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitsForFile<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -98,15 +98,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_for_a_file_is_known_until_there_is_one() {
+    async fn a_request_that_waits_for_a_file_is_known_until_it_has_it() {
         let files = Files::new(1);
         let first = files.take().await;
-        let keeper = async {
+        let idle = async {
             files.needed().await;
             drop(first);
         };
-        let (_second, ()) = tokio::join!(files.take(), keeper);
-        let nobody = tokio::time::timeout(std::time::Duration::from_millis(1), files.needed());
-        assert!(nobody.await.is_err());
+        let (_second, ()) = tokio::join!(files.take(), idle);
+        let needed = tokio::time::timeout(std::time::Duration::from_millis(1), files.needed());
+        assert!(needed.await.is_err(), "no request waits");
     }
 }

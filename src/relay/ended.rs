@@ -1,0 +1,124 @@
+//! How claims end: with an attempt, without one, or given back. On the way from the lanes and the dispatch to
+//! the [recorder](super::record).
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::attempt::JudgedAttempt;
+use super::claims::holdings::Claim;
+use crate::model::delivery::Delivery;
+use crate::model::endpoint::OnDead;
+use crate::model::outcome::Phases;
+use crate::model::verdict::{Decision, Verdict};
+use crate::store::attempts::Attempt;
+use crate::store::deliveries::ClaimKey;
+
+/// The way to the recorder.
+#[derive(Debug, Clone)]
+pub(super) struct Results(mpsc::Sender<Ended>);
+
+/// A claim that this relay is done with. Its room is free when this is dropped, recorded.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) claim: Box<Claim>,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    Attempted(Box<Attempt>),
+    /// Ended without an attempt.
+    Cancelled(Box<Attempt>),
+    /// Not begun: another relay may claim it.
+    Unsent,
+}
+
+impl Results {
+    /// A way that holds so many; the recorder has its end.
+    pub(super) fn new(most: usize) -> (Self, mpsc::Receiver<Ended>) {
+        let (sender, receiver) = mpsc::channel(most);
+        (Self(sender), receiver)
+    }
+
+    /// Hands an ended claim to the recorder. Never waits for long: there is a place for every claim that may
+    /// be held.
+    pub(super) async fn report(&self, ended: Ended) {
+        if self.0.send(ended).await.is_err() {
+            tracing::error!(
+                "a result came after the recorder had ended; its claim will be released"
+            );
+        }
+    }
+
+    /// How many wait to be recorded.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+}
+
+impl Ended {
+    pub(super) fn attempted(claim: Box<Claim>, sent: JudgedAttempt) -> Self {
+        let delivery = &claim.delivery;
+        let attempt = Attempt {
+            event_id: delivery.event_id,
+            endpoint_id: delivery.endpoint_id,
+            claim_token: delivery.claim_token,
+            event_created_at: delivery.event_created_at,
+            number: delivery.attempt_count + 1,
+            began: sent.began,
+            took: sent.took,
+            phases: sent.phases,
+            outcome: Some(sent.outcome),
+            blocks: sent.verdict.decision == Decision::Dead
+                && delivery.ordering_key.is_some()
+                && sent.on_dead == OnDead::Block,
+            verdict: sent.verdict,
+        };
+        Self { claim, end: End::Attempted(Box::new(attempt)) }.without_event()
+    }
+
+    /// Ended without an attempt, for this reason.
+    pub(super) fn cancelled(claim: Box<Claim>, reason: String, now: Instant) -> Self {
+        let delivery = &claim.delivery;
+        let attempt = Attempt {
+            event_id: delivery.event_id,
+            endpoint_id: delivery.endpoint_id,
+            claim_token: delivery.claim_token,
+            event_created_at: delivery.event_created_at,
+            number: 0,
+            began: now,
+            took: Duration::ZERO,
+            phases: Phases::default(),
+            outcome: None,
+            verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
+            blocks: false,
+        };
+        Self { claim, end: End::Cancelled(Box::new(attempt)) }.without_event()
+    }
+
+    pub(super) fn unsent(claim: Box<Claim>) -> Self {
+        Self { claim, end: End::Unsent }
+    }
+
+    /// Recording needs nothing of the event, and may wait for as long as the database is away.
+    fn without_event(mut self) -> Self {
+        self.claim.delivery.payload = Bytes::new();
+        self.claim.delivery.headers = Vec::new();
+        self
+    }
+
+    /// What is to be recorded of it; `None`: it is released.
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
+        match &self.end {
+            End::Attempted(attempt) | End::Cancelled(attempt) => Some(attempt),
+            End::Unsent => None,
+        }
+    }
+
+    pub(super) fn key(&self) -> ClaimKey {
+        let Delivery { event_id, endpoint_id, claim_token: token, .. } = self.claim.delivery;
+        ClaimKey { event_id, endpoint_id, token }
+    }
+}

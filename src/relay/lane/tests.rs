@@ -1,0 +1,148 @@
+//! A lane with its workers, without a database: what a worker reports is read where the recorder would.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
+
+use super::*;
+use crate::relay::attempt::tests::{attempts, config};
+use crate::relay::claims::Claims;
+use crate::relay::ended::Results;
+use crate::relay::fault::tests::delivery;
+use crate::relay::limits::budget::Budget;
+use crate::store::routing::Claimed;
+
+/// The lanes of a term that never asks its database anything.
+fn lanes() -> (Lanes, Receiver<Ended>) {
+    let (config, attempts) = (config(), attempts(8, Duration::from_secs(60)));
+    let (results, receiver) = Results::new(1_000);
+    let (term, clock) = (Arc::clone(&attempts.term), attempts.clock.clone());
+    let lanes = Lanes::new(Workshop {
+        claims: Arc::new(Claims::new(&config, &term, clock.clone())),
+        clock,
+        metrics: Arc::clone(&attempts.metrics),
+        policy: Arc::clone(&attempts.policy),
+        term,
+        budget: Budget::new(8),
+        attempts,
+        results,
+        effects: Arc::default(),
+        share: Mutex::new(Share::ALONE),
+        initial_window: 4,
+        idle_timeout: Duration::from_secs(60),
+    });
+    (lanes, receiver)
+}
+
+/// The lane of an endpoint with such a URL. Loopback alone may be dialled.
+fn open(lanes: &Lanes, url: &str) -> Arc<Lane> {
+    let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(3, 1) };
+    lanes.open(endpoint, None, Health::default())
+}
+
+fn claims(lanes: &Lanes, count: usize) -> Vec<Box<Claim>> {
+    let holdings = &lanes.workshop.claims.holdings;
+    let claimed = || Claimed { delivery: delivery("order.paid"), cancelled: None };
+    let booked = holdings.book(1, (0..count).map(|_| claimed()).collect());
+    booked.into_iter().map(|booked| booked.claim).collect()
+}
+
+/// A URL that the relay refuses, without waiting for anything.
+const FORBIDDEN: &str = "https://10.1.2.3/";
+
+#[tokio::test]
+async fn a_claim_takes_room_in_its_lane_and_its_relay_until_its_end_is_recorded() {
+    let (lanes, mut results) = lanes();
+    let lane = open(&lanes, FORBIDDEN);
+    let room = lane.room();
+    assert_eq!(room, 64);
+    for claim in claims(&lanes, 1) {
+        lane.push(claim);
+    }
+    assert_eq!((lane.room(), lane.claimed()), (63, 1));
+    let ended = results.recv().await.unwrap();
+    assert!(ended.attempt().is_some_and(|attempt| attempt.number == 1));
+    assert_eq!(
+        (lane.claimed(), lanes.workshop.claims.holdings.count()),
+        (1, 1),
+        "not yet recorded"
+    );
+    drop(ended);
+    assert_eq!((lane.claimed(), lanes.workshop.claims.holdings.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_is_queued_behind_a_request_that_pauses_the_endpoint_is_given_back() {
+    let (lanes, mut results) = lanes();
+    let lane = open(&lanes, FORBIDDEN);
+    // No worker has run when all of them are queued: this test is the only thread.
+    claims(&lanes, 3).into_iter().for_each(|claim| lane.push(claim));
+    let attempted = results.recv().await.unwrap();
+    assert!(attempted.attempt().is_some());
+    for _ in 0..2 {
+        assert!(results.recv().await.unwrap().attempt().is_none(), "given back");
+    }
+    assert_eq!(lane.room(), 0, "paused");
+    assert_eq!(lanes.in_flight(), 0);
+    let rendered = lanes.workshop.metrics.render();
+    assert!(rendered.contains("posthaste_endpoints_paused_total 1"), "{rendered}");
+}
+
+#[tokio::test]
+async fn dismissed_lanes_give_back_what_they_hold_and_their_workers_leave() {
+    let (lanes, mut results) = lanes();
+    let lane = open(&lanes, FORBIDDEN);
+    claims(&lanes, 2).into_iter().for_each(|claim| lane.push(claim));
+    lanes.dismiss().await;
+    for _ in 0..2 {
+        assert!(results.recv().await.unwrap().attempt().is_none(), "given back");
+    }
+    let workers = &lanes.workshop.term.workers;
+    workers.close();
+    workers.wait().await;
+    assert_eq!((lane.claimed(), lane.room()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_claim_that_ends_without_its_lanes_help_takes_room_there_as_well() {
+    let (lanes, _results) = lanes();
+    let lane = open(&lanes, FORBIDDEN);
+    let mut claim = claims(&lanes, 1).pop().unwrap();
+    lane.hold(&mut claim);
+    assert_eq!(lane.claimed(), 1);
+    drop(claim);
+    assert_eq!(lane.claimed(), 0);
+}
+
+#[tokio::test]
+async fn relays_that_come_take_what_is_queued_beyond_this_relays_part() {
+    let (lanes, mut results) = lanes();
+    let endpoint =
+        Endpoint { rate_limit: Some(2.0), url: FORBIDDEN.to_owned(), ..Endpoint::unread(3, 1) };
+    let lane = lanes.open(endpoint, None, Health::default());
+    // Queued, but not called for: no worker has run.
+    claims(&lanes, 20).into_iter().for_each(|claim| lane.lock().state.push(claim));
+    lanes.divide(Share::among(&[1, 2], 1)).await;
+    // One attempt a second is this relay's part.
+    assert_eq!(lane.lock().state.queued(), 1);
+    for _ in 0..19 {
+        assert!(results.recv().await.unwrap().attempt().is_none(), "given back");
+    }
+    assert!(lanes.workshop.claims.are_others_to_know());
+}
+
+#[tokio::test]
+async fn lanes_that_hold_nothing_are_forgotten_and_a_paused_endpoint_is_not() {
+    let (lanes, mut results) = lanes();
+    let lane = open(&lanes, FORBIDDEN);
+    lanes.forget_idle(lanes.workshop.clock.instant());
+    assert!(lanes.get(3).is_none());
+    let paused = open(&lanes, FORBIDDEN);
+    claims(&lanes, 1).into_iter().for_each(|claim| paused.push(claim));
+    drop(results.recv().await);
+    lanes.workshop.term.workers.close();
+    lanes.forget_idle(lanes.workshop.clock.instant());
+    assert!(lanes.get(3).is_some());
+    assert_eq!(lane.claimed(), 0);
+}
