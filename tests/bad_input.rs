@@ -84,6 +84,150 @@ async fn an_event_that_makes_no_sense_is_refused_by_name() {
     good().add(&client).await;
 }
 
+/// Hosts, with their ports, as the relay's parser takes them and as it does not.
+const AUTHORITIES: &[&str] = &[
+    "a.example",
+    "A.EXAMPLE",
+    "a.example.",
+    "a..example",
+    "a_b.example",
+    "-a.example",
+    "a!$&'()*+,;=~.example",
+    "bücher.example",
+    "日本語。例",
+    "１.２.３.４",
+    "１.２.３.４００",
+    "xn--bcher-kva.example",
+    "xn--.example",
+    "localhost",
+    "a.example:",
+    "a.example:0",
+    "a.example:00443",
+    "a.example:65535",
+    "a.example:65536",
+    "a.example:99999999999999999999",
+    "a.example:http",
+    "a.example:-1",
+    "a.example:80:80",
+    "a.example:８０",
+    ":80",
+    "%61.example",
+    "%zz",
+    "%",
+    "a%",
+    "a%2",
+    "a%20b",
+    "a%2fb",
+    "a%25b",
+    "a%00b",
+    "a%ffb",
+    "b%c3%bccher.example",
+    "a\"b",
+    "a<b",
+    "a>b",
+    "a^b",
+    "a`b",
+    "a{b",
+    "a}b",
+    "a|b",
+    "a[b",
+    "a]b",
+    "a\u{ad}b.example",
+    "\u{ad}",
+    "a\u{fffd}b",
+    "℀.example",
+    "1.2.3.4",
+    "1.2.3.4.",
+    "1.2.3.4.5",
+    "1.2.3",
+    "127.1",
+    "0x7f.1",
+    "0x7f000001",
+    "0x",
+    "017.0.0.1",
+    "08.0.0.1",
+    "1.2.3.08",
+    "256.1.1.1",
+    "1.256.1.1",
+    "1.1.1.256",
+    "1.2.65535",
+    "1.2.65536",
+    "4294967295",
+    "4294967296",
+    "99999999999999999999999999",
+    "1..2",
+    "a.1",
+    "a.0x1",
+    "a.1x",
+    "1.a",
+    "[::1]",
+    "[::1]:8443",
+    "[::1]:",
+    "[::1]:65536",
+    "[::1",
+    "::1",
+    "[::1]a",
+    "[2606:4700:0::1]",
+    "[2001:DB8::1]",
+    "[::ffff:1.2.3.4]",
+    "[::ffff:1.2.3.256]",
+    "[1:2:3:4:5:6:7:8]",
+    "[1:2:3:4:5:6:7:8:9]",
+    "[1:2:3:4:5:6:7::]",
+    "[1:2:3:4:5:6:7]",
+    "[1::2::3]",
+    "[12345::]",
+    "[g::]",
+    "[::1/64]",
+    "[fe80::1%25eth0]",
+    "[1.2.3.4]",
+    "[]",
+];
+
+/// What follows a host.
+const FOLLOWING: &[&str] = &[
+    "",
+    "/",
+    "?a",
+    "#a",
+    "/ü/%zz/:99999/[x]?q=ü&r=%&s=[@:]#f@:x",
+    "/\"<>`{}|^'?\"<>`{}|^'",
+    "/../a/./b//c;d,e",
+];
+
+#[tokio::test]
+async fn a_url_is_taken_if_the_relay_can_dial_it() {
+    use posthaste::outbound::target::Target;
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let mut urls = Vec::new();
+    for authority in AUTHORITIES {
+        urls.extend(["https", "http", "HTTPS"].map(|scheme| format!("{scheme}://{authority}/")));
+    }
+    for following in FOLLOWING {
+        for host in ["a.example", "a.example:8443", "[::1]:1", "a.example:65536", "%zz"] {
+            urls.push(format!("https://{host}{following}"));
+        }
+    }
+    for length in [1300, 1400] {
+        for parted_by in ["/", "?", "#"] {
+            urls.push(format!("https://a.example{parted_by}{}", "ü".repeat(length / 2)));
+            urls.push(format!("https://a.example{parted_by}{}", "日".repeat(length / 3)));
+            urls.push(format!("https://a.example{parted_by}{}", "x".repeat(length)));
+        }
+    }
+    let problem = "select posthaste_internal.url_problem($1)";
+    let mut apart = Vec::new();
+    for url in &urls {
+        let said: Option<String> = client.query_one(problem, &[url]).await.unwrap().get(0);
+        let parsed = Target::parse(url);
+        if said.is_none() != parsed.is_ok() {
+            apart.push(format!("{url}: the table says {said:?}, the relay {:?}", parsed.err()));
+        }
+    }
+    assert!(apart.is_empty(), "{}", apart.join("\n"));
+}
+
 fn secret(secret: &str) -> NewRow {
     NewRow::into("endpoint_secrets").with("endpoint_id", 1).with("secret", secret)
 }
@@ -126,6 +270,9 @@ async fn a_rule_that_could_not_be_asked_is_refused_by_its_name() {
         (rule("r").with("status", 500).with("action", "forget"), "22P02"),
         (rule("r").with("status", "[500,600)").with("action", "forget"), "action_is_known"),
         (rule("r").with("outcome", "answred"), "outcome_is_known"),
+        (rule("r").with("cause", "tls_expried"), "cause_is_known"),
+        (rule("r").with("host", ".example.com"), "host_is_a_name_or_star_dot_suffix"),
+        (rule("r").with("host", "a.example,"), "host_is_a_name_or_star_dot_suffix"),
         (rule("r").with("host", "*"), "host_is_a_name_or_star_dot_suffix"),
         (rule("r").with("event_type", "a b"), "event_type_is_a_subscription"),
     ] {

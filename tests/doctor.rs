@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio_postgres::Client;
 
-use crate::support::{Relay, TestDatabase, endpoint, within};
+use crate::support::{Relay, TestDatabase, endpoint, value, within};
 
 /// Its exit code, and what it says as JSON.
 pub(crate) async fn doctor(url: &str, settings: &[&str]) -> (Option<i32>, Value) {
@@ -117,6 +117,23 @@ async fn what_is_amiss_is_named_and_doing_as_it_says_fixes_it() {
     for what in ["triggers", "bell", "partitions"] {
         assert_eq!(about(&said, what)["state"], "ok", "{said:#}");
     }
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_disabled_is_named_once_whatever_partitions_there_are() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let triggers = "select tgname from pg_trigger where not tgisinternal and tgrelid = 'posthaste.outbox'::regclass \
+                    and tgname <> 'outbox_rings_the_bell' and (tgtype & 1) = 1 order by tgname limit 1";
+    let trigger: String = value(&client, &format!("select tgname::text from ({triggers}) t")).await;
+    let disable = format!("alter table posthaste.outbox disable trigger {trigger}");
+    client.batch_execute(&disable).await.unwrap();
+    let (_, said) = doctor(&database.url(), &[]).await;
+    let finding = about(&said, "triggers");
+    assert_eq!(finding["detail"], format!("disabled: {trigger}"), "{said:#}");
+    fix(&client, &said, "triggers").await;
+    let (_, said) = doctor(&database.url(), &[]).await;
+    assert_eq!(about(&said, "triggers")["state"], "ok", "{said:#}");
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     let warnings = relay.log().matches("nothing may be sent to it by these settings").count();
     assert_eq!(warnings, 1, "once, however often it is probed");
     assert!(relay.log().contains("add 127.0.0.1/32 to addresses.allow"));
+    assert!(!relay.log().contains("still held"), "a probe has one line, its attempt's");
     let (code, said) = doctor(&database.url(), &[]).await;
     let finding = about(&said, "addresses");
     assert_eq!((code, &finding["state"]), (Some(0), &Value::from("warning")), "{said:#}");

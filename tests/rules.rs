@@ -253,7 +253,7 @@ async fn a_dead_tunnel_is_deleted_one_without_server_retried_and_one_that_times_
         (dead, "gone"),
         ("answered 404 retry", "flowing"),
         (
-            "answered 502 retry: rule 'copy of ngrok.io: nobody behind the tunnel': answered 502",
+            "answered 502 retry: rule 'copy of ngrok.io: no server behind the tunnel': answered 502",
             "flowing",
         ),
         ("answered 504 dead: rule 'copy of ngrok.io: timed out': answered 504", "disabled"),
@@ -373,6 +373,68 @@ async fn what_the_table_takes_is_what_the_relay_reads() {
             let theirs = client.query_one("select $1::text ~ $2", &[body, pattern]).await.unwrap();
             assert_eq!(ours, theirs.get::<_, bool>(0), "{pattern:?} on {body:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_table_takes_the_causes_and_hosts_that_the_relay_reads() {
+    use posthaste::model::outcome::{Cause, Phase, Refusal};
+    use posthaste::model::rules::{Rule, RuleRow};
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let known = Phase::ALL.map(Phase::as_str).into_iter().chain(Cause::ALL.map(Cause::as_str));
+    let known = known.chain(Refusal::ALL.map(Refusal::as_str)).collect::<Vec<_>>();
+    let odd = [
+        "no",
+        "not",
+        "tls_",
+        "tl",
+        "connection",
+        "bad",
+        "forbidden",
+        "",
+        "DNS",
+        "dns ",
+        "tls_expried",
+        "timed_out",
+    ];
+    for (n, cause) in known.iter().chain(&odd).enumerate() {
+        let row = rule(&format!("cause {n}"), "dead").with("cause", *cause);
+        let stored = client.query(&row.sql(), &[]).await.map(drop);
+        let read = Rule::new(RuleRow {
+            cause: Some((*cause).to_owned()),
+            action: "dead".to_owned(),
+            ..RuleRow::default()
+        });
+        assert_eq!(stored.is_ok(), read.is_ok(), "{cause:?}: {stored:?}");
+        assert!(read.is_ok() || !known.contains(cause), "{cause}");
+    }
+    let hosts = [
+        "a.example",
+        "*.example",
+        "A.EXAMPLE",
+        "a.example,*.b.example",
+        ".example",
+        "*..example",
+        "*",
+        "*.",
+        "a*",
+        "",
+        "a.example,",
+        ",a",
+        "a/b",
+        "a@b",
+        "a b",
+    ];
+    for (n, host) in hosts.iter().enumerate() {
+        let row = rule(&format!("host {n}"), "dead").with("host", *host);
+        let stored = client.query(&row.sql(), &[]).await.map(drop);
+        let read = Rule::new(RuleRow {
+            host: Some((*host).to_owned()),
+            action: "dead".to_owned(),
+            ..RuleRow::default()
+        });
+        assert_eq!(stored.is_ok(), read.is_ok(), "{host:?}: {stored:?}");
     }
 }
 

@@ -73,6 +73,29 @@ async fn events_that_a_policy_hides_from_the_owner_are_an_error_and_sent_once_it
     assert_waits_for_hidden_rows(&url, &client, hide).await;
 }
 
+#[tokio::test]
+async fn a_ledger_that_a_policy_hides_is_named_as_hidden_and_not_as_missing() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let (role, url) = role(&database, &client, "member").await;
+    client.batch_execute(&format!("grant posthaste_relay to {role}")).await.unwrap();
+    for table in ["migrations", "routing"] {
+        let hide = format!("alter table posthaste.{table} enable row level security");
+        client.batch_execute(&hide).await.unwrap();
+        let said = format!("row-level security hides the rows of posthaste.{table} from this role");
+        let mut relay = Relay::on(&url).spawn();
+        assert_eq!(relay.exit().await.code(), Some(1));
+        assert!(relay.log().contains(&said), "{}", relay.log());
+        let (code, findings) = doctor(&url, &[]).await;
+        let schema = about(&findings, "schema");
+        assert_eq!((code, schema["state"].as_str()), (Some(1), Some("failed")), "{findings:#}");
+        assert!(schema["detail"].as_str().unwrap().starts_with(&said), "{schema}");
+        client.batch_execute(schema["fix"].as_str().unwrap()).await.unwrap();
+        let (_, findings) = doctor(&url, &[]).await;
+        assert_eq!(about(&findings, "schema")["state"], "ok", "{findings:#}");
+    }
+}
+
 /// What operators set for a database, for reasons of their own, and what would change or end our statements.
 const HOSTILE: [&str; 37] = [
     "array_nulls = off",

@@ -1,4 +1,4 @@
--- What a printed script begins with: an error that says why, where it must not be applied.
+-- A printed script begins with this: an error that says why it must not be applied here.
 do $$
 declare
   applied integer := 0;

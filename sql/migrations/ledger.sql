@@ -1,5 +1,5 @@
--- Where the applied migrations are written down. Makes only what is missing: a role that owns both
--- schemas needs no right to make one, and where all is there nothing is asked of it.
+-- The table of applied migrations. Makes only what is missing: a role that owns both schemas needs no right to make
+-- one, and where all is there it needs no right at all.
 do $$
 begin
   if to_regnamespace('posthaste') is null then
@@ -10,7 +10,7 @@ begin
   if to_regnamespace('posthaste_internal') is null then
     create schema posthaste_internal;
     comment on schema posthaste_internal is
-      'What the functions, triggers and checks of the schema posthaste are made of. Call none of it: it may change with any version.';
+      'Parts of the functions, triggers and checks of the schema posthaste. Call none of it: it may change with any version.';
   end if;
   if to_regclass('posthaste.migrations') is null then
     create table posthaste.migrations (
@@ -19,7 +19,7 @@ begin
       checksum   text        not null,
       applied_at timestamptz not null default now()
     );
-    comment on table posthaste.migrations is 'Which migrations of this schema have been applied.';
+    comment on table posthaste.migrations is 'The migrations of this schema that have been applied.';
     comment on column posthaste.migrations.version is 'Number of the migration; they are applied in order.';
     comment on column posthaste.migrations.name is 'Its name.';
     comment on column posthaste.migrations.checksum is 'SHA-256 of its text.';

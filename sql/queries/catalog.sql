@@ -1,14 +1,13 @@
--- catalog: what the schema as this version makes it has, and the one beside it lacks or has
--- otherwise. Called by store::refill::run, which makes the one to compare with. Reads the catalog
--- alone. Takes no locks.
+-- catalog: the objects of this version's schema that the one beside it lacks or has otherwise.
+-- Called by store::refill::run, which makes the one to compare with. Reads the catalog alone. Takes no locks.
 --
 -- Of a function whose body was bound when it was created (`return …`, `begin atomic`) only the head
--- is compared: a dump names what it has no names for, and so it reads otherwise.
+-- is compared: a dump invents names where the source has none.
 --
 -- Days, which come and go, are left out; so are whether a trigger is on and how long a payload may
 -- be, which are settings.
 --
--- $1 what the names of the schemas that are compared end in
+-- $1 the suffix of the names of the schemas that are compared
 with thing as (
   select n.nspname,
          case c.relkind when 'v' then 'view' when 'S' then 'sequence'

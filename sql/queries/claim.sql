@@ -1,7 +1,8 @@
 -- claim: claims deliveries that are due, for endpoints with room. Called by store::deliveries::claim.
--- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary key, one partition per row.
--- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that others hold are skipped.
--- Sizes: as in route.
+-- Index: deliveries_due, one descent per endpoint; deliveries_pkey (see record for the `any`); outbox by primary
+-- key, one partition per row.
+-- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that
+-- others hold are skipped.
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
@@ -32,13 +33,7 @@ picked as materialized (
 event as materialized (
   select p.event_id, p.endpoint_id, p.event_created_at, p.created_at, o.id, o.event_type, o.payload, o.headers,
          o.endpoint_id as only_to, o.tenant, o.deliver_at, o.expires_at,
-         sum(least(coalesce(
-               case when pg_column_compression(o.payload) is null then pg_column_size(o.payload)
-                    when pg_column_size(o.payload) <= 8192 then octet_length(o.payload::text)
-                    else pg_column_size(o.payload) * case pg_column_compression(o.payload) when 'pglz' then 88 else 256 end::bigint end
-               + coalesce(pg_column_size(o.headers)
-                          * case pg_column_compression(o.headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
-               0), 2147483647)::int) over longest_due as bytes,
+         sum(posthaste_internal.event_bytes(o.payload, o.headers)) over longest_due as bytes,
          row_number() over longest_due as place
   from picked p
   left join posthaste.outbox o on o.id = p.event_id and o.created_at = p.event_created_at

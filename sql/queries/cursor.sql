@@ -1,5 +1,5 @@
--- cursor: where routing stands, and in which database it was written. Called by store::routing::floor and store::adopt. Index:
--- routing_pkey. Takes no locks.
+-- cursor: the last step of routing, and the database that it was written in.
+-- Called by store::routing::floor and store::adopt. Index: routing_pkey. Takes no locks.
 select r.number, r.floor_at, r.system_identifier::text || '/' || r.database_oid as ledger, h.here,
        r.system_identifier::text || '/' || r.database_oid = h.here as is_here
 from posthaste.routing r

@@ -1,4 +1,4 @@
--- disown: gives back what was claimed by statements whose answer was lost. Called by store::deliveries::disown.
+-- disown: gives back the claims of statements whose answer was lost. Called by store::deliveries::disown.
 -- Index: none, on purpose, as for reap. Locks: the rows released, which are the caller's.
 --
 -- $1 relay  $2 claim tokens

@@ -1,5 +1,5 @@
--- doctor_endpoints: where enabled endpoints are, the first of them. Called by store::doctor::endpoints.
+-- doctor_endpoints: the URLs of the first enabled endpoints. Called by store::doctor::endpoints.
 -- Index: endpoints_pkey. Takes no locks.
 --
--- $1 at most so many
+-- $1 most rows
 select id, url from posthaste.endpoints where enabled order by id limit $1::bigint

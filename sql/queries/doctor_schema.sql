@@ -1,4 +1,4 @@
--- doctor_schema: how the schema stands, one row for each thing that was looked at. Called by store::doctor::examine.
+-- doctor_schema: how the schema stands, one row for each check. Called by store::doctor::examine.
 -- Reads the catalog alone, so that it can be asked without any privilege. Takes no locks.
 --
 -- $1 whether inserts are to ring the bell
@@ -19,7 +19,7 @@ with missing as (
     from pg_class c
     where c.relnamespace = 'posthaste'::regnamespace and case c.relkind when 'S' then not has_sequence_privilege(c.oid, 'usage') end
     union all
-    -- One stands for all: they are many, and granted together.
+    -- One function stands for all: they are granted together.
     select format('execute on %s function%s, such as %s', count(*), case when count(*) > 1 then 's' end, min(p.proname))
     from pg_proc p
     join pg_namespace n on n.oid = p.pronamespace
@@ -34,6 +34,8 @@ silent as (
   join pg_class c on c.oid = t.tgrelid
   where c.relnamespace = 'posthaste'::regnamespace and not t.tgisinternal and t.tgenabled not in ('O', 'A')
     and t.tgname <> 'outbox_rings_the_bell'
+    -- A partition's copy goes with its parent's trigger, and is told only where that one is on.
+    and not exists (select from pg_trigger parent where parent.oid = t.tgparentid and parent.tgenabled not in ('O', 'A'))
 ),
 bell as (
   select count(*) filter (where t.tgenabled in ('O', 'A')) > 0 as rings, count(*) > 0 as is_there
@@ -42,7 +44,7 @@ bell as (
   where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'outbox'
     and t.tgname = 'outbox_rings_the_bell'
 ),
--- Where a policy would hide rows: from us, or from the owner, as whom functions run.
+-- Tables whose rows a policy would hide: from the relay's role, or from the owner, as whom functions run.
 hidden as (
   select string_agg(c.oid::regclass::text, ', ' order by c.relname) as tables,
          concat_ws('; ',

@@ -5,7 +5,7 @@ with relay as (
   select count(*) filter (where not is_dead) as running, count(*) filter (where is_dead) as dead
   from (select heartbeat_at < clock_timestamp() - $1::float8 * interval '1 second' as is_dead from posthaste.relays) r
 ),
--- Each list names twenty: with more, the view is what to read.
+-- Each list names twenty: with more, posthaste.endpoint_status is the better page.
 endpoint as (
   select count(*) filter (where e.enabled) as enabled,
          (array_agg(e.id::text order by e.id) filter (where e.enabled and h.state <> 'flowing'))[1:20] as paused,

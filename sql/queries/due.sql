@@ -1,4 +1,4 @@
--- due: for each endpoint that is owed something unclaimed, in how many milliseconds the first of it is due (negative: it has been).
+-- due: for each endpoint with unclaimed deliveries, in how many milliseconds the first is due (negative: it has been).
 -- Called by store::deliveries::due. Takes no locks.
 -- Index: deliveries_due, walked loosely: two descents per endpoint, whatever is pending behind.
 --

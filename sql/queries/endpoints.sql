@@ -1,5 +1,5 @@
 -- endpoints: endpoints with their secrets and health. Called by store::endpoints::endpoints.
--- Times that people write reach further than the relay's clock does, to the year 294276 and infinity.
+-- Operators may write times that the relay's clock cannot hold, up to the year 294276 and infinity.
 -- Index: the primary keys; endpoint_secrets_by_endpoint. Takes no locks.
 --
 -- $1 endpoints  $2 now (null: the database's clock)

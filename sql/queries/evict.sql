@@ -1,7 +1,8 @@
--- evict: ends the session that still holds a relay's lock, for the relay itself, which has lost it. Called by store::relays::Lease::retake.
+-- evict: ends the session that still holds the lock of a relay that has lost its session.
+-- Called by store::relays::Lease::retake.
 -- Index: relays_pkey. Locks: none; the relay's lock is free once that session has ended.
--- Only a session that is idle: others hold the lock for a statement, while they look who is dead (renew) or
--- reap us, and would lose their own lease or connection.
+-- Only a session that is idle: other relays hold the lock for a statement, while they look for dead ones (renew) or
+-- reap this one, and would lose their own lease or connection.
 --
 -- $1 relay  $2 when it registered
 select pg_terminate_backend(l.pid)

@@ -1,7 +1,7 @@
--- first_rows: the tables of the schema, with their columns as a list. Called by store::refill::run. Reads the catalog alone. Takes
--- no locks.
+-- first_rows: the tables of the schema, with their columns as a list. Called by store::refill::run.
+-- Reads the catalog alone. Takes no locks.
 --
--- Columns that the database counts by itself are left out: it counts anew.
+-- Identity columns are left out: the database numbers anew.
 select quote_ident(c.relname) as table_name, string_agg(quote_ident(a.attname), ', ' order by a.attnum) as columns
 from pg_class c
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attidentity = '' and a.attgenerated = ''

@@ -1,6 +1,6 @@
--- give_turns: gives the next in line its turn where nobody has it. Called by store::ordering::give_turns.
+-- give_turns: gives the next in line its turn where no delivery has it. Called by store::ordering::give_turns.
 -- Index: deliveries_in_line and one_delivery_of_a_line_has_its_turn, one descent each a line; deliveries_pkey.
--- Locks: the deliveries that have their turn now; of two at once, the second changes nothing.
+-- Locks: the deliveries that have their turn now; of two calls at once, the second changes nothing.
 --
 -- $1 endpoints and $2 ordering keys of the lines  $3 now (null: the database's clock)
 with clock as materialized (
@@ -18,9 +18,9 @@ next as materialized (
     order by d.place, d.event_id
     limit 1
   ) n
-  -- The first at this key or behind it, whichever that is: an order that leaves the planner no other index, and
-  -- one row that ends the scan. (An upper bound of two columns would not: where there is no head, those of all
-  -- later keys of the endpoint would be read.)
+  -- The first at this key or behind it: an order that leaves the planner no other index, and one row that ends the
+  -- scan. (An upper bound of two columns would not: where there is no head, it would read those of all later keys of
+  -- the endpoint.)
   left join lateral (
     select h.endpoint_id, h.ordering_key from posthaste.deliveries h
     where h.ordering_key is not null and h.in_line is null

@@ -1,4 +1,5 @@
--- history: where routing stands, and what stands where a step of it was. Called by store::routing::history.
+-- history: the last step of routing, and the time that the ledger has for an earlier one. Called by
+-- store::routing::history.
 -- Index: routing_pkey. Takes no locks.
 --
 -- $1 number of the step

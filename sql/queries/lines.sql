@@ -1,4 +1,5 @@
--- lines: the next lines in which somebody waits, each an endpoint and an ordering key. Called by store::ordering::lines.
+-- lines: the next lines with a waiting delivery, each an endpoint and an ordering key. Called by
+-- store::ordering::lines.
 -- Index: deliveries_in_line, walked loosely: one descent a line. Takes no locks.
 --
 -- $1 endpoint and $2 ordering key after which  $3 most lines

@@ -1,8 +1,13 @@
--- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by store::health::note_health.
+-- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by
+-- store::health::note_health.
 -- Index: endpoint_health_pkey. Locks: the endpoints' health rows, by id.
 -- The counts fade with e^(-age/1 h), so the last hour's rate needs no scan of attempts.
 --
--- $1 now (null: the database's clock)  $2… one array per column of a note
+-- $1 now (null: the database's clock)
+-- Then arrays, the n-th element of each for the n-th endpoint:
+-- $2 endpoints  $3 successes, $4 failures and $5 milliseconds of the attempts since the last note
+-- $6 states  $7 consecutive failures  $8 since when it fails (null: it does not)  $9 pauses since the last success
+-- $10 until when it is paused (null: it is not)  $11 consecutive rejections  $12 troubles and $13 reasons (null: none)
 with clock as materialized (
   select coalesce($1::timestamptz, clock_timestamp()) as now
 )

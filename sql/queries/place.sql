@@ -1,4 +1,5 @@
--- place: which database this is, and as whom we are there. Called by store::place::look. Takes no locks, needs no schema.
+-- place: which database this is, and the role of the session. Called by store::place::look. Takes no locks, needs no
+-- schema.
 select current_setting('server_version') as version,
        current_setting('server_version_num')::int as version_number,
        current_setting('server_encoding') as encoding,

@@ -1,7 +1,7 @@
--- reap: releases the claims of dead relays and says so. Called by store::relays::reap.
+-- reap: releases the claims of dead relays, and appends an interrupted attempt for each. Called by store::relays::reap.
 -- Index: none for claimed_by, on purpose: it would cost every claim, and a crash is rare. One scan of deliveries.
 -- Locks: the dead relays' rows, then their deliveries.
--- Nobody knows whether an interrupted request arrived: the attempt is made again, under its number.
+-- Whether an interrupted request arrived is unknown: the attempt is made again, under its number.
 -- The lock of a relay without a session is always free; it is dead when its heartbeat is too old.
 --
 -- $1 the caller  $2 seconds after which a heartbeat is too old
@@ -20,7 +20,7 @@ released as (
      set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
     from dead
    where d.claimed_by = dead.id
-     -- Postgres runs this even when nobody is dead; then no row of deliveries is looked at.
+     -- PostgreSQL runs this even when no relay is dead; then it looks at no row of deliveries.
      and exists (select from dead)
   returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, dead.id as relay_id
 ),

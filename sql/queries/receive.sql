@@ -1,11 +1,14 @@
--- receive: inserts webhooks that came in as events, each once by what its sender called it. Called by store::received::receive.
+-- receive: inserts webhooks that came in as events, each once by its sender's id. Called by store::received::receive.
 -- Index: received_pkey, a descent or two for each. Locks: the rows it inserts; where another transaction is
--- inserting the same, it waits for that one. They are inserted in the order of the key, so that no two wait for each other.
--- Numbers are drawn for what is inserted, in the order in which it came, so that it is routed in that order.
+-- inserting the same, it waits for that one. Rows go in by the order of the key, so that no two calls wait for each
+-- other.
+-- Numbers are drawn for new webhooks alone, in the order of arrival, so that they are routed in that order.
 -- posthaste.numbering tells the outbox's trigger, for this transaction, that the numbers have been drawn.
--- A row that a transaction beside us has just inserted is not seen here: it is told as known, without its event.
+-- This statement does not see a row that a transaction beside it has just inserted: its answer calls that webhook
+-- known, and has no event for it.
 --
--- $1… one array per column of a webhook
+-- Arrays, the n-th element of each for the n-th webhook: $1 sources  $2 the senders' ids  $3 event types
+-- $4 payloads (JSON)  $5 tenants (null: none)  $6 ordering keys (null: none)  $7 headers (JSON; null: none)
 with came as materialized (
   select r.*
   from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) with ordinality
@@ -18,8 +21,8 @@ known as materialized (
   select r.source, r.sender_id, r.event_id, r.event_created_at
   from first f
   cross join lateral (
-    -- The first at this key or behind it, whichever that is: an order that leaves the planner no other index, and
-    -- one row that ends the scan. (An upper bound of two columns would not: all the source's rows would be read.)
+    -- The first at this key or behind it: an order that leaves the planner no other index, and one row that ends the
+    -- scan. (An upper bound of two columns would not: all the source's rows would be read.)
     select r.* from posthaste.received r
     where (r.source, r.sender_id) >= (f.source, f.sender_id)
     order by r.source, r.sender_id

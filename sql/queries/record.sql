@@ -1,15 +1,23 @@
 -- record: appends attempts and ends, reschedules or cancels their deliveries. Called by store::attempts::record.
 -- Index: deliveries_pkey, one descent per row. `= any(array[…])` leaves no other plan: with `=`, a table
 -- that was empty when it was last vacuumed is read whole for each row (*measured*: 20 times as slow).
--- Locks: the deliveries recorded, which nobody else touches: the claim is the caller's.
+-- Locks: the deliveries recorded, which no other relay touches: the claim is the caller's.
 -- A row whose claim is no longer the caller's is neither changed nor logged; it is missing from the answer.
--- Where the head of a line ends, the next one has its turn. What was routed beside us is not seen here: the
--- caller looks at the lines that did not move on once more (give_turns).
+-- Where the head of a line ends, the next one has its turn. This statement does not see what is routed beside it: the
+-- caller looks once more at the lines that did not move on (give_turns).
 --
--- $1 relay  $2 now (null: the database's clock)  then one array per column of a result. None of them holds
--- a null, so that the n-th element is found at once: 0 or -1 stands for it. Of texts, most of which are
--- the same, there is an array of different ones and another that says which of them is the n-th (0: none).
--- Unnesting all of these instead keeps a tuple store for each: 2 µs a result more (*measured*).
+-- $1 relay  $2 now (null: the database's clock)
+-- Then arrays, the n-th element of each for the n-th result. None holds a null, so that the n-th element is found at
+-- once; another value stands for it. Unnesting all arrays keeps a tuple store for each: 2 µs a result more
+-- (*measured*).
+-- $3 events  $4 endpoints  $5 claim tokens  $6 milliseconds to the next attempt (-1: the delivery ends)
+-- $7 whether the delivery blocks its line  $8 numbers of the attempts  $9 milliseconds since they began
+-- $10 statuses (0: none)  $11 whether the body was truncated
+-- $12 durations in milliseconds, of them to $13 resolve, $14 connect, $15 shake hands, $16 get the head and $17 read
+-- the body (-1: did not happen)
+-- Texts repeat, so each column has an array of the different ones, and one that says which is the n-th (0: none):
+-- $18 $19 outcomes  $20 $21 causes  $22 $23 details  $24 $25 response headers (JSON)  $26 $27 response bodies
+-- $28 $29 verdicts  $30 $31 reasons
 with clock as materialized (
   select coalesce($2::timestamptz, clock_timestamp()) as now
 ),
@@ -28,8 +36,8 @@ ended as (
 ),
 rescheduled as (
   update posthaste.deliveries d
-     -- Neither is the receiver's doing: what interrupted the relay, and what its settings refuse. (A fault of ours
-     -- counts, or it would be met for ever.)
+     -- An interruption of the relay and a refusal by its settings are not the receiver's doing, and do not count. (A
+     -- fault of the relay counts, or the delivery would meet it for ever.)
      set attempt_count = case when ($18::text[])[($19::int[])[r.n]] = 'interrupted'
                                 or ($18::text[])[($19::int[])[r.n]] = 'refused'
                                    and ($20::text[])[($21::int[])[r.n]] <> 'fault' then d.attempt_count

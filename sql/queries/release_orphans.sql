@@ -1,8 +1,9 @@
--- release_orphans: releases claims of which no relay knows, and says so. Called by store::upkeep::release_orphans.
+-- release_orphans: releases claims that no relay knows of, and appends an interrupted attempt for each. Called by
+-- store::upkeep::release_orphans.
 -- Index: none for claimed_by, on purpose (see reap). One scan of deliveries.
--- Locks: the deliveries released, which nobody will record.
--- A claim that was under way while its relay was reaped is of that kind, since reap did not see it; so is one
--- that a standby still has, which took over without the record of its attempt.
+-- Locks: the deliveries released, which no relay will record.
+-- Such is a claim that was under way while its relay was reaped, since reap did not see it; and one that a standby
+-- still has, which took over without the record of its attempt.
 --
 -- $1 the caller  $2 the tokens under which it holds something  $3 its newest token
 with orphan as materialized (

@@ -1,4 +1,4 @@
--- renew: a relay's heartbeat, and what it finds out by it. Called by store::relays::Lease::renew.
+-- renew: a relay's heartbeat, and the state of the other relays and the rules. Called by store::relays::Lease::renew.
 -- Index: relays_pkey. Locks: its own row; for the statement, the locks of relays that are dead.
 --
 -- $1 relay  $2 when it registered  $3 claims held  $4 seconds after which a heartbeat is too old

@@ -1,4 +1,5 @@
--- retake: takes a relay's lock again in a new session, if its row is still there. Called by store::relays::Lease::retake.
+-- retake: takes a relay's lock again in a new session, if its row is still there. Called by
+-- store::relays::Lease::retake.
 -- Index: relays_pkey. Locks: the relay's lock, if it has a session; waits for the one that held it to end (see evict).
 --
 -- $1 relay  $2 when it registered

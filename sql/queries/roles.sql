@@ -1,6 +1,5 @@
--- roles: each of the four roles, whether it is there, and whether it has been granted what grant_roles grants. Called by
--- store::roles::roles and store::doctor::examine. Reads the catalog alone, so that it can be asked without any privilege.
--- Takes no locks.
+-- roles: whether each of the four roles exists and has the grants of grant_roles. Called by store::roles::roles and
+-- store::doctor::examine. Reads the catalog alone, so that it needs no privilege. Takes no locks.
 --
 -- One privilege stands for all: they are granted together.
 select r.name, p.oid is not null as is_there,

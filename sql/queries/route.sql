@@ -4,9 +4,7 @@
 -- hour ahead); endpoints_by_route.
 -- Nested loops are off for it (ROUTER_PLANS): `offset 0` keeps a lookup by index from becoming a join.
 -- Locks: the router's advisory lock for the statement; nothing else that exists already.
--- How large an event is is told without reading it, where it is stored compressed and large: no more than its
--- size there times what its compression can reach (pglz 87.4, lz4 255). The others are told exactly.
--- The new cursor's primary key lets one router in: a second one inserts nothing and returns nothing.
+-- The new cursor's primary key admits one router: a second one inserts nothing and returns nothing.
 --
 -- $1 relay  $2 claim token  $3 most events  $4 now (null: the database's clock)
 -- $5 no event to be routed is older  $6 endpoints with $7 their room, $8 room of all others
@@ -14,7 +12,7 @@
 with router as materialized (
   select pg_try_advisory_xact_lock(1886352244, 2) as held
 ),
--- What is visible in until and not in since. An unfinished span is taken up where it was left.
+-- Routes what is visible in until and not in since. An unfinished span goes on where the last step ended.
 span as materialized (
   select case when last.after_id is null then last.until else last.since end as since,
          case when last.after_id is null then pg_current_snapshot() else last.until end as until,
@@ -45,13 +43,7 @@ range as materialized (
 ),
 event as materialized (
   select e.*,
-         least(coalesce(
-           case when pg_column_compression(e.payload) is null then pg_column_size(e.payload)
-                when pg_column_size(e.payload) <= 8192 then octet_length(e.payload::text)
-                else pg_column_size(e.payload) * case pg_column_compression(e.payload) when 'pglz' then 88 else 256 end::bigint end
-           + coalesce(pg_column_size(e.headers)
-                      * case pg_column_compression(e.headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
-           0), 2147483647)::int as bytes
+         posthaste_internal.event_bytes(e.payload, e.headers) as bytes
   from span
   cross join range
   cross join lateral (
@@ -107,8 +99,8 @@ owed as materialized (
   left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = n.id offset 0) h on true
   where e.endpoint_id is not null
 ),
--- Where somebody is live already, all are in line; else all but the first. While the span has more to
--- come, nobody knows who is first.
+-- Where a line has a live delivery already, all new ones wait behind it; else all but the first. While the span has
+-- more to come, the first is not known.
 line as materialized (
   select o.*, head.endpoint_id is not null or next.endpoint_id is not null as is_live
   from (select owed_to, line, min(id) as first from owed where line is not null group by owed_to, line) o
@@ -145,7 +137,7 @@ ranked as materialized (
   ) turn
   cross join lateral (select coalesce(o.deliver_at <= span.now, true) as is_due) due
 ),
--- What was ended beside us is not seen here: the caller looks at these lines once more (give_turns).
+-- This statement does not see what ends beside it: the caller looks at these lines once more (give_turns).
 behind as materialized (
   select array_agg(owed_to order by owed_to, line) as endpoints, array_agg(line order by owed_to, line) as keys
   from line, chunk
@@ -186,7 +178,7 @@ inserted as (
   from ranked o cross join span
   where exists (select from advanced)
 )
--- What the step has done …
+-- First the step itself …
 select coalesce(a.floor_at, span.floor_at) as floor_at,
        coalesce(a.events, 0) as events,
        coalesce(a.deliveries, 0) as deliveries,

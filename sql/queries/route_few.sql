@@ -1,10 +1,10 @@
 -- route_few: what route does, for the few events that a look finds most of the time. Called by
 -- store::routing::route_few.
--- A plan of some third of the nodes is begun and ended in less time, and that is most of such a look
--- (docs/decisions/0017). Whatever takes more than this plan knows is left to route, untouched: many events,
--- a span that is not finished, an event for one endpoint, one in a line, more than there is room for.
+-- Its plan has a third of the nodes, and starting and ending a plan is most of such a look (docs/decisions/0017).
+-- It leaves to route, untouched: many events, a span that is not finished, an event for one endpoint or in a line,
+-- more than there is room for.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow; endpoints_by_route.
--- Locks, cursor and sizes: as route.
+-- Locks and cursor: as route.
 --
 -- $1 relay  $2 claim token  $3 most rows to read  $4 now (null: the database's clock)
 -- $5 no event to be routed is older  $6 endpoints with $7 their room, $8 room of all others
@@ -20,16 +20,10 @@ with span as materialized (
   from (select * from posthaste.routing order by number desc limit 1) last
   where pg_try_advisory_xact_lock(1886352244, 2)
 ),
--- What was routed beside a late one is read again, and counts.
+-- Events that were routed beside a late transaction are read again, and count.
 seen as materialized (
   select o.*, span.now, not pg_visible_in_snapshot(o.xid, span.since) as is_new,
-         least(coalesce(
-           case when pg_column_compression(o.payload) is null then pg_column_size(o.payload)
-                when pg_column_size(o.payload) <= 8192 then octet_length(o.payload::text)
-                else pg_column_size(o.payload) * case pg_column_compression(o.payload) when 'pglz' then 88 else 256 end::bigint end
-           + coalesce(pg_column_size(o.headers)
-                      * case pg_column_compression(o.headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
-           0), 2147483647)::int as bytes
+         posthaste_internal.event_bytes(o.payload, o.headers) as bytes
   from span
   cross join lateral (
     select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,

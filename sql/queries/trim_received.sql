@@ -1,4 +1,4 @@
--- trim_received: forgets what senders called their deliveries long ago. Called by store::received::trim.
+-- trim_received: forgets old ids of senders. Called by store::received::trim.
 -- Index: received_by_source, a descent for each source. Locks: the rows deleted, at most 10,000 a call.
 --
 -- $1 seconds that it is remembered

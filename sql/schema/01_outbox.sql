@@ -1,8 +1,8 @@
 -- Events: what the application writes in its own transaction. Rows are inserted, never changed, and
 -- dropped by whole days.
 
--- Asked only of an event that has headers. Not in SQL: each insert would read its body anew, to see whether
--- it can be put into the check, also of an event without (*measured*: 60 µs).
+-- The check calls it only for an event that has headers. In SQL each insert would parse its body anew, to see
+-- whether it can be put into the check, also for an event without headers (*measured*: 60 µs).
 create function posthaste_internal.are_event_headers(headers jsonb) returns boolean
   language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
 begin
@@ -34,7 +34,7 @@ create table posthaste.outbox (
   xid             xid8        not null default pg_current_xact_id(),
   primary key (id, created_at),
   -- Each insert reads its checks anew and pays for each part of one: 12,000 to 45,000 of the 424,000
-  -- instructions of an insert (counted, see docs/decisions/0020). So what is alike is one.
+  -- instructions of an insert (counted, see docs/decisions/0020). So similar checks are one.
   constraint event_type_is_dotted_words check (event_type ~ '^[^\s.*]+(\.[^\s.*]+)*$'),
   constraint event_type_tenant_and_keys_have_1_to_256_characters
     check (greatest(length(event_type), length(tenant), length(ordering_key), length(idempotency_key)) <= 256
@@ -48,11 +48,11 @@ comment on table posthaste.outbox is
 comment on column posthaste.outbox.id is
   'Number of the event, given by the database. Not the application''s to set.';
 comment on column posthaste.outbox.event_type is
-  'What happened, in dotted words: order.paid. Endpoints subscribe to it by pattern. posthaste.* is kept for the relay''s own events.';
+  'The kind of event, in dotted words: order.paid. Endpoints subscribe to it by pattern. posthaste.* is kept for the relay''s own events.';
 comment on column posthaste.outbox.payload is
   'The facts, kept and sent byte for byte as inserted (json, not jsonb). At most 16 MiB, unless posthaste.set_payload_limit said otherwise.';
 comment on column posthaste.outbox.tenant is
-  'Whose event it is, in at most 256 characters: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
+  'The tenant that the event belongs to, in at most 256 characters: endpoints of another tenant do not get it; endpoints without a tenant get every tenant''s.';
 comment on column posthaste.outbox.ordering_key is
   'To endpoints that are ordered, events with the same key are delivered one after the other.';
 comment on column posthaste.outbox.idempotency_key is
@@ -60,7 +60,7 @@ comment on column posthaste.outbox.idempotency_key is
 comment on column posthaste.outbox.endpoint_id is
   'Send to this endpoint alone, whatever it subscribes to. Null: to all that are subscribed.';
 comment on column posthaste.outbox.headers is
-  'Extra request headers as {"name": "value"}, for instance traceparent: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of ours, except to an endpoint with body_format raw: there content-type, where the payload is a text that is not JSON; and webhook-id, webhook-timestamp and webhook-signature, all three together.';
+  'Extra request headers as {"name": "value"}, for instance traceparent: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of the relay''s, except to an endpoint with body_format raw: there content-type, where the payload is a text that is not JSON; and webhook-id, webhook-timestamp and webhook-signature, all three together.';
 comment on column posthaste.outbox.deliver_at is 'Not to be sent before this moment. Null: at once.';
 comment on column posthaste.outbox.expires_at is
   'Not worth sending after this moment: what is still pending then is cancelled. Null: never.';
@@ -76,9 +76,9 @@ create index outbox_by_xid on posthaste.outbox (xid, id);
 
 -- ── the bell ───────────────────────────────────────────────────────────────────────────────────────
 
--- A relay that is awake holds the bell's lock exclusively, so nobody rings. NOTIFY takes one lock
--- of the whole cluster at commit; a bell that is only rung when somebody is asleep does not pay it
--- under load. 1886352244 is 'post' in ASCII; the bell is its lock number 1.
+-- A relay that is awake holds the bell's lock exclusively, so no insert rings. NOTIFY takes one lock of the whole
+-- cluster at commit; a bell that rings only while every relay sleeps does not pay for it under load.
+-- 1886352244 is 'post' in ASCII; the bell is its lock number 1.
 create function posthaste_internal.ring() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -110,12 +110,12 @@ end $$;
 comment on function posthaste_internal.install_bell is
   'Turns the bell on or off; returns whether that changed anything. Without it relays poll: for applications that use two-phase commit (PREPARE TRANSACTION refuses NOTIFY) and engines without LISTEN.';
 
--- ── what is the relay's to set ─────────────────────────────────────────────────────────────────────
+-- ── what the database alone sets ───────────────────────────────────────────────────────────────────
 
--- Routing trusts id, created_at and xid. A row that sets them would be lost in silence, or stop the
--- others: two events of one id cannot both be owed. So it is refused aloud. The WHEN costs some
--- comparisons; ordinary rows never call the function. (COPY and OVERRIDING SYSTEM VALUE pass an identity
--- column; where a session has not drawn an id yet, currval refuses the row in the sequence's name.)
+-- Routing trusts id, created_at and xid. A row that sets them would be lost in silence, or stop the others: two
+-- events of one id cannot both be owed. So this trigger refuses it. Its WHEN costs some comparisons; ordinary rows
+-- never call the function. (COPY and OVERRIDING SYSTEM VALUE pass an identity column; where a session has not drawn an
+-- id yet, currval refuses the row in the sequence's name.)
 create function posthaste_internal.refuse_foreign_values() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -143,7 +143,7 @@ create trigger outbox_keeps_ids_and_clock_to_the_database
   execute function posthaste_internal.refuse_foreign_values();
 
 -- ── the size of a payload ───────────────────────────────────────────────────────────────────────
--- The limit stands in a constraint: so no session can raise its own, and it holds without a relay.
+-- The limit is a constraint, so no session can raise its own and no relay is needed to hold it.
 
 create function posthaste.set_payload_limit(bytes bigint) returns void
   language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
@@ -159,8 +159,8 @@ begin
   loop
     execute format('alter table posthaste.outbox drop constraint %I', former);
   end loop;
-  -- A value is at most 255 times as long as its compressed form, so a short one is not unpacked to be
-  -- measured. Not valid: what is there already need not be read.
+  -- A value is at most 255 times as long as its compressed form, so a short one is not unpacked to be measured.
+  -- Not valid: rows that exist already are not read.
   execute format('alter table posthaste.outbox add constraint payload_is_at_most_%s_bytes
                     check (pg_column_size(payload) <= %s or octet_length(payload::text) <= %s) not valid',
                  bytes, bytes / 256, bytes);
@@ -172,6 +172,22 @@ do $$
 begin
   perform posthaste.set_payload_limit(16777216);
 end $$;
+
+-- How many bytes an event counts for, against a relay's bounds. A payload that is stored compressed and is large
+-- there is not read for it: it counts for what its compression could have made of as many bytes (pglz 87.4, lz4 255
+-- times). Others count exactly. In SQL, stable and without settings of its own, so that PostgreSQL puts the body into
+-- the statement that asks.
+create function posthaste_internal.event_bytes(payload json, headers jsonb) returns integer
+  language sql stable parallel safe
+  return least(coalesce(
+           case when pg_column_compression(payload) is null then pg_column_size(payload)
+                when pg_column_size(payload) <= 8192 then octet_length(payload::text)
+                else pg_column_size(payload) * case pg_column_compression(payload) when 'pglz' then 88 else 256 end::bigint end
+           + coalesce(pg_column_size(headers)
+                      * case pg_column_compression(headers) when 'pglz' then 88 when 'lz4' then 256 else 1 end::bigint, 0),
+           0), 2147483647)::int;
+comment on function posthaste_internal.event_bytes is
+  'How many bytes payload and headers count for, against the bounds in bytes of a relay: never fewer than they have.';
 
 -- ── idempotency ────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,8 +230,6 @@ create function posthaste.event_of_key(tenant text, idempotency_key text) return
            where i.tenant = coalesce(event_of_key.tenant, '') and i.key = event_of_key.idempotency_key);
 comment on function posthaste.event_of_key is 'The first event that carried an idempotency key.';
 
--- Events in SQL: emit, and the relay's own posthaste.* events.
--- What is private says so in its comment.
 create function posthaste.emit(
   event_type text, payload json, tenant text default null, ordering_key text default null,
   idempotency_key text default null, endpoint_id bigint default null, headers jsonb default null,
@@ -228,7 +242,7 @@ declare
 begin
   insert into posthaste.outbox (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id, headers, deliver_at, expires_at)
   values (event_type, payload, tenant, ordering_key, idempotency_key, endpoint_id,
-          -- Some ORMs write none so.
+          -- Some ORMs write 'null' for no headers.
           nullif(headers, 'null'), deliver_at, expires_at)
   returning outbox.id into id;
   if id is null then
@@ -239,9 +253,7 @@ end $$;
 comment on function posthaste.emit(text, json, text, text, text, bigint, jsonb, timestamptz, timestamptz) is
   'Inserts an event and returns its id; for an idempotency key that has been seen, the id of the first event that carried it.';
 
--- What people look at. No view counts a whole table: what is counted is bounded.
-
--- jsonb is what SQL builds, and a literal is a text where both would do.
+-- jsonb is what SQL's functions build, and PostgreSQL takes a literal for a text where json and jsonb would both do.
 create function posthaste.emit(
   event_type text, payload jsonb, tenant text default null, ordering_key text default null,
   idempotency_key text default null, endpoint_id bigint default null, headers jsonb default null,

@@ -12,7 +12,7 @@ create function posthaste_internal.are_subscriptions(patterns text[]) returns bo
 comment on function posthaste_internal.are_subscriptions is
   'Whether these are at most 1,000 subscriptions: *, order.* or order.paid.';
 
--- The relay leaves out the same names (src/relay): what cannot be sent is refused where it is written.
+-- The relay leaves out the same names (src/relay), so the table refuses headers that it would never send.
 -- Receivers that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
 create function posthaste_internal.are_endpoint_headers(headers jsonb) returns boolean
   language sql immutable strict parallel safe
@@ -40,22 +40,97 @@ create function posthaste_internal.are_delays(delays interval[]) returns boolean
      and (select bool_and(d between interval '1 s' and interval '30 days') from unnest(delays) d);
 comment on function posthaste_internal.are_delays is 'Whether these are 1 to 100 delays of 1 second to 30 days.';
 
--- What a constraint would only name is told in a sentence (check_endpoint, add_endpoint).
+-- As the relay reads a host (src/outbound/target.rs, WHATWG's rules), but for what only the tables of IDNA tell.
+create function posthaste_internal.host_problem(host text) returns text
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  name text;
+  part text;
+  base integer;
+  digits text;
+  value numeric;
+  parts text[];
+begin
+  if host like '[%' then
+    begin
+      if host ~ '^\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]$' then
+        perform substr(host, 2, length(host) - 2)::inet;
+        return null;
+      end if;
+    exception when invalid_text_representation then
+      null;
+    end;
+    return format('the host %s is no IPv6 address: write one like [2001:db8::1]', host);
+  end if;
+  begin
+    select convert_from(decode(string_agg(case when m[1] ~ '^%.' then substr(m[1], 2) else encode(convert_to(m[1], 'UTF8'), 'hex') end,
+                                          '' order by n), 'hex'), 'UTF8')
+      into name
+      from regexp_matches(host, '%[0-9A-Fa-f]{2}|.', 'g') with ordinality r(m, n);
+  exception when character_not_in_repertoire or untranslatable_character then
+    return format('the host %s is not UTF-8 once %% and two digits are read as a byte', host);
+  end;
+  -- A full stop of East Asia parts labels too; a soft hyphen and its like are passed over.
+  name := translate(lower(normalize(name, NFKC)), chr(12290) || chr(173) || chr(8203) || chr(8288) || chr(65279), '.');
+  if coalesce(name, '') = '' then
+    return 'the url names no host: write one like https://hooks.example.com/';
+  elsif name ~ '[\x01-\x20"#%/:<>?@[\\\]^`{|}\x7f-\x9f\ufffd]' then
+    return format('the host %s has a character in it that no host name has', host);
+  elsif name ~ '(^|\.)xn--(\.|$)' then
+    return format('the host %s has a label in it that is Punycode of nothing', host);
+  elsif name ~ '(^|\.)([0-9]+|0x[0-9a-f]*)\.?$' then
+    -- A host that ends in a number is an IPv4 address, in any of its old spellings, or nothing.
+    parts := string_to_array(regexp_replace(name, '\.$', ''), '.');
+    for n in 1 .. cardinality(parts) loop
+      part := parts[n];
+      base := case when part like '0x%' then 16 when part like '0_%' then 8 else 10 end;
+      digits := ltrim(case base when 16 then substr(part, 3) else part end, '0');
+      select coalesce(sum((strpos('0123456789abcdef', d) - 1) * base::numeric ^ (length(digits) - place)), 0) into value
+        from regexp_split_to_table(left(digits, 12), '') with ordinality r(d, place);
+      if part = '' or length(digits) > 11 or cardinality(parts) > 4
+         or digits !~ (case base when 16 then '^[0-9a-f]*$' when 8 then '^[0-7]*$' else '^[0-9]*$' end)
+         or value >= (case when n < cardinality(parts) then 256 else 256::numeric ^ (5 - n) end) then
+        return format('the host %s ends in a number and is no IPv4 address', host);
+      end if;
+    end loop;
+  end if;
+  return null;
+end $$;
+comment on function posthaste_internal.host_problem is 'The fault of a URL''s host, in a sentence. Null: none.';
+
+-- A constraint can only be named; check_endpoint and add_endpoint answer with these sentences.
 create function posthaste_internal.url_problem(url text) returns text
-  language sql immutable parallel safe
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  authority constant text := substring(url from '^[^:]*://([^/?#]*)');
+  place constant text[] := regexp_match(authority, '^(\[[^]]*\]|[^]:[]*)(?::([^:]*))?$');
+  port constant text := ltrim(place[2], '0');
+  target constant text := substring(url from '^[^:]*://[^/?#]*([^#]*)');
+begin
   return case
     when url is null or url = '' then 'an endpoint needs a url: http or https, a host, and what follows'
     when octet_length(url) > 4096 then format('the url has %s bytes; 4096 are the most', octet_length(url))
     when url ~ '\s' then format('the url %L has white space in it: write %%20 for a space', url)
     when url !~* '^https?://' then format('the url %L is neither http:// nor https://', url)
-    when url !~* '^https?://[^\s/?#]+' then format('the url %L names no host', url)
-    when url ~ '^[^/]*//[^/?#]*@' then 'the url has a user or a password in it: put an Authorization header into headers'
+    when authority = '' then format('the url %L names no host', url)
+    when authority ~ '@' then 'the url has a user or a password in it: put an Authorization header into headers'
     when url ~ '[\\[:cntrl:]]' then 'the url has a backslash or a control character in it'
+    when place is null then
+      format('the url''s %s is no host with a port: write it like hooks.example.com:8443 or [2001:db8::1]:8443', authority)
+    when place[2] <> '' and (place[2] !~ '^[0-9]+$' or port = '' or length(port) > 5 or port > '65535' and length(port) = 5) then
+      format('the url''s port %s is no number of 1 to 65535', place[2])
+    when octet_length(target) * 3 - 2 * length(regexp_replace(target, '[^\x01-\x7f]', '', 'g')) > 4096 then
+      'the url has more than 4096 bytes once it is percent-encoded, and 4096 are the most'
+    else posthaste_internal.host_problem(place[1])
   end;
-comment on function posthaste_internal.url_problem is 'What is wrong with the URL of an endpoint, in a sentence. Null: nothing.';
+end $$;
+comment on function posthaste_internal.url_problem is 'The fault of an endpoint''s URL, in a sentence. Null: none.';
 
--- A predicate ($.total > 1) always yields one truth value, and would match everything. A path with
--- several ** takes time that grows with a power of the payload. A variable has no value here.
+-- A predicate ($.total > 1) always yields one truth value, and $, $.type() or 1 always yield something: they would
+-- match every event. A path with several ** takes time that grows with a power of the payload. A variable has no
+-- value here.
 create function posthaste_internal.filter_problem(filter jsonpath) returns text
   language plpgsql immutable parallel safe
   set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
@@ -73,12 +148,19 @@ begin
            cross join lateral (select count(*), min(jsonb_typeof(item)) as kind
                                  from jsonb_path_query_tz(sample, filter, silent => true) item) found) then
     return format('the filter %s is true or false, so it always yields something: write it as $ ? (…), like $ ? (@.total_cents > 100000)', filter);
+  -- Only paths without a condition on the payload: $ ? (!exists(@.test)) yields something for all of these samples,
+  -- and is right.
+  elsif bare !~ '\$'
+        or (bare !~ '\?' or bare !~ '@' and bare !~ '\$.*\$')
+           and (select bool_and(jsonb_path_exists_tz(sample, filter, silent => true) is true)
+                  from unnest(array['null', 'true', '1', '"x"', '{}', '[]']::jsonb[]) sample) then
+    return format('the filter %s does not ask about the payload, so it matches every event or none: write it as $ ? (…), like $ ? (@.total_cents > 100000), or leave it out', filter);
   end if;
   return null;
 exception when others then
   return format('the filter %s fails: %s', filter, sqlerrm);
 end $$;
-comment on function posthaste_internal.filter_problem is 'What is wrong with the filter of an endpoint, in a sentence. Null: nothing.';
+comment on function posthaste_internal.filter_problem is 'The fault of an endpoint''s filter, in a sentence. Null: none.';
 
 create table posthaste.endpoints (
   id              bigint      generated always as identity primary key,
@@ -98,7 +180,7 @@ create table posthaste.endpoints (
   max_concurrency integer,
   rate_limit      double precision,
   ordered         boolean     not null default false,
-  on_dead    text        not null default 'block',
+  on_dead         text        not null default 'block',
   description     text,
   metadata        jsonb       not null default '{}',
   revision        bigint      not null default nextval('posthaste.revision'),
@@ -134,13 +216,13 @@ comment on column posthaste.endpoints.subscriptions is
   'Event-type patterns, at least one: * (everything), order.* (order.paid, order.paid.eu), order.paid.';
 comment on column posthaste.endpoints.tenant is 'Gets this tenant''s events only. Null: every tenant''s.';
 comment on column posthaste.endpoints.filter is
-  'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false. Where it fails on a payload, the event is not owed, and explain says so.';
+  'SQL/JSON path on the payload, at most 2,048 characters; the event is owed if it yields anything: $ ? (@.total > 100). A predicate ($.total > 100) is refused, since it always yields true or false; so is a path that asks nothing ($), since it matches every event. Where it fails on a payload, the event is not owed, and explain says so.';
 comment on column posthaste.endpoints.enabled is
-  'Whether it is sent to. While false what is pending waits, and hold says what becomes of events that come.';
+  'Whether the relay sends to it. While false, pending deliveries wait, and hold says what becomes of new events.';
 comment on column posthaste.endpoints.hold is
-  'What becomes of events that come while it is disabled. True: they are kept and wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
+  'Decides about events that come while it is disabled. True: they wait for it. False: they are not owed to it; replay with states ''{never}'' brings them.';
 comment on column posthaste.endpoints.disabled_at is 'Since when it has been disabled.';
-comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabled, and by whom.';
+comment on column posthaste.endpoints.disabled_reason is 'Why it has been disabled, and by which role.';
 comment on column posthaste.endpoints.body_format is
   'standard {"type","timestamp","data"}, event_payload {"event","payload"}, raw (the payload alone; one that is a text, under the content-type that the event''s headers name) or cloudevents (structured mode).';
 comment on column posthaste.endpoints.headers is
@@ -160,7 +242,7 @@ comment on column posthaste.endpoints.revision is 'Changes with every change of 
 comment on column posthaste.endpoints.created_at is 'When it was added.';
 comment on column posthaste.endpoints.updated_at is 'When it was last changed.';
 comment on column posthaste.endpoints.on_dead is
-  'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits until somebody calls retry, cancel or unblock) or skip (the next one follows).';
+  'Where the endpoint is ordered and a delivery of a key is dead: block (the key waits for a call of retry, cancel or unblock) or skip (the next one follows).';
 comment on column posthaste.endpoints.changed_in is
   'The transaction that changed it last, whatever savepoints it had. Not yours to set.';
 
@@ -170,7 +252,7 @@ create function posthaste_internal.route_keys(tenant text, subscriptions text[])
   language sql immutable parallel safe
   return (select array_agg(coalesce(route_keys.tenant, '') || ' ' || p) from unnest(subscriptions) p);
 comment on function posthaste_internal.route_keys is
-  'What an endpoint is found by when events are routed: its tenant (empty for every tenant) and each of its subscriptions.';
+  'The keys by which routing finds an endpoint: its tenant (empty for every tenant) and each of its subscriptions.';
 
 -- The keys of an event, by a function that keeps its plan.
 --
@@ -207,12 +289,12 @@ comment on function posthaste_internal.route_keys_of_event is
 create index endpoints_by_route on posthaste.endpoints
   using gin (posthaste_internal.route_keys(tenant, subscriptions)) with (fastupdate = off);
 
--- Whatever a filter raises is its endpoint's affair: routing serves all of them in one statement.
+-- An error of a filter concerns its endpoint alone: routing serves all endpoints in one statement.
 -- (A statement that is cancelled or times out is not caught.)
 create function posthaste_internal.filter_matches(payload json, filter jsonpath) returns boolean
   language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 begin
-  -- Null: it failed, and was told to be silent.
+  -- Null: the filter failed, silently.
   return coalesce(jsonb_path_exists_tz(payload::jsonb, filter, silent => true), false);
 exception when others then
   return false;
@@ -288,9 +370,9 @@ create table posthaste.endpoint_secrets (
            or secret ~ '^whsk_([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==)$')
 );
 comment on table posthaste.endpoint_secrets is
-  'Signing secrets, several per endpoint while one replaces another: all that have not expired sign. Readable by the relay''s role alone.';
+  'Signing secrets, several per endpoint while one replaces another: all that have not expired sign. Only the owner and the relay''s role read them.';
 comment on column posthaste.endpoint_secrets.id is 'Number of the secret.';
-comment on column posthaste.endpoint_secrets.endpoint_id is 'Whose requests it signs.';
+comment on column posthaste.endpoint_secrets.endpoint_id is 'The endpoint whose requests it signs.';
 comment on column posthaste.endpoint_secrets.secret is
   'whsec_ and base64 of 24 to 75 bytes (HMAC-SHA256, v1), or whsk_ and base64 of an ed25519 seed, with or without its public key (v1a).';
 comment on column posthaste.endpoint_secrets.created_at is 'When it was added.';
@@ -389,10 +471,10 @@ comment on column posthaste.endpoint_health.recent_successes is
 comment on column posthaste.endpoint_health.recent_failures is 'Failed attempts, weighed likewise.';
 comment on column posthaste.endpoint_health.recent_duration_ms is
   'Sum of the attempts'' durations in milliseconds, weighed likewise.';
-comment on column posthaste.endpoint_health.updated_at is 'When the row was last written, and what ages refer to.';
+comment on column posthaste.endpoint_health.updated_at is 'When the row was last written: ages refer to this moment.';
 comment on column posthaste.endpoint_health.consecutive_rejections is
   'Attempts since the last success that were answered with 4xx (but 408, 410, 425 and 429, which are failures).';
 comment on column posthaste.endpoint_health.trouble is
-  'What pauses it: failing; rejecting (it answers 4xx to all it is sent); refused (by the relay''s own settings). Null while it flows.';
+  'The reason for its pause: failing; rejecting (it answers 4xx to every request); refused (by the relay''s own settings). Null while it flows.';
 comment on column posthaste.endpoint_health.reason is
-  'Why it is paused, in words: what came last, or the setting that would open it.';
+  'Why it is paused, in words: the last answer or error, or the setting that would open it.';

@@ -1,4 +1,4 @@
--- Deliveries: what is owed now and nothing else. A row is deleted when its delivery ends.
+-- Deliveries: what endpoints are owed now. A row is deleted when its delivery ends.
 
 create table posthaste.deliveries (
   event_id         bigint      not null,
@@ -22,13 +22,13 @@ create table posthaste.deliveries (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.2,
         vacuum_truncate = off);
 comment on table posthaste.deliveries is
-  'What is owed now: one event to one endpoint. A row is deleted when the delivery ends; its last attempt is its record.';
+  'Live deliveries: each row is one event that is owed to one endpoint. A row is deleted when the delivery ends; its last attempt is its record.';
 comment on column posthaste.deliveries.event_id is 'The event owed.';
 comment on column posthaste.deliveries.endpoint_id is 'The endpoint it is owed to.';
 comment on column posthaste.deliveries.event_created_at is 'The event''s created_at, which names its partition.';
 comment on column posthaste.deliveries.attempt_count is 'Attempts made and recorded so far (interrupted ones do not count).';
 comment on column posthaste.deliveries.next_attempt_at is 'Due from then on.';
-comment on column posthaste.deliveries.claimed_by is 'The relay that is making the next attempt. Null: nobody.';
+comment on column posthaste.deliveries.claimed_by is 'The relay that is making the next attempt. Null: none.';
 comment on column posthaste.deliveries.claim_token is 'Fences the claim: a result under another token is dropped.';
 comment on column posthaste.deliveries.ordering_key is
   'The event''s ordering key, if the endpoint was ordered when it was routed: its line.';

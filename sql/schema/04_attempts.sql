@@ -1,4 +1,4 @@
--- Attempts: what has happened. Rows are appended, never changed, and dropped by whole days.
+-- Attempts: the record of every request. Rows are appended, never changed, and dropped by whole days.
 
 create table posthaste.attempts (
   event_id         bigint      not null,
@@ -47,12 +47,12 @@ comment on column posthaste.attempts.headers_ms is 'From the first byte sent to 
 comment on column posthaste.attempts.body_ms is 'Reading the response body. Null: not reached.';
 comment on column posthaste.attempts.body_truncated is 'Whether the response body was longer than what is kept, or cut off.';
 comment on column posthaste.attempts.outcome is
-  'What happened on the wire: answered, timed_out, unreachable, refused (we would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
-comment on column posthaste.attempts.verdict is 'What was decided: delivered, retry, dead, cancelled.';
+  'The result on the wire: answered, timed_out, unreachable, refused (the relay would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
+comment on column posthaste.attempts.verdict is 'The decision: delivered, retry, dead, cancelled.';
 comment on column posthaste.attempts.cause is
   'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, bad_endpoint, bad_event: its headers are more than are sent; fault: a bug of the relay, …).';
 comment on column posthaste.attempts.detail is
-  'The outcome in more words; for answered what was odd about the answer, or what is not kept of it.';
+  'The outcome in more words; for answered the oddity of the answer, or the part of it that is not kept.';
 comment on column posthaste.attempts.reason is
   'Why the verdict is what it is, where it is not plain. "sent twice": the request went over a connection that had been kept, which was closed without a byte of an answer, and once more over a new one.';
 comment on column posthaste.attempts.response_headers is
@@ -66,7 +66,7 @@ create index attempts_failed on posthaste.attempts (started_at) where verdict <>
 
 -- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
 
--- An endpoint that is deleted ends what it was owed, and says so.
+-- Deleting an endpoint cancels its deliveries, and each has an attempt that says so.
 create function posthaste_internal.cancel_deliveries_of_endpoint() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -79,7 +79,7 @@ begin
     from ended;
   return null;
 end $$;
-comment on function posthaste_internal.cancel_deliveries_of_endpoint is 'Cancels what a deleted endpoint is still owed, with the reason.';
+comment on function posthaste_internal.cancel_deliveries_of_endpoint is 'Cancels the deliveries of a deleted endpoint, with the reason.';
 
 create trigger endpoints_cancel_what_they_are_owed
   after delete on posthaste.endpoints

@@ -19,7 +19,7 @@ create table posthaste.routing (
   constraint chunk_has_xid_and_id check ((after_xid is null) = (after_id is null))
 );
 comment on table posthaste.routing is
-  'Append-only ledger of what has been routed. The row with the highest number is the cursor; its primary key lets one router in. Old rows are trimmed.';
+  'Append-only ledger of routing. The row with the highest number is the cursor; its primary key lets one router in. Old rows are trimmed.';
 comment on column posthaste.routing.number is 'One more than the last.';
 comment on column posthaste.routing.since is 'The events routed are those visible in until and not in since.';
 comment on column posthaste.routing.until is 'See since.';
@@ -32,8 +32,8 @@ comment on column posthaste.routing.mark_xid is 'Once every transaction before t
 comment on column posthaste.routing.mark_at is 'See mark_xid.';
 comment on column posthaste.routing.events is 'Events routed in this step.';
 comment on column posthaste.routing.deliveries is 'Deliveries that they owe.';
-comment on column posthaste.routing.unmatched is 'Events among them that nobody is owed.';
-comment on column posthaste.routing.routed_at is 'When.';
+comment on column posthaste.routing.unmatched is 'Events among them that no endpoint is owed.';
+comment on column posthaste.routing.routed_at is 'When the step was routed.';
 comment on column posthaste.routing.system_identifier is
   'The database cluster that the transaction numbers belong to: in a restored dump they mean nothing.';
 comment on column posthaste.routing.database_oid is 'The database, likewise.';
@@ -63,12 +63,12 @@ create function posthaste_internal.open_span() returns bigint
   return (select case when l.after_id is not null then coalesce(l.span_number, l.number) end
             from (select * from posthaste.routing r order by r.number desc limit 1) l);
 comment on function posthaste_internal.open_span is
-  'The place of what is being routed in several steps, if that is so: it has no order yet.';
+  'The place of the span that is being routed in several steps, if one is: its events have no order yet.';
 
 create function posthaste_internal.last_place() returns bigint
   language sql stable parallel safe
   return (select max(r.number) from posthaste.routing r);
-comment on function posthaste_internal.last_place is 'The place behind all that has been routed.';
+comment on function posthaste_internal.last_place is 'The place behind all routed events.';
 
 -- ── restored dumps ─────────────────────────────────────────────────────────────────────────────────
 
@@ -86,17 +86,16 @@ begin
     floor_at := here.floor_at;
     return;
   end if;
-  -- Nobody has inserted without committing while we hold this lock. The only time that rows of the
-  -- outbox are changed: what was neither delivered nor tried becomes this transaction's, and
+  -- While this lock is held, no uncommitted insert exists. Only here are rows of the outbox changed: an event that
+  -- was neither delivered nor tried becomes this transaction's, and
   lock table posthaste.outbox in share row exclusive mode;
-  -- the rest becomes that of a transaction before all others: the old numbers will come again.
+  -- every other one that of a transaction before all others: the old numbers will come again.
   update posthaste.outbox o
      set xid = case when exists (select from posthaste.deliveries d where d.event_id = o.id)
                       or exists (select from posthaste.attempts a where a.event_id = o.id)
                     then '3'::xid8 else pg_current_xact_id() end;
   select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();
-  -- What is not routed: this transaction, all that come after it, and those that are open now and
-  -- may still insert.
+  -- Not routed are this transaction, all later ones, and those that are open now and may still insert.
   floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());
   insert into posthaste.routing
     (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)

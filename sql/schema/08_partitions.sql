@@ -6,15 +6,15 @@ comment on table posthaste.outbox_default is
 
 create table posthaste.attempts_default partition of posthaste.attempts default;
 comment on table posthaste.attempts_default is 'Safety net, likewise.';
--- Rows are moved out of it, which a publication FOR ALL TABLES allows only of a table with an identity.
+-- make_partitions moves rows out of it, which a publication FOR ALL TABLES allows only with a replica identity.
 alter table posthaste.attempts_default replica identity full;
 
--- Rows that the safety net caught are moved to their day while no statement reads.
+-- Moves rows that the safety net caught to their day while no statement reads.
 --
--- A statement that was planned before the day was attached, waited for the safety net's lock while the
--- rows moved, and took its snapshot after that, would find them neither here nor there. Routing would pass
--- over such events for good. The lock on the whole table is waited for before a statement looks which
--- partitions there are. It is taken only where there are rows to move, and gives way within 100 ms.
+-- A statement that was planned before the day was attached, waited for the safety net's lock while the rows moved, and
+-- took its snapshot after that, would find them neither here nor there. Routing would pass over such events for good.
+-- A statement waits for the lock on the whole table before it looks for partitions. The lock is taken only where there
+-- are rows to move, and gives up within 100 ms.
 create function posthaste_internal.make_partitions(days_ahead integer) returns integer
   language plpgsql security definer
   set search_path = pg_catalog, pg_temp set timezone = 'UTC' set lock_timeout = '100ms' as $$
@@ -36,9 +36,9 @@ begin
       if caught then
         execute format('lock table posthaste.%I in access exclusive mode', parent);
       end if;
-      -- Made apart and attached: that takes a lock which inserts do not wait for. What the safety
-      -- net caught of this day moves along. Rows are never changed, so the first vacuum freezes them,
-      -- and none has to write the day again for the age of its transactions.
+      -- Made apart and attached: that takes a lock which inserts do not wait for. Rows of this day that the safety net
+      -- caught move along. Rows are never changed, so the first vacuum freezes them, and no vacuum has to write the day
+      -- again for the age of its transactions.
       execute format('create table posthaste.%I (like posthaste.%I including defaults including constraints)
                         with (autovacuum_freeze_min_age = 0)', child, parent);
       if caught then
@@ -57,7 +57,7 @@ begin
   return made;
 end $$;
 comment on function posthaste_internal.make_partitions is
-  'Makes the daily partitions of outbox and attempts from today to so many days ahead (UTC); returns how many were missing.';
+  'Makes the daily partitions of outbox and attempts from today to days_ahead days from now (UTC); returns how many were missing.';
 
 create function posthaste_internal.drop_partitions(outbox_retention interval, attempts_retention interval) returns text[]
   language plpgsql security definer
@@ -79,7 +79,7 @@ begin
     continue when child.upper_bound > now() - case child.parent
       when 'outbox' then outbox_retention else attempts_retention end;
     if child.parent = 'outbox' then
-      -- Kept while a live delivery needs one of its events, or one is not routed yet.
+      -- Kept while a live delivery needs one of its events, or an event is not routed yet.
       execute format(
         'select exists (select from posthaste.deliveries d
                          where d.event_id between (select min(id) from posthaste.%1$I) and (select max(id) from posthaste.%1$I)
@@ -94,15 +94,15 @@ begin
       execute format('drop table posthaste.%I', child.relname);
       dropped := dropped || child.relname::text;
     exception
-      -- It is read or written for long; an insert must not queue behind us. Next time.
+      -- A statement reads or writes it for long; an insert must not queue behind this lock. The next call tries again.
       when lock_not_available then null;
-      -- A view of the operator's stands on it, say. The other days are dropped all the same.
+      -- For instance, a view of the operator's needs it. The other days are dropped all the same.
       when others then raise warning 'posthaste.% cannot be dropped: %', child.relname, sqlerrm;
     end;
   end loop;
   return dropped;
 end $$;
 comment on function posthaste_internal.drop_partitions is
-  'Drops whole days that are past their retention, except days of the outbox that are still needed; returns what it dropped.';
+  'Drops whole days that are past their retention, except days of the outbox that are still needed; returns their names.';
 
 select posthaste_internal.make_partitions(7);

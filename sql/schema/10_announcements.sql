@@ -1,5 +1,5 @@
--- Announcements: the relay's own events. They are inserted here and nowhere else: an application that
--- can insert into the outbox could otherwise make owners believe that their endpoints fail.
+-- Announcements: the relay's own events. Only these functions insert them: an application that can insert into the
+-- outbox could otherwise make owners believe that their endpoints fail.
 
 create function posthaste_internal.refuse_foreign_announcement() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -21,11 +21,11 @@ create trigger outbox_keeps_posthaste_events_to_itself
   when (new.event_type like 'posthaste.%')
   execute function posthaste_internal.refuse_foreign_announcement();
 
--- Each announcement names the endpoint it goes to. So it costs routing nothing, it is not inserted
--- where no endpoint has asked for it, and the endpoint that it is about is never told of itself.
+-- Each announcement names the endpoint it goes to. So it costs routing nothing, it is not inserted where no endpoint
+-- subscribes to it, and an endpoint never gets an announcement about itself.
 --
--- An announcement is made in the transaction that records the attempt, and must not fail it: a CHECK or
--- a trigger of the application's on the outbox may refuse it, or a right may be missing. Then it is dropped.
+-- The transaction that records the attempt makes the announcement, which must not fail it: a CHECK or a trigger of the
+-- application's on the outbox may refuse it, or a right may be missing. Then it is dropped.
 create sequence posthaste.announcements_dropped;
 comment on sequence posthaste.announcements_dropped is
   'Counts announcements that could not be inserted; the server''s log has each with its reason.';
@@ -40,7 +40,7 @@ declare
 begin
   select e.* into subject from posthaste.endpoints e where e.id = endpoint;
   keys := posthaste_internal.route_keys_of_event(subject.tenant, event_type);
-  -- Mostly no endpoint has asked; then this is all it costs.
+  -- Mostly no endpoint subscribes to it; then this is all it costs.
   if not exists (select from posthaste.endpoints owner
                   where posthaste_internal.route_keys(owner.tenant, owner.subscriptions) && keys
                     and (owner.enabled or owner.hold)) then
@@ -65,7 +65,7 @@ exception when others then
   return 0;
 end $$;
 comment on function posthaste_internal.announce is
-  'Tells every other endpoint that subscribes to this posthaste.* type by name what has happened to an endpoint; returns how many there are. What cannot be inserted is dropped, counted and warned of.';
+  'Tells every other endpoint that subscribes to this posthaste.* type by name about an endpoint; returns how many there are. An announcement that cannot be inserted is dropped, counted and warned of.';
 
 create function posthaste_internal.announce_endpoint_disabled() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -74,14 +74,14 @@ begin
     jsonb_build_object('reason', new.disabled_reason, 'disabled_at', new.disabled_at));
   return null;
 end $$;
-comment on function posthaste_internal.announce_endpoint_disabled is 'posthaste.endpoint.disabled: whoever disabled it, and why.';
+comment on function posthaste_internal.announce_endpoint_disabled is 'posthaste.endpoint.disabled: the reason, and the time.';
 
 create trigger endpoints_announce_that_they_are_disabled
   after update on posthaste.endpoints
   for each row when (old.enabled and not new.enabled)
   execute function posthaste_internal.announce_endpoint_disabled();
 
--- Several relays note the same endpoint's health; what they agree on is a transition only once.
+-- Several relays note the same endpoint's health; only the first to note a transition changes the row.
 create function posthaste_internal.announce_health() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

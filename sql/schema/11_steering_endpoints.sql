@@ -78,7 +78,7 @@ create function posthaste.add_endpoint(
 declare
   problem constant text := coalesce(posthaste_internal.url_problem(url), posthaste_internal.filter_problem(filter));
 begin
-  -- The trigger says the same, behind the whole text of the insert below.
+  -- The trigger would say the same, behind the whole text of the insert below.
   if problem is not null then
     raise exception '%', problem using errcode = 'check_violation';
   end if;
@@ -91,7 +91,7 @@ begin
   values (url, subscriptions, tenant, filter, description, headers, body_format, timeout, max_attempts,
           schedule, max_concurrency, rate_limit, ordered, metadata, enabled, on_dead, hold)
   returning id into endpoint_id;
-  -- The insert has given it a generated one.
+  -- The insert has given the endpoint a generated secret.
   update posthaste.endpoint_secrets s set secret = add_endpoint.secret
    where s.endpoint_id = add_endpoint.endpoint_id and add_endpoint.secret is not null;
   select s.secret into secret from posthaste.endpoint_secrets s where s.endpoint_id = add_endpoint.endpoint_id;
@@ -117,8 +117,8 @@ end $$;
 comment on function posthaste_internal.forget_failures is
   'Enables an endpoint and ends its pause, if it has one. Returns its health before: flowing, paused or probing.';
 
--- Bounded: it looks at 200,000 events and counts 10,000. The relay's own events name an endpoint each, and so
--- are not among them.
+-- Bounded: it reads 200,000 events and counts 10,000. Each of the relay's own events names its endpoint, so none is
+-- counted.
 create function posthaste_internal.missed_events(endpoint bigint, since timestamptz, out missed bigint, out is_more boolean)
   language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
@@ -187,14 +187,14 @@ begin
   return was_enabled;
 end $$;
 comment on function posthaste.disable_endpoint is
-  'Disables an endpoint: nothing is sent, and what is pending waits (cancel_endpoint ends it). What comes meanwhile is kept for it with hold => true, and else is not owed to it: enable_endpoint says how much that was, and replay brings it. A request that is out already is not called back. Returns false if it was disabled before: then the first reason stays, and only hold is changed.';
+  'Disables an endpoint: nothing is sent, and pending deliveries wait (cancel_endpoint ends them). With hold => true, events that come meanwhile wait as well; else they are not owed to it: enable_endpoint says how many there were, and replay brings them. A request that is out already is not called back. Returns false if it was disabled before: then the first reason stays, and only hold is changed.';
 
 create function posthaste.rotate_secret(
   endpoint bigint, keep_old_for interval default '24 hours', new_secret text default null
 ) returns text
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Each of them adds a signature to every request; a header of more is refused by receivers.
+  -- Each secret adds a signature to every request; receivers refuse a longer header.
   most constant integer := 10;
   clock constant timestamptz := clock_timestamp();
   fresh text := coalesce(new_secret, posthaste_internal.generate_secret());
@@ -234,11 +234,11 @@ begin
   insert into posthaste.outbox (event_type, payload, tenant, endpoint_id, expires_at)
   values ('posthaste.test',
           coalesce(payload, json_build_object('message', 'This is a test from Posthaste.', 'endpoint_id', endpoint)),
-          -- A test that arrives the day after says nothing.
+          -- A test that arrives a day late proves nothing.
           target.tenant, endpoint, clock_timestamp() + interval '1 hour')
   returning id into event;
   perform set_config('posthaste.announcing', 'off', true);
   return event;
 end $$;
 comment on function posthaste.send_test is
-  'Sends a posthaste.test event to this endpoint alone, whatever it subscribes to, and returns its id: select * from posthaste.explain(id) says what came of it. What has not arrived within an hour is cancelled.';
+  'Sends a posthaste.test event to this endpoint alone, whatever it subscribes to, and returns its id: select * from posthaste.explain(id) says what came of it. A test that has not arrived within an hour is cancelled.';

@@ -15,7 +15,7 @@ begin
 end $$;
 comment on function posthaste_internal.known_event is 'The event; an error if it is not in the outbox.';
 
--- What is put back joins the end of its line; a relay gives it its turn.
+-- A delivery that is put back joins the end of its line; a relay gives it its turn.
 create function posthaste.retry(event bigint, endpoint bigint) returns text
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -78,7 +78,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state', hint = format('select * from posthaste.enable_endpoint(%s)', endpoint);
   end if;
   perform posthaste_internal.forget_failures(endpoint);
-  -- One scan, as in cancel_endpoint. What is not to be sent before some moment keeps to that.
+  -- One scan, as in cancel_endpoint. An event's deliver_at still holds.
   update posthaste.deliveries d set next_attempt_at = clock
    where d.endpoint_id = endpoint and d.claimed_by is null and d.in_line is null and d.blocked_at is null
      and d.next_attempt_at > clock
@@ -90,7 +90,7 @@ begin
   return made_due;
 end $$;
 comment on function posthaste.retry_endpoint is
-  'Sends all that waits for an endpoint, or the event types of a pattern, now: ends a pause, and makes due what waits for its next attempt. The requests are spread by the endpoint''s limits, and their attempts still count. Returns how many deliveries it made due; what was due already, is blocked or scheduled for later (deliver_at) is not among them.';
+  'Sends all that waits for an endpoint, or the event types of a pattern, now: ends a pause, and makes waiting deliveries due. The endpoint''s limits spread the requests, and their attempts still count. Returns how many deliveries it made due, without those that were due already, are blocked or scheduled for later (deliver_at).';
 
 create function posthaste_internal.check_replay(since timestamptz, until timestamptz, states text[], at_most bigint) returns void
   language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
@@ -109,8 +109,8 @@ begin
 end $$;
 comment on function posthaste_internal.check_replay is 'An error if replay''s arguments make no sense.';
 
--- Bound when created, not when called, and without settings of their own: so the planner sees
--- through them and chooses by the size of the span.
+-- Bound when created, not when called, and without settings of their own: so the planner inlines them and chooses by
+-- the size of the span.
 create function posthaste_internal.ended_deliveries(endpoint bigint, since timestamptz, until timestamptz, verdicts text[])
   returns table (event_id bigint, event_created_at timestamptz)
   language sql stable
@@ -141,7 +141,7 @@ begin atomic
     from posthaste.outbox o
     cross join (select * from posthaste.routing r order by r.number desc limit 1) last
    where o.created_at >= deliveries_never_owed.since and o.created_at < deliveries_never_owed.until
-     -- What is still to be routed will be owed by routing, which expects to be the first.
+     -- Routing will insert the deliveries of events that it has not reached, and expects to be the first.
      and posthaste_internal.is_routed(o.xid, o.id, last.since, last.until, last.after_xid, last.after_id)
      and not exists (
        select from posthaste.attempts a
@@ -182,13 +182,13 @@ begin
    where o.created_at >= since and o.created_at < until
      and o.event_type like any(wanted)
      and coalesce(o.expires_at > clock, true)
-     -- What it no longer subscribes to would only be cancelled.
+     -- A delivery that the endpoint no longer subscribes to would only be cancelled.
      and (o.endpoint_id = endpoint
           or (o.endpoint_id is null and o.event_type like any(subscribed)
               and (target.tenant is null or o.tenant = target.tenant)))
    order by o.id
    limit at_most
-  -- What is live stays as it is, but for the dead that block their line.
+  -- A live delivery stays as it is, unless it is dead and blocks its line.
   on conflict (event_id, endpoint_id) do update
      set blocked_at = null, attempt_count = 0, next_attempt_at = excluded.next_attempt_at
    where d.blocked_at is not null;
@@ -199,7 +199,7 @@ begin
   return put_back;
 end $$;
 comment on function posthaste.replay is
-  'Sends an endpoint again what was inserted from since until before until, oldest first, and returns how many deliveries that makes. states says which: dead (the default: only what was given up, so nothing arrives twice), cancelled, delivered, never (matches now, but was never owed, for instance because the endpoint was added later). Live deliveries stay as they are, but for the dead that block their ordering key; webhook-ids stay the same; events that are no longer in the outbox, have expired or are no longer subscribed to are left out. One statement: all of it or none.';
+  'Sends an endpoint again the events that were inserted from since until before until, oldest first, and returns how many deliveries that makes. states says which: dead (the default: only deliveries that were given up, so nothing arrives twice), cancelled, delivered, never (matches now, but was never owed, for instance because the endpoint was added later). Live deliveries stay as they are, but for the dead that block their ordering key; webhook-ids stay the same; events that are no longer in the outbox, have expired or are no longer subscribed to are left out. One statement: all of it or none.';
 
 create function posthaste.cancel(
   event bigint, endpoint bigint default null, reason text default null,
@@ -213,7 +213,7 @@ begin
     if not (select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
               from posthaste.routing r order by r.number desc limit 1) then
       raise exception 'event % is not routed yet', event
-        using errcode = 'object_not_in_prerequisite_state', hint = 'Cancel it once a relay has worked out whom it is owed to.';
+        using errcode = 'object_not_in_prerequisite_state', hint = 'Cancel it once a relay has routed it.';
     end if;
   end if;
   with ended as (
@@ -233,7 +233,7 @@ begin
   perform posthaste_internal.wake();
 end $$;
 comment on function posthaste.cancel is
-  'Ends what an event is still owed (to one endpoint, or to all), with the reason in attempts. Returns how many deliveries it cancelled, and how many are in flight: a request that is out is not called back, and if it fails it is retried unless this is called again.';
+  'Ends the deliveries of an event (to one endpoint, or to all), with the reason in attempts. Returns how many deliveries it cancelled, and how many are in flight: a request that is out is not called back, and if it fails it is retried unless this is called again.';
 
 create function posthaste.cancel_endpoint(
   endpoint bigint, event_type text default '*', reason text default null,
@@ -305,7 +305,7 @@ begin
   return cancelled;
 end $$;
 comment on function posthaste_internal.cancel_orphans is
-  'The relay''s upkeep. Cancels what was routed to an endpoint in the moment in which it was deleted, which its own trigger could not see yet.';
+  'The relay''s upkeep. Cancels deliveries that were routed to an endpoint while it was being deleted, which its own trigger could not see yet.';
 
 create function posthaste.unblock(endpoint bigint, ordering_key text default null, skip boolean default false) returns bigint
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

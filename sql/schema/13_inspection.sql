@@ -1,4 +1,4 @@
--- Inspection: what people look at. No view counts a whole table: what is counted is bounded.
+-- Inspection: views for operators. No view counts a whole table: every count is bounded.
 
 create view posthaste.delivery_attempts as
 select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at) as webhook_id,
@@ -84,7 +84,7 @@ select e.id as endpoint_id,
      where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null
      order by d.next_attempt_at, d.event_id limit 1) f on true;
 comment on view posthaste.endpoint_status is
-  'How each endpoint is doing: health and why, what is pending (counted up to 10,000; what is being sent just now not included), success rate and mean duration of about the last hour.';
+  'The state of each endpoint: health and why, pending deliveries (counted up to 10,000, without those that are being sent), success rate and mean duration of about the last hour.';
 
 create view posthaste.backlog as
 with recursive endpoint as (
@@ -117,7 +117,7 @@ select b.endpoint_id, e.url, p.pending, p.pending = 10000 as pending_is_more, du
      where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
      order by d.next_attempt_at, d.event_id limit 1) f;
 comment on view posthaste.backlog is
-  'What waits, by endpoint: how many deliveries (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with what is in line behind them.';
+  'Waiting deliveries by endpoint: how many (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with those in line behind them.';
 
 create view posthaste.recent_failures as
 select a.started_at, a.event_id, a.endpoint_id, e.url, a.number, a.outcome, a.cause, a.status, a.detail,
@@ -133,7 +133,7 @@ create view posthaste.relay_status as
 select r.id as relay_id, r.name, r.version, r.started_at, r.heartbeat_at,
        clock_timestamp() - r.heartbeat_at as silent_for, r.claim_count as claims
   from posthaste.relays r;
-comment on view posthaste.relay_status is 'Running relays: when each was last heard of, and how many deliveries it held.';
+comment on view posthaste.relay_status is 'Running relays: when each last renewed its lease, and how many deliveries it held.';
 
 create view posthaste.unrouted_events as
 select o.id as event_id, o.event_type, o.tenant, o.created_at
@@ -165,7 +165,7 @@ create view posthaste.ingest_status as
         select from posthaste.received r
          where r.source = found.source and r.received_at > clock_timestamp() - interval '1 hour' limit 10000) r) recent;
 comment on view posthaste.ingest_status is
-  'For each source of webhooks that come in: when it last sent, and how much. What waits in a relay''s spool is not here yet: see /status.';
+  'For each source of webhooks that come in: when it last sent, and how much. Webhooks that wait in a relay''s spool are not here yet: see /status.';
 comment on column posthaste.ingest_status.source is 'The source.';
 comment on column posthaste.ingest_status.last_received_at is 'When its last webhook was stored.';
 comment on column posthaste.ingest_status.last_event_id is 'The event that became of it.';
@@ -186,11 +186,11 @@ begin
     ('description', 'The endpoint''s description.'),
     ('number', 'Number of the attempt; 0 where the delivery ended without one.'),
     ('started_at', 'When the attempt began.'),
-    ('outcome', 'What happened on the wire.'),
-    ('cause', 'What kind of time-out, failure or refusal it was.'),
+    ('outcome', 'The result on the wire: answered, timed_out, unreachable, refused, interrupted or none.'),
+    ('cause', 'The kind of time-out, failure or refusal.'),
     ('detail', 'The outcome in more words.'),
     ('status', 'HTTP status of the response.'),
-    ('verdict', 'What was decided: delivered, retry, dead, cancelled.'),
+    ('verdict', 'The decision: delivered, retry, dead, cancelled.'),
     ('reason', 'Why, in words.'),
     ('next_attempt_at', 'When the next attempt is due.'),
     ('response_headers', 'The response''s headers.'),
@@ -206,7 +206,7 @@ begin
     ('event_created_at', 'When the event was inserted; names its partition.'),
     ('state', 'waiting, held (endpoint disabled), sending, delivered, dead, cancelled.'),
     ('attempt_count', 'Attempts made.'),
-    ('last_outcome', 'What came of the last attempt.'),
+    ('last_outcome', 'The outcome of the last attempt.'),
     ('last_cause', 'Its cause.'),
     ('last_status', 'Its HTTP status.'),
     ('last_attempt_at', 'When it began.'),
@@ -260,7 +260,7 @@ begin
   return query
   with last as materialized (
     select distinct on (a.endpoint_id) a.*,
-           -- What came of it, in words.
+           -- The result in words.
            coalesce(a.reason || case when a.reason like 'gave up%'
                                      then ', ' || concat_ws(' ', a.outcome, a.cause, a.status) else '' end,
                     concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
@@ -312,7 +312,7 @@ begin
         case when e.enabled and h.paused_until is not null
              then format('endpoint paused until %s (%s)', h.paused_until,
                          coalesce(nullif(h.reason, ''), h.consecutive_failures || ' failures in a row'))
-                  -- What the relay's settings refuse is not sent sooner.
+                  -- An endpoint that the relay's settings refuse gets nothing sooner.
                   || case when h.trouble is distinct from 'refused'
                           then format(': posthaste.retry_endpoint(%s) sends now', e.id) else '' end end,
         case when d.blocked_at is not null
@@ -364,4 +364,4 @@ begin
    order by c.rank, c.endpoint_id;
 end $$;
 comment on function posthaste.explain is
-  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, at_most so many. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what fixes it, where something is to be fixed.';
+  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, no more than at_most. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what fixes it, where something is to be fixed.';

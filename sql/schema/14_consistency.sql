@@ -1,12 +1,11 @@
--- Consistency: whether all is well. Each check is one statement, so it sees one moment: what is being
--- routed or recorded beside it is seen whole or not at all.
+-- Consistency: whether all is well. Each check is one statement, so it sees one moment: it sees a step of routing or
+-- recording whole or not at all.
 --
--- There are two kinds of reading, and none that is quadratic. What is asked about every event of the
--- window is hashed: check_consistency turns the other joins off, because statistics of `deliveries` are
--- stale by nature, and a nested loop over a queue that was empty when it was last analyzed never ends.
--- What is asked about live deliveries and failures alone is looked up one by one in an index, in the one
--- day where it must be: `offset 0` keeps the planner from making a join of it, which would read every
--- day of the outbox.
+-- There are two kinds of reading, and none is quadratic. Questions about every event of the window are hashed:
+-- check_consistency turns the other joins off, because statistics of `deliveries` are stale by nature, and a nested
+-- loop over a queue that was empty when it was last analyzed never ends. Questions about live deliveries and failures
+-- alone are looked up in an index, in the one day where the row must be: `offset 0` keeps the planner from making a join of
+-- it, which would read every day of the outbox.
 
 create function posthaste_internal.missing_days() returns table (problem text, event_id bigint, endpoint_id bigint, detail text)
   language sql stable
@@ -32,13 +31,13 @@ begin atomic
   with last as materialized (
     select * from posthaste.routing r order by r.number desc limit 1
   )
-  -- One whose transaction committed a moment ago may be old and is not late: that it was visible
-  -- to the last routing, or that there has been none for so long, says that it is.
+  -- An event whose transaction committed a moment ago may be old without being late. It is late if it was visible to
+  -- the last routing, or if there has been no routing for as long.
   select 'an event is not routed', o.id, null::bigint,
          format('inserted at %s; the last routing was at %s', o.created_at, last.routed_at)
     from last
     join posthaste.outbox o
-      -- Whatever is older has been routed: the index on xid passes it over.
+      -- Older events have been routed: the index on xid passes them over.
       on o.xid >= pg_snapshot_xmin(case when last.after_id is null then last.until else last.since end)
      and not posthaste_internal.is_routed(o.xid, o.id, last.since, last.until, last.after_xid, last.after_id)
    where o.created_at >= stalled_routing.since
@@ -58,7 +57,7 @@ create function posthaste_internal.stranded_deliveries(since timestamptz, patien
   returns table (problem text, event_id bigint, endpoint_id bigint, detail text)
   language sql stable
 begin atomic
-  select 'a retry is due that nobody is owed', a.event_id, a.endpoint_id,
+  select 'a retry is due without a delivery', a.event_id, a.endpoint_id,
          format('attempt %s was to be followed by another at %s', a.number, a.next_attempt_at)
     from posthaste.attempts a
    where a.verdict = 'retry' and a.started_at >= stranded_deliveries.since
@@ -90,8 +89,8 @@ begin atomic
 end;
 comment on function posthaste_internal.stranded_deliveries is 'Deliveries that no relay will make.';
 
--- A line without a head goes on when a relay looks at it: after recording at once, after a crash
--- when the dead relay's claims are released, in any case with its upkeep.
+-- A line without a head goes on when a relay looks at it: at once after recording, after a crash when the dead relay's
+-- claims are released, in any case with its upkeep.
 create function posthaste_internal.stalled_lines(patience interval)
   returns table (problem text, event_id bigint, endpoint_id bigint, detail text)
   language sql stable
@@ -119,13 +118,12 @@ begin atomic
        select from posthaste.deliveries h
         where h.endpoint_id = line.endpoint_id and h.ordering_key = line.ordering_key and h.in_line is null);
 end;
-comment on function posthaste_internal.stalled_lines is 'Lines in which nobody has the turn.';
+comment on function posthaste_internal.stalled_lines is 'Lines in which no delivery has the turn.';
 
--- No list is kept of what each event owed when it was routed: that would cost a row per delivery.
--- So only what can be proven is said: an endpoint that is enabled and unchanged since before the
--- event, and whose present version the routing statement must have seen. That is known from the
--- ledger's snapshots; where they have been trimmed, an hour is taken as the longest that a
--- transaction which changed an endpoint stayed open.
+-- No list is kept of the endpoints that each event was owed when it was routed: that would cost a row per delivery.
+-- So this reports only what it can prove: an endpoint that is enabled and unchanged since before the event, and whose
+-- present version the routing statement must have seen. The ledger's snapshots tell that; where they have been trimmed,
+-- an hour is taken as the longest that a transaction which changed an endpoint stayed open.
 create function posthaste_internal.lost_events(since timestamptz)
   returns table (problem text, event_id bigint, endpoint_id bigint, detail text)
   language sql stable
@@ -162,7 +160,7 @@ begin atomic
        and not exists (
          select from posthaste.attempts a
           where a.event_id = w.id and a.endpoint_id = w.owed_to and a.started_at >= lost_events.since - interval '1 hour')
-    -- A fence: filters and the ledger are asked about these few, not about every event.
+    -- A fence: filters and the ledger are consulted for these few, not for every event.
     offset 0
   )
   select 'an event was routed, but neither delivered nor ended', w.id, w.owed_to,
@@ -200,4 +198,4 @@ begin
   limit at_most;
 end $$;
 comment on function posthaste.check_consistency is
-  'Proves that every committed event has reached, or will reach, an end at each endpoint: one row for each thing that says otherwise, at_most so many, none when all is well. Looks at events and attempts from since on and at all that is live; what is younger than patience may still be under way. Reads the days of the window a few times: seconds for a million events.';
+  'Proves that every committed event has reached, or will reach, an end at each endpoint: one row for each thing that says otherwise, no more than at_most, none when all is well. Looks at events and attempts from since on and at all live deliveries; those younger than patience may still be under way. Reads the days of the window a few times: seconds for a million events.';

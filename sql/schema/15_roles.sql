@@ -1,5 +1,5 @@
--- Roles: to grant to the application, to people and to the relay. They belong to the whole cluster;
--- where the migrating role may not create them, they are left out and a notice says so.
+-- Roles: to grant to the application, to operators and to the relay. They belong to the whole cluster; where the
+-- migrating role may not create them, they are left out and a notice says so.
 
 do $$
 declare
@@ -18,7 +18,7 @@ begin
   end loop;
 end $$;
 
--- Which role may do what, in one place. Called again by every migration that adds something.
+-- The rights of every role, in one place. Every migration that adds something calls it again.
 create function posthaste.grant_roles() returns void
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -27,7 +27,7 @@ declare
     'usage on schema posthaste, posthaste_internal',
     'select on posthaste.delivery_status, posthaste.delivery_attempts, posthaste.endpoint_status, posthaste.backlog,
        posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
-    -- Not the headers: people put tokens there.
+    -- Not the headers: operators put tokens there.
     'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
        max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
@@ -35,15 +35,16 @@ declare
   steers constant text[] := array[
     'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
     'usage on sequence posthaste.revision',
-    -- What the checks, triggers and the index of these tables call.
+    -- The checks, triggers and the index of these tables call these.
     'execute on function posthaste_internal.are_subscriptions, posthaste_internal.are_endpoint_headers,
-       posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.filter_problem,
+       posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.host_problem,
+       posthaste_internal.filter_problem, posthaste_internal.causes, posthaste_internal.is_cause,
        posthaste_internal.route_keys, posthaste_internal.generate_secret',
     'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
        posthaste.rotate_secret, posthaste.send_test, posthaste.retry, posthaste.retry_endpoint, posthaste.replay,
        posthaste.cancel, posthaste.cancel_endpoint, posthaste.unblock, posthaste.load_rules, posthaste.unload_rules'];
 begin
-  -- A function may be executed by everybody until this is said, also one of a later migration.
+  -- Every role may execute a new function until this revokes it, also one of a later migration.
   revoke all on all tables in schema posthaste from public;
   revoke all on all sequences in schema posthaste from public;
   revoke execute on all functions in schema posthaste, posthaste_internal from public;

@@ -13,7 +13,8 @@ pub mod subscription;
 pub mod incoming;
 pub mod selector;
 
-// How much of it may be in flight.
+// When to look for it, and how much of it may be in flight.
+pub mod dispatch;
 pub mod due;
 pub mod lane;
 pub mod rate;

@@ -1,4 +1,4 @@
-//! What a rule or a long failure does to an endpoint, waiting to be done: as soon as the database takes it.
+//! Effects of rules and long failures on endpoints, waiting for the database.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::model::endpoint::EndpointId;
 use crate::model::verdict::Effect;
 use crate::store::attempts::Attempt;
 
-/// Something that has to be done to an endpoint.
+/// An effect on an endpoint.
 #[derive(Debug)]
 pub(super) struct EffectOn {
     pub(super) endpoint: EndpointId,
@@ -18,7 +18,7 @@ pub(super) struct EffectOn {
 }
 
 impl EffectOn {
-    /// What a rule does to the endpoint because of this attempt.
+    /// The effect of a rule because of this attempt.
     pub(super) fn ruled(attempt: &Attempt) -> Option<Self> {
         let delete = match attempt.verdict.effect? {
             Effect::Delete => true,
@@ -33,18 +33,18 @@ impl EffectOn {
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     waiting: Mutex<Vec<EffectOn>>,
-    /// There is one.
+    /// Notified when there is one.
     pub(super) wait: Notify,
 }
 
 impl Effects {
-    /// Has something done to an endpoint soon.
+    /// Applies it as soon as the database is there.
     pub(super) fn apply_soon(&self, effect: EffectOn) {
         self.put_back(effect);
         self.wait.notify_one();
     }
 
-    /// Something that could not be done now.
+    /// Keeps one that could not be applied now.
     pub(super) fn put_back(&self, effect: EffectOn) {
         self.waiting().push(effect);
     }

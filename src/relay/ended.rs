@@ -1,5 +1,5 @@
-//! How claims end: with an attempt, without one, or given back. On the way from the lanes and the dispatch to
-//! the [recorder](super::record).
+//! How claims end: with an attempt, without one, or given back. On the way from the lanes and the
+//! dispatch to the [recorder](super::record).
 
 use std::time::{Duration, Instant};
 
@@ -36,14 +36,14 @@ enum End {
 }
 
 impl Results {
-    /// A way that holds so many; the recorder has its end.
+    /// A way that holds `most` results, and its end for the recorder.
     pub(super) fn new(most: usize) -> (Self, mpsc::Receiver<Ended>) {
         let (sender, receiver) = mpsc::channel(most);
         (Self(sender), receiver)
     }
 
-    /// Hands an ended claim to the recorder. Never waits for long: there is a place for every claim that may
-    /// be held.
+    /// Hands an ended claim to the recorder. Never waits for long: there is a place for every claim
+    /// that may be held.
     pub(super) async fn report(&self, ended: Ended) {
         if self.0.send(ended).await.is_err() {
             tracing::error!(
@@ -109,7 +109,7 @@ impl Ended {
         self
     }
 
-    /// What is to be recorded of it; `None`: it is released.
+    /// The attempt to be recorded; `None`: the claim is released.
     pub(super) fn attempt(&self) -> Option<&Attempt> {
         match &self.end {
             End::Attempted(attempt) | End::Cancelled(attempt) => Some(attempt),

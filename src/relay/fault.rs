@@ -1,5 +1,5 @@
-//! Keeps a bug that an event or an endpoint meets to that one. Otherwise the panic would end the worker, the
-//! term and, since the next term meets it too, all work of the relay.
+//! Keeps a bug that an event or an endpoint meets to that one. Otherwise the panic would end the
+//! worker, the term and, since the next term meets it too, all work of the relay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::panics::said;
 
-/// Does the work; if it panics, returns a sentence that may be stored. State that the work shares with other
-/// tasks must be whole at every moment, as the state behind the relay's locks is.
+/// Does the work; if it panics, returns a sentence that may be stored. State that the work shares
+/// with other tasks must be whole at every moment, as the state behind the relay's locks is.
 pub(super) fn caught<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, String>> {
     AssertUnwindSafe(work).catch_unwind().map(|done| done.map_err(|panic| in_words(panic.as_ref())))
 }
@@ -19,8 +19,8 @@ pub(super) fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| in_words(panic.as_ref()))
 }
 
-/// Ends the term if this panics. A relay that stands half still would look alive and hold its claims;
-/// a new term takes up what the old one held.
+/// Ends the term if this panics. A relay that stands half still would look alive and hold its
+/// claims; a new term takes up what the old one held.
 pub(super) fn guarded<T>(
     over: CancellationToken,
     work: impl Future<Output = T>,

@@ -1,5 +1,5 @@
-//! Writes down how endpoints do, behind `endpoint_status`, about once a second; what a rule or a long failure
-//! does to an endpoint is done at once.
+//! Writes down how endpoints do, behind `endpoint_status`, about once a second; what a rule or a
+//! long failure does to an endpoint is done at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::store::health::{Note, note_health};
 /// The row of an endpoint's health is written at most this often.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What noting needs.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct HealthNotes {
     pub(super) database: Arc<Link>,

@@ -1,8 +1,8 @@
-//! Records how claims ended, in batches: one statement for some hundred of them. The last station; a claim's
-//! room is free once it is recorded here.
+//! Records how claims ended, in batches: one statement for some hundred of them. The last station;
+//! a claim's room is free once it is recorded here.
 //!
-//! While the database is away the results wait. Their queue is bounded by the claims that a relay may hold,
-//! so claiming stops by itself while recording stands still.
+//! While the database is away the results wait. Their queue is bounded by the claims that a relay
+//! may hold, so claiming stops by itself while recording stands still.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::store::deliveries::release;
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
 
-/// What recording needs.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Recorder {
     pub(super) database: Arc<Link>,
@@ -70,8 +70,8 @@ impl Recorder {
     async fn write_down(&self, batch: &[Ended]) {
         let mut backoff = Backoff::default();
         loop {
-            // A relay that was taken for dead has lost its claims, and these results with them: each
-            // delivery is made again, under an interrupted attempt that says so.
+            // A relay that was taken for dead has lost its claims, and these results with them:
+            // each delivery is made again, under an interrupted attempt that says so.
             if self.term.over.is_cancelled() {
                 self.metrics.claims_lost.increment(batch.len() as u64);
                 return;
@@ -128,7 +128,7 @@ impl Recorder {
         self.lines.these(standing);
     }
 
-    /// What follows from an attempt that was sent to the database.
+    /// Takes the consequences of an attempt that the database was given.
     fn recorded(&self, attempt: &Attempt, held: &Held) {
         if held.contains_key(&(attempt.event_id, attempt.endpoint_id)) {
             self.count(attempt);

@@ -119,6 +119,7 @@ async fn look(
                 StoreError::MigrationChanged { .. } => {
                     "the schema is not what this posthaste made; compare with `posthaste migrate --print`"
                 }
+                StoreError::LedgerHidden { fix, .. } => fix.as_str(),
                 StoreError::Query { .. } => "grant posthaste_relay to the role that the relay uses",
                 _ => "posthaste migrate",
             };

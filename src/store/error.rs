@@ -68,6 +68,10 @@ pub enum StoreError {
     )]
     SchemaWithoutRows,
     #[error(
+        "row-level security hides the rows of {tables} from this role, and with them the state of the schema; as the owner: `{fix}`"
+    )]
+    LedgerHidden { tables: String, fix: String },
+    #[error(
         "the posthaste schema was loaded without its rows, and it is not the one that this posthaste makes ({count} differ: {differences}); run the version that made it first, or, if nothing is in it, drop schema posthaste, posthaste_internal cascade and migrate anew"
     )]
     SchemaUnlike { count: usize, differences: String },

@@ -19,6 +19,12 @@ const IS_BARE: &str = "select to_regclass('posthaste.routing') is not null \
 const IS_EMPTY: &str = "select to_regclass('posthaste.routing') is not null \
      and not exists (select from posthaste.migrations)";
 
+/// The ledgers whose rows a policy hides from this role, and the SQL that shows them again.
+const HIDDEN: &str = "select string_agg(name, ', '), \
+         string_agg(format('alter table %s disable row level security', name), '; ') \
+     from unnest(array['posthaste.migrations', 'posthaste.routing']) name \
+     where row_security_active(to_regclass(name))";
+
 /// What the schemas are called while this version's are made beside them. A name that nothing else
 /// has.
 const ASIDE: &str = "_found_without_rows";
@@ -65,7 +71,19 @@ const DOING: &str = "put back what the schema has from the start";
 /// Whether the schema is there and its ledger is not, or has nothing in it.
 pub(super) async fn is_without_rows(client: &Client) -> Result<bool, StoreError> {
     // One after the other: a statement that names a table is refused where there is none.
-    Ok(ask(client, IS_BARE).await? || (is_there(client).await? && ask(client, IS_EMPTY).await?))
+    if ask(client, IS_BARE).await? {
+        return Ok(true);
+    }
+    if !is_there(client).await? {
+        return Ok(false);
+    }
+    // A table whose rows a policy hides reads like an empty one.
+    let hidden = client.query_typed_one(HIDDEN, &[]).await;
+    let hidden = hidden.map_err(StoreError::query("look for the schema"))?;
+    if let (Some(tables), Some(fix)) = (hidden.get(0), hidden.get(1)) {
+        return Err(StoreError::LedgerHidden { tables, fix });
+    }
+    ask(client, IS_EMPTY).await
 }
 
 async fn is_there(client: &Client) -> Result<bool, StoreError> {

@@ -96,6 +96,11 @@ create function pg_temp.endpoint_fails(with_what text, says text) returns void l
 $$;
 select pg_temp.fails($$select posthaste.add_endpoint('https://exa mple.com/')$$, 'the url ''https://exa mple.com/'' has white space in it: write %20 for a space');
 select pg_temp.fails($$insert into posthaste.endpoints (url) values ('example.com')$$, 'the url ''example.com'' is neither http:// nor https://');
+select pg_temp.fails($$select posthaste.add_endpoint('https://a.example:65536/')$$, 'the url''s port 65536 is no number of 1 to 65535');
+select pg_temp.fails($$select posthaste.add_endpoint('https://2001:db8::1/')$$, 'write it like hooks.example.com:8443 or [2001:db8::1]:8443');
+select pg_temp.fails($$select posthaste.add_endpoint('https://[2001:db8::g]/')$$, 'the host [2001:db8::g] is no IPv6 address: write one like [2001:db8::1]');
+select pg_temp.fails($$select posthaste.add_endpoint('https://%zz/')$$, 'the host %zz has a character in it that no host name has');
+select pg_temp.fails($$select posthaste.add_endpoint('https://10.0.0.256/')$$, 'the host 10.0.0.256 ends in a number and is no IPv4 address');
 select pg_temp.endpoint_fails($$headers => '{"X-A": "1", "x-a": "2"}'$$, 'headers_are_at_most_64_texts');
 select pg_temp.endpoint_fails($$headers => '{"Webhook_Signature": "1"}'$$, 'headers_are_at_most_64_texts');
 select pg_temp.endpoint_fails($$headers => '{"Content_Length": "1"}'$$, 'headers_are_at_most_64_texts');
@@ -116,6 +121,14 @@ select pg_temp.endpoint_fails($$filter => '$.name starts with "a"'$$, 'is true o
 select pg_temp.endpoint_fails($$filter => '!($.a == 1)'$$, 'is true or false');
 select pg_temp.endpoint_fails($$filter => 'exists($.a)'$$, 'is true or false');
 select pg_temp.endpoint_fails($$filter => 'true'$$, 'is true or false');
+select pg_temp.endpoint_fails($$filter => '$'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => 'strict $'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => '1'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => '"x"'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => '$.type()'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => '$.**'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => '1 ? (@ == 2)'$$, 'does not ask about the payload');
+select pg_temp.endpoint_fails($$filter => 'strict $ ? (1 == 1)'$$, 'does not ask about the payload');
 select pg_temp.endpoint_fails($$filter => '$ ? (@.total > $min)'$$, 'has a variable in it');
 select pg_temp.endpoint_fails($$filter => '$.**.a.**.b'$$, 'more than one **');
 select pg_temp.endpoint_fails(format('filter => %L', '$' || repeat('.**', 200)), 'more than one **');
@@ -126,7 +139,7 @@ declare
   good jsonpath;
 begin
   foreach good in array array['$ ? (@.total_cents > 100000)', '$.a', 'strict $.a ? (@ > 1)', '$.items[*] ? (@.price > 10)',
-                              '$.** ? (@ == "**")', '$ ? (@.name == "$min")', '$.a * $.b', '$.flag',
+                              '$.** ? (@ == "**")', '$ ? (!exists(@.test))', '$ ? ($.a == 1)', '$.a ? (1 == 1)', '$.type() ? (@ == "array")', '$ ? (@.name == "$min")', '$.a * $.b', '$.flag',
                               '$ ? (@.at.datetime() > "2024-01-01".datetime())']::jsonpath[] loop
     perform posthaste.add_endpoint('https://c.example/', filter => good, enabled => false);
   end loop;
@@ -151,6 +164,21 @@ select pg_temp.fails($$select posthaste.rotate_secret(min(id), keep_old_for => '
 select pg_temp.fails($$update posthaste.endpoint_secrets set expires_at = 'infinity'$$, 'expires_at_is_a_date_before_2200');
 select posthaste.rotate_secret(min(id), keep_old_for => '1 year'), posthaste.rotate_secret(min(id), keep_old_for => '365 days')
   from posthaste.endpoints;
+
+-- ── rules ───────────────────────────────────────────────────────────────────────────────────────
+
+create function pg_temp.rule_fails(with_what text, says text) returns void language sql as $$
+  select pg_temp.fails(format('insert into posthaste.rules (name, %s, action) values (''r'', %s, ''dead'')',
+                              split_part(with_what, ' = ', 1), split_part(with_what, ' = ', 2)), says);
+$$;
+select pg_temp.rule_fails($$cause = 'tls_expried'$$, 'rule r: cause tls_expried is not known: write one of resolve, connect, tls, headers, dns, ');
+select pg_temp.rule_fails($$outcome = 'answred'$$, 'rule r: outcome answred is not known: write answered, timed_out, unreachable or refused');
+select pg_temp.fails($$insert into posthaste.rules (name, cause, action) values ('r', 'dns', 'forget')$$, 'rule r: action forget is not known: write retry, dead, disable_endpoint, delete_endpoint or delivered');
+set role posthaste_operator;
+insert into posthaste.rules (name, cause, action) values ('every failure of TLS', 'tls', 'dead');
+select posthaste.add_endpoint('https://bücher.example:8443/', filter => '$ ? (@.a == 1)', enabled => false);
+insert into posthaste.endpoints (url, enabled) values ('https://[2001:db8::1]/', false);
+reset role;
 
 -- ── what cannot be announced ────────────────────────────────────────────────────────────────────
 
@@ -177,8 +205,8 @@ end $$;
 create temporary table said as execute doctor_work(15);
 do $$
 begin
-  assert (select state = 'warning' and said.found = '1 dropped since the schema was made' from said where what = 'announcements');
-  assert (select state = 'ok' from said where what = 'filters');
+  assert (select state = 'warning' and said.detail = '1 dropped since the schema was made' from said where "check" = 'announcements');
+  assert (select state = 'ok' from said where "check" = 'filters');
 end $$;
 drop table said;
 alter table posthaste.endpoints disable trigger endpoints_are_checked;
@@ -186,6 +214,6 @@ insert into posthaste.endpoints (url, subscriptions, filter) values ('https://e.
 create temporary table said as execute doctor_work(15);
 do $$
 begin
-  assert (select state = 'warning' and said.found like 'failing, so these events are not owed: endpoint %, event %: could not find jsonpath variable "min"'
-            from said where what = 'filters');
+  assert (select state = 'warning' and said.detail like 'failing, so these events are not owed: endpoint %, event %: could not find jsonpath variable "min"'
+            from said where "check" = 'filters');
 end $$;

@@ -64,7 +64,7 @@ insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started
   select event_id, endpoint_id, event_created_at, now(), 1, 1, 1, 'answered', 'retry', now() from posthaste.deliveries where event_id = 1;
 select pg_temp.is('{}');
 delete from posthaste.deliveries where event_id = 1;
-select pg_temp.is('{"a retry is due that nobody is owed 1 1"}');
+select pg_temp.is('{"a retry is due without a delivery 1 1"}');
 insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, verdict)
   select event_id, endpoint_id, event_created_at, clock_timestamp(), 2, 1, 1, 'answered', 'dead' from posthaste.attempts;
 select pg_temp.is('{}');

@@ -56,7 +56,7 @@ begin
   assert (select next_attempt_at = 'infinity' from posthaste.deliveries where event_id = 3);
   assert (select count(*) = 1 from posthaste.backlog), 'it bears a time without end';
 end $$;
-execute agenda(null);
+execute due(null);
 
 -- unblock: all or one key, again or not at all
 do $$

@@ -124,11 +124,11 @@ execute claim(1, 2, null, '{1}', '{9}', 1000);
 execute release_orphans(1, '{}', 1);
 execute evict(1, now());
 execute endpoints('{1}', null);
-execute agenda(null);
+execute due(null);
 execute rules;
 execute make_partitions(8);
 execute trim(3600);
-execute strike(1, true, 'gone');
+execute apply_effect(1, true, 'gone');
 do $$
 begin
   assert (select array_agg(verdict) = '{cancelled}' from posthaste.attempts);

@@ -1,14 +1,14 @@
-//! One endpoint's lane as a value: what a relay has queued for the endpoint, how much more it may claim,
-//! and what a worker of the lane does next. A slow, dead or hostile endpoint fills its own lane and no
-//! other.
+//! One endpoint's lane as a value: what a relay has queued for the endpoint, how much more it may
+//! claim, and what a worker of the lane does next. A slow, dead or hostile endpoint fills its own
+//! lane and no other.
 //!
-//! Knows no lock, task, clock or chance: the relay keeps a lane behind a lock and calls workers, the
-//! simulation steps one by hand. What is queued is a claim with its guard there, a plain delivery here, so
-//! the caller counts what it holds and hands the count in as `claimed`.
+//! Knows no lock, task, clock or chance: the relay keeps a lane behind a lock and calls workers,
+//! the simulation steps one by hand. The queue holds claims with their guards there, plain
+//! deliveries here, so the caller counts what it holds and hands the count in as `claimed`.
 //!
 //! How many requests may be in flight is [`window`](super::window)'s to say, whether any may
-//! [`health`](super::health)'s, how fast [`rate`](super::rate)'s, which part of a limit is this relay's
-//! [`share`](super::share)'s.
+//! [`health`](super::health)'s, how fast [`rate`](super::rate)'s, which part of a limit is this
+//! relay's [`share`](super::share)'s.
 
 mod work;
 
@@ -25,9 +25,9 @@ use super::share::Share;
 use super::verdict::Decision;
 use super::window::Window;
 
-/// A lane holds as many claims as keep it busy for this long, so that workers need not wait for the next
-/// statement, and an endpoint that takes a second for each has hardly any waiting here that another relay
-/// could send. Long against a statement.
+/// A lane holds as many claims as keep it busy for this long, so that workers need not wait for the
+/// next statement, and an endpoint that takes a second for each has hardly any waiting here that
+/// another relay could send. Long against a statement.
 const AHEAD_MS: f64 = 200.0;
 
 /// Claims held for each request while nothing is known of the endpoint.
@@ -39,7 +39,7 @@ pub const SILENCE: Duration = Duration::from_millis(50);
 /// How long a lane is kept of an endpoint that other relays serve.
 const NOT_OURS_FOR: Duration = Duration::from_secs(600);
 
-/// See the module. `Q` is what is queued.
+/// See the module. `Q` is the type of what is queued.
 #[derive(Debug)]
 pub struct LaneState<Q> {
     limits: LaneLimits,
@@ -63,7 +63,7 @@ pub struct LaneState<Q> {
     dismissed: bool,
 }
 
-/// What of an endpoint's settings bounds its lane, as read at one revision.
+/// The settings of an endpoint that bound its lane, as read at one revision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LaneLimits {
     pub endpoint: EndpointId,
@@ -76,7 +76,7 @@ pub struct LaneLimits {
     pub rate_limit: Option<f64>,
 }
 
-/// What bounds the claims of one lane at this moment.
+/// Bounds of one lane's claims at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Claims that the lane holds: queued, in flight or not yet recorded.
@@ -94,7 +94,7 @@ pub struct Moment {
     pub instant: Instant,
 }
 
-/// What a worker of the lane does instead of sending.
+/// Why a worker of the lane sends nothing now, and its task instead.
 #[derive(Debug, PartialEq)]
 pub enum Idle<Q> {
     /// Give back what was claimed: the endpoint has been paused since, or other relays serve it.
@@ -119,12 +119,12 @@ pub struct AttemptEnd<'a> {
     /// A rule may have counted an odd answer as delivered: that is a success here as well.
     pub decision: Decision,
     pub took: Duration,
-    /// From the first byte written to the answer's head, where there was one: a new connection says nothing
-    /// of how busy the endpoint is.
+    /// From the first byte written to the answer's head, where there was one: a new connection says
+    /// nothing of how busy the endpoint is.
     pub answered_in: Option<Duration>,
 }
 
-/// What has come of an endpoint's attempts since it was last noted.
+/// An endpoint's attempts since its health was last noted.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Tally {
     pub successes: u32,
@@ -133,9 +133,9 @@ pub struct Tally {
     pub duration_ms: f64,
 }
 
-/// How many more an endpoint may claim that holds `claimed`, of a relay that may still claim `free`: no
-/// more than it then leaves free. An endpoint that was fast and hangs has half of all claims at most, and
-/// something is left for the next.
+/// How many more an endpoint may claim that holds `claimed`, of a relay that may still claim
+/// `free`: no more than it then leaves free. An endpoint that was fast and hangs has half of all
+/// claims at most, and something is left for the next.
 #[must_use]
 pub fn share_of_room(free: usize, claimed: usize) -> usize {
     free.saturating_sub(claimed).div_ceil(2)
@@ -148,8 +148,8 @@ pub fn first_room(initial_window: u32, free: usize) -> usize {
 }
 
 impl<Q> LaneState<Q> {
-    /// An empty lane, with this relay's part of the limits. `initial_window`: requests there may be before
-    /// the first answer.
+    /// An empty lane, with this relay's part of the limits. `initial_window`: requests there may be
+    /// before the first answer.
     #[must_use]
     pub fn new(
         limits: LaneLimits,
@@ -187,7 +187,8 @@ impl<Q> LaneState<Q> {
         self.divide(share);
     }
 
-    /// Takes this relay's part of the endpoint's limits: relays have come or gone, or the limits changed.
+    /// Takes this relay's part of the endpoint's limits: relays have come or gone, or the limits
+    /// changed.
     pub fn divide(&mut self, share: Share) {
         let LaneLimits { endpoint, max_concurrency, rate_limit, .. } = self.limits;
         let part = share.of(endpoint, max_concurrency, rate_limit);
@@ -223,8 +224,8 @@ impl<Q> LaneState<Q> {
             && self.limits.secrets_until.is_none_or(|until| now < until)
     }
 
-    /// Whether the lane knows something that a new one would not: the endpoint's trouble, or that other relays
-    /// serve it, without which it would be claimed and given back again and again.
+    /// Whether the lane knows something that a new one would not: the endpoint's trouble, or that
+    /// other relays serve it, without which it would be claimed and given back again and again.
     #[must_use]
     pub fn is_worth_keeping(&self, now: Instant) -> bool {
         self.health != Health::default()
@@ -258,8 +259,8 @@ impl<Q> LaneState<Q> {
         self.room_if(now, bounds, 0)
     }
 
-    /// How many more deliveries may be claimed that are made just now: of these one may be the probe before
-    /// the pause is over.
+    /// How many more deliveries may be claimed that are made just now: of these one may be the
+    /// probe before the pause is over.
     #[must_use]
     pub fn room_for_new(&self, now: Timestamp, bounds: Bounds) -> usize {
         self.room_if(now, bounds, 1)
@@ -304,7 +305,8 @@ impl<Q> LaneState<Q> {
         self.queue.drain(..).collect()
     }
 
-    /// Takes out what was claimed before the endpoint's limits were known and other relays may have.
+    /// Takes out what was claimed before the endpoint's limits were known and other relays may
+    /// have.
     pub fn take_excess(&mut self, share: Share) -> Vec<Q> {
         let most = self.most_claims(usize::MAX);
         if share.relays() == 1 || self.queue.len() <= 2 * most {

@@ -1,5 +1,5 @@
-//! What a lane's workers do: send while the window, the rate and the endpoint's health allow it, tell how
-//! each attempt ended, and try one request more where the endpoint is silent.
+//! The work in a lane: sending while the window, the rate and the endpoint's health allow it,
+//! taking in how each attempt ended, and trying one request more where the endpoint is silent.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ impl<Q> LaneState<Q> {
         self.width().min(requests).min(self.queue.len() + self.in_flight)
     }
 
-    /// Takes out what a worker that is free sends now, while `requests` may be in flight and, if the relay's lease
-    /// is fresh enough (`may_send`), begin. It counts as in flight until [`finished`](Self::finished) is told of
-    /// its end, with the ticket.
+    /// Takes out what a worker that is free sends now, while `requests` may be in flight and, if
+    /// the relay's lease is fresh enough (`may_send`), begin. It counts as in flight until
+    /// [`finished`](Self::finished) is told of its end, with the ticket.
     ///
     /// # Errors
     /// When nothing is to be sent now: what to do instead.
@@ -50,8 +50,8 @@ impl<Q> LaneState<Q> {
         Ok((next, ticket))
     }
 
-    /// Takes in how an attempt ended. Returns what changes for the endpoint. `draw` is from 0 to 1 and
-    /// decides the jitter of a pause.
+    /// Takes in how an attempt ended. Returns what changes for the endpoint. `draw` is from 0 to 1
+    /// and decides the jitter of a pause.
     pub fn finished(
         &mut self,
         end: AttemptEnd<'_>,
@@ -78,7 +78,7 @@ impl<Q> LaneState<Q> {
         self.health.after(ticket, Sign::of(outcome, decision), now, policy, draw)
     }
 
-    /// What has come of it since last asked, if anything has, and how it stands.
+    /// The attempts since the last call, if there were any, and the endpoint's health.
     pub fn take_tally(&mut self) -> Option<(Tally, Health)> {
         let tally = std::mem::take(&mut self.tally);
         (tally.successes + tally.failures > 0).then(|| (tally, self.health.clone()))
@@ -94,9 +94,9 @@ impl<Q> LaneState<Q> {
         }
     }
 
-    /// Takes in that [`SILENCE`] has passed since `finished` attempts had ended; `None`: the watch begins.
-    /// Returns how many have ended by now. `None`: nothing waits that one request more could send, and the
-    /// watch ends.
+    /// Takes in that [`SILENCE`] has passed since `finished` attempts had ended; `None`: the watch
+    /// begins. Returns how many have ended by now. `None`: nothing waits that one request more
+    /// could send, and the watch ends.
     pub fn watched(&mut self, finished: Option<u64>) -> Option<u64> {
         if self.would_have_more() && finished == Some(self.finished) {
             self.window.on_silence();

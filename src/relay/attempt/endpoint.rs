@@ -1,4 +1,5 @@
-//! An endpoint made ready to be sent to: parsed, checked and with its keys scheduled, once per revision.
+//! An endpoint made ready to be sent to: parsed, checked and with its keys scheduled, once per
+//! revision.
 
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ pub(in crate::relay) struct Defaults<'a> {
 }
 
 impl ReadyEndpoint {
-    /// Of an endpoint as it was read. One that cannot be sent to is ready as well, to have what it is owed
-    /// refused.
+    /// Of an endpoint as it was read. One that cannot be sent to is ready as well, to have what it
+    /// is owed refused.
     pub(in crate::relay) fn new(
         defaults: Defaults<'_>,
         endpoint: Endpoint,
@@ -96,7 +97,7 @@ impl ReadyEndpoint {
         self.sending.as_ref().map_or("", |sending| &sending.host)
     }
 
-    /// What bounds the endpoint's lane.
+    /// The settings that bound the endpoint's lane.
     pub(in crate::relay) fn limits(&self) -> LaneLimits {
         LaneLimits {
             endpoint: self.endpoint.id,

@@ -1,8 +1,8 @@
 //! The headers of a request: the relay's, the endpoint's, then the event's own. Asked by
 //! [`attempt`](super).
 //!
-//! Nothing here panics, whatever a row holds: a name or value that cannot be a header is left out, and more
-//! headers than are sent are an error that says so.
+//! Nothing here panics, whatever a row holds: a name or value that cannot be a header is left out,
+//! and more headers than are sent are an error that says so.
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
@@ -15,9 +15,9 @@ pub(in crate::relay) const WEBHOOK_TIMESTAMP: HeaderName =
 pub(in crate::relay) const WEBHOOK_SIGNATURE: HeaderName =
     HeaderName::from_static("webhook-signature");
 
-/// No known server takes more in its default configuration (most take 100 names and 8 to 64 KiB, Go's takes
-/// 1 MiB). The schema's bound is far lower; rows from before it are sent as long as a receiver might take
-/// them. A [`HeaderMap`] holds 24,576.
+/// No known server takes more in its default configuration (most take 100 names and 8 to 64 KiB,
+/// Go's takes 1 MiB). The schema's bound is far lower; rows from before it are sent as long as a
+/// receiver might take them. A [`HeaderMap`] holds 24,576.
 const NAMES_MAX: usize = 1_000;
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -32,8 +32,8 @@ pub(in crate::relay) enum TooMany {
     Together,
 }
 
-/// Adds the headers of an event or endpoint, but none of the relay's own names, none that is already there,
-/// and none that belongs to one hop or could smuggle a request.
+/// Adds the headers of an event or endpoint, but none of the relay's own names, none that is
+/// already there, and none that belongs to one hop or could smuggle a request.
 pub(in crate::relay) fn add(
     headers: &mut HeaderMap,
     theirs: &[(String, String)],
@@ -75,8 +75,8 @@ pub(in crate::relay) fn put_all(headers: &mut HeaderMap, more: &HeaderMap) -> Re
     more.iter().try_for_each(|(name, value)| put(headers, name.clone(), value.clone()))
 }
 
-/// Passes on the event's own headers that a raw body needs to be what it was: its type, where it is not JSON;
-/// and the three of Standard Webhooks, which verify only together.
+/// Passes on the event's own headers that a raw body needs to be what it was: its type, where it is
+/// not JSON; and the three of Standard Webhooks, which verify only together.
 pub(in crate::relay) fn pass_on(
     headers: &mut HeaderMap,
     delivery: &Delivery,
@@ -97,16 +97,17 @@ pub(in crate::relay) fn pass_on(
     Ok(())
 }
 
-/// Whether a receiver may take one name for the other. CGI and what descends from it (WSGI, PHP, Rack) hands
-/// headers over as variables, in which `_` stands for a hyphen, and with old servers for every sign
-/// that is neither letter nor digit: there `Webhook_Signature` is `webhook-signature`.
+/// Whether a receiver may take one name for the other. CGI and what descends from it (WSGI, PHP,
+/// Rack) hands headers over as variables, in which `_` stands for a hyphen, and with old servers
+/// for every sign that is neither letter nor digit: there `Webhook_Signature` is
+/// `webhook-signature`.
 fn read_alike(one: &str, other: &str) -> bool {
     let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
-/// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is written; events
-/// are not refused for a header, so it is checked here too.
+/// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is
+/// written; events are not refused for a header, so it is checked here too.
 const OURS: [&str; 15] = [
     "host",
     "content-length",

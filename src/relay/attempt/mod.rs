@@ -1,7 +1,7 @@
 //! One attempt: make the body, sign, send, judge. The heart of the relay, and one screen of it.
 //!
-//! Runs in a lane's worker. How it ended goes to the recorder; nothing here touches the database, and nothing
-//! waits but the request itself.
+//! Runs in a lane's worker. How it ended goes to the recorder; nothing here touches the database,
+//! and nothing waits but the request itself.
 
 mod endpoint;
 mod headers;
@@ -75,8 +75,8 @@ impl Attempts {
 
     /// Makes the next attempt of a delivery.
     ///
-    /// A bug that it meets ends this attempt and nothing else: the connection may be half written and is
-    /// not used again.
+    /// A bug that it meets ends this attempt and nothing else: the connection may be half written
+    /// and is not used again.
     pub(super) fn make<'a>(
         &'a self,
         ready: &'a ReadyEndpoint,
@@ -136,9 +136,9 @@ impl Attempts {
                     if !first.unheard || !self.term.may_send() {
                         return first;
                     }
-                    // The receiver closes connections that it has answered on, and was a moment later than
-                    // the relay. Or it fell over this very request, which then comes twice: as it would by
-                    // the retry.
+                    // The receiver closes connections that it has answered on, and was a moment
+                    // later than the relay. Or it fell over this very request, which then comes
+                    // twice: as it would by the retry.
                     is_sent_again = true;
                     self.metrics.sent_again.increment(1);
                     let left = ready.timeout.saturating_sub(self.clock.since(began));

@@ -26,8 +26,8 @@ pub(in crate::relay) fn config() -> Config {
     load(&Sources { flags, ..Sources::default() }).unwrap()
 }
 
-/// Of a term that never asks its database anything. They may dial loopback, and have `files` connections
-/// open.
+/// Of a term that never asks its database anything. They may dial loopback, and have `files`
+/// connections open.
 pub(in crate::relay) fn attempts(files: usize, lease: Duration) -> Attempts {
     let config = config();
     let loopback = ["127.0.0.0/8".parse().unwrap()];
@@ -127,7 +127,12 @@ impl ReceiverConnection {
 
 #[tokio::test]
 async fn an_accepted_event_is_delivered_and_its_connection_is_kept_with_its_file() {
-    let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
+    let receiver = LoopbackReceiver::serving(async |mut heard, _| {
+        heard.answer(OK).await;
+        // Holds the connection open.
+        std::future::pending::<()>().await;
+    })
+    .await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
     let ready = ready(&attempts, &receiver.url());
     let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();

@@ -1,5 +1,5 @@
-//! How much of what the relay has claimed is not recorded yet, and under which tokens. A [`Claim`] frees its
-//! part when it is dropped.
+//! How much of what the relay has claimed is not recorded yet, and under which tokens. A [`Claim`]
+//! frees its part when it is dropped.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::model::delivery::Delivery;
 use crate::store::routing::Claimed;
 
-/// What this relay has claimed and not recorded.
+/// The claims of this relay that are not recorded yet.
 #[derive(Debug, Default)]
 pub(in crate::relay) struct Holdings {
     count: AtomicUsize,
@@ -23,18 +23,18 @@ pub(in crate::relay) struct Holdings {
 pub(in crate::relay) struct ClaimTokens {
     /// Those that still hold something.
     pub(in crate::relay) held: HashSet<i64>,
-    /// Of the statement that claims now or claimed last. What it has claimed is not here yet.
+    /// Of the statement that claims now or claimed last; its claims are not booked yet.
     pub(in crate::relay) newest: i64,
 }
 
-/// A delivery that this relay has claimed, and the room that it takes: in the relay and, once it is in one,
-/// in its lane. Dropping it frees both.
+/// A delivery that this relay has claimed, and the room that it takes: in the relay and, once it is
+/// in one, in its lane. Dropping it frees both.
 #[derive(Debug)]
 pub(in crate::relay) struct Claim {
     pub(in crate::relay) delivery: Delivery,
     bytes: usize,
     statement: Arc<Statement>,
-    /// What its lane holds.
+    /// The count of its lane.
     lane: Option<Arc<AtomicUsize>>,
 }
 
@@ -45,7 +45,7 @@ pub(in crate::relay) struct Booked {
     pub(in crate::relay) cancelled: Option<String>,
 }
 
-/// What one statement has claimed: its token is held until the last of its claims is dropped.
+/// A statement that has claimed: its token is held until the last of its claims is dropped.
 #[derive(Debug)]
 struct Statement {
     token: i64,
@@ -53,7 +53,8 @@ struct Statement {
 }
 
 impl Holdings {
-    /// A statement is about to claim under this token; all before it have been [booked](Self::book).
+    /// A statement is about to claim under this token; all before it have been
+    /// [booked](Self::book).
     pub(in crate::relay) fn begin(&self, token: i64) {
         self.tokens().newest = token;
     }
@@ -78,7 +79,8 @@ impl Holdings {
             .collect();
         let bytes = booked.iter().map(|booked| booked.claim.bytes).sum::<usize>();
         let mean = bytes / booked.len();
-        // Quick to believe in larger ones, slow in smaller ones.
+        // Follows larger events at once and smaller ones slowly: a mean that is too small overfills
+        // memory.
         let before = self.mean_bytes();
         let after = if mean > before { mean } else { before - (before - mean) / 4 };
         self.mean_bytes.store(after, Ordering::Relaxed);

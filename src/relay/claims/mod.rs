@@ -1,4 +1,4 @@
-//! What this relay may claim and has claimed, and when something unclaimed falls due.
+//! How much this relay may claim and has claimed, and when something unclaimed falls due.
 
 pub(super) mod holdings;
 pub(super) mod uncertain;
@@ -55,7 +55,7 @@ impl Claims {
     }
 
     /// How many more deliveries may be claimed in all. None by a relay that may be taken for dead:
-    /// it could not send them, and others can.
+    /// it could not send them, and other relays can.
     pub(super) fn room(&self) -> usize {
         if !self.term.may_send() {
             return 0;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Dispatcher;
-use super::suspects::Next;
+use crate::model::dispatch::Blame as Next;
 use crate::model::endpoint::EndpointId;
 use crate::model::outcome::Refusal;
 use crate::relay::Shared;

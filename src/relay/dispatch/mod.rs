@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 mod claim;
-mod suspects;
+
 mod wake;
 
-use suspects::Suspects;
+use crate::model::dispatch::Suspects;
 
 use self::wake::{Look, Wake};
 use super::Shared;

@@ -1,4 +1,4 @@
-//! What follows from an attempt for its endpoint: pauses, recoveries, and the end of its lane.
+//! Consequences of an attempt for its endpoint: pauses, recoveries, and the end of its lane.
 
 use super::Lane;
 use crate::model::health::{Fault, Transition, Trouble};
@@ -6,9 +6,9 @@ use crate::model::verdict::Effect;
 use crate::relay::effects::EffectOn;
 
 impl Lane {
-    /// Sees to what follows from an attempt for its endpoint. What a rule does to it waits until the
-    /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim under
-    /// which this very answer is to be written down.
+    /// Takes the consequences of an attempt. A rule's effect on the endpoint waits until the
+    /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim
+    /// under which this answer is to be recorded.
     pub(super) async fn follow(&self, transition: Option<Transition>, effect: Option<Effect>) {
         if transition.is_none() && effect.is_none() {
             return;
@@ -30,11 +30,12 @@ impl Lane {
                             endpoint,
                             host,
                             reason,
-                            "the endpoint is held: these settings let nothing be sent to it"
+                            "the endpoint is held: nothing may be sent to it by these settings"
                         );
                     }
                     (Fault::Refused, true) => {
-                        tracing::info!(endpoint, host, %until, reason, "the endpoint is still held");
+                        // At info, the probe's own attempt says as much.
+                    tracing::debug!(endpoint, host, %until, reason, "the endpoint is still held");
                     }
                 }
             }

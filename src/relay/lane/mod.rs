@@ -1,9 +1,9 @@
-//! A lane per endpoint: the [value](LaneState) that decides how much it may take and what is sent next,
-//! behind a lock, and the workers that send. A slow, dead or hostile endpoint fills its own lane and no
-//! other.
+//! A lane per endpoint: the [value](LaneState) that decides how much it may take and what is sent
+//! next, behind a lock, and the workers that send. A slow, dead or hostile endpoint fills its own
+//! lane and no other.
 //!
-//! The dispatch puts claims in; workers take them out, each with a connection of its own. A claim takes
-//! room in its lane until it is recorded or given back, that is, until it is dropped.
+//! The dispatch puts claims in; workers take them out, each with a connection of its own. A claim
+//! takes room in its lane until it is recorded or given back, that is, until it is dropped.
 
 mod follow;
 mod worker;
@@ -54,8 +54,8 @@ struct Staffed {
     state: LaneState<Box<Claim>>,
     ready: Arc<ReadyEndpoint>,
     workers: usize,
-    /// Workers that are parked and not called; the last to come is the first to be called, since its
-    /// connection is still warm.
+    /// Workers that are parked and not called; the last to come is the first to be called, since
+    /// its connection is still warm.
     parked: Vec<Arc<Notify>>,
 }
 
@@ -83,8 +83,8 @@ impl Lanes {
         self.open_ready(ReadyEndpoint::new(defaults, endpoint, secrets_until), health)
     }
 
-    /// Opens the lane of an endpoint that nothing can be sent to: what is owed to it is refused, for this
-    /// reason.
+    /// Opens the lane of an endpoint that nothing can be sent to: what is owed to it is refused,
+    /// for this reason.
     pub(super) fn open_unusable(
         &self,
         id: EndpointId,
@@ -120,8 +120,8 @@ impl Lanes {
         lane
     }
 
-    /// Forgets lanes that hold nothing and know nothing of their endpoints. Called now and then, so that
-    /// endpoints that are long gone take no memory.
+    /// Forgets lanes that hold nothing and know nothing of their endpoints. Called now and then, so
+    /// that endpoints that are long gone take no memory.
     pub(super) fn forget_idle(&self, now: Instant) {
         self.lock().retain(|_, lane| {
             let staffed = lane.lock();
@@ -144,7 +144,8 @@ impl Lanes {
         self.workshop.share()
     }
 
-    /// Relays have come or gone: limits are divided anew, and what is beyond this relay's part is given back.
+    /// Relays have come or gone: limits are divided anew, and what is beyond this relay's part is
+    /// given back.
     pub(super) async fn divide(&self, share: Share) {
         let before = std::mem::replace(&mut *self.workshop.lock_share(), share);
         if before != share {
@@ -219,7 +220,7 @@ impl Lane {
         self.lock().state.finished_so_far()
     }
 
-    /// What has come of it since last asked, if anything has, and how it stands.
+    /// The attempts since the last call, if there were any, and the endpoint's health.
     pub(super) fn take_tally(&self) -> Option<(Tally, Health)> {
         self.lock().state.take_tally()
     }
@@ -245,7 +246,8 @@ impl Lane {
         }
     }
 
-    /// Gives back what was claimed before the endpoint's limits were known, and other relays can send sooner.
+    /// Gives back what was claimed before the endpoint's limits were known, and other relays can
+    /// send sooner.
     pub(super) async fn give_back_excess(&self) {
         let excess = self.lock().state.take_excess(self.workshop.share());
         if !excess.is_empty() {
@@ -268,7 +270,7 @@ impl Lane {
         }
     }
 
-    /// What an attempt of a delivery comes to, with a connection of its own.
+    /// Makes an attempt of a delivery, with a connection of its own.
     #[cfg(test)]
     pub(super) async fn try_once(&self, delivery: &Delivery) -> Outcome {
         let ready = Arc::clone(&self.lock().ready);

@@ -1,4 +1,5 @@
-//! A lane with its workers, without a database: what a worker reports is read where the recorder would.
+//! A lane with its workers, without a database: what a worker reports is read where the recorder
+//! would.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -24,7 +25,7 @@ fn lanes() -> (Lanes, Receiver<Ended>) {
         metrics: Arc::clone(&attempts.metrics),
         policy: Arc::clone(&attempts.policy),
         term,
-        budget: Budget::new(8),
+        budget: Budget::new(64),
         attempts,
         results,
         effects: Arc::default(),

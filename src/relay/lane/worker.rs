@@ -1,5 +1,5 @@
-//! The workers of a lane: as many as it has work and room for. Each takes what is next and sends it over a
-//! connection of its own, one at a time.
+//! The workers of a lane: as many as it has work and room for. Each takes what is next and sends it
+//! over a connection of its own, one at a time.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ impl Lane {
         }
     }
 
-    /// Takes out what a worker sends now, or says what it does instead. One that is to wait is parked, and
-    /// `call` calls it.
+    /// Takes out what a worker sends now, or says what it does instead. One that is to wait is
+    /// parked, and `call` calls it.
     fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Box<Claim>>> {
         let workshop = &self.workshop;
         let mut staffed = self.lock();
@@ -72,8 +72,8 @@ impl Lane {
         transition
     }
 
-    /// Takes in that a moment has passed since `finished` attempts had ended. Returns how many have now;
-    /// `None`: the watch ends.
+    /// Takes in that a moment has passed since `finished` attempts had ended. Returns how many have
+    /// now; `None`: the watch ends.
     fn watched(self: &Arc<Self>, finished: Option<u64>) -> Option<u64> {
         let mut staffed = self.lock();
         let finished = staffed.state.watched(finished);
@@ -141,8 +141,8 @@ async fn send(lane: &Arc<Lane>, taken: ToSend, slot: &mut ConnectionSlot) {
     lane.follow(transition, effect).await;
 }
 
-/// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An idle
-/// connection is kept meanwhile, unless its file is needed.
+/// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An
+/// idle connection is kept meanwhile, unless its file is needed.
 async fn is_called(lane: &Lane, call: &Arc<Notify>, slot: &mut ConnectionSlot) -> bool {
     let Workshop { attempts, idle_timeout, .. } = &*lane.workshop;
     let mut called = pin!(call.notified());

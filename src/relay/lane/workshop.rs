@@ -1,4 +1,5 @@
-//! What the lanes of one term share: what they may take, what they send with, and where its end is told.
+//! Shared by the lanes of one term: the bounds of what they take, the means to send it, and the way
+//! to the recorder.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -18,7 +18,7 @@ impl Budget {
         Self { most, free: Semaphore::new(most.max(1)) }
     }
 
-    /// How many requests one lane may have in flight now; at least one.
+    /// How many requests one lane may have in flight now; at least 1.
     pub(in crate::relay) fn share(&self) -> usize {
         (self.free.available_permits() / SHARE).max(1)
     }

@@ -1,6 +1,6 @@
-//! The files that connections to receivers may take: as many as this process may open, less a reserve for
-//! the database, the process's own listeners and name servers. Beyond that a request waits, and
-//! connections that are only kept for a next request make room for it.
+//! The files that connections to receivers may take: as many as this process may open, less a
+//! reserve for the database, the process's own listeners and name servers. Beyond that a request
+//! waits, and connections that are only kept for a next request make room for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,8 @@ pub(in crate::relay) struct Files {
 pub(in crate::relay) type File = OwnedSemaphorePermit;
 
 impl Files {
-    /// As many as the system allows, once it was asked for the most, less those that senders may take.
+    /// As many as the system allows, once it was asked for the most, less those that senders may
+    /// take.
     pub(in crate::relay) fn of_this_process(of_senders: usize) -> Self {
         Self::new(raised_limit().saturating_sub(RESERVE + of_senders).max(1))
     }
@@ -83,8 +84,8 @@ impl Drop for WaitsForFile<'_> {
     }
 }
 
-/// Many systems start a process with a soft limit of 1024 files for the sake of old programs, and allow
-/// it a hundred times as many if it asks.
+/// Many systems start a process with a soft limit of 1024 files for the sake of old programs, and
+/// allow it a hundred times as many if it asks.
 fn raised_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit { current: limit.maximum, ..limit };

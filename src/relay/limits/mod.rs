@@ -1,4 +1,4 @@
-//! What bounds all requests of this process: how many may be in flight, and how many files they may open.
+//! Bounds over all requests of this process: how many are in flight, and how many files they open.
 
 pub(super) mod budget;
 pub(super) mod files;

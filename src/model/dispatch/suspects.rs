@@ -1,23 +1,22 @@
-//! Finds the endpoint that claiming fails of. A claim serves many endpoints in one statement, so one row that
-//! the database cannot read would hold up all of them, for ever: what fails twice is asked for half as
-//! many deliveries, down to a single one, and whose that is goes without claims for a while.
-//!
-//! Knows no clock and no database; [`claim`](super::claim) asks and tells it.
+//! Finds the endpoint for which claiming fails. A claim serves many endpoints in one statement, so one row that
+//! the database cannot read would hold up all of them, for ever. A claim that fails twice is therefore
+//! tried for half as many deliveries, down to a single one, and the endpoint of that one goes without
+//! claims for a while.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::model::endpoint::EndpointId;
 
-/// Long enough that an endpoint which always fails costs little, short enough that one which was fixed
-/// goes on soon; twice as long each time …
+/// Long enough that an endpoint which always fails costs little, short enough that an endpoint which was
+/// fixed goes on soon; twice as long each time …
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// See the module.
+/// The search for it, and the endpoints it has found.
 #[derive(Debug)]
-pub(in crate::relay) struct Suspects {
+pub struct Suspects {
     /// Deliveries that the next claim may ask for.
     most: usize,
     /// The last claim failed.
@@ -34,12 +33,12 @@ struct LeftOut {
 
 /// What follows from a claim that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::relay) enum Next {
-    /// The same again: it may have been nothing.
+pub enum Blame {
+    /// The same is tried again: the error may have passed.
     Again,
-    /// The first half of it.
+    /// The first half of it is tried.
     Half,
-    /// The others: it is this one, and nothing is claimed for it so long.
+    /// This endpoint is to blame, and nothing is claimed for it for this long.
     Without(EndpointId, Duration),
 }
 
@@ -50,21 +49,26 @@ impl Default for Suspects {
 }
 
 impl Suspects {
-    pub(in crate::relay) fn most(&self) -> usize {
+    /// Deliveries that the next claim may ask for.
+    #[must_use]
+    pub fn most(&self) -> usize {
         self.most
     }
 
     /// Whether fewer are asked for than could be.
-    pub(in crate::relay) fn are_sought(&self) -> bool {
+    #[must_use]
+    pub fn are_sought(&self) -> bool {
         self.most < usize::MAX
     }
 
-    pub(in crate::relay) fn is_left_out(&self, endpoint: EndpointId, now: Instant) -> bool {
+    /// Whether nothing is claimed for this endpoint for now.
+    #[must_use]
+    pub fn is_left_out(&self, endpoint: EndpointId, now: Instant) -> bool {
         self.left_out.get(&endpoint).is_some_and(|out| now < out.until)
     }
 
     /// A claim for these has succeeded.
-    pub(in crate::relay) fn clear(&mut self, endpoints: &[EndpointId]) {
+    pub fn clear(&mut self, endpoints: &[EndpointId]) {
         self.failed = false;
         self.most = self.most.saturating_mul(2);
         if !self.left_out.is_empty() {
@@ -72,26 +76,21 @@ impl Suspects {
         }
     }
 
-    /// A claim of so many deliveries for these endpoints has failed, and one of its rows may be the reason.
-    pub(in crate::relay) fn accuse(
-        &mut self,
-        endpoints: &[EndpointId],
-        asked: usize,
-        now: Instant,
-    ) -> Next {
+    /// A claim for these endpoints, of `asked` deliveries, has failed, and one of its rows may be the reason.
+    pub fn accuse(&mut self, endpoints: &[EndpointId], asked: usize, now: Instant) -> Blame {
         if !std::mem::replace(&mut self.failed, true) {
-            return Next::Again;
+            return Blame::Again;
         }
         match endpoints {
             [one] if asked <= 1 => {
                 let before = self.left_out.get(one).map(|out| out.pause * 2);
                 let pause = before.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
                 self.left_out.insert(*one, LeftOut { until: now + pause, pause });
-                Next::Without(*one, pause)
+                Blame::Without(*one, pause)
             }
             _ => {
                 self.most = (asked / 2).max(1);
-                Next::Half
+                Blame::Half
             }
         }
     }
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     /// Claims one delivery for each of these but those left out, as far as it may, where any claim for
-    /// one of `bad` fails. Returns whom it claimed for.
+    /// one of `bad` fails. Returns the endpoints it claimed for.
     fn claim(
         suspects: &mut Suspects,
         all: &[EndpointId],
@@ -147,17 +146,17 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn a_failure_that_is_not_repeated_accuses_nobody_and_one_that_goes_on_waits_longer() {
+    fn a_failure_that_is_not_repeated_accuses_no_endpoint_and_one_that_goes_on_waits_longer() {
         let now = Instant::now();
         let mut suspects = Suspects::default();
-        assert_eq!(suspects.accuse(&[1], 1, now), Next::Again);
+        assert_eq!(suspects.accuse(&[1], 1, now), Blame::Again);
         suspects.clear(&[1]);
-        assert_eq!(suspects.accuse(&[1], 1, now), Next::Again);
-        assert_eq!(suspects.accuse(&[1], 8, now), Next::Half);
+        assert_eq!(suspects.accuse(&[1], 1, now), Blame::Again);
+        assert_eq!(suspects.accuse(&[1], 8, now), Blame::Half);
         assert_eq!(suspects.most(), 4);
         for pause in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
             let pause = Duration::from_secs(pause);
-            assert_eq!(suspects.accuse(&[1], 1, now), Next::Without(1, pause));
+            assert_eq!(suspects.accuse(&[1], 1, now), Blame::Without(1, pause));
         }
     }
 }

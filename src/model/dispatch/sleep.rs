@@ -1,0 +1,151 @@
+//! Decides when to look for events: again and again while awake, on NOTIFY while asleep.
+//!
+//! While awake, the relay holds the bell's lock, so no insert pays for a NOTIFY. While asleep, every
+//! insert rings. In between, the relay has let go of the lock but may still miss the transactions
+//! that tried the bell while it was held: it looks until all of them have ended. A few events a
+//! second are heard by the bell alone; the relay takes the lock only when there are many.
+//!
+//! A lost bell costs latency only: a poll always runs behind it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// This many events in one look keep the relay awake …
+const MANY: u32 = 16;
+/// … and so do this many bells …
+const BELLS: usize = 10;
+/// … within this: beyond 200 a second, looking is cheaper than being rung for.
+const WITHIN: Duration = Duration::from_millis(50);
+/// Looks that find nothing before the relay goes to sleep, each after twice the pause of the one before.
+const QUIET_LOOKS: u32 = 5;
+/// The timer ends on a full millisecond: after 0.3 to 1.3 of them.
+const FIRST_PAUSE: Duration = Duration::from_micros(300);
+
+/// Whether the relay sleeps, and what follows from a look.
+#[derive(Debug)]
+pub struct Sleep {
+    state: State,
+    /// When the last bells rang.
+    bells: VecDeque<Instant>,
+    /// Until the next look, if nothing is found.
+    pause: Duration,
+    longest_pause: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The relay holds the bell's lock, or waits for it.
+    Awake { quiet: u32 },
+    /// The relay is to let go of the lock.
+    Tired,
+    /// The relay has let go; transactions below `skippers` may have skipped the bell.
+    Falling { skippers: i64 },
+    /// Every insert rings.
+    Asleep,
+}
+
+/// What a look at the outbox found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Look {
+    pub events: u32,
+    /// Whether there may be more to route at once.
+    pub more: bool,
+    /// Transactions below this have ended; `None`: another relay was routing.
+    pub xmin: Option<i64>,
+}
+
+impl Sleep {
+    pub(super) fn new(longest_pause: Duration) -> Self {
+        Self {
+            state: State::Asleep,
+            bells: VecDeque::with_capacity(BELLS),
+            pause: FIRST_PAUSE,
+            longest_pause,
+        }
+    }
+
+    pub(super) fn is_asleep(&self) -> bool {
+        self.state == State::Asleep
+    }
+
+    /// Whether the relay is to let go of the bell's lock.
+    pub(super) fn is_tired(&self) -> bool {
+        self.state == State::Tired
+    }
+
+    /// The bell rang.
+    pub(super) fn rang(&mut self, now: Instant) {
+        self.bells.truncate(BELLS - 1);
+        self.bells.push_front(now);
+    }
+
+    /// The session that hears the bell is a new one, or gone with its lock.
+    pub(super) fn lost(&mut self) {
+        self.state = State::Asleep;
+    }
+
+    /// The relay has let go of the lock.
+    pub(super) fn armed(&mut self, skippers: i64) {
+        self.state = State::Falling { skippers };
+    }
+
+    /// Takes in what a look found. Returns how long to wait before the next (`None`: until the bell
+    /// rings or the poll comes round), and whether the relay is to take the bell's lock.
+    pub(super) fn after(
+        &mut self,
+        look: Look,
+        hears: bool,
+        now: Instant,
+    ) -> (Option<Duration>, bool) {
+        if look.events == 0 {
+            return (self.after_nothing(look.xmin, hears), false);
+        }
+        self.pause = FIRST_PAUSE;
+        let are_many = look.more || look.events >= MANY || self.bells_are_many(now);
+        let rises = hears && are_many && !matches!(self.state, State::Awake { .. });
+        if hears && are_many {
+            self.state = State::Awake { quiet: 0 };
+        }
+        let wait = match self.state {
+            // What came since has rung, and is heard.
+            State::Asleep if hears => None,
+            State::Awake { .. } if look.more => Some(Duration::ZERO),
+            State::Asleep | State::Falling { .. } | State::Awake { .. } | State::Tired => {
+                Some(FIRST_PAUSE)
+            }
+        };
+        (wait, rises)
+    }
+
+    fn after_nothing(&mut self, xmin: Option<i64>, hears: bool) -> Option<Duration> {
+        match self.state {
+            State::Asleep if hears => None,
+            State::Falling { skippers } if xmin.is_some_and(|xmin| xmin >= skippers) => {
+                self.state = State::Asleep;
+                None
+            }
+            State::Asleep | State::Falling { .. } => Some(self.longer_pause()),
+            State::Awake { quiet } if quiet < QUIET_LOOKS => {
+                self.state = State::Awake { quiet: quiet + 1 };
+                Some(self.longer_pause())
+            }
+            State::Awake { .. } | State::Tired => {
+                self.pause = FIRST_PAUSE;
+                // Without a session there is no lock to let go of.
+                self.state = if hears { State::Tired } else { State::Asleep };
+                Some(Duration::ZERO)
+            }
+        }
+    }
+
+    fn longer_pause(&mut self) -> Duration {
+        let pause = self.pause.min(self.longest_pause);
+        self.pause = pause * 2;
+        pause
+    }
+
+    fn bells_are_many(&self, now: Instant) -> bool {
+        self.bells.len() == BELLS
+            && self.bells.back().is_some_and(|first| now.saturating_duration_since(*first) < WITHIN)
+    }
+}
