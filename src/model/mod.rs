@@ -17,6 +17,7 @@ pub mod selector;
 pub mod dispatch;
 pub mod due;
 pub mod lane;
+pub mod lease;
 pub mod rate;
 pub mod share;
 pub mod window;

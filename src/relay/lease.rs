@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock::Clock;
+use crate::model::lease::may_reap;
 use crate::model::share::Share;
 use crate::store::relays::{Heartbeat, Lease, reap};
 use crate::store::rules::rules;
@@ -73,10 +74,6 @@ pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
 
 const RETAKE: Duration = Duration::from_millis(200);
 
-/// When the database has been away, every relay's lock is free and every heartbeat is old. Whoever is
-/// back first gives the others this long to take theirs again before it takes them for dead.
-const SETTLE: Duration = Duration::from_secs(2);
-
 /// Whether the lease is still held.
 async fn beat(
     shared: &Arc<Shared>,
@@ -91,7 +88,7 @@ async fn beat(
         shared.retaken.notify_one();
         return Ok(true);
     };
-    let settled = Clock.since(*since) >= SETTLE;
+    let settled = may_reap(Clock.since(*since));
     let found = held.renew(shared.claims.holdings.count(), shared.config.relay.lease).await?;
     if found.held {
         shared.lanes.divide(share(shared.term.relay, &found)).await;

@@ -45,11 +45,15 @@ use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, reach, rules};
 
-use claims::most_claims;
-use ended::{Ended, Results};
+use ended::Results;
 use fault::guarded;
 use history::History;
+pub use attempt::JudgedAttempt;
+pub use claims::holdings::{Booked, Claim, ClaimTokens, Holdings};
+pub use claims::most_claims;
+pub use ended::Ended;
 pub use judged::{Judged, judge};
+pub use limits::budget::share_of_requests;
 use shared::{Parts, Shared};
 
 /// Why a relay cannot run.

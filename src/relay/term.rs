@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::model::lease;
 use crate::store::RelayId;
 use crate::store::relays::Registration;
 
@@ -30,8 +31,8 @@ pub(super) struct Term {
     pub(super) done: CancellationToken,
     /// The lease is lost, or it is no use waiting for the database any longer.
     pub(super) over: CancellationToken,
-    /// How long after its last renewal requests may begin.
-    sends_for: Duration,
+    /// After this without renewal other relays take this one for dead.
+    lease: Duration,
     /// Milliseconds after `began` at which the lease was last renewed.
     renewed: AtomicU64,
     began: Instant,
@@ -54,7 +55,7 @@ impl Term {
             recorded: CancellationToken::new(),
             done: CancellationToken::new(),
             over: CancellationToken::new(),
-            sends_for: lease.mul_f64(2.0 / 3.0),
+            lease,
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
             is_uncertain: AtomicBool::new(false),
@@ -69,7 +70,7 @@ impl Term {
     /// Leases go by the real time, as the relays that would take over do.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
-        Clock.since(self.began).saturating_sub(renewed) < self.sends_for
+        lease::may_send(Clock.since(self.began).saturating_sub(renewed), self.lease)
     }
 
     /// The lease was renewed by a statement that began then.

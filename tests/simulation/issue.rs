@@ -52,7 +52,10 @@ impl World<'_> {
         let (ground, now) = (self.ground, self.now);
         let Some(relay) = self.relay(relay) else { return Ok(false) };
         let number = relay.number;
-        let Some(mut statement) = relay.next(step, now) else { return Ok(false) };
+        let next = relay.next(step, now);
+        let excess = relay.excess();
+        hold(excess.is_none(), || format!("relay {number} keeps too much of endpoint {excess:?}"))?;
+        let Some(mut statement) = next else { return Ok(false) };
         if matches!(statement, Statement::Floor) {
             // Asked once in a relay's life, right before it looks.
             let floor = statement.run(&ground.store, number).await;

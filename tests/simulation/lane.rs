@@ -12,7 +12,7 @@ use posthaste::model::health::{Ticket, Transition};
 use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::schedule::Schedule;
-use posthaste::model::share::Share;
+use posthaste::model::share::{Part, Share};
 use posthaste::model::verdict::{self, Policy, Verdict};
 use posthaste::relay::Claim;
 use posthaste::store::endpoints::Known;
@@ -92,6 +92,12 @@ impl Lane {
 
     pub fn rate_limit(&self) -> Option<f64> {
         self.endpoint.rate_limit
+    }
+
+    /// This relay's part of the endpoint's limits.
+    pub fn part(&self, share: Share, config: &Config) -> Option<Part> {
+        let most = self.endpoint.max_concurrency.unwrap_or(config.delivery.max_concurrency);
+        share.of(self.endpoint.id, most, self.endpoint.rate_limit)
     }
 
     pub fn judge(

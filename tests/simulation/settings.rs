@@ -46,11 +46,12 @@ pub static HEALTH: LazyLock<HealthPolicy> = LazyLock::new(|| HealthPolicy {
 });
 
 pub fn of(size: Size) -> Arc<Config> {
-    Arc::clone(match size {
+    let config: &Arc<Config> = match size {
         Size::Usual => &USUAL,
         Size::Small => &SMALL,
         Size::Least => &LEAST,
-    })
+    };
+    Arc::clone(config)
 }
 
 /// Bounds that a loaded file may not have are set directly. A relay that polls hears no bell.

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use posthaste::model::dispatch::Asked;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::store::attempts::{Attempt, Held, record};
-use posthaste::store::deliveries::{ClaimKey, Claims, Owed, claim, disown, due, release, tell_others};
+use posthaste::store::deliveries::{
+    ClaimKey, Claims, Owed, claim, disown, due, release, tell_others,
+};
 use posthaste::store::endpoints::{Known, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::ordering::{Line, give_turns, lines};
@@ -83,7 +85,7 @@ pub enum Statement {
 pub struct Look {
     pub token: i64,
     pub most: u32,
-    /// By `route_few`, which takes [`FEW`] at most.
+    /// By `route_few`, which takes `FEW` at most.
     pub few: bool,
     pub floor: Timestamp,
     pub endpoints: Vec<EndpointId>,
@@ -167,22 +169,14 @@ impl Statement {
         }
     }
 
-    /// Its number, if it claims.
-    pub fn token(&self) -> Option<i64> {
-        match self {
-            Self::Look(look) => Some(look.token),
-            Self::Claim { token, .. } => Some(*token),
-            _ => None,
-        }
-    }
-
     pub async fn run(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
         Ok(match self {
             Self::Floor => Done::Floor(floor(store).await?),
             Self::Look(look) => look.run(store, relay).await?,
             Self::Claim { token, asked, bytes } => {
                 let (ids, rooms) = (&asked.endpoints, asked.rooms.iter());
-                let rooms: Vec<_> = rooms.map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
+                let rooms: Vec<_> =
+                    rooms.map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
                 Done::Claimed(claim(store, relay, *token, ids, &rooms, *bytes).await?)
             }
             Self::Endpoints { ids } => {

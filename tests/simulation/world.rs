@@ -87,7 +87,9 @@ impl<'g> World<'g> {
             Operation::Steer { on, what } => self.steer(on, what).await?,
             Operation::Start { relay, size } => self.start(relay, size).await,
             Operation::Beat { relay, fate } => self.beat(relay, fate).await?,
-            Operation::Turn { relay, fate } => self.step(relay, Step::Turn { most: FEW }, fate).await?,
+            Operation::Turn { relay, fate } => {
+                self.step(relay, Step::Turn { most: FEW }, fate).await?
+            }
             Operation::Look { relay, most, fate } => {
                 self.hear(relay, Notice::Rung);
                 self.step(relay, Step::Turn { most: most.max(1) }, fate).await?

@@ -213,7 +213,7 @@ impl Relay {
     }
 
     fn claim(&mut self, now: Micros) -> Option<Statement> {
-        let room_of = |endpoint| self.room(endpoint, false, now);
+        let room_of = |endpoint: EndpointId| self.room(endpoint, false, now);
         let dispatch = &self.dispatcher.dispatch;
         let asked = dispatch.ask(&self.due, self.free(now), room_of, instant(now));
         if asked.endpoints.is_empty() {
@@ -267,7 +267,7 @@ impl Relay {
         for one in &claims.claimed {
             *counts.entry(one.delivery.endpoint_id).or_default() += 1;
         }
-        let count = |endpoint| counts.get(&endpoint).copied().unwrap_or(0);
+        let count = |endpoint: EndpointId| counts.get(&endpoint).copied().unwrap_or(0);
         self.dispatcher.dispatch.claimed(asked, count, claims.is_cut, &mut self.due);
         self.fresh = self.holdings.book(token, claims.claimed);
     }

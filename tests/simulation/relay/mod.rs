@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use posthaste::config::Config;
 use posthaste::model::due::Due;
 use posthaste::model::endpoint::EndpointId;
-use posthaste::model::lease::SETTLE;
+use posthaste::model::lease::may_reap;
 use posthaste::model::share::Share;
 use posthaste::model::verdict::Effect;
 use posthaste::relay::{Booked, Ended, Holdings};
@@ -75,9 +75,13 @@ pub struct Relay {
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     /// If the dispatcher routes, it takes this many events at most; `FEW`: as many as it says.
-    Turn { most: u8 },
+    Turn {
+        most: u8,
+    },
     Reap,
-    Record { most: u8 },
+    Record {
+        most: u8,
+    },
     Lines,
     Note,
     Upkeep,
@@ -119,7 +123,7 @@ impl Relay {
 
     /// The lease was renewed by a statement that began then.
     pub fn renewed(&mut self, at: Micros, found: &Heartbeat) {
-        let settled = since(self.held_since, at) >= SETTLE;
+        let settled = may_reap(since(self.held_since, at));
         self.may_reap = settled && found.somebody_is_dead;
         self.renewed_at = at;
         let share = Share::among(&found.others, self.number);
@@ -144,11 +148,6 @@ impl Relay {
     /// How many claims it holds.
     pub fn claims(&self) -> usize {
         self.holdings.count()
-    }
-
-    /// Which of how many relays it takes itself for.
-    pub fn share(&self) -> Share {
-        self.share
     }
 
     /// Whether nothing can be claimed by it any more.

@@ -82,7 +82,8 @@ impl Relay {
             let (Some(key), Some(attempt)) = (&delivery.ordering_key, ended.attempt()) else {
                 continue;
             };
-            let stays = attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
+            let stays =
+                attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
             match held.get(&(delivery.event_id, endpoint)) {
                 Some(Some(due_in)) => self.due.put(endpoint, instant(now) + *due_in),
                 Some(None) if !stays => {

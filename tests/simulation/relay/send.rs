@@ -8,7 +8,7 @@ use posthaste::model::health::Transition;
 use posthaste::model::lane::{AttemptEnd, Bounds, Idle, Moment, first_room};
 use posthaste::model::outcome::{Outcome, Phases};
 use posthaste::model::verdict::Effect;
-use posthaste::relay::{Booked, Claim, Ended, Sent, share_of_requests};
+use posthaste::relay::{Booked, Claim, Ended, JudgedAttempt, share_of_requests};
 use posthaste::store::endpoints::Known;
 
 use super::{Micros, Relay, instant, timestamp};
@@ -77,7 +77,7 @@ impl Relay {
         let transition = lane.finished(end, present, instant(now));
         let (effect, on_dead) = (verdict.effect, lane.on_dead());
         let phases = Phases::default();
-        let sent = Sent { began, took, phases, outcome, verdict, on_dead };
+        let sent = JudgedAttempt { began, took, phases, outcome, verdict, on_dead };
         self.results.push_back(Ended::attempted(claim, sent));
         self.follow(endpoint, transition, effect);
     }
@@ -139,14 +139,11 @@ impl Relay {
     /// Claims nothing more, and gives back what is not begun.
     pub fn stop(&mut self) {
         self.stopping = true;
-        let queued: Vec<_> = self
-            .lanes
-            .values_mut()
-            .flat_map(|lane| {
-                lane.state.dismiss();
-                lane.state.drain()
-            })
-            .collect();
+        let mut queued = Vec::new();
+        for lane in self.lanes.values_mut() {
+            lane.state.dismiss();
+            queued.extend(lane.state.drain());
+        }
         self.give_back(queued);
     }
 
@@ -168,10 +165,92 @@ impl Relay {
         }
     }
 
-_none() {
-                    break;
+    // ── claims ──
+
+    /// How many more deliveries may be claimed for this endpoint.
+    pub(super) fn room(&self, endpoint: EndpointId, is_new: bool, now: Micros) -> usize {
+        let free = self.free(now);
+        let Some(lane) = self.lanes.get(&endpoint) else {
+            return first_room(self.config.delivery.initial_window, free);
+        };
+        let bounds = Bounds { claimed: lane.claimed(), free, requests: self.requests_of_a_lane() };
+        let present = timestamp(now);
+        if is_new {
+            lane.state.room_for_new(present, bounds)
+        } else {
+            lane.state.room(present, bounds)
+        }
+    }
+
+    /// Gives what was claimed to the lanes, where it can be sent.
+    pub(super) fn assign(&mut self, now: Micros) {
+        for Booked { mut claim, cancelled } in std::mem::take(&mut self.fresh) {
+            if self.stopping {
+                self.results.push_back(Ended::unsent(claim));
+                continue;
+            }
+            let lane = self.lanes.get_mut(&claim.delivery.endpoint_id);
+            let gone = lane.is_none().then(|| "endpoint deleted".to_owned());
+            match (lane, cancelled.or(gone)) {
+                (Some(lane), None) => lane.push(claim, instant(now)),
+                (lane, reason) => {
+                    if let Some(lane) = lane {
+                        lane.enter(&mut claim);
+                    }
+                    let reason = reason.unwrap_or_default();
+                    self.results.push_back(Ended::cancelled(claim, reason, instant(now)));
+                }
+            }
+        }
+        self.give_back_excess();
+    }
+
+    /// What was claimed before the limits were known and other relays can send sooner.
+    pub(super) fn give_back_excess(&mut self) {
+        let share = self.share;
+        let excess: Vec<_> =
+            self.lanes.values_mut().flat_map(|lane| lane.state.take_excess(share)).collect();
+        if !excess.is_empty() {
+            self.give_back(excess);
+            self.let_others_know();
+        }
+    }
+
+    /// An endpoint of which more is queued than this relay's part of its rate lets out in two seconds, while
+    /// others could send it.
+    pub fn excess(&self) -> Option<EndpointId> {
+        #[expect(clippy::cast_precision_loss, reason = "a list has some hundred deliveries")]
+        let is_excess = |lane: &&Lane| {
+            let part = lane.part(self.share, &self.config);
+            part.and_then(|part| part.rate_limit)
+                .is_some_and(|rate| lane.state.queued() as f64 > 2.0 * rate.max(1.0))
+        };
+        let lane = self.lanes.values().find(is_excess).filter(|_| self.share.relays() > 1);
+        lane.map(Lane::id)
+    }
+
+    pub(super) fn open(&mut self, known: Vec<Known>, now: Micros) {
+        let (config, share, now) = (Arc::clone(&self.config), self.share, instant(now));
+        for known in known {
+            match self.lanes.get_mut(&known.endpoint.id) {
+                Some(lane) => lane.reopen(known, &config, share, now),
+                None => {
+                    let lane = Lane::open(known, &config, share, now);
+                    self.lanes.insert(lane.id(), lane);
                 }
             }
         }
     }
 
+    /// Forgets lanes as `relay::lane` does. Their workers have left when nothing was sent for a while.
+    pub(super) fn forget_idle(&mut self, now: Micros) {
+        let idle_for: Duration = self.config.delivery.idle_timeout;
+        let now = instant(now);
+        self.lanes.retain(|_, lane| {
+            lane.claimed() > 0
+                || !lane.is_noted
+                || now.saturating_duration_since(lane.used_at) < idle_for
+                || lane.state.is_worth_keeping(now)
+        });
+    }
+}
