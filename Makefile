@@ -19,7 +19,7 @@ test: ## Runs every test, against a real PostgreSQL and a real PgBouncer.
 
 docs: ## Writes docs/SQL.md anew from the comments of the schema.
 	@scripts/install-postgres
-	POSTHASTE_WRITE_DOCS=1 cargo test --quiet --test main sql_reference
+	POSTHASTE_WRITE_DOCS=1 cargo test --quiet --test main house::sql_reference
 
 VERSIONS = 14 16 17 18
 test-versions: ## Runs every test on other versions of PostgreSQL: make test-versions VERSIONS="14 18".

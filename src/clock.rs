@@ -1,5 +1,4 @@
-//! Where the time comes from. Nothing else reads a clock (`clippy.toml` sees to it), so a test can
-//! stand still.
+//! The source of time. `clippy.toml` forbids other code to read a clock, so a test can stand still.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -7,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// The real time: wall time for headers, monotonic time for durations. What is due is decided by
-/// Postgres, on its own clock.
+/// The real time: wall time for headers, monotonic time for durations. Postgres decides what is
+/// due, on its own clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock;
 
@@ -31,26 +30,27 @@ impl Clock {
     }
 }
 
-/// What a relay takes for the present, and tells Postgres to: the real one, or one that a test has
-/// moved ahead or set wrong. Hours pass in it without anybody waiting.
+/// The present that a relay goes by, and Postgres with it: the real one, or one that a test has
+/// moved ahead or set wrong. A test lets hours pass without waiting.
 #[derive(Debug, Clone, Default)]
 pub struct Present {
     /// Milliseconds ahead of the real time. `None`: it cannot be moved.
     ahead: Option<Arc<AtomicU64>>,
-    /// Milliseconds by which the wall clock is wrong. Nobody is told.
+    /// Milliseconds by which the wall clock is wrong. Postgres does not learn of them.
     wrong: Arc<AtomicI64>,
-    /// Where the wall clock stands, if it does not go.
+    /// The time of a stopped wall clock. `None`: it runs.
     still: Option<Timestamp>,
 }
 
 impl Present {
-    /// One that can be moved ahead; every clone moves with it.
+    /// A present that can be moved ahead; every clone moves with it.
     #[must_use]
     pub fn movable() -> Self {
         Self { ahead: Some(Arc::default()), ..Self::default() }
     }
 
-    /// One whose wall clock stands still, for what depends on the second; what is monotonic goes on.
+    /// A present whose wall clock stands still, for tests that depend on the second; monotonic time
+    /// goes on.
     #[must_use]
     pub fn still_at(at: Timestamp) -> Self {
         Self { still: Some(at), ..Self::default() }
@@ -63,8 +63,8 @@ impl Present {
         }
     }
 
-    /// Sets the wall clock wrong by so much, as an operator or a virtual machine may; what is monotonic
-    /// goes on, and Postgres has a clock of its own.
+    /// Sets the wall clock wrong by this much, as an operator or a virtual machine may; monotonic
+    /// time goes on, and Postgres has a clock of its own.
     pub fn set_wrong(&self, by: SignedDuration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.wrong.store(by, Ordering::Relaxed);
@@ -89,7 +89,7 @@ impl Present {
         self.instant().saturating_duration_since(earlier)
     }
 
-    /// What Postgres is to take for the present. `None`: its own clock.
+    /// The present that Postgres is to use. `None`: its own clock.
     #[must_use]
     pub fn handed_in(&self) -> Option<Timestamp> {
         self.ahead.as_ref().map(|_| self.now())

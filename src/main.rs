@@ -1,6 +1,6 @@
-//! The process: parses arguments, starts the log and the runtime, hands over to [`posthaste::cli`], and says
-//! how it ended. Exit codes: 0 done, or stopped in order; 1 failed; 2 wrong usage or settings; 128 and the
-//! signal's number when a second signal ends it at once.
+//! The process: parses arguments, starts the log and the runtime, hands over to [`posthaste::cli`],
+//! and says how it ended. Exit codes: 0 done, or stopped in order; 1 failed; 2 wrong usage or
+//! settings; 128 and the signal's number when a second signal ends it at once.
 
 use std::{
     error::Error,
@@ -40,12 +40,12 @@ fn start(arguments: Arguments) -> Result<ExitCode, CliError> {
             code = signals.watch(&stopper) => Ok(ExitCode::from(code)),
         }
     });
-    // what has not ended in order, after a second signal, is not waited for
+    // after a second signal, tasks that have not ended are not waited for
     runtime.shutdown_background();
     ended
 }
 
-/// `posthaste: what: cause: its cause`, and what may help. If standard error is gone there is nobody to tell.
+/// Prints `posthaste: operation: cause: its cause`, and a hint. A closed standard error is ignored.
 fn report(error: &CliError) {
     let chain = successors(Some(error as &dyn Error), |&error| error.source());
     let chain: Vec<_> = chain.map(ToString::to_string).collect();

@@ -1,15 +1,15 @@
-//! What a panic says: one line in the log, and a sentence that may be stored.
+//! Reports a panic: one line in the log, and a sentence that may be stored.
 //!
-//! A panic's message may quote the value that it came of, and that may be a payload or a secret. So
-//! of a message that was put together only the beginning is told, up to what a quote follows.
+//! A panic's message may quote the value that caused it, and that may be a payload or a secret. So
+//! of a formatted message only the beginning is told, up to a word that a quote follows.
 
 use std::any::Any;
 use std::panic::{self, PanicHookInfo};
 
-/// What the messages of the standard library say before they quote.
+/// The words before a quote in messages of the standard library.
 const BEFORE_A_QUOTE: [&str; 5] = ["\n", ": ", "; it is inside", " when slicing", " of `"];
 
-/// From now on a panic of this process is one line of its log.
+/// Makes every panic of this process one line of its log.
 pub fn log_them() {
     panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -17,7 +17,7 @@ pub fn log_them() {
     }));
 }
 
-/// What a panic said, without what it may have quoted.
+/// The message of a panic, without anything that it may quote.
 #[must_use]
 pub fn said(panic: &(dyn Any + Send)) -> &str {
     if let Some(literal) = panic.downcast_ref::<&'static str>() {
@@ -32,7 +32,7 @@ pub fn said(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    /// The tests' own hook stays: these are shown among the captured output.
+    /// The tests' own hook stays: the captured output shows these panics.
     fn said_by(panics: impl FnOnce() + panic::UnwindSafe) -> String {
         said(panic::catch_unwind(panics).unwrap_err().as_ref()).to_owned()
     }

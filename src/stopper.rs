@@ -1,5 +1,5 @@
-//! How a stop is asked for. One token is handed to everything that runs; each station watches it and ends
-//! in its own order. What a signal means is decided here; the process's exit belongs to `main`.
+//! Asks for a stop. Every task has the same token, watches it and ends in its own order. The
+//! meaning of signals is decided here; the process's exit belongs to `main`.
 
 use std::io;
 
@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 pub struct Stopper(CancellationToken);
 
 impl Stopper {
-    /// A stop nobody has asked for yet.
+    /// A stop that has not been asked for yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks everybody to stop. There is no way back.
+    /// Asks every task to stop. There is no way back.
     pub fn stop(&self) {
         self.0.cancel();
     }
@@ -53,8 +53,8 @@ impl Signals {
         })
     }
 
-    /// Asks for a stop at the first signal. Returns at the second, when the operator does not want to
-    /// wait for it any longer, with the exit code that shells give to that signal's death.
+    /// Asks for a stop at the first signal. Returns at the second, when the operator does not want
+    /// to wait for it any longer, with the exit code that shells give to that signal's death.
     pub async fn watch(mut self, stopper: &Stopper) -> u8 {
         let name = if self.next().await == INTERRUPTED { "SIGINT" } else { "SIGTERM" };
         tracing::info!(signal = name, "stopping; a second signal exits at once");

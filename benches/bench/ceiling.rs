@@ -1,5 +1,5 @@
-//! The ceiling: the same bodies posted to the same receiver by hyper's client over kept connections,
-//! with no database, no signature and nobody to tell.
+//! The ceiling: the same bodies posted to the same receiver by hyper's client over kept
+//! connections, with no database, no signature and no record.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,9 +1,9 @@
-//! What the relay's own statements cost when they are called as it calls them, one at a time and with
-//! nobody else there: claiming, asking what is due, routing.
+//! The cost of the relay's own statements when they are called as it calls them, one at a time and
+//! with no other client there: claiming, asking what is due, routing.
 
 use anyhow::{Context as _, Result, ensure};
 use posthaste::store::deliveries::{claim, disown, due};
-use posthaste::store::routing::{Room, floor, route};
+use posthaste::store::routing::{RoutingRoom, floor, route};
 use posthaste::store::{Database, Store};
 
 use super::PATIENCE;
@@ -59,7 +59,8 @@ impl<'a> Caller<'a> {
     /// Routes so many events, each to one endpoint, and claims none of their deliveries.
     pub(crate) async fn route(&mut self, events: u32) -> Result<Cost> {
         let token = self.next_token();
-        let nothing = Room { endpoints: &[], rooms: &[], of_others: 0, in_all: 0, bytes: BYTES };
+        let nothing =
+            RoutingRoom { endpoints: &[], rooms: &[], of_others: 0, in_all: 0, bytes: BYTES };
         let floor = floor(&self.store).await?;
         statements::begin(self.bed).await?;
         // A step that is full leaves its end open.

@@ -1,4 +1,4 @@
-//! What the figures were had on: the machine, the server, the commit, the settings.
+//! The conditions of the figures: the machine, the server, the commit, the settings.
 
 use std::fs;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn model() -> String {
     line_of("/proc/cpuinfo", "model name")
 }
 
-/// What stands behind the name in one of the kernel's lists.
+/// The value behind a name in one of the kernel's lists.
 fn line_of(file: &str, name: &str) -> String {
     let text = fs::read_to_string(file).unwrap_or_default();
     let found = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));

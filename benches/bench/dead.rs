@@ -1,6 +1,7 @@
-//! Whether a dead endpoint with a long queue costs a healthy one anything: a steady rate and a backlog
-//! of the healthy one, in three databases. In one there is no dead endpoint, in one it has been paused
-//! for an hour, and in one it refuses connections, and the relay finds that out and pauses it itself.
+//! Whether a dead endpoint with a long queue costs a healthy one anything: a steady rate and a
+//! backlog of the healthy one, in three databases. In one there is no dead endpoint, in one it has
+//! been paused for an hour, and in one it refuses connections, and the relay finds that out and
+//! pauses it itself.
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ const KINDS: [(Dead, &str); 3] = [
 ];
 const NONE: &str = "no dead endpoint";
 
-/// What one run showed of the healthy endpoint.
+/// The healthy endpoint's figures of one run.
 struct Run {
     steady: Steady,
     /// Meanwhile.
@@ -77,7 +78,7 @@ const FIGURES: [Figure<Run>; 9] = [
 
 pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
     let (due, lasting) = if lab.in_full { (DUE_IN_FULL, LASTING_IN_FULL) } else { (DUE, LASTING) };
-    // Bound and never listened to: whoever connects is refused, and nobody else gets the port.
+    // Bound and never listened to: connections are refused, and no other process gets the port.
     let closed = TcpSocket::new_v4()?;
     closed.bind((std::net::Ipv4Addr::LOCALHOST, 0).into())?;
     let dead_url = format!("http://{}/", closed.local_addr()?);
@@ -171,7 +172,7 @@ async fn paused(bed: &Bed) -> Result<()> {
 
 /// Claims of the healthy endpoint alone, as a relay does when it has paused the other.
 async fn claim(bed: &Bed) -> Result<Cost> {
-    // What is first read by a session is read once more for the catalogue.
+    // A session's first read reads the catalogue too.
     load::owed(bed, &[1], 2 * i64::from(CLAIMED)).await?;
     let mut caller = Caller::new(bed)?;
     caller.claim(&[1], CLAIMED).await?;
@@ -181,7 +182,8 @@ async fn claim(bed: &Bed) -> Result<Cost> {
 }
 
 impl Run {
-    /// Buffers of a statement for each event that was sent steadily: how many go into one call is chance.
+    /// Buffers of a statement for each event that was sent steadily: how many go into one call is
+    /// chance.
     fn an_event(&self, name: &str) -> f64 {
         let calls = self.statements.iter().filter(|one| one.name == name);
         calls.map(|one| one.buffers).sum::<f64>() / self.steady.from_sent.len() as f64

@@ -1,8 +1,8 @@
 //! How fast a backlog goes out, and what each delivery costs meanwhile.
 //!
-//! The relay has sent a little before, so that its sessions, connections and plans are warm; then it is
-//! frozen while the backlog is written, and a checkpoint is made. What follows is delivering alone.
-//! In full, it is also measured in a database through which a million deliveries have gone.
+//! The relay has sent a little before, so that its sessions, connections and plans are warm; then
+//! it is frozen while the backlog is written, and a checkpoint is made. What follows is delivering
+//! alone. In full, it is also measured in a database through which a million deliveries have gone.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(crate) const FIGURES: [Figure<Drained>; 9] = [
     ("peak RSS MiB", 1, Drained::peak_mib),
 ];
 
-/// What one run showed; times are processor time.
+/// Figures of one run; times are processor time.
 #[derive(Debug)]
 pub(crate) struct Drained {
     deliveries: usize,
@@ -196,7 +196,7 @@ impl Drained {
     }
 }
 
-/// What the counters stand at.
+/// The counters at one moment.
 struct Reading {
     postgres: Duration,
     relay: Duration,

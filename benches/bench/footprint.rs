@@ -1,4 +1,4 @@
-//! What a relay takes: how soon it is ready, memory and work at rest, memory when it is busy.
+//! A relay's footprint: how soon it is ready, memory and work at rest, memory when it is busy.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const CALMING_DOWN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(7);
 /// In full: enough for what is done once a minute.
 const REST_IN_FULL: Duration = Duration::from_secs(70);
-/// What it does when it is busy.
+/// The work of a busy relay.
 const DELIVERIES: usize = 20_000;
 const ENDPOINTS: usize = 10;
 

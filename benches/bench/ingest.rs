@@ -1,11 +1,11 @@
-//! What taking a webhook in costs, beside what it cannot do without: an HTTP server that only answers,
-//! and a database that only inserts.
+//! The cost of taking a webhook in, beside what it cannot do without: an HTTP server that only
+//! answers, and a database that only inserts.
 //!
-//! The server is a bare hyper in a process of its own, one thread, which reads the body and answers 204. The
-//! door is the relay's, with GitHub's signature checked over each body, and answers when the commit is on
-//! the disk. The database is driven by pgbench with the door's own statement, one webhook in each, as
-//! many clients as there are connections. No endpoint is there: what becomes of an event once it is
-//! stored is measured elsewhere.
+//! The server is a bare hyper in a process of its own, one thread, which reads the body and answers
+//! 204. The door is the relay's, with GitHub's signature checked over each body, and answers when
+//! the commit is on the disk. The database is driven by pgbench with the door's own statement, one
+//! webhook in each, as many clients as there are connections. No endpoint is there: what becomes of
+//! an event once it is stored is measured elsewhere.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,8 @@ use super::report::busy;
 use super::results::Figure;
 use super::runs::{quantile, sorted};
 
-/// As many connections as a few busy senders keep open; each waits for its answer before it sends again.
+/// As many connections as a few busy senders keep open; each waits for its answer before it sends
+/// again.
 const CONNECTIONS: usize = 64;
 /// Webhooks a second where they come on a schedule, whether or not those before were answered.
 const STEADY: u32 = 500;
@@ -42,7 +43,7 @@ const IN_FULL: Duration = Duration::from_secs(20);
 const RUNS: usize = 3;
 
 const SECRET: &str = "It's a Secret to Everybody";
-/// What the door inserts with.
+/// The writer's statement.
 const RECEIVE: &str = include_str!("../../sql/queries/receive.sql");
 
 const BARE_SERVER: &str = "a bare server that answers 204";
@@ -60,7 +61,8 @@ enum Pace {
     Steady(u32),
 }
 
-/// What one run showed: milliseconds sorted, from when each was due; microseconds of processor time a request.
+/// Figures of one run: milliseconds sorted, from when each was due; microseconds of processor time
+/// a request.
 #[derive(Debug)]
 struct Knocked {
     rate: f64,
@@ -276,7 +278,7 @@ async fn knock(
     Ok(Knocked { rate, milliseconds, server: 0.0, postgres: 0.0, together: 0.0 })
 }
 
-/// What all connections send.
+/// The requests that all connections send.
 struct Sender {
     path: &'static str,
     host: String,

@@ -1,5 +1,5 @@
-//! What the bell costs the application: transactions a second of one outbox insert each, by pgbench,
-//! with fsync on. The ceiling is the same insert with no trigger to ring.
+//! The bell's cost to the application: transactions a second of one outbox insert each, by
+//! pgbench, with fsync on. The ceiling is the same insert with no trigger to ring.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ const LASTING: Duration = Duration::from_secs(3);
 const IN_FULL: Duration = Duration::from_secs(15);
 const RUNS: usize = 3;
 
-/// Who is awake, and how the insert tells of itself.
+/// Whether a relay is awake, and how the insert tells of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bell {
     /// No trigger.
     None,
     /// The shipped one; a relay that is awake holds its lock, so it is not rung.
     Awake,
-    /// The shipped one; somebody listens and holds no lock, so every commit rings.
+    /// The shipped one; a session listens and holds no lock, so every commit rings.
     Asleep,
-    /// The usual trigger, that notifies always; somebody listens.
+    /// The usual trigger, that notifies always; a session listens.
     Notify,
     /// The shipped one and a real relay, which wakes up and routes what is inserted. It takes its
     /// share of this machine.

@@ -1,5 +1,5 @@
-//! Whether an endpoint that takes requests and never answers costs the others anything: the time until
-//! nine of ten have all they are owed, with the tenth hanging and without.
+//! Whether an endpoint that takes requests and never answers costs the others anything: the time
+//! until nine of ten have all they are owed, with the tenth hanging and without.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn once(lab: &mut Lab, tenth: &str) -> Result<f64> {
     Ok((last - began) as f64 / 1e3)
 }
 
-/// What the nine were sent, once that is all.
+/// All arrivals at the nine, once none is missing.
 async fn nine_full(lab: &Lab, tenth: &str) -> Result<Vec<Arrival>> {
     let began = Clock.instant();
     let mut arrivals = Vec::new();

@@ -1,5 +1,5 @@
-//! Where it is measured: one private PostgreSQL for the whole run, a fresh migrated database for each
-//! measurement, and one receiver.
+//! Where it is measured: one private PostgreSQL for the whole run, a fresh migrated database for
+//! each measurement, and one receiver.
 
 use std::ops::Deref;
 use std::time::Duration;

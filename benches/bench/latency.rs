@@ -1,9 +1,9 @@
-//! How long an event takes from the application to the receiver, at a steady rate, and what the relay
-//! and the database use meanwhile.
+//! How long an event takes from the application to the receiver, at a steady rate, and what the
+//! relay and the database use meanwhile.
 //!
-//! Events are inserted on a schedule, one a transaction and with fsync, whether or not the one before
-//! has arrived. Two latencies are told: from sending the INSERT, which holds the application's own
-//! round trip and fsync, and from having the commit confirmed.
+//! Events are inserted on a schedule, one a transaction and with fsync, whether or not the one
+//! before has arrived. Two latencies are told: from sending the INSERT, which holds the
+//! application's own round trip and fsync, and from having the commit confirmed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ struct Written {
     confirmed: i64,
 }
 
-/// What one run showed. Latencies are in milliseconds, sorted; processor time is a share of one core.
+/// Figures of one run. Latencies are in milliseconds, sorted; processor time is a share of one
+/// core.
 #[derive(Debug)]
 pub(crate) struct Steady {
     pub(crate) from_sent: Vec<f64>,

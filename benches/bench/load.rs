@@ -1,4 +1,4 @@
-//! What the application writes: events with a payload of about 500 bytes.
+//! The application's load: events with a payload of about 500 bytes.
 
 use anyhow::Result;
 use tokio_postgres::Client;
@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 /// Length of the payload's text, in bytes, give or take the digits of its number.
 pub(crate) const PAYLOAD: usize = 500;
 
-/// Writes a backlog, each event in a transaction of its own, without waiting for the disk and without
-/// ringing: it is to be there, and how it got there is not measured.
+/// Writes a backlog, each event in a transaction of its own, without waiting for the disk and
+/// without ringing: it is to be there, and how it got there is not measured.
 pub(crate) async fn backlog(client: &Client, events: usize) -> Result<()> {
     let payload = PAYLOAD - r#"{"order": 10000, "note": ""}"#.len();
     let write = format!(
@@ -28,9 +28,9 @@ pub(crate) async fn backlog(client: &Client, events: usize) -> Result<()> {
     Ok(())
 }
 
-/// Has these endpoints be owed so many deliveries that are due, as routing leaves what there is no room
-/// for: events, deliveries that nobody has claimed, and a cursor that has passed them. No relay may be
-/// there meanwhile.
+/// Has these endpoints be owed so many deliveries that are due, as routing leaves what there is no
+/// room for: events, deliveries that are not claimed, and a cursor that has passed them. No
+/// relay may be there meanwhile.
 pub(crate) async fn owed(client: &Client, endpoints: &[i64], deliveries: i64) -> Result<()> {
     let fill = "with event as (
           insert into posthaste.outbox (event_type, payload, endpoint_id)
@@ -65,7 +65,7 @@ pub(crate) fn payload() -> String {
     format!(r#"{{"order": 10000, "note": "{note}"}}"#)
 }
 
-/// What a receiver is sent for such an event, for those who post without a database.
+/// The body of such an event as a receiver gets it, for clients that post without a database.
 pub(crate) fn body() -> String {
     let payload = payload();
     format!(r#"{{"type":"order.paid","timestamp":"2026-01-01T00:00:00.000000Z","data":{payload}}}"#)

@@ -2,12 +2,12 @@
 //! `posthaste run`, and a receiver in a process of its own, all on this machine and in one run.
 //!
 //! `cargo bench` runs every measurement, `cargo bench -- drain insert` those named; a word such as
-//! `relay.batch=200` is a setting for every relay, to see what it changes, and `full` asks for the sizes
-//! and lengths that take an hour in place of about ten minutes. Each measurement prints a table with the
-//! medians of its runs and how far they lie apart; at the end a summary sets figures beside their ceiling
-//! or baseline, which were measured in the same run, and a file has every figure of every run. What is
-//! asserted is that every event arrived exactly once; times are shown and never judged. RESULTS.md keeps
-//! figures.
+//! `relay.batch=200` is a setting for every relay, to see what it changes, and `full` asks for the
+//! sizes and lengths that take an hour in place of about ten minutes. Each measurement prints a
+//! table with the medians of its runs and how far they lie apart; at the end a summary sets figures
+//! beside their ceiling or baseline, which were measured in the same run, and a file has every
+//! figure of every run. What is asserted is that every event arrived exactly once; times are shown
+//! and never judged. RESULTS.md keeps figures.
 
 #![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
 

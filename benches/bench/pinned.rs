@@ -1,4 +1,4 @@
-//! Whether a transaction that stays open slows the relay down: rows that are deleted while somebody
+//! Whether a transaction that stays open slows the relay down: rows that are deleted while a reader
 //! still sees them cannot be cleaned up, so a queue grows as it is worked off. The rate of the last
 //! tenth of a backlog beside that of the first, and what a bystander's queries take meanwhile.
 
@@ -28,8 +28,8 @@ const BEFORE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 const ACCOUNTS: i64 = 100_000;
 
-/// What one run showed: deliveries a second, the server's processor time for each in microseconds, and
-/// sorted milliseconds.
+/// Figures of one run: deliveries a second, the server's processor time for each in microseconds,
+/// and sorted milliseconds.
 struct Run {
     first_tenth: f64,
     last_tenth: f64,
@@ -117,14 +117,15 @@ async fn once(lab: &mut Lab, events: usize, pinned: bool) -> Result<Run> {
     Ok(Run { first_tenth, last_tenth, first_cost, last_cost, before, during })
 }
 
-/// What the next so many, up to this one, cost the server: microseconds of processor time each.
+/// The server's cost of the next `many` deliveries, up to `arrived`: microseconds of processor time
+/// each.
 async fn cost_until(lab: &Lab, arrived: usize, many: usize) -> Result<f64> {
     let before = lab.postgres_cpu()?;
     lab.inbox.filled(arrived).await?;
     Ok((lab.postgres_cpu()? - before).as_secs_f64() * 1e6 / many as f64)
 }
 
-/// Whether somebody has a snapshot that is older than the backlog.
+/// Whether any session has a snapshot that is older than the backlog.
 async fn is_pinned(bed: &Bed, events: usize) -> Result<bool> {
     let asked = "select coalesce(max(age(backend_xmin)), 0)::bigint from pg_stat_activity
                  where datname = current_database() and state = 'idle in transaction'";
@@ -159,7 +160,7 @@ impl Bystander {
         Ok(Self { over, task })
     }
 
-    /// What its queries took, in milliseconds, sorted.
+    /// The times of its queries, in milliseconds, sorted.
     async fn stop(mut self) -> Result<Vec<f64>> {
         self.over.store(true, Ordering::Relaxed);
         let took = self.task.join_next().await.context("a task was spawned")???;

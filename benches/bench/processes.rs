@@ -1,5 +1,5 @@
-//! What processes have used, read from `/proc` (Linux). The kernel counts in ticks of 10 ms, so a
-//! figure per delivery is as good as the run is long.
+//! Resources that processes have used, read from `/proc` (Linux). The kernel counts in ticks of 10
+//! ms, so a figure per delivery is as good as the run is long.
 
 use std::fs;
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! The receiving process: a hyper server that answers 200 at once and remembers what came, when.
 //!
-//! One thread, so that on a small machine it takes no more than one core from what is measured. It is
-//! the same for the relay and for the bare client. [`inbox`](super::inbox) is its handle.
+//! One thread and no locks, so that on a small machine it takes no more than one core from what is
+//! measured; and as many connections as the system allows. `posthaste::receiver::listener` bounds
+//! connections, sizes and times, which would be measured with the relay. This one is the same for
+//! the relay and for the bare client. [`inbox`](super::inbox) is its handle.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -27,17 +29,17 @@ use tokio::task::{JoinSet, LocalSet};
 pub(crate) const COUNT: &str = "/_/count";
 /// All of them, a line each: path, `webhook-id`, and when, in microseconds of Unix time.
 pub(crate) const TAKE: &str = "/_/take";
-/// What is posted here is read, answered with 204 and forgotten.
+/// A post here is read, answered with 204 and forgotten.
 pub(crate) const BARE: &str = "/bare";
-/// What is posted here is read and never answered.
+/// A post here is read and never answered.
 pub(crate) const HANG: &str = "/hang";
 
-/// What is posted below this is answered after a while.
+/// A post below this is answered after [`SLOW_FOR`].
 pub(crate) const SLOW: &str = "/slow";
 /// That long.
 pub(crate) const SLOW_FOR: Duration = Duration::from_millis(50);
 
-/// What is posted here while it is held is never answered; else it is answered at once.
+/// A post here while it is held is never answered; else it is answered at once.
 pub(crate) const HELD: &str = "/held";
 /// From now on that is held …
 pub(crate) const HOLD: &str = "/_/hold";
@@ -67,7 +69,7 @@ pub(crate) fn run() -> Result<()> {
         writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
         let (alone, abandoned) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
-            // Ends when whoever started us has ended, in whatever way.
+            // Ends when the process that started this one has ended, in whatever way.
             let read = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             alone.send(read)
         });
@@ -83,7 +85,8 @@ async fn accept(listener: TcpListener) -> Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Too many files: connections that the relay has closed are just about to be closed here.
+            // Too many files: connections that the relay has closed are just about to be closed
+            // here.
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };

@@ -1,5 +1,5 @@
-//! The relay as it is in life: the release binary in a process of its own, with default settings but
-//! that it may dial the loopback.
+//! The relay as it is in life: the release binary in a process of its own, with default settings
+//! but that it may dial the loopback.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

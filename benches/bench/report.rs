@@ -1,8 +1,8 @@
-//! What is printed: tables in Markdown, so that they can go to RESULTS.md as they are.
+//! The printed report: tables in Markdown, so that they can go to RESULTS.md as they are.
 
 use std::fs;
 
-/// Who else is at work: figures of a busy machine are not figures of this program.
+/// Other work of the machine: figures of a busy machine are not figures of this program.
 pub(crate) fn busy() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!("load average {}", load.split(' ').take(2).collect::<Vec<_>>().join(" "))

@@ -1,5 +1,5 @@
-//! Every figure of every run: the tables are made of them, and so are the summary at the end and the
-//! file beside it.
+//! Every figure of every run: the tables are made of them, and so are the summary at the end and
+//! the file beside it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) type Name<'a> = (&'a str, &'a str);
 
 #[derive(Debug, Default)]
 pub(crate) struct Results {
-    /// What all of them were had on.
+    /// The conditions of all of them.
     pub(crate) conditions: Value,
     scenarios: Vec<Scenario>,
 }
@@ -28,7 +28,7 @@ struct Scenario {
     name: String,
     took: Duration,
     kept: Vec<Kept>,
-    /// So many of them have been in a table.
+    /// How many of them have been in a table.
     shown: usize,
     comparisons: Vec<Comparison>,
 }
@@ -53,12 +53,13 @@ struct Comparison {
 }
 
 impl Results {
-    /// What is kept from now on belongs to this scenario.
+    /// Figures that are kept from now on belong to this scenario.
     pub(crate) fn begin(&mut self, name: &str) {
         self.scenarios.push(Scenario { name: name.to_owned(), ..Scenario::default() });
     }
 
-    /// The scenario is over: its figures go to the file now, so that they are there if a later one fails.
+    /// The scenario is over: its figures go to the file now, so that they are there if a later one
+    /// fails.
     pub(crate) fn end(&mut self, took: Duration) -> Result<()> {
         self.scenario().took = took;
         let path = path();
@@ -120,7 +121,7 @@ impl Results {
     ) -> Result<()> {
         let other = self.find(against)?;
         let (limit, its) = (other.runs.median(), other.runs.shown(other.decimals));
-        // What they have in common is said once.
+        // Their common part is said once.
         let against = if name.1 == against.1 {
             against.0.to_owned()
         } else {

@@ -1,4 +1,4 @@
-//! What the relay's statements cost the server, by name (`pg_stat_statements`). That is part of
+//! The server's cost of the relay's statements, by name (`pg_stat_statements`). That is part of
 //! contrib; where it is not installed nothing is known.
 
 use anyhow::Result;
@@ -27,7 +27,7 @@ pub(crate) async fn begin(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// What was counted since in this database, the longest first. The relay's own have the name that
+/// Statements counted since in this database, the longest first. The relay's own have the name that
 /// their first line says; ours, which look on, are left out.
 pub(crate) async fn end(client: &Client) -> Result<Vec<Statement>> {
     if !installed(client, "pg_stat_statements").await? {

@@ -1,9 +1,9 @@
 //! How long what a relay held lies still when the relay dies, with another one standing by: from
-//! `kill -9` and from SIGSTOP to the other's first request for it, and until all of it has been sent
-//! again.
+//! `kill -9` and from SIGSTOP to the other's first request for it, and until all of it has been
+//! sent again.
 //!
-//! The signal comes at a random moment between two heartbeats. Whoever stands by has done so for longer
-//! than it leaves others to come back.
+//! The signal comes at a random moment between two heartbeats. The relay that stands by has done so
+//! for longer than it leaves others to come back.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::receiver::{HELD, HOLD, RELEASE};
 use super::relay::Relay;
 use super::report::busy;
 
-/// What the dead relay holds: some in flight, the others queued.
+/// The dead relay's claims: some in flight, the others queued.
 const EVENTS: usize = 50;
-/// Of these, in flight: as many as an endpoint gets that does not answer (`delivery.initial_window`), and as it
-/// allows a relay.
+/// Of these, in flight: as many as an endpoint gets that does not answer
+/// (`delivery.initial_window`), and as it allows a relay.
 const IN_FLIGHT: usize = 4;
-/// A relay that has its session for less gives others time to come back, and two heartbeats to be drawn
-/// from.
+/// A relay that has its session for less gives others time to come back, and two heartbeats to be
+/// drawn from.
 const SETTLED: Duration = Duration::from_millis(2_500);
 const PHASE_MS: u64 = 2_000;
 /// Between two looks; each moves what has arrived over to us.

@@ -1,5 +1,5 @@
-//! What stands in the write-ahead log, by kind of record (`pg_walinspect`). That is part of contrib;
-//! where it is not installed nothing is known.
+//! The write-ahead log, by kind of record (`pg_walinspect`). That is part of
+//! contrib; where it is not installed nothing is known.
 
 use anyhow::Result;
 use tokio_postgres::Client;
@@ -16,7 +16,7 @@ pub(crate) struct Record {
     pub(crate) full_pages: f64,
 }
 
-/// What was written between two positions, the most first.
+/// Records between two positions, the most first.
 pub(crate) async fn between(client: &Client, from: i64, to: i64) -> Result<Vec<Record>> {
     if !installed(client, "pg_walinspect").await? {
         return Ok(Vec::new());

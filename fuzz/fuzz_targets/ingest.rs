@@ -1,5 +1,5 @@
-//! The same cases as `make fuzz`, made of bytes that libFuzzer chooses by what they reach. The first
-//! byte says whether the request goes through a connection.
+//! The same cases as `make fuzz`, made of bytes that libFuzzer chooses by what they reach. The
+//! first byte says whether the request goes through a connection.
 
 #![no_main]
 

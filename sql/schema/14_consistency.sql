@@ -4,8 +4,8 @@
 -- There are two kinds of reading, and none is quadratic. Questions about every event of the window are hashed:
 -- check_consistency turns the other joins off, because statistics of `deliveries` are stale by nature, and a nested
 -- loop over a queue that was empty when it was last analyzed never ends. Questions about live deliveries and failures
--- alone are looked up in an index, in the one day where the row must be: `offset 0` keeps the planner from making a join of
--- it, which would read every day of the outbox.
+-- alone are looked up in an index, in the one day where the row must be: `offset 0` keeps the planner from making a
+-- join of it, which would read every day of the outbox.
 
 create function posthaste_internal.missing_days() returns table (problem text, event_id bigint, endpoint_id bigint, detail text)
   language sql stable

@@ -1,4 +1,4 @@
-//! What can be typed after `posthaste`.
+//! The arguments of `posthaste`.
 
 use std::path::PathBuf;
 
@@ -21,16 +21,16 @@ pub struct Arguments {
 const EXIT_CODES: &str = "Exit codes: 0 done, or stopped in order; 1 failed; 2 wrong usage or settings; \
                           130 or 143 ended at once by a second signal.";
 
-/// Settings given on the command line; they go over all others.
+/// Settings given on the command line; they override all others.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SettingArguments {
     /// Read settings from this file [default: posthaste.toml, if there is one].
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The database's URL. Others on this machine can read it here; rather set `DATABASE_URL`.
+    /// The database's URL. Other users of this machine can read it here; rather set `DATABASE_URL`.
     #[arg(long, global = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// What to log: a level or a filter.
+    /// Log at this level, or by this filter.
     #[arg(long, global = true, value_name = "FILTER")]
     pub log_level: Option<String>,
     /// Any setting, as section.key=value; may be repeated.
@@ -48,37 +48,40 @@ pub enum Command {
     },
     /// Bring the schema in the database up to date.
     Migrate {
-        /// Print the SQL instead, for those who apply it themselves.
+        /// Print the SQL instead, to be applied by another tool.
         #[arg(long)]
         print: bool,
-        /// Print only what is newer than this version, which the database is at.
+        /// Print only the migrations after this version, which the database is at.
         #[arg(long, requires = "print", value_name = "VERSION", default_value_t = 0)]
         from: i32,
         /// Print no `begin` and no `commit`, for a tool that puts it into a transaction of its own.
         #[arg(long, requires = "print")]
         bare: bool,
     },
-    /// Take over a restored copy of a database, which no relay runs on before.
+    /// Take over a restored copy of a database, before any relay runs on it.
     Adopt {
-        /// Disable every endpoint and keep what it is owed, so that the copy sends nothing.
+        /// Disable every endpoint and keep its deliveries, so that the copy sends nothing.
         #[arg(long)]
         hold: bool,
     },
-    /// Look at all that a relay needs, and say how to fix what is amiss. Fails if something does not work.
+    /// Check everything that a relay needs, and say how to fix it. Fails if something does not
+    /// work.
     Doctor {
-        /// Say it as JSON, for programs.
+        /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Ask the relay of these settings whether it is ready: exit code 0 if it is. For container health checks.
+    /// Ask the relay of these settings whether it is ready: exit code 0 if it is. For container
+    /// health checks.
     Health {
-        /// Ask this instead of where http.listen says.
+        /// Ask this URL instead of the one that http.listen gives.
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
-    /// Receive webhooks and print them, to try things out: verifies signatures, and fails on demand.
+    /// Receive webhooks and print them, to try things out: verifies signatures, and fails on
+    /// demand.
     Receive(ReceiveOptions),
-    /// Show it at work: a private Postgres, a receiver with moods, and events.
+    /// Show Posthaste at work: a private Postgres, a receiver with moods, and events.
     Demo(DemoOptions),
 }
 

@@ -1,4 +1,4 @@
-//! What can end a command early, what it means for the exit code, and what may help.
+//! Errors that end a command early, with their exit codes and hints.
 
 use std::io;
 
@@ -41,9 +41,9 @@ pub enum CliError {
     Schema(#[source] StoreError),
     #[error("run the relay")]
     Relay(#[from] RelayError),
-    #[error("http.listen is \"off\": there is nobody to ask")]
+    #[error("http.listen is \"off\": there is no relay to ask")]
     NoListener,
-    #[error("look after the relay's health")]
+    #[error("ask for the relay's health")]
     Probe(#[from] ProbeError),
     #[error("{url}: not ready: {why}")]
     NotHealthy { url: String, why: String },
@@ -51,15 +51,15 @@ pub enum CliError {
     Receive(#[from] ReceiveError),
     #[error("run the demo")]
     Demo(#[from] DemoError),
-    #[error("{failed} of {of} things do not work")]
+    #[error("{failed} of {of} checks failed")]
     Unwell { failed: usize, of: usize },
     #[error("write to standard output")]
     Output(#[source] io::Error),
 }
 
-/// It could not be done, or ended in the middle. Trying again may help.
+/// The command could not be done, or ended in the middle. Trying again may help.
 const FAILED: u8 = 1;
-/// It was not asked for rightly. Trying again is no use. clap exits with the same.
+/// Wrong usage or settings. Trying again is no use. clap exits with the same code.
 const USAGE: u8 = 2;
 
 impl CliError {
@@ -98,7 +98,7 @@ impl CliError {
         }
     }
 
-    /// What the operator may do about it.
+    /// Advice for the operator.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -9,16 +9,16 @@ use super::{CliError, say};
 use crate::config::Config;
 use crate::serve::probe;
 
-/// Below the time-out of a container's health check, so that the reason is still told.
+/// Below the time-out of a container's health check, so that the reason is still printed.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Where a relay with these settings says whether it is ready.
+/// The URL at which a relay with these settings says whether it is ready.
 pub(super) fn url(config: &Config) -> Result<String, CliError> {
     let listen = config.http.listen.ok_or(CliError::NoListener)?;
     Ok(format!("http://{}/ready", dialled(listen)))
 }
 
-/// An address that stands for all of them cannot be dialled everywhere; the loopback is one of them.
+/// Not every system can dial the address that stands for all; the loopback is one of them.
 fn dialled(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

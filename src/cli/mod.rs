@@ -1,5 +1,5 @@
-//! The command line: what was asked for, and one call for each. Errors are gathered here with what they
-//! mean for the exit code; printing them is left to `main`.
+//! The command line: one call for each command. Errors are gathered here with their exit codes;
+//! `main` prints them.
 
 mod arguments;
 mod doctor;
@@ -21,12 +21,12 @@ pub use arguments::{Arguments, Command, SettingArguments};
 pub use error::CliError;
 pub use receive::{ReceiveError, ReceiveOptions};
 
-/// Something to be done, with the settings it needs.
+/// A command, with the settings it needs.
 #[derive(Debug)]
 pub enum Work {
     Run { config: Box<Config>, migrate: bool },
     Migrate { config: Box<Config> },
-    PrintMigrations { from: i32, form: migrate::Form },
+    PrintMigrations { from: i32, form: migrate::ScriptForm },
     Adopt { config: Box<Config>, hold: bool },
     Doctor { config: Box<Config>, as_json: bool },
     Health { url: String },
@@ -35,7 +35,7 @@ pub enum Work {
 }
 
 impl Work {
-    /// Reads the settings that the command needs: none for those that run without a database of ours.
+    /// Reads the settings that the command needs; commands without a configured database need none.
     ///
     /// # Errors
     ///
@@ -47,7 +47,8 @@ impl Work {
             Command::Run { migrate } => Self::Run { config: load()?, migrate },
             Command::Migrate { print: false, .. } => Self::Migrate { config: load()? },
             Command::Migrate { print: true, from, bare } => {
-                let form = if bare { migrate::Form::Bare } else { migrate::Form::Whole };
+                let form =
+                    if bare { migrate::ScriptForm::Bare } else { migrate::ScriptForm::Whole };
                 Self::PrintMigrations { from, form }
             }
             Command::Adopt { hold } => Self::Adopt { config: load()?, hold },
@@ -72,7 +73,7 @@ impl Work {
         }
     }
 
-    /// What to log: as set, or only what somebody should see.
+    /// The log settings; commands without settings log warnings and errors alone.
     #[must_use]
     pub fn log(&self) -> LogSettings {
         match self.config() {
@@ -81,17 +82,17 @@ impl Work {
         }
     }
 
-    /// Threads for the runtime. `None`: as many as it thinks right.
+    /// Threads of the runtime. `None`: the runtime's default.
     #[must_use]
     pub fn worker_threads(&self) -> Option<usize> {
         self.config().map(|config| config.relay.worker_threads())
     }
 
-    /// Does it. Ends early, and in order, when a stop is asked for.
+    /// Runs the command. Ends early, and in order, when a stop is asked for.
     ///
     /// # Errors
     ///
-    /// If it cannot be done.
+    /// If the command fails.
     pub async fn perform(self, stopper: Stopper) -> Result<(), CliError> {
         match self {
             Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
@@ -135,7 +136,7 @@ impl Work {
 
 fn took_over(Adopted { was_copy, events, held }: Adopted) -> String {
     let held = if held > 0 {
-        format!("disabled {held} endpoints, and keeps what they are owed\n")
+        format!("disabled {held} endpoints, and holds their deliveries\n")
     } else {
         String::new()
     };
@@ -149,7 +150,7 @@ fn took_over(Adopted { was_copy, events, held }: Adopted) -> String {
     format!("{held}{taken}")
 }
 
-/// What a role that may not make roles hands on. It is SQL as a whole.
+/// SQL, with comments, for an administrator, where this role may not make roles.
 fn for_administrator(lacking: &Lacking) -> String {
     let found = lacking.found();
     let sql = lacking.sql().join("\n");
@@ -176,7 +177,7 @@ fn database(config: &Config) -> Result<Database, CliError> {
     })
 }
 
-/// Writes to standard output. A reader that has gone away, as `head` does, is no failure.
+/// Writes to standard output. A reader that has closed the pipe, as `head` does, is no failure.
 fn say(text: &str) -> Result<(), CliError> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {

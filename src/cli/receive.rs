@@ -1,4 +1,5 @@
-//! `posthaste receive`: a [`receiver`](crate::receiver) in the terminal. Needs no settings and no database.
+//! `posthaste receive`: a [`receiver`](crate::receiver) in the terminal, without settings or
+//! database.
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,27 +16,27 @@ use crate::receiver::{Fault, Form, Receiving, Script, receive};
 use crate::signing::verify::{Scheme, Verifier, VerifierError};
 use crate::stopper::Stopper;
 
-/// What Standard Webhooks advises.
+/// As Standard Webhooks advises.
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// A body may be as long as `usize` lets it, and not longer than this.
 const BODY_BOUND: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct ReceiveOptions {
-    /// Where to listen: a port of 127.0.0.1, or an address and port. 0 is any port that is free.
+    /// Listen on this port of 127.0.0.1, or on this address and port. 0 is any free port.
     #[arg(value_name = "ADDRESS|PORT", default_value = "9310", value_parser = place)]
     address: SocketAddr,
-    /// Verify signatures with this `whsec_…` (or public `whpk_…`); may be repeated. Others on this
-    /// machine can read it here.
+    /// Verify signatures with this `whsec_…` (or public `whpk_…`); may be repeated. Other users of
+    /// this machine can read it here.
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<String>,
     /// Verify signatures with the secrets in this file, one a line.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// Answer with this status instead of 200: always, or as long as --fail says.
+    /// Answer with this status instead of 200: always, or for the requests that --fail counts.
     #[arg(long, value_name = "STATUS", value_parser = status, conflicts_with = "close")]
     status: Option<StatusCode>,
-    /// Close the connection instead of answering: always, or as long as --fail says.
+    /// Close the connection instead of answering: always, or for the requests that --fail counts.
     #[arg(long)]
     close: bool,
     /// Fail the first N requests, with 503 unless told otherwise, and accept the others.
@@ -55,7 +56,7 @@ pub struct ReceiveOptions {
     json: bool,
 }
 
-/// Why there is nothing to receive with.
+/// Why receiving failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     #[error("read {}", path.display())]
@@ -71,7 +72,7 @@ pub(super) async fn run(options: ReceiveOptions, stopper: &Stopper) -> Result<()
     let receiving = options.receiving()?;
     let bind = Listener::bind(address).await;
     let listener = bind.map_err(|source| ReceiveError::Bind { address, source })?;
-    // Standard output is for webhooks alone. If standard error is gone, nothing is missed.
+    // Standard output is for webhooks alone. A closed standard error is no failure.
     drop(writeln!(io::stderr(), "receiving at http://{}", listener.address()));
     receive(listener, receiving, io::stdout(), stopper).await.map_err(CliError::Output)
 }
@@ -113,7 +114,7 @@ fn place(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "write a port, or an address and port such as 127.0.0.1:9310".to_owned())
 }
 
-/// Not 1xx: those are no answers.
+/// Not 1xx, which are no final answers.
 fn status(text: &str) -> Result<StatusCode, String> {
     let status = text.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200);
     status.ok_or_else(|| "write a status from 200 to 999".to_owned())

@@ -1,19 +1,19 @@
-//! Whether the demo's promises were kept. Three witnesses must agree: the shop's ledger of what it
-//! committed and took back, the receiver's inboxes, and what Posthaste's views say. Pure.
+//! Whether the demo's promises were kept. Three witnesses must agree: the shop's ledger of commits
+//! and rollbacks, the receiver's inboxes, and Posthaste's views. Pure.
 
 use std::collections::HashSet;
 
-use super::receiver::Inbox;
+use super::receiver::OrderInbox;
 use super::shop::{Ledger, matches};
 
 /// One endpoint after the demo.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) subscription: &'static str,
-    /// Nobody listens there.
+    /// No server listens there.
     pub(super) down: bool,
-    pub(super) inbox: Inbox,
-    /// What the views say.
+    pub(super) inbox: OrderInbox,
+    /// As the views say.
     pub(super) delivered: usize,
     pub(super) waiting: usize,
     pub(super) owed: usize,
@@ -21,13 +21,13 @@ pub(super) struct Account {
 
 /// One promise in words, and whether it was kept.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
+pub struct PromiseResult {
     pub kept: bool,
     pub promise: String,
 }
 
 /// Compares the witnesses.
-pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<Finding> {
+pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<PromiseResult> {
     let events = ledger.committed.len();
     let (down, up): (Vec<&Account>, Vec<&Account>) =
         accounts.iter().partition(|account| account.down);
@@ -37,7 +37,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<Finding> {
     let forged: u64 = up.iter().map(|account| account.inbox.forged).sum();
     let leaked = up.iter().flat_map(|account| &account.inbox.orders);
     let leaked = leaked.filter(|(_, order)| ledger.rolled_back.contains(order)).count();
-    let finding = |kept, promise| Finding { kept, promise };
+    let finding = |kept, promise| PromiseResult { kept, promise };
     vec![
         finding(
             !ledger.committed.is_empty() && up.iter().all(|account| arrived(ledger, account)),
@@ -49,7 +49,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<Finding> {
         finding(
             !ledger.rolled_back.is_empty() && leaked == 0,
             format!(
-                "{} orders were rolled back; {leaked} of them were heard of",
+                "{} orders were rolled back; {leaked} of them reached an endpoint",
                 ledger.rolled_back.len()
             ),
         ),
@@ -68,7 +68,7 @@ pub(super) fn judge(ledger: &Ledger, accounts: &[Account]) -> Vec<Finding> {
     ]
 }
 
-/// The receiver has exactly what was committed for it, and the views say so too.
+/// The receiver has exactly the events that were committed for it, and the views agree.
 fn arrived(ledger: &Ledger, account: &Account) -> bool {
     let owed: HashSet<&(String, i64)> =
         ledger.committed.iter().filter(|(event, _)| matches(account.subscription, event)).collect();
@@ -91,17 +91,17 @@ mod tests {
         let committed =
             HashSet::from([("order.created".to_owned(), 1), ("order.paid".to_owned(), 1)]);
         let ledger = Ledger { committed, rolled_back: HashSet::from([2]) };
-        let inbox = Inbox {
+        let inbox = OrderInbox {
             accepted: [("msg_1".to_owned(), 1), ("msg_2".to_owned(), 2)].into(),
             orders: ledger.committed.clone(),
-            ..Inbox::default()
+            ..OrderInbox::default()
         };
         let up =
             Account { subscription: "*", down: false, inbox, delivered: 2, waiting: 0, owed: 2 };
         let down = Account {
             subscription: "order.paid",
             down: true,
-            inbox: Inbox::default(),
+            inbox: OrderInbox::default(),
             delivered: 0,
             waiting: 1,
             owed: 1,

@@ -1,8 +1,8 @@
 //! `posthaste demo`: all of Posthaste in less than half a minute, on a database of its own.
 //!
-//! A shop takes orders and writes events in the same transactions; four endpoints are owed them,
-//! one of which fails most of the time, one is slow and one is down; the relay is killed in the
-//! middle. At the end three witnesses are compared ([`check`]), and the demo fails if they disagree.
+//! A shop takes orders and writes events in the same transactions, for four endpoints: one is
+//! always up, one fails most of the time, one is slow and one is down; the relay is killed in the
+//! middle. At the end the demo compares three witnesses ([`check`]), and fails if they disagree.
 //!
 //! The private PostgreSQL and its watchdog are those of [`sandbox`](crate::sandbox).
 
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 use self::check::Account;
-pub use self::check::Finding;
+pub use self::check::PromiseResult;
 use self::receiver::{Mood, Receiver};
 use self::screen::{Progress, Screen, TICK};
 use self::shop::{Ledger, Shop};
@@ -81,7 +81,7 @@ const SUBSCRIBERS: [Subscriber; 4] = [
     },
 ];
 
-/// How the demo is to be given.
+/// Options of the demo.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoOptions {
     /// Where PostgreSQL's server programs are; looked for if not given.
@@ -92,16 +92,16 @@ pub struct DemoOptions {
     pub color: bool,
 }
 
-/// What the demo has shown; returned only if every promise was kept.
+/// The result of the demo; returned only if every promise was kept.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Report {
     /// Events committed by the shop.
     pub events: usize,
-    /// Orders that it took back.
+    /// Orders that the shop rolled back.
     pub rolled_back: usize,
     /// Webhooks accepted by the endpoints that are up, each counted once.
     pub delivered: usize,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<PromiseResult>,
     /// From the first line to the last.
     pub took_ms: u64,
 }
@@ -114,7 +114,7 @@ pub enum DemoError {
     #[error("run the endpoints")]
     Receiver(#[from] receiver::ReceiverError),
     #[error("run the relay")]
-    Relay(#[from] crate::sandbox::relay::RelayError),
+    Relay(#[from] crate::sandbox::relay::RelayProcessError),
     #[error("ask the database")]
     Database(#[from] tokio_postgres::Error),
     #[error("the demo broke {0} of its promises")]
@@ -123,10 +123,10 @@ pub enum DemoError {
     Interrupted,
 }
 
-/// Gives the demo, on standard output.
+/// Runs the demo, on standard output.
 ///
 /// # Errors
-/// If it cannot be given, if a promise was broken, or when it is stopped.
+/// If it cannot run, if a promise was broken, or when it is stopped.
 pub async fn run(options: DemoOptions, stopper: Stopper) -> Result<Report, DemoError> {
     tokio::select! {
         // Dropping it ends the relay, the server and all that listens.
@@ -144,7 +144,7 @@ async fn show(options: DemoOptions) -> Result<Report, DemoError> {
     stage.explain(&mut screen).await?;
     let findings = stage.check(&mut screen, &ledger).await?;
     let delivered = stage.delivered();
-    stage.strike().await?;
+    stage.end().await?;
 
     let took = Clock.since(began);
     screen.blank();
@@ -162,7 +162,7 @@ async fn show(options: DemoOptions) -> Result<Report, DemoError> {
     })
 }
 
-/// All that takes part. Fields end in this order: the relay before the database it works on.
+/// All participants. Fields are dropped in this order: the relay before the database it works on.
 struct Stage {
     relay: Option<RelayProcess>,
     client: Client,
@@ -194,7 +194,7 @@ impl Stage {
         screen.step("Four endpoints; each says what it wants to hear of.");
         let endpoints = ENDPOINTS
             .replace("<receiver>", &receiver.url())
-            .replace("<nobody>", &receiver.url_of_nobody()?);
+            .replace("<refusing>", &receiver.refusing_url()?);
         screen.sql(&endpoints);
         client.batch_execute(&endpoints).await?;
         for row in client.query(SECRETS, &[]).await? {
@@ -243,7 +243,7 @@ impl Stage {
         Ok(shop.ledger())
     }
 
-    /// Shows how things go, for so long.
+    /// Shows the progress, for this long.
     async fn watch(
         &self,
         shop: &Shop,
@@ -267,7 +267,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Whether an endpoint that is up has yet to hear of something, or the database to be told.
+    /// Whether an endpoint that is up has yet to receive an event, or the database to record it.
     async fn unsettled(&self, ledger: &Ledger) -> Result<bool, DemoError> {
         let pending = self.pending().await?;
         Ok(SUBSCRIBERS.iter().filter(|subscriber| subscriber.mood.is_some()).any(|subscriber| {
@@ -281,7 +281,7 @@ impl Stage {
         Ok(rows.iter().map(|row| (row.get("url"), row.get("pending"))).collect())
     }
 
-    /// Step five: what one can ask.
+    /// Step five: questions in SQL.
     async fn explain(&self, screen: &mut Screen) -> Result<(), DemoError> {
         screen.step("SQL is where one looks. How is every endpoint doing?");
         self.ask(screen, ENDPOINT_STATUS).await?;
@@ -299,7 +299,11 @@ impl Stage {
     }
 
     /// Step six: the witnesses are compared.
-    async fn check(&self, screen: &mut Screen, ledger: &Ledger) -> Result<Vec<Finding>, DemoError> {
+    async fn check(
+        &self,
+        screen: &mut Screen,
+        ledger: &Ledger,
+    ) -> Result<Vec<PromiseResult>, DemoError> {
         screen.step("Was every promise kept? The shop, the endpoints and the database are asked.");
         let rows = self.client.query(ACCOUNTS, &[]).await?;
         let count = |row: &tokio_postgres::Row, column: &str| {
@@ -331,8 +335,8 @@ impl Stage {
         SUBSCRIBERS.iter().map(|subscriber| self.receiver.accepted(subscriber.path)).sum()
     }
 
-    /// Ends everybody in an orderly way, as a deployment would.
-    async fn strike(mut self) -> Result<(), DemoError> {
+    /// Ends all participants in order, as a deployment would.
+    async fn end(mut self) -> Result<(), DemoError> {
         if let Some(relay) = self.relay.take() {
             relay.stop().await?;
         }

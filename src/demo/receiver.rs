@@ -1,5 +1,7 @@
-//! The receiving side of the demo: endpoints with moods, each under a path of its own, that keep what
-//! they accepted. It checks signatures with code of its own, so that it is a witness and not an echo.
+//! The receiving side of the demo: endpoints with moods, each under a path of its own.
+//!
+//! They remember the webhooks they accepted. Signatures are checked by code of its own, so that the
+//! receiver is a witness and not an echo.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,7 +27,7 @@ const SLOW: Duration = Duration::from_millis(300);
 /// three fail, and still every event arrives with its third attempt.
 const FAILURES: u32 = 2;
 
-/// How an endpoint takes its webhooks.
+/// How an endpoint answers its webhooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// 200 at once.
@@ -36,9 +38,9 @@ pub enum Mood {
     Slow,
 }
 
-/// What one endpoint has accepted.
+/// The webhooks that one endpoint has accepted.
 #[derive(Debug, Clone, Default)]
-pub struct Inbox {
+pub struct OrderInbox {
     /// How often each webhook was accepted, by its `webhook-id`.
     pub accepted: HashMap<String, u32>,
     /// Event type and order number of each event accepted.
@@ -49,17 +51,17 @@ pub struct Inbox {
     pub forged: u64,
 }
 
-/// A server on the loopback until it is dropped, and a port at which nobody listens.
+/// A server on the loopback until it is dropped, and a port that refuses connections.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
-    nobody: TcpSocket,
-    shared: Arc<Shared>,
+    refusing: TcpSocket,
+    shared: Arc<DemoEndpoints>,
     _accepting: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct DemoEndpoints {
     endpoints: BTreeMap<String, (Mood, Mutex<State>)>,
 }
 
@@ -67,7 +69,7 @@ struct Shared {
 struct State {
     /// None: nothing is genuine yet.
     key: Option<hmac::Key>,
-    inbox: Inbox,
+    inbox: OrderInbox,
     failures_in_a_row: u32,
     failures_of: HashMap<String, u32>,
 }
@@ -81,15 +83,15 @@ pub enum ReceiverError {
     Secret,
 }
 
-/// The part of the body that the witness looks at.
+/// The part of the body that the witness reads.
 #[derive(Deserialize)]
 struct Webhook {
     r#type: String,
-    data: Order,
+    data: OrderData,
 }
 
 #[derive(Deserialize)]
-struct Order {
+struct OrderData {
     order_id: i64,
 }
 
@@ -102,19 +104,18 @@ impl Receiver {
         let any = (Ipv4Addr::LOCALHOST, 0);
         let listener = Listener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
         let address = listener.address();
-        // Bound and not listening: nobody else can get the port, and whoever dials it is refused.
-        let nobody = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
-        nobody.bind(any.into()).map_err(ReceiverError::Listen)?;
+        // Bound and not listening: no other process can get the port, and it refuses connections.
+        let refusing = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
+        refusing.bind(any.into()).map_err(ReceiverError::Listen)?;
         let endpoints =
             moods.iter().map(|&(path, mood)| (path.to_owned(), (mood, Mutex::default()))).collect();
-        let shared = Arc::new(Shared { endpoints });
+        let shared = Arc::new(DemoEndpoints { endpoints });
         let mut accepting = JoinSet::new();
         accepting.spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self { address, nobody, shared, _accepting: accepting })
+        Ok(Self { address, refusing, shared, _accepting: accepting })
     }
 
-    /// Tells an endpoint its secret; until then it accepts nothing. A path that is not served needs
-    /// none.
+    /// Tells an endpoint its secret; until then it accepts nothing. Unserved paths need none.
     ///
     /// # Errors
     /// If the secret is not a symmetric one of Standard Webhooks.
@@ -137,16 +138,16 @@ impl Receiver {
     ///
     /// # Errors
     /// If the system does not tell which port it is.
-    pub fn url_of_nobody(&self) -> Result<String, ReceiverError> {
-        let address = self.nobody.local_addr().map_err(ReceiverError::Listen)?;
+    pub fn refusing_url(&self) -> Result<String, ReceiverError> {
+        let address = self.refusing.local_addr().map_err(ReceiverError::Listen)?;
         Ok(format!("http://{address}"))
     }
 
-    /// What an endpoint has accepted so far; empty for a path that is not served.
+    /// The webhooks that an endpoint has accepted so far; empty for a path that is not served.
     #[must_use]
-    pub fn inbox(&self, path: &str) -> Inbox {
+    pub fn inbox(&self, path: &str) -> OrderInbox {
         let endpoint = self.shared.endpoints.get(path);
-        endpoint.map_or_else(Inbox::default, |(_, state)| locked(state).inbox.clone())
+        endpoint.map_or_else(OrderInbox::default, |(_, state)| locked(state).inbox.clone())
     }
 
     /// How many different webhooks an endpoint has accepted so far.
@@ -157,7 +158,7 @@ impl Receiver {
     }
 }
 
-impl Inbox {
+impl OrderInbox {
     /// Webhooks that were accepted more than once: sent again after a relay died, with the same id.
     #[must_use]
     pub fn duplicates(&self) -> usize {
@@ -194,7 +195,7 @@ enum Failure {
 }
 
 /// Until it is dropped.
-async fn serve(listener: Listener, shared: Arc<Shared>) {
+async fn serve(listener: Listener, shared: Arc<DemoEndpoints>) {
     let handler = move |taken| {
         let shared = Arc::clone(&shared);
         async move { answer(&taken, &shared).await }
@@ -202,7 +203,7 @@ async fn serve(listener: Listener, shared: Arc<Shared>) {
     listener.serve(BODY_MAX, handler, &Stopper::new()).await;
 }
 
-async fn answer(taken: &Taken, shared: &Shared) -> Answer {
+async fn answer(taken: &Taken, shared: &DemoEndpoints) -> Answer {
     let Some((mood, state)) = shared.endpoints.get(&taken.path) else {
         return Answer::Status(StatusCode::NOT_FOUND);
     };
@@ -239,7 +240,7 @@ fn genuine<'a>(key: &hmac::Key, headers: &'a HeaderMap, body: &[u8]) -> Option<&
         .then_some(id)
 }
 
-/// What a panicking request left behind is a count at worst.
+/// A panicking request leaves a wrong count behind at worst.
 fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -301,9 +302,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_refuses_connections() {
+    async fn the_port_of_a_down_endpoint_refuses_connections() {
         let receiver = Receiver::start(&[]).await.unwrap();
-        let url = receiver.url_of_nobody().unwrap();
+        let url = receiver.refusing_url().unwrap();
         let refused = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }

@@ -1,5 +1,5 @@
-//! What the visitor of the demo sees: a story in steps, the SQL that was run, bars while something
-//! happens, tables of what SQL says. Bars need a terminal; without one, a line is printed now and then.
+//! The output of the demo: a story in steps, the SQL that was run, bars while something happens,
+//! tables of SQL's answers. Bars need a terminal; without one, a line is printed now and then.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 /// Between two lines of progress where there is no terminal.
 const LINES_EVERY: u32 = 10;
-/// How often the bars are told; a tick.
+/// How often the bars are updated; a tick.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 /// A column of a table is cut here.
 const CELL_MAX: usize = 44;
@@ -57,7 +57,7 @@ impl Screen {
         }
     }
 
-    /// The rows that a statement gave.
+    /// The rows that a statement returned.
     pub(super) fn table(&self, messages: &[SimpleQueryMessage]) {
         let rows = without_empty_columns(cells(messages));
         let Some(columns) = rows.first().map(Vec::len) else { return };
@@ -181,7 +181,7 @@ fn shortened(text: &str) -> String {
 
 /// The demo's story is its output, so it goes to standard output and not to the log.
 fn print(text: &str) {
-    // A visitor who has closed the pipe (`| head`) has seen enough; the exit code still tells.
+    // A reader that has closed the pipe (`| head`) has seen enough; the exit code still tells.
     drop(std::io::stdout().lock().write_all(text.as_bytes()));
 }
 

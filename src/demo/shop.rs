@@ -1,8 +1,7 @@
-//! The application of the demo: a shop whose clients take orders as fast as people might.
+//! The application of the demo: a shop whose clients take orders at the pace of people.
 //!
-//! It does what any application does with Posthaste, which is one more `insert` in its own
-//! transactions, and keeps a ledger of what it committed and what it took back, for the check at
-//! the end.
+//! Like any application of Posthaste it makes one more `insert` in its own transactions. For the
+//! check at the end it has a ledger of its commits and rollbacks.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,19 +20,19 @@ const MOVE_ORDER: &str = include_str!("sql/move_order.sql");
 
 /// Between two orders of one client.
 const PACE: Duration = Duration::from_millis(40);
-/// Of a hundred orders, as many are taken back before they are committed, …
+/// Of 100 orders, as many are rolled back, …
 const ROLLED_BACK: u32 = 10;
 /// … and of the others as many are paid, and as many cancelled.
 const PAID: u32 = 45;
 const CANCELLED: u32 = 10;
 const CUSTOMERS: [&str; 5] = ["Ada", "Blaise", "Charles", "Edsger", "Grace"];
 
-/// What the shop knows that it did.
+/// The shop's own account of its transactions.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     /// Event type and order number of each event committed.
     pub committed: HashSet<(String, i64)>,
-    /// Numbers of the orders taken back. Nobody may ever hear of them.
+    /// Numbers of the orders rolled back. No endpoint may ever hear of them.
     pub rolled_back: HashSet<i64>,
 }
 
@@ -45,7 +44,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Opens with so many clients, for so long.
+    /// Opens with this many clients, for this long.
     #[must_use]
     pub fn open(url: &str, clients: u32, open_for: Duration) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
@@ -65,7 +64,7 @@ impl Shop {
         locked(&self.ledger).clone()
     }
 
-    /// Waits until every client has gone home.
+    /// Waits until every client has ended.
     ///
     /// # Errors
     /// The first error of a client.
@@ -97,7 +96,7 @@ struct TillClient {
     ledger: Arc<Mutex<Ledger>>,
 }
 
-struct Statements {
+struct ShopStatements {
     place: Statement,
     change: Statement,
     event: Statement,
@@ -122,7 +121,7 @@ impl TillClient {
         mut client: Client,
         open_for: Duration,
     ) -> Result<(), tokio_postgres::Error> {
-        let statements = Statements {
+        let statements = ShopStatements {
             place: client.prepare(PLACE_ORDER).await?,
             change: client.prepare(MOVE_ORDER).await?,
             event: client.prepare(WRITE_EVENT).await?,
@@ -142,11 +141,11 @@ impl TillClient {
         Ok(())
     }
 
-    /// Order and event in one transaction, which may come to nothing.
+    /// Order and event in one transaction, which may be rolled back.
     async fn take_order(
         &mut self,
         client: &mut Client,
-        statements: &Statements,
+        statements: &ShopStatements,
     ) -> Result<Option<Order>, tokio_postgres::Error> {
         let customer = CUSTOMERS[self.draw.usize(..CUSTOMERS.len())];
         let total_cents = self.draw.i32(100..20_000);
@@ -167,7 +166,7 @@ impl TillClient {
     async fn change(
         &self,
         client: &mut Client,
-        statements: &Statements,
+        statements: &ShopStatements,
         order: &Order,
         event_type: &str,
     ) -> Result<(), tokio_postgres::Error> {
@@ -187,7 +186,7 @@ impl TillClient {
 
 async fn write_event(
     transaction: &Transaction<'_>,
-    statements: &Statements,
+    statements: &ShopStatements,
     order: &Order,
     event_type: &str,
 ) -> Result<(), tokio_postgres::Error> {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::source::Wrong;
 use crate::model::delivery::webhook_id;
 use crate::serve::problem::{JSON, problem, respond};
-use crate::signing::verify::Refusal;
+use crate::signing::verify::NotVerified;
 use crate::store::received::Stored;
 
 /// When to try again where we are at fault: soon, since senders have little patience and few tries.
@@ -43,7 +43,7 @@ pub(super) enum Refused {
     TooSlow,
     /// The peer has gone, or its chunks are none.
     Broken,
-    Unverified(Refusal),
+    Unverified(NotVerified),
     /// Too many of this source at once.
     SourceFull,
     /// Too many at once.

@@ -15,7 +15,7 @@ pub use super::answer::Kept;
 use super::answer::Refused;
 use super::conversation::Conversation;
 use super::request::Handler;
-use super::writer::Waiting;
+use super::writer::WaitingRequest;
 use super::{IngestError, sources};
 use crate::clock::Present;
 use crate::config::IngestSettings;
@@ -26,7 +26,7 @@ use crate::stopper::Stopper;
 /// A handler for one conversation.
 pub struct Doorstep {
     conversation: Conversation,
-    waiting: mpsc::Receiver<Waiting>,
+    waiting: mpsc::Receiver<WaitingRequest>,
 }
 
 impl fmt::Debug for Doorstep {
@@ -64,7 +64,8 @@ impl Doorstep {
     ) {
         let Self { conversation, mut waiting } = self;
         let keeping = async {
-            while let Some(Waiting { incoming, answer, place, room }) = waiting.recv().await {
+            while let Some(WaitingRequest { incoming, answer, place, room }) = waiting.recv().await
+            {
                 drop((place, room));
                 let _heard = answer.send(keep(incoming).ok_or(Refused::Away));
             }

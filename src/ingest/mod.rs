@@ -41,7 +41,7 @@ use listener::Listener;
 use request::Handler;
 use source::Source;
 use spool::Spool;
-pub use spool::{Room as SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
+pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
 use tls::Tls;
 use writer::Writer;
 
@@ -73,7 +73,7 @@ pub struct Ingest {
     listener: Listener,
     handler: Handler,
     writer: Writer,
-    waiting: mpsc::Receiver<writer::Waiting>,
+    waiting: mpsc::Receiver<writer::WaitingRequest>,
     grace: Duration,
 }
 
@@ -125,7 +125,7 @@ impl Ingest {
     pub async fn run(self, stopper: &Stopper) {
         let serving = self.listener.serve(self.handler, self.grace, stopper);
         // ends when the handler is gone, and with it the last that could wait
-        tokio::join!(serving, self.writer.keep(self.waiting));
+        tokio::join!(serving, self.writer.run(self.waiting));
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::answer::{self, Answer, Kept, Refused};
 use super::source::Source;
-use super::writer::{Place, Room, Waiting};
+use super::writer::{BytesPermit, RequestPermit, WaitingRequest};
 use crate::clock::Present;
 use crate::config::IngestSettings;
 use crate::observe::metrics::Metrics;
@@ -30,7 +30,7 @@ pub(super) struct Handler {
     places: Arc<Semaphore>,
     /// A permit for each byte of a body in memory.
     bytes: Arc<Semaphore>,
-    writer: mpsc::Sender<Waiting>,
+    writer: mpsc::Sender<WaitingRequest>,
     metrics: Arc<Metrics>,
     /// By which signed times are judged.
     present: Present,
@@ -41,7 +41,7 @@ impl Handler {
     pub(super) fn new(
         sources: Vec<Source>,
         settings: &IngestSettings,
-        writer: mpsc::Sender<Waiting>,
+        writer: mpsc::Sender<WaitingRequest>,
         metrics: &Arc<Metrics>,
         present: Present,
     ) -> Self {
@@ -79,7 +79,7 @@ impl Handler {
             return Err(Refused::Client);
         }
         let content = source.content(headers).map_err(Refused::Wrong)?;
-        let mut room = Room::new(self.some_bytes(0)?, &self.metrics);
+        let mut room = BytesPermit::new(self.some_bytes(0)?, &self.metrics);
         let reading = self.read(source, headers, body, &mut room);
         let body = tokio::time::timeout(self.body_timeout, reading);
         let body = body.await.map_err(|_| Refused::TooSlow)??;
@@ -98,17 +98,17 @@ impl Handler {
         let incoming = incoming.map_err(Refused::Wrong)?;
         let (answer, kept) = oneshot::channel();
         self.writer
-            .send(Waiting { incoming, answer, place, room })
+            .send(WaitingRequest { incoming, answer, place, room })
             .await
             .map_err(|_| Refused::Away)?;
         kept.await.unwrap_or(Err(Refused::Away))
     }
 
     /// A place for one request, of its source's and of all.
-    fn place(&self, source: &Source) -> Result<Place, Refused> {
+    fn place(&self, source: &Source) -> Result<RequestPermit, Refused> {
         let of_source = Arc::clone(&source.places).try_acquire_owned();
         let of_all = Arc::clone(&self.places);
-        Ok(Place::new(
+        Ok(RequestPermit::new(
             of_source.map_err(|_| Refused::SourceFull)?,
             of_all.try_acquire_owned().map_err(|_| Refused::Full)?,
             &self.metrics,
@@ -127,7 +127,7 @@ impl Handler {
         source: &Source,
         headers: &HeaderMap,
         mut body: Incoming,
-        room: &mut Room,
+        room: &mut BytesPermit,
     ) -> Result<Bytes, Refused> {
         let most = source.settings.max_body;
         if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {

@@ -1,8 +1,8 @@
-//! The writer: sees to it that what came in is on a disk before it is answered. In the outbox, in one
-//! commit with what else came meanwhile; or in the spool, where the database is away or too slow.
+//! The writer: puts each webhook on a disk before its sender is answered. In the outbox, in one
+//! commit with others that came meanwhile; or in the spool, while the database is away or too slow.
 //!
-//! While the spool holds anything, what comes goes behind it, so that order is kept; the spool is drained
-//! as fast as the database takes it. Only this task knows where each webhook is.
+//! While the spool holds anything, new webhooks go behind it, so that order is kept; the spool is
+//! drained as fast as the database takes it. Only this task knows where each webhook is.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,35 +23,35 @@ use crate::observe::status::Status;
 use crate::store::received::receive;
 use crate::store::{Store, StoreError};
 
-/// The most bytes in one statement, unless one webhook alone has more: they are in memory several times while it
-/// is sent.
+/// The most bytes in one statement, unless one webhook alone has more: they are in memory several
+/// times while it is sent.
 const STATEMENT_BYTES: usize = 2 << 20;
-/// Between two tries to store what is in the spool: at first, and at most.
+/// Between two tries to drain the spool: at first, and at most.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRY_AGAIN_AT_MOST: Duration = Duration::from_millis(500);
-/// How often the spool's gauges move though nothing happens.
+/// How often the spool's gauges are updated though nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A webhook whose sender waits for an answer.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingRequest {
     pub(super) incoming: Incoming,
     pub(super) answer: oneshot::Sender<Result<Kept, Refused>>,
-    pub(super) place: Place,
-    pub(super) room: Room,
+    pub(super) place: RequestPermit,
+    pub(super) room: BytesPermit,
 }
 
-/// A place for a request, until it is kept.
+/// The permit of one request in flight, until it is stored or spooled.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct RequestPermit {
     _of_source: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
 
-/// Room for the bytes of a body, until it is kept.
+/// The permit for the bytes of a body, until it is stored or spooled.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BytesPermit {
     bytes: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
 }
@@ -64,16 +64,16 @@ pub(super) struct Writer {
     patience: Duration,
     metrics: Arc<Metrics>,
     status: Status,
-    /// Whether the last statement failed: said once.
+    /// Whether the last statement failed: logged once.
     is_away: bool,
 }
 
-/// What storing some of the spool has come to.
+/// The result of storing some of the spool.
 #[derive(Debug, Default)]
 struct Drained {
     /// From the oldest on.
     fates: Vec<(Entry, Fate)>,
-    /// Why the next was not stored, in full.
+    /// Why the next entry was not stored, in full.
     error: Option<String>,
 }
 
@@ -90,7 +90,7 @@ enum Fate {
     Refused(StoreError),
 }
 
-impl Place {
+impl RequestPermit {
     pub(super) fn new(
         of_source: OwnedSemaphorePermit,
         of_all: OwnedSemaphorePermit,
@@ -101,13 +101,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.metrics.ingest.in_flight.decrement(1);
     }
 }
 
-impl Room {
+impl BytesPermit {
     pub(super) fn new(bytes: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
         Self { bytes, metrics: Arc::clone(metrics) }
     }
@@ -119,7 +119,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BytesPermit {
     fn drop(&mut self) {
         #[expect(clippy::cast_precision_loss, reason = "a body is far smaller than 2^53 bytes")]
         self.metrics.ingest.in_flight_bytes.decrement(self.bytes.num_permits() as f64);
@@ -149,16 +149,16 @@ impl Writer {
         self.spool.is_some()
     }
 
-    /// Keeps what comes until nothing more can.
-    pub(super) async fn keep(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+    /// Stores or spools requests until the channel is closed.
+    pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<WaitingRequest>) {
         let mut came = Vec::with_capacity(self.batch);
-        // At most one, beside what comes: if it went on only between two writes to the spool, those who send
-        // all the while would never see it emptied.
+        // At most one, beside new requests: if it ran only between two writes to the spool, a
+        // steady stream of requests would keep the spool from ever being emptied.
         let mut draining = JoinSet::new();
         let mut try_again = TRY_AGAIN;
         let mut next_try = Instant::now();
         let mut look = every(LOOK_EVERY);
-        self.tell();
+        self.report();
         loop {
             let may_drain = draining.is_empty() && !self.spool_is_empty();
             // Each arm may be dropped: receiving and joining take nothing out until they are done.
@@ -168,7 +168,7 @@ impl Writer {
                         // A drain that is broken off may have been committed. It is made again.
                         return;
                     }
-                    self.keep_all(&mut came).await;
+                    self.answer_all(&mut came).await;
                 }
                 Some(drained) = draining.join_next() => {
                     let drained = drained.unwrap_or_else(|error| Drained::failed(error.to_string()));
@@ -184,7 +184,7 @@ impl Writer {
                 }
                 _ = look.tick() => {}
             }
-            self.tell();
+            self.report();
         }
     }
 
@@ -192,22 +192,22 @@ impl Writer {
         self.spool.as_ref().is_none_or(|spool| locked(spool).is_empty())
     }
 
-    /// Stores or spools what came, and answers each.
-    async fn keep_all(&mut self, came: &mut Vec<Waiting>) {
+    /// Stores or spools these requests, and answers each.
+    async fn answer_all(&mut self, came: &mut Vec<WaitingRequest>) {
         while !came.is_empty() {
             let batch: Vec<_> =
                 came.drain(..as_many_as_fit(came, |waiting| waiting.incoming.size())).collect();
-            let kept = self.keep_batch(&batch).await;
+            let kept = self.store_or_spool(&batch).await;
             for (waiting, kept) in batch.into_iter().zip(kept) {
-                // given back first: who hears the answer may send the next
+                // released first: a sender with its answer may send the next request
                 drop((waiting.place, waiting.room));
-                // a sender that has gone away hears nothing, and will send it again
+                // a sender that has gone away hears nothing, and will send the webhook again
                 let _heard = waiting.answer.send(kept);
             }
         }
     }
 
-    async fn keep_batch(&mut self, batch: &[Waiting]) -> Vec<Result<Kept, Refused>> {
+    async fn store_or_spool(&mut self, batch: &[WaitingRequest]) -> Vec<Result<Kept, Refused>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|waiting| &waiting.incoming).collect();
         if !self.spool_is_empty() {
             return self.spool_all(&incoming).await;
@@ -233,15 +233,17 @@ impl Writer {
                         tracing::warn!(
                             source,
                             error = error.in_full(),
-                            "the database does not take a webhook"
+                            "the database refused a webhook"
                         );
                         vec![Err(Refused::NotStorable)]
                     }
-                    // One of them is at fault; the others shall not suffer for it.
+                    // One of them is at fault; the others are stored one by one.
                     batch => {
                         let mut kept = Vec::with_capacity(batch.len());
                         for one in batch {
-                            kept.extend(Box::pin(self.keep_batch(std::slice::from_ref(one))).await);
+                            kept.extend(
+                                Box::pin(self.store_or_spool(std::slice::from_ref(one))).await,
+                            );
                         }
                         kept
                     }
@@ -252,7 +254,7 @@ impl Writer {
                 format!("storing took longer than {:?} (ingest.commit_timeout)", self.patience)
             }
         };
-        // Whether it was committed may be unknown. The names that they have make it the same to us.
+        // Whether it was committed may be unknown. The sender ids make a second try harmless.
         self.is_ill(&error);
         self.spool_all(&incoming).await
     }
@@ -296,7 +298,7 @@ impl Writer {
         })
     }
 
-    /// Takes out of the spool what was drained.
+    /// Removes drained entries from the spool.
     async fn settle(&mut self, drained: Drained) {
         match &drained.error {
             Some(error) => self.is_ill(error),
@@ -325,8 +327,8 @@ impl Writer {
             done.push((entry, why.is_some()));
         }
         if let Some(Err(error)) = aside(move || locked(&spool).take_out(&done)).await {
-            // They are stored a second time after the next start, which is nothing.
-            tracing::error!(%error, "cannot remove from the spool what was stored");
+            // They are stored a second time after the next start, which changes nothing.
+            tracing::error!(%error, "cannot remove stored webhooks from the spool");
         }
     }
 
@@ -347,8 +349,8 @@ impl Writer {
         self.is_away = false;
     }
 
-    /// For `/status` and the gauges.
-    fn tell(&self) {
+    /// Updates `/status` and the gauges.
+    fn report(&self) {
         let Some(spool) = &self.spool else { return };
         let spool = locked(spool);
         let age = spool
@@ -370,13 +372,13 @@ impl Writer {
     }
 }
 
-/// Stores what was read: together or, if one of them is at fault, one by one.
+/// Stores these entries: together or, if one of them is at fault, one by one.
 async fn store_read(
     store: &Store,
     mut read: Vec<(Entry, Result<Incoming, Unreadable>)>,
 ) -> Drained {
     let mut drained = Drained::default();
-    // Where the machine is short of something, the file may be good. What follows it waits as well.
+    // If the machine is short of resources, the file may be good. Entries behind it wait too.
     let may_be_good =
         |read: &Result<_, Unreadable>| read.as_ref().is_err_and(|why: &Unreadable| why.may_pass());
     if let Some(place) = read.iter().position(|(_, read)| may_be_good(read)) {
@@ -414,7 +416,7 @@ async fn store_read(
     drained
 }
 
-/// How many from the first on are within the bytes of one statement; at least one.
+/// How many items, from the first on, fit into the bytes of one statement; at least 1.
 fn as_many_as_fit<T>(items: &[T], size: impl Fn(&T) -> usize) -> usize {
     let mut bytes = 0;
     let fit = items.iter().take_while(|item| {
@@ -424,12 +426,12 @@ fn as_many_as_fit<T>(items: &[T], size: impl Fn(&T) -> usize) -> usize {
     fit.count().max(1).min(items.len())
 }
 
-/// Work on files, which may block for as long as a disk does. `None`: it ended by a bug.
+/// Runs work on files, which may block for as long as a disk does. `None`: it panicked.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Some(done),
         Err(error) => {
-            tracing::error!(%error, "the spool ended by a bug");
+            tracing::error!(%error, "a bug: a task of the spool panicked");
             None
         }
     }
@@ -441,7 +443,7 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-/// What is behind this lock is whole at every moment, so a panic elsewhere spoils nothing.
+/// The spool behind this lock is consistent at every moment, so a panic elsewhere spoils nothing.
 fn locked(spool: &Mutex<Spool>) -> std::sync::MutexGuard<'_, Spool> {
     spool.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,7 @@
 //! Makes the body of a request from the event.
 //!
 //! Runs once for each attempt, before [`signature`](super::signature) signs the very bytes that are
-//! made here. The payload is never parsed: what the application wrote is what the receiver reads,
-//! byte for byte.
+//! made here. The payload is never parsed: the receiver reads the application's own bytes.
 
 use std::io::Write as _;
 
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use super::delivery::Delivery;
 use super::endpoint::BodyFormat;
 
-/// Room for the fixed text of the longest envelope, a webhook id (at most 41 characters) and a
+/// Bytes for the fixed text of the longest envelope, a webhook id (at most 41 characters) and a
 /// timestamp (at most 35).
 const ENVELOPE: usize = 256;
 
@@ -62,8 +61,8 @@ pub fn content_type(format: BodyFormat) -> &'static str {
     }
 }
 
-/// The content type of an event whose payload stands for a body that is not JSON: its headers name one, and
-/// the payload is a JSON string, which holds the body.
+/// The content type of an event whose body is not JSON: its headers name the type, and its payload
+/// is a JSON string that holds the body.
 #[must_use]
 pub fn own_type(delivery: &Delivery) -> Option<&str> {
     let mut named =
@@ -75,7 +74,7 @@ pub fn own_type(delivery: &Delivery) -> Option<&str> {
     (!is_json && is_text).then_some(kind)
 }
 
-/// The payload alone: as inserted or, where it stands for another body, that.
+/// The payload as inserted or, if it is a string that holds a body, that body.
 fn raw(delivery: &Delivery) -> Bytes {
     let held =
         own_type(delivery).and_then(|_| serde_json::from_slice::<String>(&delivery.payload).ok());
@@ -101,7 +100,7 @@ impl Body {
         self
     }
 
-    /// For what needs no escaping.
+    /// For values that need no escaping.
     fn display(&mut self, value: impl std::fmt::Display) -> &mut Self {
         write!(self.0, "{value}").expect("writing to a Vec cannot fail");
         self

@@ -8,15 +8,15 @@ use super::endpoint::EndpointId;
 /// `posthaste.outbox.id`.
 pub type EventId = i64;
 
-/// What a header takes besides its text.
+/// Bytes that a header takes besides its text.
 const PAIR: usize = size_of::<(String, String)>();
 
-/// A claimed delivery with its event: all that one attempt needs besides the endpoint.
+/// A claimed delivery with its event: everything that one attempt needs besides the endpoint.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
-    /// Fences the claim: what is recorded under another token is dropped.
+    /// Fences the claim: a record under another token is dropped.
     pub claim_token: i64,
     /// Attempts recorded so far; the next one's number is one more.
     pub attempt_count: u32,
@@ -36,24 +36,24 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// What it takes of the memory that events may take.
+    /// The bytes that it takes of the memory for events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let pair = |(name, value): &(String, String)| name.len() + value.len() + PAIR;
         self.payload.len() + self.headers.iter().map(pair).sum::<usize>()
     }
 
-    /// What `webhook-id` says: `evt_<event id>_<creation in unix microseconds, hexadecimal>`. The
-    /// same for every attempt, replay and endpoint, so a receiver can drop duplicates; the time
-    /// tells it from an event of another database that numbers its events alike. Holds no dot,
-    /// which would make what is signed ambiguous.
+    /// The `webhook-id`: `evt_<event id>_<creation in unix microseconds, hexadecimal>`. The same
+    /// for every attempt, replay and endpoint, so a receiver can drop duplicates; the time tells it
+    /// from an event of another database that numbers its events alike. Holds no dot, which would
+    /// make the signed text ambiguous.
     #[must_use]
     pub fn webhook_id(&self) -> String {
         webhook_id(self.event_id, self.event_created_at)
     }
 }
 
-/// What `webhook-id` says of an event. See [`Delivery::webhook_id`].
+/// The `webhook-id` of an event. See [`Delivery::webhook_id`].
 #[must_use]
 pub fn webhook_id(event_id: EventId, created_at: Timestamp) -> String {
     format!("evt_{event_id}_{:x}", created_at.as_microsecond())

@@ -29,12 +29,12 @@ pub struct Endpoint {
     pub max_concurrency: Option<u32>,
     /// Attempts a second; greater than 0.
     pub rate_limit: Option<f64>,
-    /// What a dead delivery means for those behind it.
+    /// The fate of the deliveries behind a dead one.
     pub on_dead: OnDead,
 }
 
 impl Endpoint {
-    /// One whose row cannot be read: nothing is known of it but this.
+    /// An endpoint whose row cannot be read: only id and revision are known.
     #[must_use]
     pub fn unread(id: EndpointId, revision: i64) -> Self {
         Self {
@@ -54,13 +54,13 @@ impl Endpoint {
     }
 }
 
-/// What becomes of an ordering key when one of its deliveries is dead.
+/// Whether an ordering key goes on when one of its deliveries is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDead {
-    /// The key waits until somebody decides.
+    /// The key waits until an operator decides.
     #[default]
     Block,
-    /// The next one follows.
+    /// The next delivery follows.
     Skip,
 }
 

@@ -1,14 +1,14 @@
-//! A webhook that came in, as it is to be stored: checked, named, and with its bytes as they were.
+//! An incoming webhook, ready to be stored: checked, named, and with its bytes as they were.
 
 use bytes::Bytes;
 
-/// What is kept of a request. Becomes one event.
+/// The part of a request that is stored. Becomes one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
-    /// Who sent it.
+    /// The name of its source.
     pub source: String,
-    /// What the sender calls it, or a number drawn before anything was tried: with it, storing it a
-    /// second time is nothing. At most [`TEXT_MAX`] characters.
+    /// The sender's id, or one drawn before the first try: it makes storing a second time harmless.
+    /// At most [`TEXT_MAX`] characters.
     pub sender_id: String,
     /// Dotted words.
     pub event_type: String,
@@ -21,14 +21,14 @@ pub struct Incoming {
     pub payload: Payload,
 }
 
-/// Bytes that are known to be UTF-8. Not shown.
+/// Bytes that are known to be UTF-8. `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(Bytes);
 
-/// What the columns hold.
+/// Characters that the columns hold.
 pub const TEXT_MAX: usize = 256;
-/// The most headers of an event, the most bytes of one's value, and of all names and values together:
-/// `headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all`.
+/// The most headers of an event, the most bytes of one's value, and of all names and values
+/// together: `headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all`.
 pub const HEADERS_MAX: usize = 64;
 pub const HEADER_VALUE_MAX: usize = 4 << 10;
 pub const HEADER_BYTES_MAX: usize = 16 << 10;

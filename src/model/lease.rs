@@ -1,27 +1,45 @@
-//! What the age of a lease allows. The relay that holds it stops well before others may take it for dead.
+//! When a relay renews its lease, and what it may do under it. A relay that has not renewed its lease for
+//! its length may be taken for dead by the others, which then make its deliveries.
 
 use std::time::Duration;
 
+/// Between two tries to take a lease up again.
+const RETAKE_INTERVAL: Duration = Duration::from_millis(200);
+
 /// When the database has been away, every relay's lock is free and every heartbeat is old. The relay that
 /// is back first gives the others this long to take theirs again before it takes them for dead.
-pub const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(2);
 
-/// For how long after a renewal requests may begin and deliveries be claimed, of a lease after which others
-/// take its holder for dead.
+/// How long after the last renewal requests may begin: so much before the lease ends that they have come
+/// back by then, as a rule.
 #[must_use]
 pub fn sends_for(lease: Duration) -> Duration {
     lease.mul_f64(2.0 / 3.0)
 }
 
-/// Whether a lease that was renewed so long ago is fresh enough to begin a request under.
+/// How long to wait between two heartbeats. `is_held`: there is a session that holds the lease's lock.
+/// `is_alone`: there is no other relay.
 #[must_use]
-pub fn may_send(since_renewal: Duration, lease: Duration) -> bool {
-    since_renewal < sends_for(lease)
+pub fn next_heartbeat(
+    heartbeat: Duration,
+    lease: Duration,
+    is_held: bool,
+    is_alone: bool,
+) -> Duration {
+    if !is_held {
+        // Until it is taken up again, no session holds the lock.
+        heartbeat.min(RETAKE_INTERVAL)
+    } else if is_alone {
+        // There is no relay whose death is to be noticed.
+        (heartbeat * 2).min(lease / 4).max(heartbeat)
+    } else {
+        heartbeat
+    }
 }
 
-/// Whether a relay that has held its session for so long may take others for dead.
+/// Whether a relay whose session has held the lease for this long may take others for dead.
 #[must_use]
-pub fn may_reap(held_for: Duration) -> bool {
+pub fn is_settled(held_for: Duration) -> bool {
     held_for >= SETTLE
 }
 
@@ -30,9 +48,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_begin_in_the_first_two_thirds_of_a_lease() {
-        let lease = Duration::from_secs(15);
-        let at = |seconds| may_send(Duration::from_secs(seconds), lease);
-        assert_eq!([0, 9, 10, 14].map(at), [true, true, false, false]);
+    fn a_heartbeat_is_soon_where_the_lease_is_not_held_and_rare_where_there_is_no_other_relay() {
+        let millis = Duration::from_millis;
+        for (heartbeat, lease, is_held, is_alone, expected) in [
+            (2_000, 13_000, true, false, 2_000),
+            (2_000, 13_000, true, true, 3_250),
+            (2_000, 60_000, true, true, 4_000),
+            // Never more often than the setting says.
+            (2_000, 6_000, true, true, 2_000),
+            (2_000, 13_000, false, true, 200),
+            (100, 13_000, false, false, 100),
+        ] {
+            let next = next_heartbeat(millis(heartbeat), millis(lease), is_held, is_alone);
+            assert_eq!(next, millis(expected), "{heartbeat} {lease} {is_held} {is_alone}");
+        }
+    }
+
+    #[test]
+    fn requests_begin_in_the_first_two_thirds_of_a_lease_and_others_are_dead_after_two_seconds() {
+        assert_eq!(sends_for(Duration::from_secs(15)), Duration::from_secs(10));
+        assert!(!is_settled(Duration::from_millis(1_999)));
+        assert!(is_settled(Duration::from_secs(2)));
     }
 }

@@ -1,15 +1,15 @@
-//! What things are and what follows from them. Pure: no IO, no clock, no randomness, no tokio.
+//! The domain, and the decisions about it. Pure: no IO, no clock, no randomness, no tokio.
 //!
-//! Whatever depends on time or chance takes `now` or the draw as an argument, so a test needs
+//! Decisions that depend on time or chance take `now` or the draw as an argument, so a test needs
 //! neither a sleep nor a mock.
 #![warn(clippy::wildcard_enum_match_arm)]
 
-// What is owed, and to whom.
+// Events, endpoints and the deliveries between them.
 pub mod delivery;
 pub mod endpoint;
 pub mod subscription;
 
-// What came in.
+// Incoming webhooks.
 pub mod incoming;
 pub mod selector;
 
@@ -17,19 +17,22 @@ pub mod selector;
 pub mod dispatch;
 pub mod due;
 pub mod lane;
-pub mod lease;
 pub mod rate;
 pub mod share;
 pub mod window;
 
+// What is in which order, and by whom.
+pub mod lease;
+pub mod ordering;
+
 // What is sent.
 pub mod body;
 
-// What happened, and what follows for the delivery.
+// Outcomes, and their consequences for the delivery.
 pub mod outcome;
 pub mod rules;
 pub mod schedule;
 pub mod verdict;
 
-// What follows for the endpoint.
+// Consequences for the endpoint.
 pub mod health;

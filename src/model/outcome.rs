@@ -1,18 +1,19 @@
-//! What happened on the wire: observed facts only. Made by [`outbound::client`](crate::outbound::client),
-//! read by [`verdict`](super::verdict), stored with the attempt. What to do about it is not said here.
+//! Outcomes: observed facts of the wire only. Made by
+//! [`outbound::client`](crate::outbound::client), read by [`verdict`](super::verdict), which
+//! decides, and stored with the attempt.
 
 use std::time::Duration;
 
-/// What happened to one HTTP request.
+/// The outcome of one HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The receiver sent a final response head. Its body may have been cut short.
     Answered(Answer),
     /// A deadline passed before a response head arrived.
     TimedOut { phase: Phase },
-    /// No response head could be had.
+    /// No response head arrived.
     Unreachable { cause: Cause, detail: String },
-    /// We would not send.
+    /// The relay refused to send.
     Refused { why: Refusal, detail: String },
     /// A relay died, or lost its claim, while it may have been sending.
     Interrupted,
@@ -24,11 +25,11 @@ pub struct Answer {
     pub status: u16,
     /// Names in lower case, in the order they came; bytes that are not UTF-8 are read as Latin-1.
     pub headers: Vec<(String, String)>,
-    /// The first bytes of the body, at most the kept bound.
+    /// The first bytes of the body, at most the configured bound.
     pub body: Vec<u8>,
     /// Whether the body had more than was kept, was cut off, or did not end in time.
     pub body_truncated: bool,
-    /// What was odd about the answer, or is not kept of it.
+    /// Oddities of the answer, and parts of it that are not kept.
     pub detail: Option<String>,
 }
 
@@ -42,7 +43,7 @@ pub enum Phase {
     Headers,
 }
 
-/// Why no response could be had.
+/// Why no response arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The name did not resolve to any address.
@@ -60,7 +61,7 @@ pub enum Cause {
     TlsUnknownIssuer,
     /// Any other TLS failure; the detail says which.
     TlsOther,
-    /// What came back is not HTTP, or not HTTP we accept (too many headers, too long a head).
+    /// The answer is not HTTP that the client accepts (too many headers, too long a head).
     Protocol,
     /// The egress proxy refused or failed the tunnel.
     Proxy,
@@ -68,16 +69,16 @@ pub enum Cause {
     Io,
 }
 
-/// Why we would not send.
+/// Why the relay refused to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The host resolves to an address that must not be dialled.
     ForbiddenAddress,
-    /// The URL is plain HTTP and its host is not opened for it.
+    /// The URL is plain HTTP, which the settings do not allow for its host.
     NotHttps,
     /// The URL, a header or a secret of the endpoint cannot be used, or its row cannot be read.
     BadEndpoint,
-    /// The event's own headers are more than are sent. Waiting changes nothing: it is dead at once.
+    /// The event's own headers exceed the bounds for good: the delivery is dead at once.
     BadEvent,
     /// The relay has a bug that this delivery or its endpoint meets; the detail says where.
     Fault,
@@ -124,7 +125,7 @@ impl Outcome {
         }
     }
 
-    /// The word stored in `attempts.cause`: what kind of time-out, failure or refusal it was.
+    /// The word stored in `attempts.cause`: the kind of time-out, failure or refusal.
     #[must_use]
     pub fn cause(&self) -> Option<&'static str> {
         match self {
@@ -135,7 +136,7 @@ impl Outcome {
         }
     }
 
-    /// What the operator reads beside the cause.
+    /// Details for the operator, shown beside the cause.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         match self {
@@ -158,7 +159,7 @@ impl Outcome {
     }
 }
 
-/// What an operator reads: `answered 503`, `timed out (connect)`, `unreachable (dns)`.
+/// In words for an operator: `answered 503`, `timed out (connect)`, `unreachable (dns)`.
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -198,15 +199,15 @@ impl Phase {
         }
     }
 
-    /// What did not come in this time, in words.
+    /// The missing event of this phase after this wait, in words.
     #[must_use]
     pub fn late(self, waited: Duration) -> String {
         let waited = waited.as_secs_f64();
         match self {
             Self::Resolve => format!("no name server answered within {waited:.1} s"),
-            Self::Connect => format!("no connection could be had within {waited:.1} s"),
+            Self::Connect => format!("no connection was made within {waited:.1} s"),
             Self::Tls => {
-                format!("connected, and no TLS handshake came to an end within {waited:.1} s")
+                format!("connected, and the TLS handshake did not finish within {waited:.1} s")
             }
             Self::Headers => format!("sent, and no answer came within {waited:.1} s"),
         }
@@ -249,7 +250,7 @@ impl Cause {
 }
 
 impl Refusal {
-    /// Whether it stands until the settings or the endpoint change, whatever the event.
+    /// Whether it holds for every event until the settings or the endpoint change.
     #[must_use]
     pub fn is_standing(self) -> bool {
         match self {

@@ -1,8 +1,8 @@
 //! When a delivery is tried again, and when it is given up.
 //!
 //! The n-th retry comes after `n^5 s` and 30 s to 10 min of jitter: ten retries within about three
-//! days. Endpoints may have a fixed list of delays instead. [`verdict`](super::verdict) asks; that
-//! Postgres adds the delay to its own clock is the store's affair.
+//! days. Endpoints may have a fixed list of delays instead. [`verdict`](super::verdict) asks;
+//! Postgres adds the delay to its own clock.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::endpoint::Endpoint;
 /// The first attempt and ten retries.
 const MAX_ATTEMPTS: u32 = 11;
 
-/// No delay is longer, whatever the settings say: a year is as good as never, and what is added to
-/// a timestamp must stay one.
+/// No delay is longer, whatever the settings say: a year is as good as never, and the sum with a
+/// timestamp must stay a timestamp.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// No delay is shorter: a schedule of zeros would have a receiver that rejects an event asked hundreds
-/// of times a second.
+/// No delay is shorter: a schedule of zeros would have a receiver that rejects an event asked
+/// hundreds of times a second.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// When to try again, and how often.
@@ -40,7 +40,7 @@ pub struct Schedule {
 pub enum Delays {
     /// `min(retry^exponent s + uniform(jitter_min, jitter_max), cap)`.
     Formula { exponent: u32, jitter_min: Duration, jitter_max: Duration, cap: Duration },
-    /// The n-th retry waits for the n-th of these, a second at least; later ones for the last.
+    /// The n-th retry waits for the n-th of these, at least 1 s; later ones for the last.
     Fixed(Vec<Duration>),
 }
 
@@ -58,7 +58,7 @@ impl Default for Delays {
 }
 
 impl Schedule {
-    /// This schedule with the endpoint's own settings in place of ours.
+    /// This schedule with the endpoint's own settings in place of the relay's.
     #[must_use]
     pub fn for_endpoint(&self, endpoint: &Endpoint) -> Cow<'_, Self> {
         match (&endpoint.schedule, endpoint.max_attempts) {
@@ -102,9 +102,8 @@ impl Schedule {
     }
 }
 
-/// How long a receiver's `Retry-After` asks us to wait from `now`: seconds, or an HTTP date in
-/// today's form (zero if it has passed). `None` if it is neither. The caller decides how far to
-/// follow it.
+/// The wait from `now` that a receiver's `Retry-After` asks for: seconds, or an HTTP date (zero if
+/// it has passed). `None` if it is neither. The caller decides how far to follow it.
 #[must_use]
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim_ascii();
@@ -115,8 +114,8 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
-/// A date in one of the three forms that RFC 9110, 5.6.7 has recipients understand: that of mail, that of
-/// RFC 850, that of C's `asctime`.
+/// A date in one of the three forms that RFC 9110, 5.6.7 has recipients understand: that of mail,
+/// that of RFC 850, that of C's `asctime`.
 fn http_date(value: &str, now: Timestamp) -> Option<Timestamp> {
     let mail = rfc2822::DateTimeParser::new().relaxed_weekday(true);
     if let Ok(date) = mail.parse_timestamp(value) {

@@ -1,5 +1,5 @@
-//! Where in a request something stands: in a header, or at a path of the body. Parsed once from the
-//! settings; read without building the document, so that a body costs no more memory than its bytes.
+//! Selects a value of a request: a header, or a path of the body. Parsed once from the settings;
+//! read without building the document, so that a body costs no more memory than its bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,70 +16,72 @@ pub enum Selector {
 
 /// A path to one place in a JSON document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonPath(Vec<Step>);
+pub struct JsonPath(Vec<PathStep>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
 }
 
-/// The text is neither.
+/// The text is neither a header nor a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write \"header:X-Name\" or a path such as \"$.project.id\", \"$.items[0].id\" or \"$['a key']\""
 )]
-pub struct NotAPick;
+pub struct NotASelector;
 
 impl FromStr for Selector {
-    type Err = NotAPick;
+    type Err = NotASelector;
 
-    fn from_str(text: &str) -> Result<Self, NotAPick> {
+    fn from_str(text: &str) -> Result<Self, NotASelector> {
         let Some(name) = text.strip_prefix("header:") else { return text.parse().map(Self::Path) };
         let name = name.trim().to_ascii_lowercase();
         let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         let fits = (1..=128).contains(&name.len()) && name.chars().all(is_token);
-        if fits { Ok(Self::Header(name)) } else { Err(NotAPick) }
+        if fits { Ok(Self::Header(name)) } else { Err(NotASelector) }
     }
 }
 
 impl FromStr for JsonPath {
-    type Err = NotAPick;
+    type Err = NotASelector;
 
-    fn from_str(text: &str) -> Result<Self, NotAPick> {
-        let mut rest = text.strip_prefix('$').ok_or(NotAPick)?;
+    fn from_str(text: &str) -> Result<Self, NotASelector> {
+        let mut rest = text.strip_prefix('$').ok_or(NotASelector)?;
         let mut steps = Vec::new();
         while !rest.is_empty() {
             let (step, after) = if let Some(named) = rest.strip_prefix('.') {
                 let end = named.find(['.', '[']).unwrap_or(named.len());
                 let (key, after) = named.split_at(end);
                 if key.is_empty() || key.contains(|c: char| c.is_control() || c == '*') {
-                    return Err(NotAPick);
+                    return Err(NotASelector);
                 }
-                (Step::Key(key.to_owned()), after)
+                (PathStep::Key(key.to_owned()), after)
             } else if let Some(quoted) = rest.strip_prefix("['") {
-                let (key, after) = quoted.split_once("']").ok_or(NotAPick)?;
-                (Step::Key(key.to_owned()), after)
+                let (key, after) = quoted.split_once("']").ok_or(NotASelector)?;
+                (PathStep::Key(key.to_owned()), after)
             } else {
-                let (number, after) =
-                    rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or(NotAPick)?;
-                (Step::Index(number.parse().map_err(|_| NotAPick)?), after)
+                let (number, after) = rest
+                    .strip_prefix('[')
+                    .and_then(|rest| rest.split_once(']'))
+                    .ok_or(NotASelector)?;
+                (PathStep::Index(number.parse().map_err(|_| NotASelector)?), after)
             };
             steps.push(step);
             rest = after;
         }
-        if steps.is_empty() { Err(NotAPick) } else { Ok(Self(steps)) }
+        if steps.is_empty() { Err(NotASelector) } else { Ok(Self(steps)) }
     }
 }
 
 impl JsonPath {
-    /// The text, number or boolean that stands there, as text. `None`: nothing, or something that has
-    /// parts. Of a key that comes twice, the first counts.
+    /// The text, number or boolean at this path, as text. `None`: nothing, an object or an array.
+    /// Of a key that comes twice, the first counts.
     #[must_use]
     pub fn find(&self, json: &[u8]) -> Option<String> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let mut found = None;
-        // What is found stays found, whatever comes after it.
+        // A found value stays valid, whatever comes after it.
         drop(Walk { steps: &self.0, found: &mut found }.deserialize(&mut deserializer));
         found
     }
@@ -88,14 +90,14 @@ impl JsonPath {
     #[must_use]
     pub fn field(&self) -> Option<&str> {
         match &self.0[..] {
-            [Step::Key(key)] => Some(key),
+            [PathStep::Key(key)] => Some(key),
             _ => None,
         }
     }
 }
 
 struct Walk<'a> {
-    steps: &'a [Step],
+    steps: &'a [PathStep],
     found: &'a mut Option<String>,
 }
 
@@ -152,7 +154,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Some((Step::Index(index), steps)) = self.steps.split_first() else {
+        let Some((PathStep::Index(index), steps)) = self.steps.split_first() else {
             while seq.next_element::<IgnoredAny>()?.is_some() {}
             return Ok(());
         };
@@ -168,7 +170,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let step = match self.steps.split_first() {
-            Some((Step::Key(key), steps)) => Some((key, steps)),
+            Some((PathStep::Key(key), steps)) => Some((key, steps)),
             _ => None,
         };
         while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
@@ -185,7 +187,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Deeper than any sender's. Parsers behind us go down as deep, PostgreSQL's among them.
+/// Deeper than any sender's JSON. Parsers behind Posthaste, as PostgreSQL's, go as deep.
 const DEPTH_MAX: usize = 128;
 
 /// Whether this is one JSON text, and not nested too deep. Builds nothing.
@@ -203,7 +205,7 @@ fn depth(text: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => in_string = !in_string,
-            // what is escaped is looked at no further
+            // skip the escaped character
             b'\\' if in_string => {
                 bytes.next();
             }
@@ -254,7 +256,7 @@ mod tests {
         for text in
             ["", "$", "$.", "a", "$..a", "$.a[", "$.a[x]", "$.*", "$[-1]", "header:", "header:a b"]
         {
-            assert_eq!(text.parse::<Selector>(), Err(NotAPick), "{text}");
+            assert_eq!(text.parse::<Selector>(), Err(NotASelector), "{text}");
         }
         assert_eq!("header:X-Kind".parse(), Ok(Selector::Header("x-kind".to_owned())));
         assert_eq!("$.a".parse::<JsonPath>().unwrap().field(), Some("a"));

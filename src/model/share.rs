@@ -1,11 +1,11 @@
 //! One relay's share of an endpoint's limits, so that they hold over all relays together.
 //!
-//! Every relay knows which relays live, from the same table, and works out the shares alone: nobody
-//! is asked. While one comes or goes they may differ for a heartbeat.
+//! Every relay reads from the same table which relays live, and computes the shares alone. While a
+//! relay comes or goes, shares may not add up for a heartbeat.
 
 use super::endpoint::EndpointId;
 
-/// Which of how many relays this one is.
+/// The position of a relay among the live ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// From 0, in the order of the relays' numbers.
@@ -14,9 +14,9 @@ pub struct Share {
     relays: u32,
 }
 
-/// What one relay may do at an endpoint.
+/// One relay's part of an endpoint's limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
+pub struct EndpointShare {
     /// Requests at once; at least 1.
     pub max_concurrency: u32,
     /// Attempts a second.
@@ -52,7 +52,7 @@ impl Share {
         endpoint: EndpointId,
         max_concurrency: u32,
         rate_limit: Option<f64>,
-    ) -> Option<Part> {
+    ) -> Option<EndpointShare> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -64,7 +64,7 @@ impl Share {
         let turn =
             u64::from(self.position) + endpoint.rem_euclid(i64::from(self.relays)).unsigned_abs();
         let turn = u32::try_from(turn % u64::from(self.relays)).unwrap_or(0);
-        (turn < servers).then(|| Part {
+        (turn < servers).then(|| EndpointShare {
             max_concurrency: (max_concurrency.max(1) / servers)
                 + u32::from(turn < max_concurrency.max(1) % servers),
             rate_limit: rate_limit.map(|rate| rate / f64::from(servers)),
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_relay_alone_has_all_of_it() {
-        let all = Part { max_concurrency: 7, rate_limit: Some(0.5) };
+        let all = EndpointShare { max_concurrency: 7, rate_limit: Some(0.5) };
         assert_eq!(Share::ALONE.of(3, 7, Some(0.5)), Some(all));
         assert_eq!(Share::among(&[5], 5), Share::ALONE);
         assert_eq!(Share::among(&[], 5), Share::ALONE, "its row may not be there yet");
@@ -118,7 +118,7 @@ mod tests {
             if let Some(rate) = rate_limit {
                 let rates: f64 = parts.iter().filter_map(|part| part.rate_limit).sum();
                 prop_assert!((rates - rate).abs() < 1e-9 * rate);
-                // A bucket lets one through at once, however low the rate.
+                // A bucket lets one request through at once, however low the rate.
                 let bursts: f64 = parts.iter().filter_map(|part| part.rate_limit).map(|rate| rate.max(1.0)).sum();
                 prop_assert!(bursts <= rate.max(1.0) + 1e-9 * rate);
             }

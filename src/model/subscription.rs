@@ -1,5 +1,5 @@
-//! Which event types a pattern stands for. [`rules`](super::rules) use it; routing says the same in
-//! SQL, by listing the patterns that match an event's type.
+//! Matches event types with patterns. [`rules`](super::rules) use it; routing does the same in SQL,
+//! by listing the patterns that match an event's type.
 
 /// Whether the pattern stands for the event type: `*` for any, `order.*` for all that begin with
 /// `order.` (`order.paid`, `order.paid.eu`, not `order`), anything else for itself.

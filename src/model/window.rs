@@ -1,14 +1,15 @@
-//! How many requests an endpoint may have in flight: grows while it keeps up, shrinks where more at once
-//! only wait, halves when it complains.
+//! How many requests an endpoint may have in flight: grows while it keeps up, shrinks where more at
+//! once only wait, halves when it complains.
 //!
-//! It keeps up as long as requests take hardly longer than they did when there were few; beyond that one
-//! more only waits, there or here, and costs a connection (*measured*: a hundred endpoints on a machine that
-//! is busy took half as much again of the relay's processor time with some fifteen requests each as with
-//! four). It is the delay that TCP Vegas goes by, with geometric means in place of the least, since some events
-//! are slower than others by much; and as there, what a step brought is seen before the next one.
+//! It keeps up as long as requests take hardly longer than they did when there were few; beyond
+//! that one more request only waits, there or here, and costs a connection (*measured*: 100
+//! endpoints on a busy machine took half as much again of the relay's processor time with some 15
+//! requests each as with 4). TCP Vegas goes by the same delay; here geometric means replace its
+//! minimum, since some events are much slower than others. As in TCP Vegas, the effect of a step is
+//! measured before the next one.
 //!
-//! The relay keeps one for each endpoint and claims no more than it has room for. Whether the
-//! endpoint may be sent anything at all is [`health`](super::health)'s to say.
+//! The relay has one window for each endpoint and claims no more than it has room for.
+//! [`health`](super::health) decides whether the endpoint may be sent anything at all.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -19,22 +20,22 @@ use super::outcome::{Cause, Outcome};
 pub struct Window {
     size: u32,
     max: u32,
-    /// So many there may be where nobody answers.
+    /// Requests in flight that are allowed without any answer.
     start: u32,
     round: Round,
     /// How long answers take when few are in flight: the logarithm of milliseconds.
     normal: Option<f64>,
-    /// Results still to come of requests that were in flight at the last halving. They tell of the
-    /// time before it, so they neither halve nor grow the window: one incident, one halving. It is
-    /// an upper estimate, the whole former window, since who was really in flight would have to be
-    /// kept for each request.
+    /// Results still to come of requests that were in flight at the last halving. They show the
+    /// time before it, so they neither halve nor grow the window: one incident, one halving. An
+    /// upper estimate, the whole former window: the exact number would need a note with each
+    /// request.
     settling: u32,
 }
 
 /// The answers that come while the window is full and has one size.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Round {
-    /// So many still to come were sent while it had another one.
+    /// Answers still to come of requests that were sent at another size.
     others: u32,
     measured: u32,
     /// When the first was measured.
@@ -44,8 +45,8 @@ struct Round {
 }
 
 impl Window {
-    /// A window of one, that may have `start` before there is an answer and grows to at most `max`; zeros are
-    /// read as one.
+    /// A window of 1, that allows `start` requests before there is an answer and grows to at most
+    /// `max`; a zero is read as 1.
     #[must_use]
     pub fn new(start: u32, max: u32) -> Self {
         let max = max.max(1);
@@ -58,7 +59,7 @@ impl Window {
         self.size
     }
 
-    /// How many requests there may be before there is an answer.
+    /// How many requests may be in flight before there is an answer.
     #[must_use]
     pub fn start(&self) -> u32 {
         self.start.clamp(FEW, self.max)
@@ -70,9 +71,10 @@ impl Window {
         self.resize(self.size);
     }
 
-    /// Takes in the result of a request that took so long, when so many were in flight, itself
-    /// included. Any answer that does not speak of overload shows that the endpoint keeps up, whatever it
-    /// thinks of the event; what never left us, or whose end nobody saw, shows nothing.
+    /// Notes the result of a request that took `took_ms`, with `in_flight` requests in flight,
+    /// itself included. Any answer that does not speak of overload shows that the endpoint keeps
+    /// up, whatever it says of the event; a request that was never sent, or whose end is unknown,
+    /// shows nothing.
     pub fn after(&mut self, outcome: &Outcome, took_ms: f64, in_flight: u32, now: Timestamp) {
         if congested(outcome) {
             self.on_congestion();
@@ -81,9 +83,9 @@ impl Window {
         }
     }
 
-    /// After a round of them: half as many again if more were wanted and they hardly took longer than few do, a
-    /// third less if they took much longer. Where each takes so long that it cannot be us they wait for, one
-    /// more for each that did not take much longer.
+    /// After a round of answers: half as many again if more were wanted and they hardly took longer
+    /// than few requests do, a third less if they took much longer. Where each takes so long that
+    /// the relay cannot be the cause, one more for each answer that did not take much longer.
     pub fn on_success(&mut self, took_ms: f64, in_flight: u32, now: Timestamp) {
         if !self.settled() || in_flight < self.size {
             return;
@@ -97,7 +99,7 @@ impl Window {
             }
         }
         let Some(mean) = self.round.after(took, self.size, now) else { return };
-        // The few may have been slow for reasons of their own: no more than this is normal.
+        // The few requests may have been slow by themselves: no more than this is normal.
         let normal = match self.normal {
             Some(normal) if normal <= mean && self.size > FEW => normal,
             Some(normal) => normal + (mean - normal) / 2.0,
@@ -112,14 +114,14 @@ impl Window {
         }
     }
 
-    /// Whether it would have one more, were nobody to answer.
+    /// Whether the window would allow one more request without an answer.
     #[must_use]
     pub fn minds_silence(&self) -> bool {
         self.size < self.start() && self.settling == 0
     }
 
-    /// More were wanted, and for a while nobody answered: one more, so that one event that takes long does not
-    /// hold up the others.
+    /// More were wanted, and the endpoint was silent for a while: allows one more, so that one slow
+    /// event does not hold up the others.
     pub fn on_silence(&mut self) {
         if self.minds_silence() {
             self.resize(self.size + 1);
@@ -134,7 +136,7 @@ impl Window {
         }
     }
 
-    /// Half as many, at least one.
+    /// Halves the window, to at least 1.
     pub fn on_congestion(&mut self) {
         if self.settled() {
             self.settling = self.size - 1;
@@ -154,11 +156,11 @@ impl Round {
     /// Fewer answers than this say little of how long they take.
     const LEAST: u32 = 8;
 
-    /// And in less time than this they all wait for the same thing: deliveries are claimed, and recorded,
-    /// some hundred at once.
+    /// In less time than this all answers wait for the same thing: deliveries are claimed, and
+    /// recorded, some hundred at once.
     const LASTS: SignedDuration = SignedDuration::from_millis(100);
 
-    /// One more answer. Returns the mean when the round is over, and begins anew.
+    /// Counts one answer. Returns the mean when the round is over, and begins anew.
     fn after(&mut self, took: f64, size: u32, now: Timestamp) -> Option<f64> {
         if self.others > 0 {
             self.others -= 1;
@@ -178,33 +180,33 @@ impl Round {
     }
 }
 
-/// So many are few: what they take is normal.
+/// At this size, latency is the baseline.
 const FEW: u32 = 1;
 
-/// Nothing takes less; it keeps a clock that stood still from having a logarithm.
+/// No answer counts as faster: a clock that stood still would have no logarithm.
 const LEAST_MS: f64 = 0.001;
 
-/// With as many requests in flight as a relay has at most by default, 1,024, and 25,000 deliveries a second, each
-/// takes 41 ms. Who takes longer than this is slow for reasons of its own.
+/// With the default maximum of 1,024 requests in flight and 25,000 deliveries a second, each takes
+/// 41 ms. An endpoint that takes longer than this is slow by itself.
 const NOT_US_MS: f64 = 50.0;
 
-/// A millisecond more or less is no waiting: an endpoint that answers at once has its next requests written
-/// while others are read.
+/// A difference of this many milliseconds is not waiting: while an endpoint answers at once, its
+/// next requests are written while other answers are read.
 const NOTHING_MS: f64 = 1.0;
 
-/// By this factor answers may take longer than when few are in flight: with it, more at once still get
-/// more done.
+/// Answers may take this factor longer than with few in flight: up to it, more requests at once
+/// still get more done.
 const HARDLY: f64 = 1.25;
 /// Beyond this one, half of a request's time is waiting.
 const MUCH: f64 = 2.0;
 
-/// By which factor the first takes longer than the second, both logarithms of milliseconds.
+/// The factor by which the first takes longer than the second, both logarithms of milliseconds.
 fn longer(took: f64, normal: f64) -> f64 {
     (took.exp() + NOTHING_MS) / (normal.exp() + NOTHING_MS)
 }
 
-/// Whether the outcome speaks of an endpoint, or a way to it, that has more than it can bear. A name
-/// that does not resolve or a bad certificate does not: fewer requests would change nothing.
+/// Whether the outcome speaks of an overloaded endpoint, or an overloaded way to it. A name that
+/// does not resolve or a bad certificate does not: fewer requests would change nothing.
 #[must_use]
 pub fn congested(outcome: &Outcome) -> bool {
     match outcome {
@@ -254,7 +256,7 @@ mod tests {
             Self { window: Window::new(start, max), now: Timestamp::UNIX_EPOCH }
         }
 
-        /// One that has grown.
+        /// A window that has grown.
         fn wide(size: u32) -> Self {
             let mut full = Self::new(size, size);
             (1..size).for_each(|_| full.window.on_silence());
@@ -266,7 +268,7 @@ mod tests {
             self.window.size()
         }
 
-        /// As many at once as there may be take so long each.
+        /// As many requests at once as the window allows take this long each.
         fn ended(&mut self, outcome: &Outcome, took_ms: f64) {
             self.now += SignedDuration::from_secs_f64(took_ms / 1000.0 / f64::from(self.size()));
             self.window.after(outcome, took_ms, self.size(), self.now);
@@ -287,7 +289,7 @@ mod tests {
                     full.took(49.0);
                     assert_eq!(full.size(), before);
                 }
-                // A hundred milliseconds after the first that was measured, at least.
+                // At least 100 ms after the first measured answer.
                 full.now += SignedDuration::from_millis(100);
                 full.took(49.0);
                 full.size()
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_answers_it_has_what_it_may_start_with() {
+    fn silence_grows_it_to_its_initial_size_at_most() {
         for (start, max, most) in [(4, 64, 4), (4, 3, 3), (1, 64, 1), (0, 0, 1)] {
             let mut window = Window::new(start, max);
             assert_eq!(window.size(), 1);
@@ -331,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_before_a_step_does_not_speak_for_it() {
-        // Whoever is sent more than ten at once takes four times as long.
+        // With more than 10 requests at once the endpoint takes four times as long.
         let mut full = Full::new(1, 64);
         let mut ahead = std::collections::VecDeque::from([10.0]);
         let mut most = 0;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::listener::{Answer, Taken};
-use crate::signing::verify::Refusal;
+use crate::signing::verify::NotVerified;
 
 /// People are not shown more of a body; JSON has all of it.
 const BODY_SHOWN: usize = 4 * 1024;
@@ -26,7 +26,7 @@ pub enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signature {
     Right,
-    Wrong(Refusal),
+    Wrong(NotVerified),
     /// There is no secret to check it with, or no whole body.
     Unchecked,
 }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn programs_read_an_object_a_line() {
         let taken = taken(Some("{\"a\":\n1}".into()));
-        let wrong = Signature::Wrong(Refusal::SignatureMismatch);
+        let wrong = Signature::Wrong(NotVerified::SignatureMismatch);
         let line = Form::Json.write(&seen(&taken, wrong, Answer::HangUp));
         assert_eq!(line.matches('\n').count(), 1);
         let object: Value = serde_json::from_str(&line).unwrap();

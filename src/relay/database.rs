@@ -15,7 +15,7 @@ use crate::store::{Store, StoreError};
 /// A database that is away fails every statement of every station.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// Long enough not to hammer a database that is starting, short enough to be there when it has.
+/// Long enough not to hammer a database that is starting, short enough to notice soon that it has started.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// The store, and how this process stands with it.
@@ -32,7 +32,7 @@ impl Link {
         Self { store, status, clock, reported_at: Mutex::new(None) }
     }
 
-    /// Counts an error of the database, logs it at most once a second, and is not ready any more.
+    /// Counts an error of the database, logs it at most once a second, and lets the relay be unready.
     pub(super) fn failed(&self, term: &Term, errors: &Counter, error: &StoreError) {
         errors.increment(1);
         self.set_ready(term, Err(error.in_brief()));
@@ -45,9 +45,13 @@ impl Link {
             *reported_at = Some(now);
             let (said, at) = (error.in_full(), self.store.database().address());
             if let StoreError::Strayed { .. } = error {
-                tracing::error!(error = said, at, "this is another database; trying again");
+                tracing::error!(
+                    error = said,
+                    at,
+                    "the address leads to another database; the statement is tried again"
+                );
             } else {
-                tracing::warn!(error = said, at, "the database failed us; trying again");
+                tracing::warn!(error = said, at, "a statement failed; it is tried again");
             }
         }
     }
@@ -82,7 +86,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Waits, unless it is told that there is no more time.
+    /// Waits, until it is told that there is no more time.
     pub(super) async fn wait(&mut self, enough: &CancellationToken) {
         let wait = self.next.mul_f64(0.5 + fastrand::f64());
         self.next = (self.next * 2).min(LONGEST_BACKOFF);

@@ -22,7 +22,7 @@ pub(super) struct Results(mpsc::Sender<Ended>);
 /// A claim that this relay is done with. Its room is free when this is dropped, recorded.
 #[derive(Debug)]
 pub struct Ended {
-    pub claim: Box<Claim>,
+    pub claim: Claim,
     end: End,
 }
 
@@ -61,7 +61,7 @@ impl Results {
 impl Ended {
     /// An attempt was made.
     #[must_use]
-    pub fn attempted(claim: Box<Claim>, sent: JudgedAttempt) -> Self {
+    pub fn attempted(claim: Claim, sent: JudgedAttempt) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -83,7 +83,7 @@ impl Ended {
 
     /// Ended without an attempt, for this reason.
     #[must_use]
-    pub fn cancelled(claim: Box<Claim>, reason: String, now: Instant) -> Self {
+    pub fn cancelled(claim: Claim, reason: String, now: Instant) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -103,7 +103,7 @@ impl Ended {
 
     /// No attempt was begun.
     #[must_use]
-    pub fn unsent(claim: Box<Claim>) -> Self {
+    pub fn unsent(claim: Claim) -> Self {
         Self { claim, end: End::Unsent }
     }
 
@@ -126,7 +126,7 @@ impl Ended {
     /// By which it is released.
     #[must_use]
     pub fn key(&self) -> ClaimKey {
-        let Delivery { event_id, endpoint_id, claim_token: token, .. } = self.claim.delivery;
+        let Delivery { event_id, endpoint_id, claim_token: token, .. } = *self.claim.delivery;
         ClaimKey { event_id, endpoint_id, token }
     }
 }

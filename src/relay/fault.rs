@@ -45,53 +45,13 @@ pub(super) fn inject(name: &str) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use jiff::Timestamp;
 
-    use super::super::ended::Results;
-    use super::super::shared::{Parts, Shared};
     use super::*;
-    use crate::clock::{Clock, Present};
-    use crate::config::{Sources, load};
+    use crate::clock::Clock;
     use crate::model::delivery::Delivery;
-    use crate::model::rules::RuleSet;
-    use crate::model::share::Share;
-    use crate::observe::status::Status;
-    use crate::outbound::addresses::AddressRules;
-    use crate::outbound::client::{Client, ClientSettings};
-    use crate::outbound::resolve::Resolver;
-    use crate::stopper::Stopper;
-    use crate::store::relays::Registration;
-    use crate::store::{Database, Store};
 
     pub(in crate::relay) const BUG: &str = "a.bug";
-
-    /// A term that never asks its database anything.
-    pub(in crate::relay) fn term() -> Arc<Shared> {
-        let url = "postgres://localhost/nowhere";
-        let flags = vec![("database.url".to_owned(), url.to_owned())];
-        let config = load(&Sources { flags, ..Sources::default() }).unwrap();
-        let second = Duration::from_secs(1);
-        let database = Database::parse(url, None, None, second).unwrap();
-        let rules = AddressRules::new(&[], &[], vec![]);
-        let resolver = Resolver::fixed([std::net::Ipv4Addr::LOCALHOST.into()]);
-        Arc::new(Shared::new(Parts {
-            config: Arc::new(config),
-            store: Store::open(database, 1, second).unwrap(),
-            client: Client::new(ClientSettings::new(rules, resolver)).unwrap(),
-            clock: Present::default(),
-            metrics: Arc::default(),
-            status: Status::new(Clock, Stopper::new()),
-            registration: Registration::nowhere(),
-            share: Share::among(&[1], 1),
-            rules: RuleSet::default(),
-            results: Results::new(8).0,
-            sessions: tokio_util::task::TaskTracker::new(),
-            history: Arc::default(),
-        }))
-    }
 
     pub(in crate::relay) fn delivery(event_type: &str) -> Delivery {
         Delivery {

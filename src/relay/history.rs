@@ -1,35 +1,65 @@
-//! What this process has seen committed, so that it notices when that is gone: a standby took over that never
-//! had it, or an old primary was brought back over a new one. The tables of such a database agree with one
-//! another and say nothing; but events of the lost time have been sent, and no row tells of them.
+//! Remembers which step of routing this process has seen committed, and notices when that is gone: a standby
+//! took over that never had it, or an old primary was brought back over a new one. The tables of such a
+//! database agree with one another and say nothing; but events of the lost time have been sent, and no
+//! row tells of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::database::Link;
+use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
-use crate::store::routing::{Step, history};
+use crate::store::routing::{RoutingStep, history};
 
-/// What was seen. It outlasts the terms of one process.
+/// The last step seen. It outlasts the terms of one process.
 #[derive(Debug, Default)]
-pub(super) struct History(Mutex<Seen>);
+pub(super) struct History(Mutex<Committed>);
 
 #[derive(Debug, Default)]
-struct Seen {
-    last: Option<Step>,
+struct Committed {
+    last: Option<RoutingStep>,
     /// How many sessions had been opened when the database was last asked.
     sessions: Option<u64>,
     went_back: u32,
 }
 
 impl History {
+    /// A look has found routing here.
+    pub(super) fn take_in(&self, found: RoutingStep, database: &Link, metrics: &Metrics) {
+        if let Some((before, times)) = self.stands_at(found, false) {
+            tell(database, metrics, before, found, times);
+        }
+    }
+
+    /// Asks whether the last step that was seen is there still, if sessions were opened since: a session may be
+    /// in a server that has taken over, where another relay has routed on and reached that number again.
+    pub(super) async fn check(&self, database: &Link, metrics: &Metrics) -> Result<(), StoreError> {
+        let opened = database.store.database().opened();
+        let last = {
+            let seen = self.seen();
+            match seen.last {
+                Some(last) if seen.sessions != Some(opened) => last,
+                _ => return Ok(()),
+            }
+        };
+        let (found, of_step) = history(&database.store, last.number).await?;
+        self.seen().sessions = Some(opened);
+        // A step that is not there may have been trimmed; then routing has gone on for long.
+        let is_another = of_step.is_some_and(|routed_at| routed_at != last.routed_at);
+        if let Some((before, times)) = self.stands_at(found, is_another) {
+            tell(database, metrics, before, found, times);
+        }
+        Ok(())
+    }
+
     /// Something failed: the database is to be asked again.
     pub(super) fn doubt(&self) {
         self.seen().sessions = None;
     }
 
     /// Takes in where routing stands. Returns the step that was seen committed, if it is gone.
-    fn stands_at(&self, found: Step, is_known_gone: bool) -> Option<(Step, u32)> {
+    fn stands_at(&self, found: RoutingStep, is_known_gone: bool) -> Option<(RoutingStep, u32)> {
         let mut seen = self.seen();
         let before = seen.last.replace(found)?;
         if !is_known_gone && found.number >= before.number {
@@ -39,41 +69,13 @@ impl History {
         Some((before, seen.went_back))
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Committed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A look has found routing here.
-pub(super) fn take_in(shared: &Shared, found: Step) {
-    if let Some((before, times)) = shared.history.stands_at(found, false) {
-        tell(shared, before, found, times);
-    }
-}
-
-/// Asks whether the last step that was seen is there still, if sessions were opened since: one may be in a
-/// server that has taken over, where another relay has routed on and reached that number again.
-pub(super) async fn check(shared: &Shared) -> Result<(), StoreError> {
-    let opened = shared.database.store.database().opened();
-    let last = {
-        let seen = shared.history.seen();
-        match seen.last {
-            Some(last) if seen.sessions != Some(opened) => last,
-            _ => return Ok(()),
-        }
-    };
-    let (found, of_step) = history(&shared.database.store, last.number).await?;
-    shared.history.seen().sessions = Some(opened);
-    // One that is not there may have been trimmed; then routing has gone on for long.
-    let is_another = of_step.is_some_and(|routed_at| routed_at != last.routed_at);
-    if let Some((before, times)) = shared.history.stands_at(found, is_another) {
-        tell(shared, before, found, times);
-    }
-    Ok(())
-}
-
-fn tell(shared: &Shared, before: Step, found: Step, times: u32) {
-    let said = |step: Step| -> Value {
+fn tell(database: &Link, metrics: &Metrics, before: RoutingStep, found: RoutingStep, times: u32) {
+    let said = |step: RoutingStep| -> Value {
         json!({ "step": step.number, "routed_at": step.routed_at.to_string() })
     };
     tracing::error!(
@@ -83,9 +85,9 @@ fn tell(shared: &Shared, before: Step, found: Step, times: u32) {
         found_at = %found.routed_at,
         "the database went back: a step of routing that was committed is gone, and what was committed with and after it; some of those events have been sent"
     );
-    shared.metrics.database_went_back.increment(1);
+    metrics.database_went_back.increment(1);
     let told = json!({ "went_back": times, "seen": said(before), "found": said(found) });
-    shared.database.status.tell("history", told);
+    database.status.tell("history", told);
 }
 
 #[cfg(test)]
@@ -94,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    fn step(number: i64) -> Step {
-        Step { number, routed_at: Timestamp::UNIX_EPOCH }
+    fn step(number: i64) -> RoutingStep {
+        RoutingStep { number, routed_at: Timestamp::UNIX_EPOCH }
     }
 
     #[test]

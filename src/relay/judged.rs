@@ -1,11 +1,11 @@
-//! Which endpoints this relay's settings would refuse, asked without sending anything: what `posthaste
-//! doctor` tells before a delivery has to find it out.
+//! Finds the endpoints that this relay's settings would refuse, without sending anything: `posthaste doctor`
+//! tells of them before a delivery has to find it out.
 
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use super::{RelayError, client};
+use super::client::{RelayError, client};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::endpoint::EndpointId;
@@ -22,9 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How endpoints stand to the settings.
 #[derive(Debug, Default)]
 pub struct Judged {
-    /// Those that would be refused, with what stands against each.
+    /// Endpoints that would be refused, with the reason.
     pub refused: Vec<(EndpointId, String)>,
-    /// Those whose names do not resolve here, or not in time.
+    /// Endpoints whose names do not resolve here, or not in time.
     pub unresolved: Vec<EndpointId>,
     pub admitted: usize,
 }
@@ -44,18 +44,18 @@ pub async fn judge(
         let client = &client;
         let patience = config.delivery.resolve_timeout;
         async move {
-            let judged = one(client, &url, patience);
+            let judged = admission(client, &url, patience);
             let judged = tokio::time::timeout_at(until.into(), judged).await;
-            (id, judged.unwrap_or(Answer::Unresolved))
+            (id, judged.unwrap_or(Admission::Unresolved))
         }
     });
     let mut all = Judged::default();
     let mut answers = futures_util::stream::iter(asked).buffer_unordered(AT_ONCE);
     while let Some((id, answer)) = answers.next().await {
         match answer {
-            Answer::Admitted => all.admitted += 1,
-            Answer::Refused(detail) => all.refused.push((id, detail)),
-            Answer::Unresolved => all.unresolved.push(id),
+            Admission::Admitted => all.admitted += 1,
+            Admission::Refused(detail) => all.refused.push((id, detail)),
+            Admission::Unresolved => all.unresolved.push(id),
         }
     }
     all.refused.sort_unstable();
@@ -63,20 +63,20 @@ pub async fn judge(
     Ok(all)
 }
 
-enum Answer {
+enum Admission {
     Admitted,
     Refused(String),
     Unresolved,
 }
 
-async fn one(client: &Client, url: &str, patience: Duration) -> Answer {
+async fn admission(client: &Client, url: &str, patience: Duration) -> Admission {
     let target = match Target::parse(url) {
         Ok(target) => target,
-        Err(error) => return Answer::Refused(error.to_string()),
+        Err(error) => return Admission::Refused(error.to_string()),
     };
     match client.judge(&target, patience).await {
-        Ok(()) => Answer::Admitted,
-        Err(Outcome::Refused { detail, .. }) => Answer::Refused(detail),
-        Err(_) => Answer::Unresolved,
+        Ok(()) => Admission::Admitted,
+        Err(Outcome::Refused { detail, .. }) => Admission::Refused(detail),
+        Err(_) => Admission::Unresolved,
     }
 }

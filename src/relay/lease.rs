@@ -4,139 +4,165 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
+use tokio::sync::Notify;
+
+use super::claims::Claims;
+use super::database::Link;
+use super::lane::Lanes;
+use super::ordering::ToLookAt;
+use super::policy::Policy;
+use super::term::Term;
 use crate::clock::Clock;
-use crate::model::lease::may_reap;
+use crate::model::lease::{is_settled, next_heartbeat};
 use crate::model::share::Share;
+use crate::observe::metrics::Metrics;
 use crate::store::relays::{Heartbeat, Lease, reap};
 use crate::store::rules::rules;
 use crate::store::{RelayId, StoreError};
 
 /// How a term ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum TermEnd {
     InOrder,
-    /// Another relay took us for dead.
+    /// Another relay took this one for dead.
     Lost,
 }
 
-/// Keeps the lease until everything is recorded, then gives it back.
-pub(super) async fn keep(shared: Arc<Shared>, lease: Lease) -> Ended {
-    let heartbeat = shared.config.relay.heartbeat;
-    let mut lease = Some((lease, Clock.instant()));
-    let mut seen_rules = None;
-    shared.term.renewed(Clock.instant());
-    loop {
-        let at = Clock.instant();
-        match beat(&shared, &mut lease, &mut seen_rules).await {
-            Ok(true) => {
-                let could_send = shared.term.may_send();
-                shared.term.renewed(at);
-                if !could_send {
-                    shared.lanes.resume();
-                }
-            }
-            Ok(false) => {
-                shared.term.over.cancel();
-                return Ended::Lost;
-            }
-            Err(error) => {
-                shared.database.failed(
-                    &shared.term,
-                    &shared.metrics.database_errors.heartbeat,
-                    &error,
-                );
-                lease = None;
-            }
-        }
-        let pause = if lease.is_none() {
-            // Taken up again soon: until then nobody holds our lock.
-            heartbeat.min(RETAKE)
-        } else if shared.lanes.share().relays() == 1 {
-            // Nobody's death is to be noticed.
-            (heartbeat * 2).min(shared.config.relay.lease / 4).max(heartbeat)
-        } else {
-            heartbeat
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.term.done.cancelled() => break,
-        }
-    }
-    if let Some((lease, _)) = lease
-        && shared.term.leaves_nothing()
-        && let Err(error) = lease.end().await
-    {
-        shared.database.failed(&shared.term, &shared.metrics.database_errors.heartbeat, &error);
-    }
-    Ended::InOrder
+/// What keeping the lease needs.
+#[derive(Debug)]
+pub(super) struct Heartbeats {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) lines: Arc<ToLookAt>,
+    /// Notified when the lease was taken up again, perhaps in a database that has forgotten something.
+    pub(super) retaken: Arc<Notify>,
+    /// Between two heartbeats.
+    pub(super) heartbeat: Duration,
+    /// The lease's length.
+    pub(super) lease: Duration,
 }
 
-const RETAKE: Duration = Duration::from_millis(200);
+/// The session that holds the lease, and its beginning.
+#[derive(Debug)]
+struct HeldLease {
+    lease: Lease,
+    since: Instant,
+}
 
-/// Whether the lease is still held.
-async fn beat(
-    shared: &Arc<Shared>,
-    lease: &mut Option<(Lease, Instant)>,
-    seen_rules: &mut Option<i64>,
-) -> Result<bool, StoreError> {
-    let Some((held, since)) = lease else {
-        let (database, sessions) = (shared.database.store.database(), &shared.term.sessions);
-        let again = Lease::retake(database, sessions, shared.term.registration).await?;
-        let Some(again) = again else { return Ok(false) };
-        *lease = Some((again, Clock.instant()));
-        shared.retaken.notify_one();
-        return Ok(true);
-    };
-    let settled = may_reap(Clock.since(*since));
-    let found = held.renew(shared.claims.holdings.count(), shared.config.relay.lease).await?;
-    if found.held {
-        shared.lanes.divide(share(shared.term.relay, &found)).await;
-        // An error of these is no reason to let go of the lease.
-        let errors = &shared.metrics.database_errors.heartbeat;
-        if let Err(error) = heed_rules(shared, found.rules_revision, seen_rules).await {
-            shared.database.failed(&shared.term, errors, &error);
-        }
-        if settled
-            && found.somebody_is_dead
-            && let Err(error) = reap_dead_relays(shared).await
-        {
-            shared.database.failed(&shared.term, errors, &error);
-        }
+impl HeldLease {
+    fn from_now(lease: Lease) -> Self {
+        Self { lease, since: Clock.instant() }
     }
-    Ok(found.held)
+}
+
+impl Heartbeats {
+    /// Keeps the lease until everything is recorded, then gives it back.
+    pub(super) async fn run(self, lease: Lease) -> TermEnd {
+        let mut held = Some(HeldLease::from_now(lease));
+        let mut seen_rules = None;
+        self.term.renewed(Clock.instant());
+        loop {
+            let at = Clock.instant();
+            match self.beat(&mut held, &mut seen_rules).await {
+                Ok(true) => {
+                    let could_send = self.term.may_send();
+                    self.term.renewed(at);
+                    if !could_send {
+                        self.lanes.resume();
+                    }
+                }
+                Ok(false) => {
+                    self.term.over.cancel();
+                    return TermEnd::Lost;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    held = None;
+                }
+            }
+            let is_alone = self.lanes.share().relays() == 1;
+            let pause = next_heartbeat(self.heartbeat, self.lease, held.is_some(), is_alone);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.term.done.cancelled() => break,
+            }
+        }
+        if let Some(HeldLease { lease, .. }) = held
+            && self.term.leaves_nothing()
+            && let Err(error) = lease.end().await
+        {
+            self.failed(&error);
+        }
+        TermEnd::InOrder
+    }
+
+    fn failed(&self, error: &StoreError) {
+        self.database.failed(&self.term, &self.metrics.database_errors.heartbeat, error);
+    }
+
+    /// Whether the lease is still held.
+    async fn beat(
+        &self,
+        held: &mut Option<HeldLease>,
+        seen_rules: &mut Option<i64>,
+    ) -> Result<bool, StoreError> {
+        let Some(HeldLease { lease, since }) = held else {
+            let (database, sessions) = (self.database.store.database(), &self.term.sessions);
+            let again = Lease::retake(database, sessions, self.term.registration).await?;
+            let Some(again) = again else { return Ok(false) };
+            *held = Some(HeldLease::from_now(again));
+            self.retaken.notify_one();
+            return Ok(true);
+        };
+        let may_reap = is_settled(Clock.since(*since));
+        let found = lease.renew(self.claims.holdings.count(), self.lease).await?;
+        if found.held {
+            self.lanes.divide(share(self.term.relay, &found)).await;
+            // An error of these is no reason to let go of the lease.
+            if let Err(error) = self.heed_rules(found.rules_revision, seen_rules).await {
+                self.failed(&error);
+            }
+            if may_reap
+                && found.somebody_is_dead
+                && let Err(error) = self.reap_dead_relays().await
+            {
+                self.failed(&error);
+            }
+        }
+        Ok(found.held)
+    }
+
+    async fn heed_rules(&self, revision: i64, seen: &mut Option<i64>) -> Result<(), StoreError> {
+        if seen.is_some_and(|seen| seen != revision) {
+            self.policy.set_rules(rules(&self.database.store).await?);
+            tracing::info!("the rules have changed");
+        }
+        *seen = Some(revision);
+        Ok(())
+    }
+
+    async fn reap_dead_relays(&self) -> Result<(), StoreError> {
+        let reaped = reap(&self.database.store, self.term.relay, self.lease).await?;
+        if reaped.relays > 0 {
+            self.lines.all();
+            // What they held is due now, for the relay that serves its endpoint.
+            self.claims.let_others_know();
+            self.metrics.relay_takeovers.increment(u64::try_from(reaped.relays).unwrap_or(0));
+            tracing::warn!(
+                relays = reaped.relays,
+                claims = reaped.claims,
+                "released what dead relays held"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// This relay's share of what is limited over all of them.
 pub(super) fn share(me: RelayId, found: &Heartbeat) -> Share {
     Share::among(&found.others, me)
-}
-
-async fn heed_rules(
-    shared: &Shared,
-    revision: i64,
-    seen: &mut Option<i64>,
-) -> Result<(), StoreError> {
-    if seen.is_some_and(|seen| seen != revision) {
-        shared.policy.set_rules(rules(&shared.database.store).await?);
-        tracing::info!("the rules have changed");
-    }
-    *seen = Some(revision);
-    Ok(())
-}
-
-async fn reap_dead_relays(shared: &Shared) -> Result<(), StoreError> {
-    let reaped = reap(&shared.database.store, shared.term.relay, shared.config.relay.lease).await?;
-    if reaped.relays > 0 {
-        shared.lines.all();
-        // What they held is due now, for whichever of us serves its endpoint.
-        shared.claims.let_others_know();
-        shared.metrics.relay_takeovers.increment(u64::try_from(reaped.relays).unwrap_or(0));
-        tracing::warn!(
-            relays = reaped.relays,
-            claims = reaped.claims,
-            "released what dead relays held"
-        );
-    }
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Keeps lines moving: an ordered endpoint's deliveries of one key, of which only the first is due.
 //!
-//! Recording lets the next one follow. But recording does not see what is being routed at the same
+//! Recording lets the next delivery follow. But recording does not see what is being routed at the same
 //! time, nor routing what is being recorded; so each of them has the line looked at once more when
-//! it has committed, and one of the two sees it. What a crash leaves standing is found by looking at
-//! all lines: at the beginning, when dead relays were reaped, after steering, and with upkeep.
+//! it has committed, and one of the two sees it. Lines that a crash leaves standing are found by looking at
+//! all of them: at the beginning, when dead relays were reaped, after steering, and with upkeep.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +12,13 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::Shared;
-use super::database::Backoff;
+use super::claims::Claims;
+use super::database::{Backoff, Link};
+use super::term::Term;
+use crate::clock::Present;
 use crate::model::endpoint::EndpointId;
+use crate::model::ordering::rest_after;
+use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::ordering::{Line, give_turns, lines};
 
@@ -30,7 +34,7 @@ pub(super) struct ToLookAt {
 }
 
 impl ToLookAt {
-    /// Nobody may have the turn in these.
+    /// In these, perhaps no delivery has the turn.
     pub(super) fn these(&self, lines: impl IntoIterator<Item = Line>) {
         let mut waiting = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.extend(lines);
@@ -39,7 +43,7 @@ impl ToLookAt {
         }
     }
 
-    /// Nobody may have the turn in any line.
+    /// In any line, perhaps no delivery has the turn.
     pub(super) fn all(&self) {
         self.all.store(true, Ordering::Relaxed);
         self.some.notify_one();
@@ -62,83 +66,97 @@ impl ToLookAt {
     }
 }
 
-/// Looks at lines until everything is recorded, and then a last time. Whether nothing is left to be
-/// looked at.
-pub(super) async fn keep_moving(shared: Arc<Shared>) -> bool {
-    shared.lines.all();
-    let mut backoff = Backoff::default();
-    let mut rest_until = shared.clock.instant();
-    loop {
-        let last = shared.term.recorded.is_cancelled();
-        if shared.term.over.is_cancelled() {
-            return false;
-        }
-        match look(&shared, &mut rest_until, last).await {
-            Ok(()) => backoff = Backoff::default(),
-            Err(error) => {
-                shared.database.failed(
-                    &shared.term,
-                    &shared.metrics.database_errors.record,
-                    &error,
-                );
-                backoff.wait(&shared.term.recorded).await;
-                if last {
-                    return false;
-                }
-                continue;
+/// What keeping lines moving needs.
+#[derive(Debug)]
+pub(super) struct Turns {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) clock: Present,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) lines: Arc<ToLookAt>,
+}
+
+impl Turns {
+    /// Looks at lines until everything is recorded, and then a last time. Returns whether no line is left to
+    /// be looked at.
+    pub(super) async fn run(self) -> bool {
+        self.lines.all();
+        let mut backoff = Backoff::default();
+        let mut rest_until = self.clock.instant();
+        loop {
+            let last = self.term.recorded.is_cancelled();
+            if self.term.over.is_cancelled() {
+                return false;
             }
+            match self.look(&mut rest_until, last).await {
+                Ok(()) => backoff = Backoff::default(),
+                Err(error) => {
+                    let errors = &self.metrics.database_errors.record;
+                    self.database.failed(&self.term, errors, &error);
+                    backoff.wait(&self.term.recorded).await;
+                    if last {
+                        return false;
+                    }
+                    continue;
+                }
+            }
+            if last {
+                return true;
+            }
+            self.rest(rest_until).await;
         }
-        if last {
-            return true;
-        }
-        let now = shared.clock.instant();
+    }
+
+    async fn rest(&self, rest_until: Instant) {
+        let now = self.clock.instant();
+        let is_all_later = self.lines.is_all() && rest_until > now;
+        let wait = rest_until.saturating_duration_since(now);
         // Every arm may be dropped: they only wait.
         tokio::select! {
-            () = shared.lines.some.notified() => {}
-            () = tokio::time::sleep(rest_until - now), if shared.lines.is_all() && rest_until > now => {}
-            () = shared.term.recorded.cancelled() => {}
-            () = shared.term.over.cancelled() => {}
+            () = self.lines.some.notified() => {}
+            () = tokio::time::sleep(wait), if is_all_later => {}
+            () = self.term.recorded.cancelled() => {}
+            () = self.term.over.cancelled() => {}
         }
     }
-}
 
-/// Looks at what there is to be looked at. All lines are not looked at too often: however many there
-/// are, the database has twenty times as long to itself.
-async fn look(shared: &Shared, rest_until: &mut Instant, last: bool) -> Result<(), StoreError> {
-    const REST: u32 = 20;
-    let began = shared.clock.instant();
-    if (last || began >= *rest_until) && shared.lines.take_all() {
-        look_at_all(shared).await.inspect_err(|_| shared.lines.all())?;
-        let ended = shared.clock.instant();
-        *rest_until = ended + ended.saturating_duration_since(began) * REST;
+    /// Looks at what there is to be looked at. All lines are not looked at too often.
+    async fn look(&self, rest_until: &mut Instant, last: bool) -> Result<(), StoreError> {
+        let began = self.clock.instant();
+        if (last || began >= *rest_until) && self.lines.take_all() {
+            self.look_at_all().await.inspect_err(|_| self.lines.all())?;
+            let ended = self.clock.instant();
+            *rest_until = ended + rest_after(ended.saturating_duration_since(began));
+        }
+        loop {
+            let these = self.lines.take();
+            if these.is_empty() {
+                return Ok(());
+            }
+            self.look_at(&these).await.inspect_err(|_| self.lines.these(these.clone()))?;
+        }
     }
-    loop {
-        let these = shared.lines.take();
-        if these.is_empty() {
+
+    async fn look_at_all(&self) -> Result<(), StoreError> {
+        let mut after = (EndpointId::MIN, String::new());
+        loop {
+            let these = lines(&self.database.store, &after, LINES_PER_STATEMENT).await?;
+            let Some(last) = these.last() else { return Ok(()) };
+            after.clone_from(last);
+            self.look_at(&these).await?;
+        }
+    }
+
+    async fn look_at(&self, lines: &[Line]) -> Result<(), StoreError> {
+        let given = give_turns(&self.database.store, lines).await?;
+        if given.is_empty() {
             return Ok(());
         }
-        look_at(shared, &these).await.inspect_err(|_| shared.lines.these(these.clone()))?;
+        for (endpoint, due_in) in given {
+            self.claims.due_in(endpoint, due_in);
+        }
+        self.claims.room_freed.notify_one();
+        Ok(())
     }
-}
-
-async fn look_at_all(shared: &Shared) -> Result<(), StoreError> {
-    let mut after = (EndpointId::MIN, String::new());
-    loop {
-        let these = lines(&shared.database.store, &after, LINES_PER_STATEMENT).await?;
-        let Some(last) = these.last() else { return Ok(()) };
-        after.clone_from(last);
-        look_at(shared, &these).await?;
-    }
-}
-
-async fn look_at(shared: &Shared, lines: &[Line]) -> Result<(), StoreError> {
-    let given = give_turns(&shared.database.store, lines).await?;
-    if given.is_empty() {
-        return Ok(());
-    }
-    for (endpoint, due_in) in given {
-        shared.claims.due_in(endpoint, due_in);
-    }
-    shared.claims.room_freed.notify_one();
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! How outcomes are judged: schedule and health from the settings, rules from the database.
+//! Decides how outcomes are judged: schedule and health from the settings, rules from the database.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,10 +7,10 @@ use crate::model::health::HealthPolicy;
 use crate::model::rules::RuleSet;
 use crate::model::schedule::{Delays, Schedule};
 
-/// See the module. Rules change while the relay runs.
+/// Schedule, health and rules. Rules change while the relay runs.
 #[derive(Debug)]
 pub(super) struct Policy {
-    /// Of an endpoint that has none of its own.
+    /// For an endpoint that has no schedule of its own.
     pub(super) schedule: Schedule,
     pub(super) health: HealthPolicy,
     rules: RwLock<Arc<RuleSet>>,

@@ -22,7 +22,7 @@ use crate::model::outcome::Outcome;
 use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
-use crate::store::attempts::{Attempt, Held, record};
+use crate::store::attempts::{Attempt, RecordedDeliveries, record};
 use crate::store::deliveries::release;
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
@@ -112,10 +112,10 @@ impl Recorder {
     }
 
     /// Lets lines go on whose head has ended.
-    fn move_on(&self, batch: &[Ended], held: &Held) {
+    fn move_on(&self, batch: &[Ended], held: &RecordedDeliveries) {
         let mut standing = Vec::new();
         for ended in batch {
-            let Delivery { event_id, endpoint_id, ordering_key, .. } = &ended.claim.delivery;
+            let Delivery { event_id, endpoint_id, ordering_key, .. } = &*ended.claim.delivery;
             let (Some(key), Some(attempt)) = (ordering_key, ended.attempt()) else { continue };
             let stays =
                 attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
@@ -129,7 +129,7 @@ impl Recorder {
     }
 
     /// Takes the consequences of an attempt that the database was given.
-    fn recorded(&self, attempt: &Attempt, held: &Held) {
+    fn recorded(&self, attempt: &Attempt, held: &RecordedDeliveries) {
         if held.contains_key(&(attempt.event_id, attempt.endpoint_id)) {
             self.count(attempt);
             if let Decision::Retry { after } = attempt.verdict.decision {

@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::model::lease;
+use crate::model::lease::sends_for;
 use crate::store::RelayId;
 use crate::store::relays::Registration;
 
-/// See the module.
+/// One term, shared by its stations.
 #[derive(Debug)]
 pub(super) struct Term {
     pub(super) relay: RelayId,
@@ -19,20 +19,20 @@ pub(super) struct Term {
     pub(super) workers: TaskTracker,
     pub(super) stations: TaskTracker,
     pub(super) sessions: TaskTracker,
-    /// Claim nothing more.
+    /// Nothing more is claimed.
     pub(super) ending: CancellationToken,
-    /// The grace is over: end what is in flight.
+    /// The grace is over: requests in flight end.
     pub(super) abort: CancellationToken,
-    /// Every worker has gone: record what is there.
+    /// Every worker has gone: no result follows those that are there.
     pub(super) no_more_results: CancellationToken,
-    /// All is recorded: look at the ordering keys a last time.
+    /// All is recorded: the ordering keys are looked at a last time.
     pub(super) recorded: CancellationToken,
-    /// Nothing is left to do: give the lease back.
+    /// Nothing is left to do: the lease is given back.
     pub(super) done: CancellationToken,
-    /// The lease is lost, or it is no use waiting for the database any longer.
+    /// The lease is lost, or waiting for the database any longer is of no use.
     pub(super) over: CancellationToken,
-    /// After this without renewal other relays take this one for dead.
-    lease: Duration,
+    /// How long after its last renewal requests may begin.
+    sends_for: Duration,
     /// Milliseconds after `began` at which the lease was last renewed.
     renewed: AtomicU64,
     began: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// `lease`: after so long without renewal other relays take this one for dead.
+    /// `lease`: without renewal for this long, other relays take this one for dead.
     pub(super) fn new(registration: Registration, lease: Duration, sessions: TaskTracker) -> Self {
         Self {
             relay: registration.relay,
@@ -55,7 +55,7 @@ impl Term {
             recorded: CancellationToken::new(),
             done: CancellationToken::new(),
             over: CancellationToken::new(),
-            lease,
+            sends_for: sends_for(lease),
             renewed: AtomicU64::new(0),
             began: Clock.instant(),
             is_uncertain: AtomicBool::new(false),
@@ -70,10 +70,10 @@ impl Term {
     /// Leases go by the real time, as the relays that would take over do.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
-        lease::may_send(Clock.since(self.began).saturating_sub(renewed), self.lease)
+        Clock.since(self.began).saturating_sub(renewed) < self.sends_for
     }
 
-    /// The lease was renewed by a statement that began then.
+    /// The lease was renewed by a statement that began at `at`.
     pub(super) fn renewed(&self, at: Instant) {
         let since = at.saturating_duration_since(self.began);
         self.renewed.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);

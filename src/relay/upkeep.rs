@@ -1,70 +1,97 @@
 //! Upkeep: days made ahead and dropped after their retention, ledgers trimmed. Every relay does it
-//! now and then; each statement finds nothing to do where another one was first. Each task stands alone: one
-//! that fails is counted and named, and keeps no other from its work.
+//! now and then; each statement finds nothing to do where another relay was first. Each task stands
+//! alone: a task that fails is counted and named, and keeps no other from its work.
 
 use std::sync::Arc;
 
-use super::Shared;
+use tokio::sync::Notify;
+
+use super::claims::Claims;
+use super::database::Link;
+use super::ordering::ToLookAt;
+use super::term::Term;
+use crate::config::UpkeepSettings;
+use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::received;
 use crate::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
 
-/// Keeps up until the end.
-pub(super) async fn keep_up(shared: Arc<Shared>) {
-    while !shared.term.is_ending() {
-        once(&shared).await;
-        tokio::select! {
-            () = tokio::time::sleep(shared.config.upkeep.interval) => {}
-            () = shared.retaken.notified() => {}
-            () = shared.term.ending.cancelled() => {}
+/// What upkeep needs.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    pub(super) database: Arc<Link>,
+    pub(super) term: Arc<Term>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) lines: Arc<ToLookAt>,
+    /// Notified when the lease was taken up again.
+    pub(super) retaken: Arc<Notify>,
+    pub(super) settings: UpkeepSettings,
+}
+
+impl Upkeep {
+    /// Keeps up until the end.
+    pub(super) async fn run(self) {
+        while !self.term.is_ending() {
+            self.once().await;
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.interval) => {}
+                () = self.retaken.notified() => {}
+                () = self.term.ending.cancelled() => {}
+            }
         }
     }
-}
 
-async fn once(shared: &Shared) {
-    let (store, upkeep) = (&shared.database.store, &shared.config.upkeep);
-    let tokens = shared.claims.holdings.tokens_now();
-    let held: Vec<_> = tokens.held.into_iter().collect();
-    let released = release_orphans(store, shared.term.relay, &held, tokens.newest).await;
-    if let Some(released @ 1..) = done(shared, "release_orphans", released) {
-        tracing::warn!(released, "released claims of which no relay knows");
+    async fn once(&self) {
+        let (store, upkeep) = (&self.database.store, &self.settings);
+        let tokens = self.claims.holdings.tokens_now();
+        let held: Vec<_> = tokens.held.into_iter().collect();
+        let released = release_orphans(store, self.term.relay, &held, tokens.newest).await;
+        if let Some(released @ 1..) = self.done("release_orphans", released) {
+            tracing::warn!(released, "released claims of which no relay knows");
+        }
+        let made = make_partitions(store, upkeep.partitions_ahead).await;
+        if let Some(made @ 1..) = self.done("make_partitions", made) {
+            tracing::info!(made, "made partitions");
+        }
+        let dropped =
+            drop_partitions(store, upkeep.outbox_retention, upkeep.attempts_retention).await;
+        if let Some(dropped) = self.done("drop_partitions", dropped)
+            && !dropped.is_empty()
+        {
+            tracing::info!(?dropped, "dropped partitions past their retention");
+        }
+        let cancelled = cancel_orphans(store).await;
+        if let Some(cancelled @ 1..) = self.done("cancel_orphans", cancelled) {
+            tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
+        }
+        self.lines.all();
+        self.done("trim", trim(store, upkeep.outbox_retention).await);
+        self.done("trim_received", received::trim(store, upkeep.received_retention).await);
     }
-    let made = make_partitions(store, upkeep.partitions_ahead).await;
-    if let Some(made @ 1..) = done(shared, "make_partitions", made) {
-        tracing::info!(made, "made partitions");
-    }
-    let dropped = drop_partitions(store, upkeep.outbox_retention, upkeep.attempts_retention).await;
-    if let Some(dropped) = done(shared, "drop_partitions", dropped)
-        && !dropped.is_empty()
-    {
-        tracing::info!(?dropped, "dropped partitions past their retention");
-    }
-    let cancelled = cancel_orphans(store).await;
-    if let Some(cancelled @ 1..) = done(shared, "cancel_orphans", cancelled) {
-        tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
-    }
-    shared.lines.all();
-    done(shared, "trim", trim(store, upkeep.outbox_retention).await);
-    done(shared, "trim_received", received::trim(store, upkeep.received_retention).await);
-}
 
-/// What a task has done. `None`: it failed, which is told here.
-fn done<T>(shared: &Shared, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
-    result
-        .inspect_err(|error| {
-            shared.metrics.upkeep_failures(task).increment(1);
-            if error.sqlstate().is_none() {
-                // The database is away, which is no news from each task.
-                return shared.database.failed(
-                    &shared.term,
-                    &shared.metrics.database_errors.upkeep,
-                    error,
+    /// What a task has done. `None`: it failed, and the error was told.
+    fn done<T>(&self, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                self.metrics.upkeep_failures(task).increment(1);
+                if error.sqlstate().is_none() {
+                    // The database is away: each task need not tell of that.
+                    return self.database.failed(
+                        &self.term,
+                        &self.metrics.database_errors.upkeep,
+                        error,
+                    );
+                }
+                self.metrics.database_errors.upkeep.increment(1);
+                tracing::warn!(
+                    task,
+                    error = error.in_full(),
+                    "a task of upkeep failed; it is tried again with the next round"
                 );
-            }
-            shared.metrics.database_errors.upkeep.increment(1);
-            tracing::warn!(task, error = error.in_full(), "upkeep failed; it is tried again");
-        })
-        .ok()
+            })
+            .ok()
+    }
 }

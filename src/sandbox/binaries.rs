@@ -1,13 +1,13 @@
-//! Where PostgreSQL's server programs are. Distributions keep them off the `PATH`, one directory for
-//! each major version; [`postgres`](super::postgres) runs what is found here.
+//! Finds PostgreSQL's server programs, for [`postgres`](super::postgres). Distributions install
+//! them outside of the `PATH`, in one directory for each major version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a private cluster needs.
+/// The programs that a private cluster needs.
 const NEEDED: [&str; 3] = ["initdb", "postgres", "pg_ctl"];
 
-/// Parents of version directories and what leads from there to the programs: Debian and Ubuntu; the
+/// Parents of version directories and the path from there to the programs: Debian and Ubuntu; the
 /// PostgreSQL project's RPMs; Homebrew on both kinds of Mac.
 const VERSIONED: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
@@ -49,8 +49,8 @@ impl Binaries {
         }
     }
 
-    /// One program. A client such as `psql` may be absent here; then it is the newest installation's,
-    /// or the `PATH`'s.
+    /// One program. A client such as `psql` may be absent here; then it is the newest
+    /// installation's, or the `PATH`'s.
     #[must_use]
     pub fn path(&self, program: &str) -> PathBuf {
         let found = std::iter::once(self.0.clone())

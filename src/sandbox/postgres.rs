@@ -1,7 +1,7 @@
 //! A private PostgreSQL cluster, gone when it is dropped or when this process ends in any way.
 //!
-//! It is made in a temporary directory and reached on a free port of the loopback. The demo shows
-//! itself on it; the tests and the benchmark run on it. It uses the server's own programs
+//! It is made in a temporary directory and reached on a free port of the loopback. The demo, the
+//! tests and the benchmark run on it. It uses the server's own programs
 //! ([`binaries`](super::binaries)) and is never the database of an application.
 
 use std::fs::{self, File};
@@ -21,30 +21,30 @@ use super::user::{self, User};
 use super::watchdog::Watchdog;
 use crate::clock::Clock;
 
-/// A server on a busy machine, after a crash, replays its log first.
+/// After a crash, a server on a busy machine replays its log first.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at whether it is ready.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long `pg_ctl` waits for the server to stop, in seconds.
 const STOP_WITHIN_S: &str = "30";
-/// The chosen port is free when we look and may be taken when the server binds it.
+/// The chosen port is free when it is looked up and may be taken when the server binds it.
 const PORTS_TRIED: u32 = 5;
 /// `sun_path` holds 108 bytes on Linux and 104 on the BSDs; the file's own name takes 15 of them.
 const SOCKET_DIRECTORY_MAX: usize = 85;
 /// Enough of the server's log to tell why it would not start.
 const LOG_SHOWN_LINES: usize = 20;
 
-/// How a cluster is to be.
+/// Options of a cluster.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterOptions {
-    /// Where `initdb`, `postgres` and `pg_ctl` are; looked for if not given.
+    /// The directory of `initdb`, `postgres` and `pg_ctl`; searched for if not given.
     pub binaries: Option<PathBuf>,
     /// Whether commits reach the disk. Without, the cluster is faster, and as safe against anything
     /// but a crash of the machine.
     pub fsync: bool,
-    /// Lines added to `postgresql.conf`; they win over ours.
+    /// Lines added to `postgresql.conf`; they override the defaults here.
     pub settings: Vec<String>,
-    /// Where the cluster's own directory is made (the system's temporary directory if not given).
+    /// The parent of the cluster's own directory (the system's temporary directory if not given).
     pub inside: Option<PathBuf>,
 }
 
@@ -57,7 +57,7 @@ pub enum StopMode {
     Immediate,
 }
 
-/// Why there is no cluster, or why it did not do what it was told.
+/// Why there is no cluster, or why an operation on it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error(transparent)]
@@ -90,7 +90,7 @@ pub struct Cluster {
     binaries: Binaries,
     /// The private directory: data, sockets and log.
     directory: PathBuf,
-    /// Ours, or that of the user the server runs as.
+    /// The user that the server runs as, if it is another than this process's.
     user: Option<User>,
     password: String,
     port: u16,
@@ -102,7 +102,7 @@ impl Cluster {
     /// Makes a cluster and starts it; ready for connections when this returns (about a second).
     ///
     /// # Errors
-    /// If the server's programs are not installed, or would not run; the message says what to do.
+    /// If the server's programs are not installed, or do not run; the message says what to do.
     pub async fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
         let binaries = Binaries::find(options.binaries.as_deref())?;
         let inside = options.inside.clone().unwrap_or_else(std::env::temp_dir);
@@ -143,19 +143,19 @@ impl Cluster {
         self.server.as_ref().map(Child::id)
     }
 
-    /// The server's programs, for those who need `psql` or `pgbench` of the same version.
+    /// The server's programs, for callers that need `psql` or `pgbench` of the same version.
     #[must_use]
     pub fn binaries(&self) -> &Binaries {
         &self.binaries
     }
 
-    /// The private directory, for files that are to go with the cluster.
+    /// The private directory, for files that are to be removed with the cluster.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What the server has logged since it was made.
+    /// The server's log since the cluster was made.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -165,7 +165,7 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Makes a database, a copy of `template` if there is one. Nobody may be connected to that.
+    /// Makes a database, a copy of `template` if given, to which no session may be connected.
     ///
     /// # Errors
     /// If the server is away or refuses, for instance because the database exists.
@@ -178,7 +178,7 @@ impl Cluster {
         self.execute(&format!("create database {} template {template}", quoted(name))).await
     }
 
-    /// Drops a database and cuts off whoever is connected to it.
+    /// Drops a database and ends the sessions that are connected to it.
     ///
     /// # Errors
     /// If the server is away or refuses.
@@ -195,7 +195,7 @@ impl Cluster {
         let stopping = tokio::process::Command::from(self.stop_command(mode)).output().await;
         let stopped = finished("pg_ctl", stopping);
         if stopped.is_err() {
-            // It would not go by itself; a killed postmaster takes its sessions along.
+            // It did not end by itself; a killed postmaster takes its sessions along.
             drop(server.kill());
         }
         // `pg_ctl` returns when the server has removed its pid file, which is its last act.
@@ -282,7 +282,7 @@ impl Cluster {
             .map_err(|source| ClusterError::Prepare { path: log_path, source })?;
         let mut postgres = self.command("postgres");
         postgres.arg("-D").arg(self.data_path()).args(["-p", &self.port.to_string()]);
-        // A group of its own: a Ctrl-C at the terminal is for us to act on.
+        // A group of its own: this process acts on a Ctrl-C at the terminal.
         postgres.stdin(Stdio::null()).stdout(log).stderr(also_log).process_group(0);
         let server =
             postgres.spawn().map_err(|source| ClusterError::Run { program: "postgres", source })?;
@@ -291,7 +291,7 @@ impl Cluster {
         self.ready().await
     }
 
-    /// Waits for the first connection; what went wrong before it, the server's log tells.
+    /// Waits for the first connection; the server's log tells of errors before it.
     async fn ready(&mut self) -> Result<(), ClusterError> {
         let began = Clock.instant();
         loop {
@@ -363,8 +363,8 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Crashes the server, which is the fastest way to end it, and removes its directory. Blocks for
-    /// a fraction of a second.
+    /// Crashes the server, which is the fastest way to end it, and removes its directory. Blocks
+    /// for a fraction of a second.
     fn drop(&mut self) {
         if let Some(mut server) = self.server.take() {
             if !matches!(self.stop_command(StopMode::Immediate).output(), Ok(o) if o.status.success())
@@ -378,7 +378,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Makes the private directory, and hands it to the user whom the server must run as.
+/// Makes the private directory, and gives it to the user that the server must run as.
 fn prepare_directory(directory: &Path) -> Result<Option<User>, ClusterError> {
     let prepare = |source| ClusterError::Prepare { path: directory.to_owned(), source };
     fs::DirBuilder::new().mode(0o700).create(directory).map_err(prepare)?;
@@ -431,7 +431,7 @@ fn quoted(identifier: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Of the server that the tests are told to run on.
+    /// Options with the server that the tests are to run on.
     fn options() -> ClusterOptions {
         let given = std::env::var_os("POSTHASTE_TEST_POSTGRES").filter(|given| !given.is_empty());
         ClusterOptions { binaries: given.map(PathBuf::from), ..ClusterOptions::default() }

@@ -1,5 +1,5 @@
 //! `posthaste` as a child process of the demo: the same binary and the same environment variables
-//! that one would deploy, so that it can be killed for show.
+//! as in a deployment, so that it can be killed for show.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -30,11 +30,11 @@ pub struct RelayProcess {
     watchdog: Watchdog,
 }
 
-/// Why the relay did not do as it should.
+/// Why the relay process failed.
 #[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    #[error("find the program that this is")]
-    WhoAmI(#[source] std::io::Error),
+pub enum RelayProcessError {
+    #[error("find the path of this program")]
+    ThisProgram(#[source] std::io::Error),
     #[error("start `posthaste {command}`")]
     Start { command: &'static str, source: std::io::Error },
     #[error("`posthaste migrate` failed:\n{0}")]
@@ -52,16 +52,16 @@ pub enum RelayError {
 /// Runs `posthaste migrate` to its end.
 ///
 /// # Errors
-/// With all that it said, if it failed.
-pub async fn migrate(database_url: &str, directory: &Path) -> Result<(), RelayError> {
+/// With its whole output, if it failed.
+pub async fn migrate(database_url: &str, directory: &Path) -> Result<(), RelayProcessError> {
     let mut command = posthaste("migrate", database_url, directory)?;
-    let start = |source| RelayError::Start { command: "migrate", source };
+    let start = |source| RelayProcessError::Start { command: "migrate", source };
     let output = command.output().await.map_err(start)?;
     if output.status.success() {
         return Ok(());
     }
     let said = [output.stdout, output.stderr].concat();
-    Err(RelayError::Migrate(String::from_utf8_lossy(&said).trim().to_owned()))
+    Err(RelayProcessError::Migrate(String::from_utf8_lossy(&said).trim().to_owned()))
 }
 
 impl RelayProcess {
@@ -69,14 +69,14 @@ impl RelayProcess {
     ///
     /// # Errors
     /// If it cannot be started, or is not ready in time.
-    pub async fn start(database_url: &str, directory: &Path) -> Result<Self, RelayError> {
-        let start = |source| RelayError::Start { command: "run", source };
+    pub async fn start(database_url: &str, directory: &Path) -> Result<Self, RelayProcessError> {
+        let start = |source| RelayProcessError::Start { command: "run", source };
         let address = free_address().map_err(start)?;
         let log = directory.join("relay.log");
         let file = File::options().create(true).append(true).open(&log).map_err(start)?;
         let mut command = posthaste("run", database_url, directory)?;
         command.env("POSTHASTE_HTTP__LISTEN", address.to_string());
-        // The demo's endpoints are on the loopback, which a relay will not dial unless it is told to.
+        // The demo's endpoints are on the loopback, which a relay does not dial by default.
         command.env("POSTHASTE_ADDRESSES__ALLOW", r#"["127.0.0.1/32"]"#);
         command.env("POSTHASTE_ADDRESSES__ALLOW_HTTP", r#"["127.0.0.1/32"]"#);
         command.stdout(file.try_clone().map_err(start)?).stderr(file).kill_on_drop(true);
@@ -89,37 +89,38 @@ impl RelayProcess {
         Ok(relay)
     }
 
-    /// `kill -9`: what an out-of-memory killer does, or a machine that loses power.
+    /// `kill -9`, as by an out-of-memory killer or a power failure.
     ///
     /// # Errors
     /// If it has ended already.
-    pub async fn kill(mut self) -> Result<(), RelayError> {
-        self.process.kill().await.map_err(RelayError::Signal)?;
-        self.watchdog.forget().map_err(RelayError::Signal)
+    pub async fn kill(mut self) -> Result<(), RelayProcessError> {
+        self.process.kill().await.map_err(RelayProcessError::Signal)?;
+        self.watchdog.forget().map_err(RelayProcessError::Signal)
     }
 
     /// SIGTERM, and waits for the orderly end.
     ///
     /// # Errors
     /// If it does not end in time, or not with success.
-    pub async fn stop(mut self) -> Result<(), RelayError> {
-        signal(self.pid, "TERM").map_err(RelayError::Signal)?;
+    pub async fn stop(mut self) -> Result<(), RelayProcessError> {
+        signal(self.pid, "TERM").map_err(RelayProcessError::Signal)?;
         let ended = tokio::time::timeout(STOPPED_WITHIN, self.process.wait()).await;
-        let status =
-            ended.map_err(|_elapsed| RelayError::WouldNotStop)?.map_err(RelayError::Signal)?;
-        self.watchdog.forget().map_err(RelayError::Signal)?;
+        let status = ended
+            .map_err(|_elapsed| RelayProcessError::WouldNotStop)?
+            .map_err(RelayProcessError::Signal)?;
+        self.watchdog.forget().map_err(RelayProcessError::Signal)?;
         if status.success() {
             return Ok(());
         }
-        Err(RelayError::StoppedBadly { status, log: self.last_log_lines() })
+        Err(RelayProcessError::StoppedBadly { status, log: self.last_log_lines() })
     }
 
-    async fn ready(&mut self) -> Result<(), RelayError> {
+    async fn ready(&mut self) -> Result<(), RelayProcessError> {
         let began = Clock.instant();
         while !self.says_ready().await {
-            let ended = self.process.try_wait().map_err(RelayError::Signal)?.is_some();
+            let ended = self.process.try_wait().map_err(RelayProcessError::Signal)?.is_some();
             if ended || Clock.since(began) > READY_WITHIN {
-                return Err(RelayError::NotReady(self.last_log_lines()));
+                return Err(RelayProcessError::NotReady(self.last_log_lines()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -138,14 +139,14 @@ impl RelayProcess {
     }
 }
 
-/// This very program with nothing in its environment but the database, away from any
-/// `posthaste.toml` that lies about.
+/// This program with only the database in its environment, in a directory without `posthaste.toml`.
 fn posthaste(
     command: &'static str,
     database_url: &str,
     directory: &Path,
-) -> Result<Command, RelayError> {
-    let mut process = Command::new(std::env::current_exe().map_err(RelayError::WhoAmI)?);
+) -> Result<Command, RelayProcessError> {
+    let mut process =
+        Command::new(std::env::current_exe().map_err(RelayProcessError::ThisProgram)?);
     process.arg(command).env_clear().env("DATABASE_URL", database_url);
     process.current_dir(directory).stdin(Stdio::null());
     Ok(process)

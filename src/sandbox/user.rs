@@ -1,7 +1,7 @@
-//! Whom a private PostgreSQL server runs as: it refuses to run as root, which is what a process in a
-//! container often is.
+//! The user that a private PostgreSQL server runs as: it refuses to run as root, and a process in a
+//! container is often root.
 
-/// Looked for in this order.
+/// Searched for in this order.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 const ROOT: u32 = 0;
 
@@ -12,23 +12,23 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Why there is nobody to run the server as.
+/// Why there is no user to run the server as.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error("read /etc/passwd")]
     Read(#[source] std::io::Error),
     #[error("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")]
-    Nobody,
+    NoUser,
 }
 
-/// Nobody else, if we (`our_uid`) are not root.
+/// `None` if this process (`our_uid`) is not root: the server runs as the same user.
 pub(super) fn for_server(our_uid: u32) -> Result<Option<User>, UserError> {
     if our_uid != ROOT {
         return Ok(None);
     }
     let passwd = std::fs::read_to_string("/etc/passwd").map_err(UserError::Read)?;
     let found = UNPRIVILEGED.iter().find_map(|name| find(&passwd, name));
-    found.map(Some).ok_or(UserError::Nobody)
+    found.map(Some).ok_or(UserError::NoUser)
 }
 
 /// A line is `name:password:uid:gid:…`.

@@ -1,10 +1,10 @@
-//! Ends a process that we started when we ourselves end, however that happens. A [`Drop`] does not
-//! run after SIGKILL, and not for a `static`; a pipe is closed in both cases.
+//! Ends a child process when this process ends, however that happens. A [`Drop`] does not run after
+//! SIGKILL, and not for a `static`; a pipe is closed in both cases.
 //!
-//! The watchdog is a small shell that reads process numbers from a pipe which only we hold. When the
-//! pipe closes it ends the process it was told of last. It sits in a process group of its own, so that
-//! a Ctrl-C at the terminal does not end it before its work is done. Used by
-//! [`postgres`](super::postgres), and by whatever else starts processes beside it.
+//! The watchdog is a small shell that reads process numbers from a pipe of which only this process
+//! has the other end. When the pipe closes it ends the process whose number came last. It is in a
+//! process group of its own, so that a Ctrl-C at the terminal does not end it before its work is
+//! done. Used by [`postgres`](super::postgres), and by other code that starts processes beside it.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// `$1` is the signal, `$2` a directory to remove at the end, or nothing. The last line read is the
-/// process that is alive; an empty one says that there is none. After 5 s the signal becomes SIGKILL.
+/// process that is alive; an empty one says that there is none. After 5 s the signal becomes
+/// SIGKILL.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 pid=
@@ -43,14 +44,14 @@ impl Watchdog {
         let mut command = Command::new("sh");
         command.arg("-c").arg(SCRIPT).arg("watchdog").arg(signal);
         command.arg(directory.unwrap_or_else(|| Path::new("")));
-        // It must not keep our output open: whoever reads that would wait for the watchdog.
+        // It must not hold this process's output open: a reader would wait for the watchdog.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut shell = command.current_dir("/").process_group(0).spawn()?;
         let pipe = shell.stdin.take();
         Ok(Self { shell, pipe })
     }
 
-    /// From now on, ends this process with us.
+    /// From now on, ends process `pid` when this process ends.
     ///
     /// # Errors
     /// If the watchdog is gone.
@@ -85,7 +86,7 @@ impl Drop for Watchdog {
 /// Sends a signal by its name (`TERM`, `STOP`): the shell knows how, everywhere.
 ///
 /// # Errors
-/// If there is no such process, or it is not ours.
+/// If there is no such process, or it belongs to another user.
 pub fn signal(pid: u32, name: &str) -> std::io::Result<()> {
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid.to_string()]);
@@ -106,7 +107,7 @@ mod tests {
         let mut watchdog = Watchdog::start("TERM", Some(&directory)).unwrap();
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         watchdog.watch(child.id()).unwrap();
-        // The child is ours to reap; the watchdog waits for that, so it is dropped beside us.
+        // This test has to reap the child; the watchdog waits for that, so another thread does.
         let ended = std::thread::spawn(move || child.wait().unwrap());
         drop(watchdog);
         assert!(!ended.join().unwrap().success());

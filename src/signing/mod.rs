@@ -1,4 +1,5 @@
-//! Signatures of webhooks: made for those that are sent ([`sign`]), checked for those that come in ([`verify`]).
+//! Signatures of webhooks: made for outgoing ones ([`sign`]), checked on incoming ones
+//! ([`verify`]).
 
 pub mod sign;
 pub mod verify;

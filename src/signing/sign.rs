@@ -1,9 +1,7 @@
-//! Signs a request as Standard Webhooks has it, so that the receiver can tell who sent it and that
-//! nothing was changed.
+//! Signs a request as Standard Webhooks has it, so that the receiver can verify sender and bytes.
 //!
 //! A [`Signer`] is made once for each revision of an endpoint; the client asks it for the
-//! `webhook-signature` of every attempt. Where secrets are kept, and until when, is the store's
-//! affair.
+//! `webhook-signature` of every attempt. The store holds the secrets, and their ends.
 
 use std::io::Write as _;
 
@@ -14,22 +12,22 @@ use ring::{digest, hmac};
 
 use crate::model::endpoint::Secret;
 
-/// More would make the header grow for nothing: a rotation needs two, a rotation of a shared and an
-/// own key four.
+/// More would make the header grow for nothing: a rotation needs 2, a rotation of a shared and an
+/// own key 4.
 const SECRETS_MAX: usize = 20;
 
-/// What Standard Webhooks asks for is 24 to 64 bytes; Svix hands out up to 75, and moving from there
-/// must not need new secrets.
+/// Standard Webhooks asks for 24 to 64 bytes; Svix issues up to 75, and moving from there must not
+/// need new secrets.
 const SYMMETRIC_BYTES: std::ops::RangeInclusive<usize> = 24..=75;
 
 const SEED_BYTES: usize = 32;
 
-/// How a key begins, by what it is for. Whoever verifies (`signing::verify`) reads the same ones.
+/// The prefix of a key, by its purpose. `signing::verify` reads the same ones.
 pub(crate) const WHSEC: &str = "whsec_";
 pub(crate) const WHSK: &str = "whsk_";
 pub(crate) const WHPK: &str = "whpk_";
 
-/// How a signature begins: HMAC-SHA256, ed25519.
+/// The prefix of a signature: HMAC-SHA256, ed25519.
 pub(crate) const V1_PREFIX: &str = "v1,";
 pub(crate) const V1A_PREFIX: &str = "v1a,";
 
@@ -49,7 +47,7 @@ enum Key {
     Asymmetric(Ed25519KeyPair),
 }
 
-/// A secret cannot be used. Says which one and why, never what it is.
+/// A secret cannot be used. Says which one and why, and never quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("secret {nth}: {fault}")]
 pub struct SecretError {
@@ -58,7 +56,7 @@ pub struct SecretError {
     pub fault: SecretFault,
 }
 
-/// What is wrong with a secret.
+/// The fault of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretFault {
     #[error("begins neither with `whsec_` nor with `whsk_`")]
@@ -80,8 +78,8 @@ pub enum SecretFault {
 }
 
 impl Signer {
-    /// Parses `whsec_…` (HMAC-SHA256) and `whsk_…` (ed25519) secrets. Without any, nothing is
-    /// signed.
+    /// Parses `whsec_…` (HMAC-SHA256) and `whsk_…` (ed25519) secrets. Without any, it does not
+    /// sign.
     ///
     /// # Errors
     /// The first secret that cannot be used: signing with the others alone would look to the
@@ -143,7 +141,7 @@ impl Signer {
     }
 }
 
-/// What Standard Webhooks signs, in parts.
+/// The text that Standard Webhooks signs, in parts.
 pub(crate) fn signed<'a>(id: &'a [u8], timestamp: &'a [u8], body: &'a [u8]) -> [&'a [u8]; 5] {
     [id, b".", timestamp, b".", body]
 }

@@ -1,8 +1,8 @@
 //! A copy of a database: a dump that was restored, or a replica of rows in another cluster.
 //!
-//! The numbers of its transactions mean nothing there, so routing has to begin anew; and what it
-//! sends goes to the same receivers as what the original sends. Which of the two is meant to send,
-//! no relay can know: an operator says so.
+//! Transaction numbers of the original mean nothing there, so routing has to begin anew; and the
+//! copy sends to the same receivers as the original. No relay can know which of the two is meant to
+//! send: an operator decides.
 
 use super::{Database, StoreError, routing};
 
@@ -15,10 +15,10 @@ const DOING: &str = "take over a copy";
 /// In a copy that nothing runs on, the heartbeats are as old as the copy.
 const IS_SERVED: &str = "select exists (select from posthaste.relays where heartbeat_at > now() - interval '15 seconds')";
 
-/// What was done.
+/// The result of [`adopt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adopted {
-    /// It was a copy that had not been taken over yet.
+    /// The database was a copy that had not been taken over yet.
     pub was_copy: bool,
     /// Events that had been neither delivered nor tried: they are routed again.
     pub events: i64,
@@ -29,7 +29,7 @@ pub struct Adopted {
 /// Refuses a copy that was not taken over.
 ///
 /// # Errors
-/// As said, or when the database cannot be reached.
+/// When the database is such a copy, or cannot be reached.
 pub async fn is_own(database: &Database) -> Result<(), StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let looking = async {
@@ -46,11 +46,11 @@ pub async fn is_own(database: &Database) -> Result<(), StoreError> {
     }
 }
 
-/// Makes a copy's ledger its own, and holds what it would send if that is asked for; all or
-/// nothing. Of a database that is no copy, or was taken over, only the holding is left to do.
+/// Makes a copy's ledger its own and, with `hold`, disables its endpoints; all or nothing. In a
+/// database that is no copy, or was taken over, it only disables.
 ///
 /// # Errors
-/// When it is to be held while a relay runs on it, which is none of a copy's; when the database fails. Then
+/// When `hold` is asked for while a relay runs on the database; when the database fails. Then
 /// nothing has been changed.
 pub async fn adopt(database: &Database, hold: bool) -> Result<Adopted, StoreError> {
     let (mut client, driver) = database.direct().session(|_| {}).await?;

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
@@ -30,19 +31,18 @@ pub struct Attempt {
     /// `None`: ended without an attempt.
     pub outcome: Option<Outcome>,
     pub verdict: Verdict,
-    /// Whether it is dead and those of its line are to wait behind it.
+    /// Whether the delivery is dead and the others of its line wait behind it.
     pub blocks: bool,
 }
 
-/// Deliveries whose claim was still the caller's when they were recorded; for each, in how long the
-/// next of its line is due, where it was the head of one and somebody follows.
-pub type Held = HashMap<(EventId, EndpointId), Option<Duration>>;
+/// Deliveries whose claim was still the caller's when they were recorded. `Some`: the delivery was
+/// the head of a line, and the next in that line is due after this duration.
+pub type RecordedDeliveries = HashMap<(EventId, EndpointId), Option<Duration>>;
 
-/// Records them, in one statement.
+/// Records these attempts, in one statement.
 ///
-/// `now` is the instant that it is, for telling how long ago each began. Returns the deliveries whose
-/// claim was still the caller's; what is missing there had been taken from it, and is neither changed
-/// nor logged.
+/// `now` tells how long ago each began. Returns the deliveries whose claim was still the caller's.
+/// The caller had lost the claim of those that are missing; they are neither changed nor logged.
 ///
 /// # Errors
 /// When the statement fails; then nothing has been recorded.
@@ -51,7 +51,7 @@ pub async fn record(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
-) -> Result<Held, StoreError> {
+) -> Result<RecordedDeliveries, StoreError> {
     let outcomes =
         Texts::of(attempts, |a| Some(a.outcome.as_ref().map_or("none", Outcome::kind)), Cow::from);
     let causes = Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause), Cow::from);
@@ -71,10 +71,7 @@ pub async fn record(
                 &column(attempts, |a| a.event_id),
                 &column(attempts, |a| a.endpoint_id),
                 &column(attempts, |a| a.claim_token),
-                &column(attempts, |a| match a.verdict.decision {
-                    Decision::Retry { after } => after.as_secs_f64() * 1000.0,
-                    Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
-                }),
+                &column(attempts, retry_after_ms),
                 &column(attempts, |a| a.blocks),
                 &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
                 &column(attempts, |a| {
@@ -105,19 +102,31 @@ pub async fn record(
             ],
         )
         .await?;
-    let mut held = Held::with_capacity(rows.len());
+    Ok(recorded(&rows))
+}
+
+fn recorded(rows: &[Row]) -> RecordedDeliveries {
+    let mut recorded = RecordedDeliveries::with_capacity(rows.len());
     for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
-        let next = held.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
+        let next = recorded.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
         *next = next.or(next_due_in.map(super::deliveries::millis));
     }
-    Ok(held)
+    recorded
+}
+
+/// The delay of a retry in milliseconds; -1 for any other decision.
+fn retry_after_ms(attempt: &Attempt) -> f64 {
+    match attempt.verdict.decision {
+        Decision::Retry { after } => after.as_secs_f64() * 1000.0,
+        Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
+    }
 }
 
 /// A column of texts, most of which are the same.
 struct Texts<'a> {
     different: Vec<Cow<'a, str>>,
-    /// For each row, the place of its text among those, from 1 on; 0 where it has none.
+    /// For each row, the position of its text among those, from 1; 0 where it has none.
     which: Vec<i32>,
 }
 
@@ -143,11 +152,11 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// What the operator reads beside the cause.
+/// Details for the operator, shown beside the cause.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Detail<'a> {
     Said(&'a str),
-    /// A deadline passed in this phase, after so much of it.
+    /// A deadline passed in this phase, after this duration.
     Late(Phase, Duration),
 }
 

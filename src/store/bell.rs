@@ -1,7 +1,8 @@
 //! The session that hears the bell.
 //!
-//! While a relay is awake it holds the bell's lock, so nobody rings; when it goes to sleep it lets go, and learns which transactions may still have skipped
-//! the bell. See `sql/schema/01_outbox.sql` for the other side.
+//! A relay that is awake holds the bell's lock, so inserters do not ring. Before it sleeps it
+//! releases the lock and learns which transactions may have skipped the bell. See
+//! `sql/schema/01_outbox.sql` for the other side.
 
 use std::sync::Arc;
 
@@ -15,24 +16,24 @@ use super::session::for_session;
 use super::{Database, StoreError, answered};
 
 const LISTEN: &str = "listen posthaste";
-/// What `posthaste_internal.wake` says; the bell itself says nothing.
+/// The payload that `posthaste_internal.wake` sends; the bell itself sends none.
 const STEERED: &str = "deliveries";
-/// What a relay says that has come upon deliveries which others are to make.
+/// The payload of a relay that found due deliveries which other relays are to make.
 const DUE: &str = "due";
-/// Waits behind the inserters that hold it shared; while somebody waits, new tries fail.
+/// Waits behind the inserters that hold it shared; while a session waits, new tries fail.
 const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
 const ARM: &str = "select pg_advisory_unlock_all()";
 /// Every transaction that skipped the bell has a number below this: it had one before it tried.
 const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
 
-/// Who is told what is heard.
+/// Notified of what the session hears.
 #[derive(Debug, Clone, Default)]
 pub struct Ears {
     /// Events were inserted.
     pub rung: Arc<Notify>,
-    /// Somebody has called a function that makes deliveries due.
+    /// An operator has called a function that makes deliveries due.
     pub steered: Arc<Notify>,
-    /// Another relay has come upon deliveries that are due.
+    /// Another relay has found deliveries that are due.
     pub due: Arc<Notify>,
 }
 
@@ -46,8 +47,8 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Opens the session and listens. `ears.rung` is notified by every bell, and when the session
-    /// ends.
+    /// Opens the session and listens. Every bell notifies `ears.rung`, and so does the session's
+    /// end.
     ///
     /// # Errors
     /// When the session cannot be opened.
@@ -95,7 +96,7 @@ impl Bell {
         self.client.is_closed()
     }
 
-    /// We are awake: nobody need ring. Takes the lock in the background.
+    /// The relay is awake, so inserters need not ring. Takes the lock in the background.
     pub fn silence(&mut self) {
         if self.silencing.is_none() {
             let client = Arc::clone(&self.client);
@@ -104,7 +105,7 @@ impl Bell {
         }
     }
 
-    /// We are about to sleep: whoever inserts from now on rings. Returns the number below which
+    /// The relay is about to sleep: every insert from now on rings. Returns the number below which
     /// transactions may have skipped the bell; look until all of them have ended.
     ///
     /// # Errors
@@ -112,8 +113,8 @@ impl Bell {
     pub async fn arm(&mut self) -> Result<i64, StoreError> {
         if let Some(silencing) = self.silencing.take() {
             if !silencing.is_finished() {
-                // An inserter's transaction stays open and we still wait behind it. If the lock is
-                // had in this very moment, the cancellation finds nothing to break off.
+                // An inserter's transaction stays open and the session still waits behind it. If
+                // the lock arrives at this moment, there is nothing left to cancel.
                 self.database.cancel(&self.client.cancel_token()).await?;
             }
             match silencing.await {
@@ -128,7 +129,7 @@ impl Bell {
             self.batch(ARM).await?;
         }
         let row = match self.client.query_one(SKIPPERS, &[]).await {
-            // A cancellation that came late hits the next statement; it is only asked again.
+            // A cancellation that came late hits the next statement, which is simply repeated.
             Err(error)
                 if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) =>
             {

@@ -1,5 +1,4 @@
-//! How the database is reached: the URL with libpq's sslmode in full. Pools and sessions are built
-//! on it.
+//! Connects to the database, with libpq's sslmode in full. Pools and sessions build on it.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -14,33 +13,32 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::{Identity, Known};
+use super::session::{Identity, KnownDatabase};
 use super::tls::{Check, client_config};
 use super::url::{self, Mode, Roots, Way};
 use super::{StoreError, answered};
 
-/// A database and how to reach it: by one way, or by two, of which one leads through a pooler.
+/// A database and how to reach it: by one URL, or by two, of which one leads through a pooler.
 #[derive(Clone)]
 pub struct Database {
     /// One for each host of the URL.
     hosts: Arc<[Config]>,
-    tls: Tls,
+    tls: DatabaseTls,
     /// For each host.
     connect_timeout: Duration,
-    /// The host that was connected to last, tried first: while the others are away, they are not
-    /// waited for each time.
+    /// The host of the last connection, tried first: hosts that are away then cost no wait.
     favourite: Arc<AtomicUsize>,
     /// A pooler in transaction mode lies in between.
     is_pooled: bool,
-    /// The way to sessions that are kept, if it is another.
+    /// The way to sessions that last, if it is another.
     direct: Option<Box<Database>>,
-    /// Which database that is.
-    known: Arc<Known>,
+    /// The identity of the database.
+    known: Arc<KnownDatabase>,
 }
 
 /// Whether and how connections are encrypted.
 #[derive(Clone)]
-enum Tls {
+enum DatabaseTls {
     Off,
     On(MakeRustlsConnect),
 }
@@ -48,14 +46,15 @@ enum Tls {
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// An open connection, which its driver polls.
-enum Opened {
+enum OpenConnection {
     Plain(Box<Connection<Socket, NoTlsStream>>),
     Encrypted(Box<Connection<Socket, TlsStream>>),
 }
 
-/// What a session's driver does: it must be polled for the client to work, and ends with it.
-/// The payloads of notifications are handed to the closure.
-pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+/// Drives a session: it must be polled for the client to work, and ends with it. It passes the
+/// payloads of notifications to the closure.
+pub(super) type SessionDriver =
+    Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
 
 impl Database {
     /// Reads a `postgres://` URL or `keyword=value` string as libpq does. `ca_file` adds
@@ -91,11 +90,11 @@ impl Database {
         };
         config.ssl_mode(mode);
         let tls = if mode == SslMode::Disable {
-            Tls::Off
+            DatabaseTls::Off
         } else {
             let mut tls = client_config(check, roots)?;
             tls.enable_sni = sends_name;
-            Tls::On(MakeRustlsConnect::new(tls))
+            DatabaseTls::On(MakeRustlsConnect::new(tls))
         };
         let hosts = apart(&config);
         let (favourite, known) = (Arc::default(), Arc::default());
@@ -103,13 +102,13 @@ impl Database {
         Ok(Self { hosts, tls, connect_timeout, favourite, is_pooled, direct, known })
     }
 
-    /// The same, behind a pooler in transaction mode: what a session is told is soon another's.
+    /// The same, behind a pooler in transaction mode, which soon lends a session to another client.
     #[must_use]
     pub fn behind_pooler(self) -> Self {
         Self { is_pooled: true, ..self }
     }
 
-    /// The same, with another way to it for sessions that are kept.
+    /// The same, with a second way for sessions that last.
     #[must_use]
     pub fn with_direct(self, direct: Self) -> Self {
         Self { direct: Some(Box::new(direct)), ..self }
@@ -120,24 +119,24 @@ impl Database {
         self.is_pooled
     }
 
-    /// Whether there is a way to sessions that are kept, for what hangs on them.
+    /// Whether there is a way to sessions that last, for locks and notifications.
     pub(super) fn keeps_sessions(&self) -> bool {
         !self.direct().is_pooled
     }
 
-    /// The way to sessions that are kept, if there is one.
+    /// The way to sessions that last, if there is one.
     pub(super) fn direct(&self) -> &Self {
         self.direct.as_deref().unwrap_or(self)
     }
 
-    /// Host and port, or socket, of the server that was connected to last, and before that of the
-    /// first; never the password.
+    /// Host and port, or socket, of the last connection's server; before any connection, of the
+    /// first host. Never the password.
     #[must_use]
     pub fn address(&self) -> String {
         address(&self.hosts[self.favourite.load(Ordering::Relaxed)])
     }
 
-    /// Every host and port it may connect to, for those who must not dial it.
+    /// Every host and port it may connect to; requests to endpoints must not go there.
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, u16)> {
         let named = |host: &Config| match host.get_hosts() {
@@ -157,16 +156,16 @@ impl Database {
         self.hosts.iter().any(by_socket) || self.direct.as_deref().is_some_and(Self::is_local)
     }
 
-    /// Opens a session of one's own, with the driver that must be polled beside it. It has been
-    /// told nothing yet: only those who use it know whether it is theirs to keep.
+    /// Opens a session, with the driver that must be polled beside it. No setting has been made
+    /// yet: only the caller knows whether the session is its own.
     pub(super) async fn session(
         &self,
         on_notification: impl Fn(&str) + Send + 'static,
-    ) -> Result<(Client, Driver), StoreError> {
+    ) -> Result<(Client, SessionDriver), StoreError> {
         let (client, opened, address) = Box::pin(self.open()).await?;
         let mut driver = match opened {
-            Opened::Plain(connection) => drive(*connection, on_notification),
-            Opened::Encrypted(connection) => drive(*connection, on_notification),
+            OpenConnection::Plain(connection) => drive(*connection, on_notification),
+            OpenConnection::Encrypted(connection) => drive(*connection, on_notification),
         };
         let doing = "ask which database this is";
         tokio::select! {
@@ -180,27 +179,27 @@ impl Database {
         Ok((client, driver))
     }
 
-    /// Which database this way leads to, and insists on.
-    pub(super) fn known(&self) -> &Arc<Known> {
+    /// The database that this way leads to, and insists on.
+    pub(super) fn known(&self) -> &Arc<KnownDatabase> {
         &self.known
     }
 
-    /// How many sessions have been opened so far. One more may be in a server that has taken over.
+    /// Sessions opened so far. A newer one may be in a server that has taken over.
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.known.opened() + self.direct.as_deref().map_or(0, Self::opened)
     }
 
-    /// Says that a way has led to another database than at first, and where to. No secrets: it is
-    /// served.
+    /// Where a way led if it led to another database than at first. Holds no secrets, since the
+    /// relay shows it.
     #[must_use]
     pub fn strayed(&self) -> Option<&str> {
         self.known.strayed().or_else(|| self.direct.as_deref()?.strayed())
     }
 
     /// Connects to the first host that accepts writes. Each of its addresses has the time-out for
-    /// itself: one that takes the connection and then says nothing is passed over as well.
-    async fn open(&self) -> Result<(Client, Opened, String), StoreError> {
+    /// itself: an address that accepts the connection and then stays silent is passed over as well.
+    async fn open(&self) -> Result<(Client, OpenConnection, String), StoreError> {
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut failed = StoreError::SessionEnded;
         for place in (0..self.hosts.len()).map(|n| (favourite + n) % self.hosts.len()) {
@@ -219,8 +218,7 @@ impl Database {
         Err(failed)
     }
 
-    /// The host by each address that its name has. A name that is not found is the connection's
-    /// error.
+    /// The host by each address that its name has. An unknown name fails when dialled.
     async fn ways_to(&self, host: &Config) -> Vec<Config> {
         let name = match (host.get_hosts(), host.get_hostaddrs()) {
             ([Host::Tcp(name)], []) if name.parse::<IpAddr>().is_err() => name.as_str(),
@@ -233,15 +231,15 @@ impl Database {
         found.map(|found| host.clone().hostaddr(found.ip()).clone()).collect()
     }
 
-    async fn dial(&self, way: &Config) -> Result<(Client, Opened), tokio_postgres::Error> {
+    async fn dial(&self, way: &Config) -> Result<(Client, OpenConnection), tokio_postgres::Error> {
         Ok(match &self.tls {
-            Tls::Off => {
+            DatabaseTls::Off => {
                 let (client, connection) = way.connect(NoTls).await?;
-                (client, Opened::Plain(Box::new(connection)))
+                (client, OpenConnection::Plain(Box::new(connection)))
             }
-            Tls::On(tls) => {
+            DatabaseTls::On(tls) => {
                 let (client, connection) = way.connect(tls.clone()).await?;
-                (client, Opened::Encrypted(Box::new(connection)))
+                (client, OpenConnection::Encrypted(Box::new(connection)))
             }
         })
     }
@@ -252,8 +250,8 @@ impl Database {
         token: &tokio_postgres::CancelToken,
     ) -> Result<(), StoreError> {
         match &self.tls {
-            Tls::Off => token.cancel_query(NoTls).await,
-            Tls::On(tls) => token.cancel_query(tls.clone()).await,
+            DatabaseTls::Off => token.cancel_query(NoTls).await,
+            DatabaseTls::On(tls) => token.cancel_query(tls.clone()).await,
         }
         .map_err(StoreError::query("cancel waiting for the bell's lock"))
     }
@@ -273,8 +271,7 @@ fn apart(all: &Config) -> Arc<[Config]> {
             Some(Host::Unix(path)) => one.host_path(path),
             None => &mut one,
         };
-        // As in libpq: a server offers no TLS on a socket of this machine, and it is not asked for
-        // there.
+        // As in libpq: a server offers no TLS on a socket of this machine, so none is asked for.
         let ssl_mode = match hosts.get(place) {
             Some(Host::Unix(_)) => SslMode::Disable,
             _ => all.get_ssl_mode(),
@@ -324,7 +321,7 @@ impl std::fmt::Debug for Database {
 fn drive<S, T>(
     mut connection: Connection<S, T>,
     on_notification: impl Fn(&str) + Send + 'static,
-) -> Driver
+) -> SessionDriver
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,

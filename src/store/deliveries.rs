@@ -1,4 +1,4 @@
-//! What is owed: claiming it when due, giving claims back, and knowing when to look.
+//! Deliveries: claims them when due, releases claims, and tells when to look again.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
 const DUE: &str = include_str!("../../sql/queries/due.sql");
 
-/// What one statement has claimed.
+/// The claims of one statement.
 #[derive(Debug, Default)]
-pub struct ClaimedDue {
+pub struct DueClaims {
     pub claimed: Vec<Claimed>,
-    /// More was due and had room, but for its size.
+    /// More was due and had room, but the bytes ran out.
     pub is_cut: bool,
 }
 
-/// Claims what is due for these endpoints, at most the room of each, and no more bytes of events than
-/// that, unless it is one delivery alone.
+/// Claims due deliveries of these endpoints: at most the room of each and, unless a single
+/// delivery has more, at most this many bytes of events.
 ///
 /// # Errors
-/// When the statement fails, or a row cannot be read; what it may have claimed is to be given back.
+/// When the statement fails, or a row cannot be read; the caller then disowns any claims.
 pub async fn claim(
     store: &Store,
     relay: RelayId,
@@ -34,12 +34,12 @@ pub async fn claim(
     endpoints: &[EndpointId],
     rooms: &[i32],
     bytes: i64,
-) -> Result<ClaimedDue, StoreError> {
+) -> Result<DueClaims, StoreError> {
     let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
     let is_cut = rows.first().is_some_and(|row| row.get("is_cut"));
-    // Row by row, so that each payload is there twice for a moment only.
+    // Row by row, so that each payload is in memory twice for a moment only.
     let claimed = rows
         .into_iter()
         .map(|row| {
@@ -48,7 +48,7 @@ pub async fn claim(
             Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
         .collect::<Result<_, StoreError>>()?;
-    Ok(ClaimedDue { claimed, is_cut })
+    Ok(DueClaims { claimed, is_cut })
 }
 
 /// Names one claim.
@@ -59,7 +59,7 @@ pub struct ClaimKey {
     pub token: i64,
 }
 
-/// Gives claims back without spending an attempt. Returns how many were still held.
+/// Releases claims without spending an attempt. Returns how many were still the relay's.
 ///
 /// # Errors
 /// When the statement fails.
@@ -75,8 +75,8 @@ pub async fn release(
     store.queue.execute(RELEASE, "release claims", parameters).await
 }
 
-/// Gives back what was claimed under these tokens: by statements whose answer never came. Returns
-/// how much there was.
+/// Releases the claims under these tokens: of statements whose answer never came. Returns how many
+/// there were.
 ///
 /// # Errors
 /// When the statement fails.
@@ -85,7 +85,7 @@ pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64
     store.upkeep.execute(DISOWN, doing, &[&relay, &tokens]).await
 }
 
-/// Makes all relays ask what is due: something is, of endpoints that others serve.
+/// Makes all relays look for due deliveries: there are some of endpoints that other relays serve.
 ///
 /// # Errors
 /// When the statement fails.
@@ -94,11 +94,11 @@ pub async fn tell_others(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// An enabled endpoint that is owed something unclaimed.
+/// An enabled endpoint with unclaimed deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Owed {
     pub endpoint_id: EndpointId,
-    /// Of the endpoint as it is now.
+    /// The endpoint's current revision.
     pub revision: i64,
     /// How long until the first of it is due.
     pub due_in: Duration,
@@ -106,7 +106,7 @@ pub struct Owed {
     pub overdue: Duration,
 }
 
-/// Every enabled endpoint that is owed something unclaimed.
+/// Every enabled endpoint with unclaimed deliveries.
 ///
 /// # Errors
 /// When the statement fails.
@@ -126,7 +126,7 @@ pub async fn due(store: &Store) -> Result<Vec<Owed>, StoreError> {
         .collect())
 }
 
-/// Zero where there are none to speak of.
+/// A negative number is zero.
 pub(super) fn millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }

@@ -1,5 +1,4 @@
-//! What is amiss with the database, as far as it shows: a finding for each thing that a relay
-//! needs.
+//! Examines the database: one finding for each thing that a relay needs.
 
 use std::time::Duration;
 
@@ -17,20 +16,20 @@ const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
 
-/// Receivers refuse signatures whose time is five minutes off; ours is of this machine's clock.
+/// Receivers refuse signatures that are 5 minutes off; Posthaste signs by this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
-/// All of it is a few small statements; a server that takes longer hangs.
+/// The examination is a few small statements; a server that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How it stands with one thing.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// A word for it.
+    /// The name of the check, a word.
     pub check: String,
     pub state: State,
     pub detail: String,
-    /// What to do about it: SQL, a command, or a setting. `None`: nothing.
+    /// The remedy: SQL, a command, or a setting. `None`: there is nothing to do.
     pub fix: Option<String>,
 }
 
@@ -38,32 +37,32 @@ pub struct Finding {
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
-    /// It works, and somebody should look.
+    /// It works, and the operator should look.
     Warning,
     /// It does not work.
     Failed,
 }
 
 impl Finding {
-    /// All is well.
+    /// The check passed.
     pub fn ok(check: &str, detail: impl Into<String>) -> Self {
         Self { check: check.to_owned(), state: State::Ok, detail: detail.into(), fix: None }
     }
 
-    /// Something is not.
+    /// The check did not pass.
     pub fn amiss(check: &str, state: State, detail: impl Into<String>, fix: &str) -> Self {
         let (check, fix) = (check.to_owned(), Some(fix.to_owned()));
         Self { check, state, detail: detail.into(), fix }
     }
 }
 
-/// The session that is asked.
-struct Asked {
+/// The session that examines the database.
+struct Examination {
     client: Client,
     sessions: Sessions,
 }
 
-impl Asked {
+impl Examination {
     async fn rows(
         &self,
         sql: &'static str,
@@ -76,22 +75,22 @@ impl Asked {
 
 /// Looks at the database, from the connection to the endpoints.
 ///
-/// What cannot be looked at because of something before it is left out. `lease`: after which
-/// silence a relay is dead. `rings`: whether inserts are to ring the bell.
+/// A failed check leaves out those that need it. `lease`: after this much silence a relay is dead.
+/// `rings`: whether inserts are to ring the bell.
 pub async fn examine(database: &Database, lease: Duration, rings: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match server(database, &mut findings).await {
         Ok(true) => {}
         Ok(false) => return findings,
         Err(error) => {
-            let fix = "see that the server runs and takes writes (a standby does not), and that database.url (or DATABASE_URL) is right";
+            let fix = "see that the server runs and accepts writes (a standby does not), and that database.url (or DATABASE_URL) is right";
             findings.push(Finding::amiss("connection", State::Failed, error.in_full(), fix));
             return findings;
         }
     }
     let looking = look(database, lease, rings, &mut findings);
     if let Err(error) = answered("look at the database", PATIENCE, looking).await {
-        let fix = "see the message; what comes after this could not be looked at";
+        let fix = "see the message; the checks after this one could not run";
         findings.push(Finding::amiss("questions", State::Failed, error.in_full(), fix));
     }
     findings
@@ -106,7 +105,7 @@ async fn look(
     findings.push(way(database).await);
     findings.extend(pgpool(reach::pgpool(database).await));
     if database.strayed().is_some() {
-        // What is found by one session is not where the next one leads.
+        // The next session may lead elsewhere, so its findings would be of another database.
         return Ok(());
     }
     let schema = migrate::check(database).await;
@@ -131,7 +130,7 @@ async fn look(
     }
     let lacking = roles::lacking(database).await?;
     findings.push(if lacking.is_nothing() {
-        Finding::ok("roles", "all there, with their grants")
+        Finding::ok("roles", "all exist, with their grants")
     } else {
         Finding::amiss("roles", State::Warning, lacking.found(), &lacking.sql().join(" "))
     });
@@ -141,21 +140,21 @@ async fn look(
             let fix = "posthaste adopt --hold, or posthaste adopt";
             Finding::amiss("ledger", State::Failed, error.in_full(), fix)
         }
-        // What it lacks is told below.
-        Err(_) => Finding::ok("ledger", "not looked at"),
+        // The schema checks below say what is missing.
+        Err(_) => Finding::ok("ledger", "not checked"),
     });
-    // Opened for the statements that follow, and not before: the database may end sessions that rest.
+    // Opened only now: the database may end sessions that rest.
     let (client, driver) = database.session(|_| {}).await?;
-    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
     tokio::select! {
         result = inside(&asked, lease, rings, findings) => result,
         _ = driver => Err(StoreError::SessionEnded),
     }
 }
 
-/// What is in the database.
+/// Examines the schema, the work and the rules.
 async fn inside(
-    asked: &Asked,
+    asked: &Examination,
     lease: Duration,
     rings: bool,
     findings: &mut Vec<Finding>,
@@ -171,13 +170,13 @@ async fn inside(
     findings.push(if unusable.is_empty() {
         Finding::ok("rules", format!("{} enabled", usable.len()))
     } else {
-        let fix = "change or disable them in posthaste.rules: relays do without them";
+        let fix = "change or disable them in posthaste.rules: relays ignore them";
         Finding::amiss("rules", State::Warning, unusable.join("; "), fix)
     });
     Ok(())
 }
 
-/// The first enabled endpoints with their URLs, at most so many.
+/// The first enabled endpoints with their URLs, at most `most`.
 ///
 /// # Errors
 /// When the database cannot be reached, or the statement fails.
@@ -187,7 +186,7 @@ pub async fn endpoints(
 ) -> Result<Vec<(EndpointId, String)>, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let doing = "read where endpoints are";
-    let asked = Asked { client, sessions: Sessions::for_transactions(database, "") };
+    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
     let parameters: [&(dyn ToSql + Sync); 1] = [&most];
     let rows = tokio::select! {
         rows = answered(doing, PATIENCE, asked.rows(ENDPOINTS, doing, &parameters)) => rows?,
@@ -196,7 +195,7 @@ pub async fn endpoints(
     Ok(rows.iter().map(|row| (row.get("id"), row.get("url"))).collect())
 }
 
-/// Whether Posthaste can live on the server and in the database; if not, nothing else is worth a look.
+/// Whether Posthaste can work in this database; if not, the other checks mean nothing.
 async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let before = Clock.now();
@@ -220,7 +219,7 @@ async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool
         }
         _ => Finding::ok("encoding", encoding),
     });
-    // Theirs was read between asking and hearing.
+    // The server read its clock between the question and the answer.
     let theirs = place.now_ms;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact in 53 bits")]
     let (before, after) = (before.as_millisecond() as f64, after.as_millisecond() as f64);
@@ -275,13 +274,13 @@ async fn way(database: &Database) -> Finding {
     }
 }
 
-/// What is found of a Pgpool-II, which spreads what it takes for reads over standbys. Nothing to
-/// say if there is none, or if another finding says why it could not be asked.
+/// Warns of a Pgpool-II, which spreads statements that it takes for reads over standbys. `None` if
+/// there is none, or if another finding says why it could not be asked.
 fn pgpool(found: Result<Option<(&'static str, String)>, StoreError>) -> Option<Finding> {
     let (setting, version) = found.ok().flatten()?;
     let found = format!(
         "{setting} leads through Pgpool-II ({version}), with which Posthaste is not tested: it may take a \
-         statement of ours for a read, and send it to a standby"
+         statement for a read, and send it to a standby"
     );
     let fix = format!(
         "let {setting} lead past it, to PostgreSQL itself or through PgBouncer; at the least, set \

@@ -8,26 +8,26 @@ use tokio_postgres::Row;
 use super::routing::texts;
 use super::{Store, StoreError};
 use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead, Secret};
-use crate::model::health::{Fault, Health, Left, State, Trouble};
+use crate::model::health::{Health, Left, State, Trouble, TroubleKind};
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
 
-/// An endpoint as it was found.
+/// The row of an endpoint.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundEndpoint {
     pub id: EndpointId,
     pub revision: i64,
-    /// `Err`: people have written something into its row that this relay cannot read.
-    pub known: Result<Known, StoreError>,
+    /// `Err`: its row holds a value that this relay cannot read.
+    pub known: Result<KnownEndpoint, StoreError>,
 }
 
 /// An endpoint with what the database knows of its health.
 #[derive(Debug)]
-pub struct Known {
+pub struct KnownEndpoint {
     pub endpoint: Endpoint,
     pub health: Health,
-    /// Its secrets are to be read again after this: one of them expires.
+    /// One of its secrets expires then, so they are to be read again.
     pub secrets_until: Option<Timestamp>,
 }
 
@@ -35,18 +35,21 @@ pub struct Known {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn endpoints(store: &Store, ids: &[EndpointId]) -> Result<Vec<Found>, StoreError> {
+pub async fn endpoints(
+    store: &Store,
+    ids: &[EndpointId],
+) -> Result<Vec<FoundEndpoint>, StoreError> {
     let rows = store.queue.query(ENDPOINTS, "read endpoints", &[&ids, &store.now()]).await?;
     Ok(rows.iter().map(found).collect())
 }
 
-fn found(row: &Row) -> Found {
+fn found(row: &Row) -> FoundEndpoint {
     let (id, revision) = (row.get("id"), row.get("revision"));
     let known = known(row, id, revision).map_err(StoreError::unreadable("endpoint", id));
-    Found { id, revision, known }
+    FoundEndpoint { id, revision, known }
 }
 
-fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgres::Error> {
+fn known(row: &Row, id: EndpointId, revision: i64) -> Result<KnownEndpoint, tokio_postgres::Error> {
     let endpoint = Endpoint {
         id,
         revision,
@@ -71,7 +74,7 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgr
             _ => OnDead::Block,
         },
     };
-    let trouble = row.try_get::<_, Option<&str>>("trouble")?.and_then(Fault::parse);
+    let trouble = row.try_get::<_, Option<&str>>("trouble")?.and_then(TroubleKind::parse);
     let reason: Option<String> = row.try_get("reason")?;
     let health = Health::restore(Left {
         state: match (row.try_get("state")?, row.try_get("paused_until")?) {
@@ -83,9 +86,9 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<Known, tokio_postgr
         failing_since: row.try_get("failing_since")?,
         consecutive_rejections: positive(row.try_get("consecutive_rejections")?).unwrap_or(0),
         pauses: positive(row.try_get("pauses")?).unwrap_or(0),
-        trouble: trouble.map(|fault| Trouble { fault, reason: reason.unwrap_or_default() }),
+        trouble: trouble.map(|kind| Trouble { kind, reason: reason.unwrap_or_default() }),
     });
-    Ok(Known { endpoint, health, secrets_until: row.try_get("secrets_until")? })
+    Ok(KnownEndpoint { endpoint, health, secrets_until: row.try_get("secrets_until")? })
 }
 
 fn positive(number: Option<i32>) -> Option<u32> {
@@ -96,8 +99,8 @@ fn from_millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis / 1000.0).unwrap_or(Duration::ZERO)
 }
 
-/// Disables (and holds what is pending) or deletes (and cancels it) an endpoint, as a rule says.
-/// Returns whether that changed anything.
+/// Applies a rule's effect: disables an endpoint and holds its deliveries, or deletes it and
+/// cancels them. Returns whether that changed anything.
 ///
 /// # Errors
 /// When the statement fails.

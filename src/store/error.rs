@@ -1,4 +1,4 @@
-//! What can go wrong between us and the database. Told apart by SQLSTATE and variant, never by text.
+//! Errors of the database and of the way to it. Told apart by SQLSTATE and variant, never by text.
 
 use std::error::Error;
 use std::iter::successors;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
 
-/// A statement, or getting as far as running one, failed. Always ours, never the receiver's fault.
+/// A statement failed, or could not be run. Never the receiver's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{0}")]
@@ -25,22 +25,22 @@ pub enum StoreError {
     NoConnection,
     #[error("{doing}")]
     Query { doing: &'static str, source: tokio_postgres::Error },
-    #[error("read {table} {row}: this relay cannot read what is written there")]
+    #[error("read {table} {row}: this relay cannot read its values")]
     Unreadable { table: &'static str, row: i64, source: tokio_postgres::Error },
     #[error("{doing}: the statement returned no row")]
     NoRow { doing: &'static str },
     #[error(
-        "{doing}: the session does not know what it was told before; if database.url leads through a pooler in transaction mode, set database.pooler = \"transaction\""
+        "{doing}: the session has lost its settings or prepared statements; if database.url leads through a pooler in transaction mode, set database.pooler = \"transaction\""
     )]
     Forgotten { doing: &'static str, source: tokio_postgres::Error },
     #[error(
-        "{setting} ({address}) leads through a pooler in transaction mode, where no session is kept"
+        "{setting} ({address}) leads through a pooler in transaction mode, where no session lasts"
     )]
     NoSessions { setting: &'static str, address: String },
     #[error("database.direct_url ({direct}) leads to another database than database.url ({url})")]
     Elsewhere { direct: String, url: String },
     #[error(
-        "{address} leads to more than one database: first to {first}, now to {found}. It must lead to one cluster, and there to the server that takes writes; what else is behind it is not served. Once it does, restart the relay"
+        "{address} leads to more than one database: first to {first}, now to {found}. It must lead to one cluster, and there to the server that takes writes; other servers behind it are not supported. Then restart the relay"
     )]
     Strayed { address: String, first: String, found: String },
     #[error(
@@ -84,7 +84,7 @@ pub enum StoreError {
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
     #[error(
-        "a relay runs on this database, so it is no copy that waits: stop the relay first, or disable endpoints one by one with posthaste.disable_endpoint"
+        "a relay runs on this database: stop it first, or disable endpoints one by one with posthaste.disable_endpoint"
     )]
     Served,
     #[error("the session with the database ended")]
@@ -92,9 +92,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Names what was being done, for `map_err`.
+    /// Names the operation that failed, for `map_err`.
     pub(super) fn query(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
-        // A statement that we have prepared is not there, or one that we have not is.
+        // A prepared statement is missing, or one exists that this session has not prepared.
         const STRANGE: [SqlState; 2] =
             [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
         move |source| match source.code() {
@@ -111,7 +111,7 @@ impl StoreError {
         move |source| Self::Unreadable { table, row, source }
     }
 
-    /// What was being done and every cause of its failure, for the log: `what: cause: its cause`.
+    /// The operation and every cause of its failure, for the log: `operation: cause: its cause`.
     #[must_use]
     pub fn in_full(&self) -> String {
         in_full(self)
@@ -129,15 +129,15 @@ impl StoreError {
         }
     }
 
-    /// Whether the server refused what it was given, and would refuse it again: the database is well.
+    /// Whether the server refused the data, and would refuse them again: the database is well.
     #[must_use]
     pub fn is_about_the_data(&self) -> bool {
         // Class 22 data, 23 constraints, 54 limits of the server's own.
         self.sqlstate().is_some_and(|code| matches!(&code.code()[..2], "22" | "23" | "54"))
     }
 
-    /// Why nothing is to be expected of a relay that meets this, for whoever asks its health: no more of
-    /// what the server says than its code, as its words may quote rows.
+    /// Why a relay with this error is not ready, for its health page. Of the server's answer it
+    /// holds the code alone, as the server's words may quote rows.
     #[must_use]
     pub fn in_brief(&self) -> String {
         match (self, self.sqlstate()) {
@@ -149,30 +149,31 @@ impl StoreError {
         }
     }
 
-    /// Whether a single row may be the reason: data that a statement cannot take, an error that somebody's trigger
-    /// or function raises, or more work than there is time for. A statement that asks for less may then
-    /// succeed. Otherwise it fails whatever it asks for.
+    /// Whether a single row may be the reason: data that a statement cannot take, an error that an
+    /// application's trigger or function raises, or more work than there is time for. A statement
+    /// for fewer rows may then succeed. Any other error fails every statement.
     #[must_use]
     pub fn may_be_of_some_row(&self) -> bool {
         if matches!(self, Self::Unreadable { .. }) {
             return true;
         }
-        // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits of the server's
-        // own, P0 PL/pgSQL, XX internal errors; 57014 is the statement's time-out, 53200 out of memory.
+        // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits
+        // of the server's own, P0 PL/pgSQL, XX internal errors; 57014 is the statement's time-out,
+        // 53200 out of memory.
         self.sqlstate().map(SqlState::code).is_some_and(|code| {
             matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
                 || matches!(code, "57014" | "53200")
         })
     }
 
-    /// Whether our role may not do this.
+    /// Whether the relay's role lacks the privilege.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         self.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
     /// Whether trying again later can help: the database is away, starting, failing over or busy.
-    /// Everything else (wrong password, no such database, a bug in a statement) needs a person.
+    /// Everything else (wrong password, no such database, a bug in a statement) needs an operator.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -194,8 +195,8 @@ impl StoreError {
     }
 }
 
-/// An error with its causes, each said once: some errors of our libraries say their cause themselves.
-/// Of what the server says only message and code: its details may quote rows.
+/// An error with its causes, each said once: some libraries' errors include their cause. Of the
+/// server's answer only message and code, as its details may quote rows.
 pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
     let causes =
         successors(

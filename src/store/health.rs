@@ -1,4 +1,4 @@
-//! How endpoints have been doing, written down: at most about once a second per endpoint.
+//! Records the health of endpoints: at most about once a second per endpoint.
 
 use std::borrow::Cow;
 
@@ -9,18 +9,18 @@ use crate::model::health::{Health, State};
 
 const NOTE_HEALTH: &str = include_str!("../../sql/queries/note_health.sql");
 
-/// What came of an endpoint's attempts since the last note, and how it stands now.
+/// The results of an endpoint's attempts since the last note, and its health now.
 #[derive(Debug)]
 pub struct Note {
     pub endpoint_id: EndpointId,
     pub successes: u32,
     pub failures: u32,
-    /// Of all of them together, in milliseconds.
+    /// Of all these attempts together, in milliseconds.
     pub duration_ms: f64,
     pub health: Health,
 }
 
-/// Adds these to what is known. Endpoints that are gone are passed over.
+/// Adds these notes to `endpoint_health`. Deleted endpoints are passed over.
 ///
 /// # Errors
 /// When the statement fails.
@@ -45,7 +45,7 @@ pub async fn note_health(store: &Store, notes: &[Note]) -> Result<(), StoreError
         .collect();
     let troubles: Vec<Option<&str>> = notes
         .iter()
-        .map(|note| note.health.trouble.as_ref().map(|trouble| trouble.fault.as_str()))
+        .map(|note| note.health.trouble.as_ref().map(|trouble| trouble.kind.as_str()))
         .collect();
     let reasons: Vec<Option<Cow<'_, str>>> = notes
         .iter()

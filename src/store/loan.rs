@@ -1,7 +1,7 @@
-//! A pooled connection on loan, with an end to the waiting. Postgres ends a statement of ours that takes
-//! too long, but a server that hangs ends nothing, nor does a network that has forgotten the connection.
-//! So whoever has waited for longer than any statement may take gives up; and a connection on which an
-//! answer may still come is closed, not given back.
+//! A pooled connection on loan, with a bound on the wait. Postgres ends a statement that takes too
+//! long, but a server that hangs ends nothing, nor does a network that has forgotten the
+//! connection. So a caller gives up after longer than any statement may take; and a connection on
+//! which an answer may still come is closed, not returned to the pool.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ impl Loan {
         self.client.as_ref().expect("it is only taken when this is dropped")
     }
 
-    /// Waits for an answer on this connection, but not for ever.
+    /// Waits for an answer on this connection, at most `patience`.
     pub(super) async fn bounded<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -47,7 +47,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        // Also when whoever waited was dropped.
+        // Also when the caller's future was dropped while it waited.
         if self.waiting.load(Ordering::Relaxed) {
             drop(self.client.take().map(Pooled::take));
         }

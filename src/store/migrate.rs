@@ -40,19 +40,20 @@ const SCHEMA: &str = sum![
     "15_roles",
 ];
 
-/// All migrations, in order. What has been released is never edited.
+/// All migrations, in order. A released migration is never edited.
 ///
-/// Nothing has been yet: so there is one, and it is the schema. A release puts its text into `sql/migrations`, and from then on a change is
-/// a migration and an edit of the schema that come to the same.
+/// Nothing has been released: so there is one, and it is the schema. A release puts its text into
+/// `sql/migrations`, and from then on a change is a migration and an edit of the schema that come
+/// to the same.
 pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schema", sql: SCHEMA }];
 
-/// Where the applied versions are written down.
+/// The table of applied versions.
 pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 
 /// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
 pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
 
-/// What a migration stands on, whoever applies it with whatever is set for the database or the role.
+/// Settings that a migration needs, whatever is set for the database or the role.
 const SETTINGS: &str = "set local standard_conforming_strings = on; \
      set local row_security = off; set local timezone = 'UTC';";
 
@@ -83,7 +84,8 @@ pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreEr
 /// Applies the first migration that is missing. Nothing that it tells its session outlasts the
 /// transaction, so a pooler in transaction mode may lie in between.
 async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError> {
-    // However long another one migrates; the timeouts are for locks that applications hold.
+    // Without a bound, as another migrator may take long; the timeouts are for locks that
+    // applications hold.
     client
         .batch_execute(&format!("begin; {}{LOCK}; {TIMEOUTS}", for_transaction("")))
         .await
@@ -104,10 +106,10 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
     Ok(missing)
 }
 
-/// Refuses a database whose schema is missing, older or newer than this binary's. Returns its version.
+/// Refuses a missing schema, or one older or newer than this binary's. Returns its version.
 ///
 /// # Errors
-/// As said, or when the database cannot be reached.
+/// When the schema does not fit, or the database cannot be reached.
 pub async fn check(database: &Database) -> Result<i32, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let work = async move {
@@ -135,22 +137,23 @@ pub async fn check(database: &Database) -> Result<i32, StoreError> {
     }
 }
 
-/// How a script of the migrations is to be.
+/// Whether a script of migrations has transactions of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ScriptForm {
     /// A transaction for each migration.
     Whole,
     /// Without any, for a tool that has its own.
     Bare,
 }
 
-/// The migrations that are newer than a version as one script, for those who apply SQL with a tool of their own.
+/// The migrations that are newer than a version as one script, for operators who apply SQL with a
+/// tool of their own.
 ///
-/// It does what [`run`] does, the ledger included, and refuses by name what it cannot be applied to.
+/// It does what [`run`] does, the ledger included, and names the reason where it cannot be applied.
 ///
 /// # Errors
 /// When there is no such version.
-pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
+pub fn print(from: i32, form: ScriptForm) -> Result<String, StoreError> {
     if !(0..=newest_known()).contains(&from) {
         return Err(StoreError::NoVersion { given: from, newest: newest_known() });
     }
@@ -162,14 +165,14 @@ pub fn print(from: i32, form: Form) -> Result<String, StoreError> {
     let mut script = format!("-- Posthaste {}: {what}.\n", env!("CARGO_PKG_VERSION"));
     let mut add = |name: &str, sql: &str| {
         script += &match form {
-            Form::Whole => format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"),
-            Form::Bare => format!("\n-- {name}\n{SETTINGS}\n{sql}"),
+            ScriptForm::Whole => format!("\n-- {name}\nbegin;\n{SETTINGS}\n{sql}commit;\n"),
+            ScriptForm::Bare => format!("\n-- {name}\n{SETTINGS}\n{sql}"),
         };
     };
     add("may it be applied here?", &guard(from));
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > from) {
         let version = migration.version;
-        // Each looks for itself: where a script goes on after an error, the next must not follow.
+        // Each migration checks for itself: a script may go on after an error.
         let sql = if version > 1 { guard(version - 1) } else { String::new() };
         add(migration.name, &format!("{sql}{}", migration.script()));
     }
@@ -195,7 +198,7 @@ impl Migration {
             .collect()
     }
 
-    /// Its text, and what writes it down.
+    /// Its text, and the statement that records it in the ledger.
     pub(super) fn script(&self) -> String {
         let Self { version, name, sql } = self;
         let checksum = self.checksum();

@@ -1,9 +1,9 @@
 //! Everything that touches the database. All SQL runs here, and nothing else uses `tokio_postgres`.
 //!
 //! One file of functions per table or concern; each function runs one statement of `sql/queries`,
-//! named like itself, by way of [`statements`]. Nothing here holds a transaction or a connection longer
-//! than its statement; the two sessions that must be kept, for the bell and the lease, are types of
-//! their own.
+//! named like itself, by way of [`statements`]. Nothing here holds a transaction or a connection
+//! longer than its statement; the two sessions that must be kept, for the bell and the lease, are
+//! types of their own.
 
 pub mod adopt;
 pub mod attempts;
@@ -55,17 +55,17 @@ pub struct Store {
     database: Database,
     /// For statements on the queue, whose plans are pinned.
     queue: Statements,
-    /// For routing, and for what comes in.
+    /// For routing, and for storing incoming webhooks.
     router: Statements,
     /// For routing a few events.
     few: Statements,
-    /// For what is done now and then.
+    /// For upkeep, now and then.
     upkeep: Statements,
-    /// What Postgres is to take for the present: its own, but for a test.
+    /// The present that Postgres goes by: its own, except in tests.
     present: Present,
 }
 
-/// How a session plans, or the one transaction for which we have it.
+/// How a session plans, or the one transaction for which a pooler lends it.
 ///
 /// Statistics of a queue table are stale by nature: with autovacuum's view of
 /// an empty table, one DELETE by primary key once turned into a hash join over a sequential scan
@@ -77,32 +77,33 @@ pub const QUEUE_PLANS: &str = "set enable_seqscan = off; set enable_hashjoin = o
      set plan_cache_mode = force_generic_plan; set jit = off;";
 /// The same for routing.
 ///
-/// It joins what it has just read, which no statistics know of: taken for one row,
-/// 500 were joined with 500 by comparing each with each. So it hashes; what is to be looked up row by
-/// row is written as a lateral subquery.
+/// It joins rows that it has just read, which no statistics know of: taken for one row, 500 were
+/// joined with 500 by comparing each with each. So it hashes; row by row look-ups are written as
+/// lateral subqueries.
 pub const ROUTER_PLANS: &str = "set enable_seqscan = off; set enable_nestloop = off; \
      set enable_hashjoin = on; set enable_sort = on; \
      set plan_cache_mode = force_generic_plan; set jit = off;";
 /// The same for a few events, where a pooler lends the session.
 ///
-/// A statement is planned there whenever it is run. The whole statement keeps its generic plan: for a backlog that no statistics know of, a custom one read
-/// and sorted all that was there, for the first 500 rows of an index.
+/// A statement is planned there whenever it is run. The whole statement keeps its generic plan: for
+/// a backlog that no statistics know of, a custom one read and sorted all that was there, for the
+/// first 500 rows of an index.
 ///
-/// A generic plan is one over all days, which is right where it is made once: planning took 2.1 ms with 9
-/// partitions, 5.1 with 39, 9.6 with 69, 50 with 369. With the floor as it is given, days before it are
-/// left out while planning: 2.0, 1.5, 2.0, 2.4.
+/// A generic plan is one over all days, which is right where it is made once: planning took 2.1 ms
+/// with 9 partitions, 5.1 with 39, 9.6 with 69, 50 with 369. With the floor as it is given, days
+/// before it are left out while planning: 2.0, 1.5, 2.0, 2.4.
 pub const LENT_ROUTER_PLANS: &str = "set enable_seqscan = off; set enable_nestloop = off; \
      set enable_hashjoin = on; set enable_sort = on; \
      set plan_cache_mode = force_custom_plan; set jit = off;";
-/// What is not done with every batch may be planned as the statistics say.
+/// Statements that do not run with every batch may be planned by the statistics.
 const UPKEEP_PLANS: &str = "set enable_seqscan = off; set jit = off;";
 
-/// A statement has been ended by Postgres long before its answer is this much later.
+/// Postgres has ended a statement long before its answer is this much later than its time-out.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// Routing is one statement at a time; what comes in may be two.
+/// Routing runs one statement at a time; incoming webhooks may need two connections.
 const ROUTER_CONNECTIONS: usize = 2;
-/// One that waits for a lock does not hold up reaping a relay.
+/// A statement that waits for a lock does not hold up reaping a relay.
 const UPKEEP_CONNECTIONS: usize = 2;
 
 impl Store {
@@ -145,7 +146,7 @@ impl Store {
     }
 }
 
-/// Ends the waiting for what no statement time-out ends, because it may be the server that hangs.
+/// Bounds a wait that no statement time-out bounds, because the server itself may hang.
 async fn answered<T>(
     doing: &'static str,
     within: Duration,

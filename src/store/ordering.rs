@@ -1,4 +1,4 @@
-//! Lines: the deliveries of one ordering key to an ordered endpoint, of which one at a time has its
+//! Lines: the deliveries of one ordering key to an ordered endpoint, one of which at a time has its
 //! turn.
 
 use std::time::Duration;
@@ -13,12 +13,12 @@ const LINES: &str = include_str!("../../sql/queries/lines.sql");
 /// An endpoint and an ordering key.
 pub type Line = (EndpointId, String);
 
-/// Gives the next in these lines its turn where nobody has it. Returns the endpoints that may have
-/// something due by it, and in how long.
+/// Gives the next delivery in each of these lines its turn where no delivery has it. Returns the
+/// endpoints that may have a delivery due by it, and in how long.
 ///
 /// # Errors
-/// When the statement fails; also, and rarely, when somebody else gave a turn at the same moment:
-/// then it is to be tried again.
+/// When the statement fails; also, and rarely, when another relay gave a turn at the same moment:
+/// then the caller tries again.
 pub async fn give_turns(
     store: &Store,
     lines: &[Line],
@@ -32,7 +32,7 @@ pub async fn give_turns(
     Ok(rows.iter().map(|row| (row.get("endpoint_id"), millis(row.get("due_in_ms")))).collect())
 }
 
-/// The lines in which somebody waits that come after this one, at most so many, in the order of endpoint and key.
+/// The lines with waiting deliveries after this line, at most `most`, by endpoint and key.
 ///
 /// # Errors
 /// When the statement fails.

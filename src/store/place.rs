@@ -1,7 +1,7 @@
-//! Which database a session has come to, and whether Posthaste can live there.
+//! The server and database that a session has reached, and whether Posthaste can work there.
 //!
-//! Asked before anything else: what a wrong server or encoding leads to later are riddles about a statement or
-//! a character.
+//! Checked before anything else: later, a wrong server or encoding shows only as an obscure error
+//! about a statement or a character.
 
 use tokio_postgres::Client;
 
@@ -11,20 +11,21 @@ const PLACE: &str = include_str!("../../sql/queries/place.sql");
 
 /// The oldest that is tested: 14.
 const OLDEST_SERVER: i32 = 140_000;
-/// Payloads are JSON, which is Unicode, and so is every text that the relay reads. Where the server keeps
-/// another encoding, an event may hold what cannot be stored; in `SQL_ASCII`, bytes that are no text at all.
+/// Payloads are JSON, which is Unicode, and so is every text that the relay reads. Where the server
+/// keeps another encoding, an event may hold what cannot be stored; in `SQL_ASCII`, bytes that are
+/// no text at all.
 const ENCODING: &str = "UTF8";
 
-/// A database as a session of ours finds it.
+/// A database as a session finds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Place {
-    /// Host and port, or socket, of the server that we are connected to.
+    /// Host and port, or socket, of the server.
     pub address: String,
     /// The database's name.
     pub name: String,
-    /// As whom we are there.
+    /// The role of the session.
     pub role: String,
-    /// The server's, as it says it.
+    /// The server's version, as it reports it.
     pub version: String,
     version_number: i32,
     pub encoding: String,
@@ -33,7 +34,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Refuses what Posthaste cannot live in.
+    /// Refuses a server or an encoding that Posthaste does not support.
     ///
     /// # Errors
     /// With the reason.
@@ -53,10 +54,10 @@ impl Place {
     }
 }
 
-/// Connects, looks where that led, and refuses what Posthaste cannot live in.
+/// Connects, and refuses a server or an encoding that Posthaste does not support.
 ///
 /// # Errors
-/// As said, or when the database cannot be reached.
+/// When it is refused, or cannot be reached.
 pub async fn arrive(database: &Database) -> Result<Place, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let arriving = async {
@@ -70,7 +71,7 @@ pub async fn arrive(database: &Database) -> Result<Place, StoreError> {
     }
 }
 
-/// Looks where a session of this database has led.
+/// Reads where a session of this database has led.
 pub(super) async fn look(client: &Client, database: &Database) -> Result<Place, StoreError> {
     let row = client.query_typed_one(PLACE, &[]).await;
     let row = row.map_err(StoreError::query("ask which database this is"))?;

@@ -1,5 +1,5 @@
-//! How a pool makes its connections and judges those that come back. It is the same way that every session
-//! of ours is opened, so that a statement's error says what kept it from running.
+//! Makes and recycles a pool's connections. They are opened as every other session is, so that a
+//! statement's error says what kept it from running.
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
@@ -7,7 +7,7 @@ use deadpool_postgres::ClientWrapper;
 use super::statements::Sessions;
 use super::{Database, StoreError, answered};
 
-/// Connections that are kept for the next statement.
+/// Connections that wait for the next statement.
 pub(super) type Pool = managed::Pool<Manager>;
 /// One of them, on loan.
 pub(super) type Pooled = managed::Object<Manager>;
@@ -46,15 +46,15 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<ClientWrapper, StoreError> {
-        // Seldom, and large: whoever runs a statement need not keep room for it.
+        // Rare, and large: boxed, so that a statement's future needs no room for it.
         Box::pin(self.connect()).await
     }
 
-    /// A connection that ended while it was not used is replaced by another. That is no news: what ended
-    /// it shows where somebody listens, at the bell and the lease, and where the next one cannot be made.
+    /// Replaces a connection that ended while it was idle. No warning is due: the bell and the
+    /// lease notice what ended it, and so does the next connection if it cannot be made.
     async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<StoreError> {
         if client.is_closed() {
-            tracing::debug!("a pooled session had ended; another one is opened");
+            tracing::debug!("a pooled session had ended; opening another");
             return Err(RecycleError::Backend(StoreError::SessionEnded));
         }
         Ok(())

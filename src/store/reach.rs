@@ -1,7 +1,7 @@
 //! Whether the ways to the database are what the settings take them for.
 //!
-//! A pooler in transaction mode that we were not told of would lose our locks, hand our settings on
-//! to others and forget our statements: better found out at the start.
+//! A pooler in transaction mode that the settings do not name would lose locks, pass settings on to
+//! other clients and forget prepared statements: the relay finds out at the start.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,18 +13,18 @@ use super::{Database, StoreError};
 
 /// The process that serves the session, and nothing prepared.
 const SERVED_BY: &str = "select pg_backend_pid()";
-/// How often both are asked. By chance alone, four busy sessions of a pooler would be taken for
-/// ours once in billions of starts.
+/// How often both are asked. By chance alone, four busy sessions of a pooler would pass for lasting
+/// ones once in billions of starts.
 const ROUNDS: usize = 4;
 /// Pgpool-II answers this itself.
 const POOL_VERSION: &str = "show pool_version";
-/// Where the server says that it is reached, and where it listens. All may ask; nothing is set for
-/// it.
+/// Where the server says that it is reached, and where it listens. Every role may ask; no setting
+/// is needed.
 const LISTENS: &str = "select pg_catalog.host(pg_catalog.inet_server_addr()), pg_catalog.inet_server_port(), \
      pg_catalog.current_setting('listen_addresses'), pg_catalog.current_setting('port')";
 
 /// The addresses of the server, besides those that the URL names: a socket has none, and a proxy's
-/// are not the server's. Names that it listens by are handed back as they are, with the port.
+/// are not the server's. Names that it listens by are returned as they are, with the port.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -74,17 +74,17 @@ pub async fn is_one_database(database: &Database) -> Result<(), StoreError> {
     Err(StoreError::Elsewhere { direct: direct.address(), url: database.address() })
 }
 
-/// Refuses a way to sessions on which they are not kept, as far as that shows.
+/// Refuses a way on which sessions do not last, as far as that shows.
 ///
-/// On sessions of their own, two connections are served by two processes, and each by the same one
-/// whenever it asks. A pooler that serves nobody else lends the session that was given back last,
-/// or the next in turn: either shows. One that is busy shows by chance, which is nearly certain.
+/// Without a pooler, two processes serve two connections, and each connection always the same one.
+/// A pooler with no other client lends the session that was returned last, or the next in turn:
+/// either shows. A busy pooler shows by chance, which is nearly certain.
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
 pub async fn keeps_sessions(database: &Database) -> Result<(), StoreError> {
     if !database.keeps_sessions() {
-        // It is known, and nothing hangs on them.
+        // The settings say so, and nothing relies on them.
         return Ok(());
     }
     let mut drivers = JoinSet::new();
@@ -106,7 +106,7 @@ pub async fn keeps_sessions(database: &Database) -> Result<(), StoreError> {
     Err(StoreError::NoSessions { setting, address: direct.address() })
 }
 
-/// The Pgpool-II that a way leads through: which setting, and what it says of itself.
+/// The Pgpool-II that a way leads through: the setting, and the version that it reports.
 ///
 /// # Errors
 /// When the database cannot be reached.
@@ -132,7 +132,8 @@ pub(super) async fn pgpool(
     Ok(None)
 }
 
-/// PostgreSQL knows no such parameter; PgBouncer hands the question on. Any other error is one.
+/// PostgreSQL knows no such parameter, and PgBouncer passes the question on; that error means there
+/// is no Pgpool-II. Any other is returned.
 fn said_of_itself(
     answer: Result<Option<String>, tokio_postgres::Error>,
 ) -> Result<Option<String>, StoreError> {

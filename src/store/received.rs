@@ -1,4 +1,4 @@
-//! What came in: each webhook becomes an event once, by what its sender called it.
+//! Stores incoming webhooks: each becomes an event once, by its sender's id.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::model::incoming::Incoming;
 const RECEIVE: &str = include_str!("../../sql/queries/receive.sql");
 const TRIM_RECEIVED: &str = include_str!("../../sql/queries/trim_received.sql");
 
-/// What became of a webhook.
+/// The result for one webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
     /// `false`: the sender had sent it before, and nothing was inserted.
     pub is_new: bool,
-    /// The event that is its own or, if it had been sent before, the first one's. `None`: that is being
-    /// inserted by somebody else this moment.
+    /// The webhook's own event or, if it had been sent before, the first one's. `None`: another
+    /// session is inserting that at this moment.
     pub event: Option<(EventId, Timestamp)>,
 }
 
-/// Inserts them, in one statement; answers for each in turn.
+/// Inserts these webhooks in one statement; returns one result for each, in order.
 ///
 /// # Errors
-/// When the statement fails. Whether it was committed may then be unknown: calling this again with the
-/// same is safe.
+/// When the statement fails. Whether it was committed may then be unknown; calling this again with
+/// the same webhooks is safe.
 pub async fn receive(store: &Store, came: &[&Incoming]) -> Result<Vec<Stored>, StoreError> {
     fn column<'a, T>(came: &[&'a Incoming], of: impl Fn(&'a Incoming) -> T) -> Vec<T> {
         came.iter().map(|incoming| of(incoming)).collect()
@@ -53,7 +53,7 @@ pub async fn receive(store: &Store, came: &[&Incoming]) -> Result<Vec<Stored>, S
     Ok(stored.collect())
 }
 
-/// Forgets what came in longer ago than this.
+/// Deletes the ids of webhooks that came in longer ago than this.
 ///
 /// # Errors
 /// When the statement fails.

@@ -1,9 +1,9 @@
 //! A schema that was loaded without its rows, as `pg_dump -s` and a framework's `structure.sql`
 //! leave it: the tables are there, and ledger, routing cursor and shipped rules are not.
 //!
-//! Whether it is the schema of this version, a comparison tells: beside it this version's is made,
-//! in a transaction that is rolled back to before. If all of that is there, the rows that were made
-//! with it are put into the tables that have none.
+//! A comparison tells whether it is the schema of this version: this version's is made beside it
+//! and rolled back to a savepoint. If all of that is there, the rows that were made with it are put
+//! into the tables that have none.
 
 use tokio_postgres::Client;
 
@@ -13,7 +13,7 @@ use super::{Database, StoreError};
 const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
 const FIRST_ROWS: &str = include_str!("../../sql/queries/first_rows.sql");
 
-/// The tables are there, and what a migration writes down is not.
+/// The tables are there, and the ledger of migrations is not.
 const IS_BARE: &str = "select to_regclass('posthaste.routing') is not null \
      and to_regclass('posthaste.migrations') is null";
 const IS_EMPTY: &str = "select to_regclass('posthaste.routing') is not null \
@@ -25,29 +25,29 @@ const HIDDEN: &str = "select string_agg(name, ', '), \
      from unnest(array['posthaste.migrations', 'posthaste.routing']) name \
      where row_security_active(to_regclass(name))";
 
-/// What the schemas are called while this version's are made beside them. A name that nothing else
-/// has.
+/// The suffix of the schemas' names while this version's are made beside them, used nowhere else.
 const ASIDE: &str = "_found_without_rows";
 const SCHEMAS: [&str; 2] = ["posthaste", "posthaste_internal"];
 /// More than these would not be read.
 const DIFFERENCES_TOLD: usize = 10;
 
-/// What names say depends on the path: both are to say it alike.
+/// The meaning of names depends on the path: both comparisons need the same.
 const PATH: &str = "set local search_path = pg_catalog, pg_temp; set local timezone = 'UTC';";
-/// What is not a row made with the schema: days, and what roles may do, which a dump may have left
-/// out.
+/// Not rows, but made with the schema: partitions for the next days, and grants, which a dump may
+/// have left out.
 const COMPLETE: &str =
     "select posthaste_internal.make_partitions(7); select posthaste.grant_roles();";
-/// What has been inserted before there was a cursor is older than it: as in a restored dump, the
-/// routing begins with what was neither delivered nor tried.
+/// Events inserted before there was a cursor are older than it: as in a restored dump, routing
+/// begins with those that were neither delivered nor tried.
 const ROUTE_ALL: &str = "update posthaste.routing set database_oid = 0 \
      where exists (select from posthaste.outbox); \
      select posthaste_internal.rebase_routing();";
 
-/// Puts the rows back that a schema has from the start, if they are missing. Whether they were.
+/// Puts back the rows that a schema has from the start. Returns whether they were missing.
 ///
-/// # Errors When the schema is not the one that this version makes, or the database fails; then
-/// nothing has been changed.
+/// # Errors
+/// When the schema is not the one that this version makes, or the database fails; then nothing has
+/// been changed.
 pub async fn run(database: &Database) -> Result<bool, StoreError> {
     let (client, driver) = database.direct().session(|_| {}).await?;
     let work = async {
@@ -97,8 +97,7 @@ struct Rows {
     json: String,
 }
 
-/// Makes this version's schema beside the one that was found, and undoes it. Returns the rows that
-/// it had.
+/// Makes this version's schema beside the existing one, and undoes it. Returns its rows.
 async fn compare(client: &Client) -> Result<Vec<Rows>, StoreError> {
     // The ledger may have been left out.
     let mut make = format!("{LEDGER} savepoint found;");
@@ -111,7 +110,7 @@ async fn compare(client: &Client) -> Result<Vec<Rows>, StoreError> {
     for migration in MIGRATIONS {
         make += &Migration::script(migration);
     }
-    // What a migration tells its transaction must not be what the comparison is read by.
+    // A migration's own settings must not apply to the comparison.
     make += PATH;
     batch(client, &make).await?;
     let differences = client.query(CATALOG, &[&ASIDE]).await.map_err(StoreError::query(DOING))?;

@@ -1,6 +1,5 @@
-//! The lease: a relay's row and session lock, which say that it lives; and what becomes of the
-//! claims of one that does not. Where no session is kept, the row says so and lives by its heartbeat
-//! alone.
+//! The lease: a relay's row and session lock, which say that it lives; and the release of a dead
+//! relay's claims. Where sessions do not last, the row says so and lives by its heartbeat alone.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
 use super::error::in_full;
-use super::statements::{Answer, Parameters, Sessions};
+use super::statements::{Parameters, Sessions, StatementResult};
 use super::{Database, RelayId, Store, StoreError, answered};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
@@ -19,8 +18,8 @@ const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const REAP: &str = include_str!("../../sql/queries/reap.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
-/// The session that holds a relay's lock. When it ends, others may take the relay for dead. Behind a
-/// pooler it is only a connection for heartbeats, which no statement of the pools holds up.
+/// The session that holds a relay's lock. When it ends, other relays may take the relay for dead.
+/// Behind a pooler it is only a connection for heartbeats, which no other statement holds up.
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
@@ -28,8 +27,8 @@ pub struct Lease {
     registration: Registration,
 }
 
-/// A relay's row. After a failover that lost rows, a number may be given again; the moment tells the
-/// two apart.
+/// A relay's row. After a failover that lost rows, a number may be used again; `started_at` tells
+/// the two apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registration {
     pub relay: RelayId,
@@ -44,18 +43,18 @@ impl Registration {
     }
 }
 
-/// A heartbeat that takes longer is of no use: Postgres ends it, and a little later so do we.
+/// A heartbeat that takes longer is of no use: Postgres ends it, and the relay gives up 1 s later.
 const BOUND: &str = "set statement_timeout = '5s';";
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
-/// What a heartbeat found.
+/// The answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// `false`: another relay took us for dead and released our claims.
+    /// `false`: another relay took this one for dead and released its claims.
     pub held: bool,
-    /// The other relays that live.
+    /// The other live relays.
     pub others: Vec<RelayId>,
-    /// Whether one of the others is dead, and to be reaped.
+    /// Whether another relay is dead, and is to be reaped.
     pub somebody_is_dead: bool,
     /// Moves with every change of the rules.
     pub rules_revision: i64,
@@ -80,10 +79,11 @@ impl Lease {
         Ok(Self { client, sessions, registration })
     }
 
-    /// Takes a lease up again after its connection was lost. `None`: somebody took us for dead.
+    /// Takes a lease up again after its connection was lost. `None`: another relay took this one
+    /// for dead.
     ///
-    /// The server may not have noticed that the old session is gone, and would keep our lock for it
-    /// until it does, which takes hours where a network forgets connections. So that session is ended.
+    /// The server may not have noticed that the old session is gone, and would hold the lock for it
+    /// until it does, for hours where a network forgets connections. So that session is ended.
     ///
     /// # Errors
     /// When the session cannot be opened, or the old one does not end.
@@ -106,8 +106,8 @@ impl Lease {
         self.registration
     }
 
-    /// Says that we live, and how many claims we hold; a relay that has not said so for `lease` is
-    /// dead.
+    /// Reports that this relay lives, and how many claims it has; a relay that has not reported for
+    /// `lease` is dead.
     ///
     /// # Errors
     /// When the connection is gone or does not answer.
@@ -140,7 +140,7 @@ impl Lease {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let ran = self.sessions.run_once(&self.client, sql, doing, parameters);
         answered(doing, ANSWER_WITHIN, ran).await
     }
@@ -166,7 +166,7 @@ async fn connect(
     Ok((client, sessions))
 }
 
-/// What was found when looking for dead relays.
+/// The result of reaping dead relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reaped {
     pub relays: i64,

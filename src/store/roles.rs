@@ -1,5 +1,5 @@
-//! The roles that come with the schema. They belong to the whole cluster, so the role that migrates may not be allowed to
-//! make them; then an administrator does, with the SQL that is told here.
+//! The roles that come with the schema. They belong to the whole cluster, so the role that migrates
+//! may lack the privilege to make them; then an administrator runs the SQL that [`Lacking`] prints.
 
 use tokio_postgres::Client;
 
@@ -8,12 +8,12 @@ use super::{Database, StoreError};
 const ROLES: &str = include_str!("../../sql/queries/roles.sql");
 const GRANT: &str = "select posthaste.grant_roles();";
 
-/// What is missing of them.
+/// Missing roles and grants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lacking {
-    /// Roles that are not there.
+    /// Roles that do not exist.
     pub roles: Vec<String>,
-    /// Roles that are there and were not granted what they are for.
+    /// Roles that exist and lack their grants.
     pub grants: Vec<String>,
 }
 
@@ -23,7 +23,7 @@ impl Lacking {
         self.roles.is_empty() && self.grants.is_empty()
     }
 
-    /// Which.
+    /// The missing roles and grants, in words.
     #[must_use]
     pub fn found(&self) -> String {
         let said = |what: &str, names: &[String]| {

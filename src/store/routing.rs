@@ -1,5 +1,5 @@
-//! Routing: from events to the deliveries they owe. One statement does it all, and a smaller one what is
-//! there to be done most of the time.
+//! Routing: from events to the deliveries they owe. One statement does it all, and a smaller one
+//! the usual case.
 
 use std::time::Duration;
 
@@ -23,12 +23,11 @@ const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
 /// outbox refuses more than an hour, and clocks have been set back by less than a day.
 const CLOCK_SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Rows of the outbox that [`route_few`] reads at most. With so many, `route` is to be called.
-pub const FEW: u8 = 100;
+pub use crate::model::dispatch::FEW;
 
-/// What one relay may claim while routing.
+/// How much one relay may claim while routing.
 #[derive(Debug)]
-pub struct Room<'a> {
+pub struct RoutingRoom<'a> {
     pub endpoints: &'a [EndpointId],
     /// How many deliveries of each of `endpoints`.
     pub rooms: &'a [i32],
@@ -40,12 +39,12 @@ pub struct Room<'a> {
     pub bytes: i64,
 }
 
-/// What one step of routing did.
+/// The result of one step of routing.
 #[derive(Debug)]
 pub struct Routed {
     pub events: u32,
     pub deliveries: u32,
-    /// Events that nobody is owed.
+    /// Events that no endpoint is owed.
     pub unmatched: u32,
     /// Whether the step was full, so that there may be more.
     pub more: bool,
@@ -53,21 +52,21 @@ pub struct Routed {
     pub xmin: i64,
     /// Claimed for the caller, in the order of their events.
     pub claimed: Vec<Claimed>,
-    /// Endpoints that are owed something due which was not claimed.
+    /// Endpoints with due deliveries that were not claimed.
     pub waiting: Vec<EndpointId>,
     /// Lines that were joined behind a delivery which may have ended meanwhile.
     pub lines: Vec<Line>,
     /// Whether this ends a span that took several steps, so that its lines now have an order.
     pub closes_span: bool,
-    /// To be handed to the next step.
+    /// An argument of the next step.
     pub floor: Timestamp,
     /// The last step there is now.
-    pub step: Step,
+    pub step: RoutingStep,
 }
 
-/// A row of the ledger, by which it is known again.
+/// Identifies a row of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct RoutingStep {
     pub number: i64,
     pub routed_at: Timestamp,
 }
@@ -80,11 +79,10 @@ pub struct Claimed {
     pub cancelled: Option<String>,
 }
 
-/// Where the ledger stands, as far as routing needs to know beforehand. In a restored dump it means
-/// nothing, and is refused.
+/// The floor of the next step. Refuses a restored dump, whose ledger means nothing.
 ///
 /// # Errors
-/// As said, or when the database fails.
+/// When the database is a restored dump, or fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
     let row = store.upkeep.query_one(CURSOR, "read the routing cursor", &[]).await?;
     is_own(&row)?;
@@ -95,9 +93,12 @@ pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn history(store: &Store, number: i64) -> Result<(Step, Option<Timestamp>), StoreError> {
+pub async fn history(
+    store: &Store,
+    number: i64,
+) -> Result<(RoutingStep, Option<Timestamp>), StoreError> {
     let row = store.router.query_one(HISTORY, "ask where routing stands", &[&number]).await?;
-    let last = Step { number: row.get("number"), routed_at: row.get("routed_at") };
+    let last = RoutingStep { number: row.get("number"), routed_at: row.get("routed_at") };
     Ok((last, row.get("of_step")))
 }
 
@@ -109,12 +110,12 @@ pub(super) fn is_own(cursor: &Row) -> Result<(), StoreError> {
     Err(StoreError::Copy { ledger: cursor.get("ledger"), here: cursor.get("here") })
 }
 
-/// What [`route_few`] has done.
+/// The result of [`route_few`].
 #[derive(Debug)]
 pub enum Few {
     /// The same as [`route`] would have.
     Routed(Option<Routed>),
-    /// Nothing: there is more to do than it can, and `route` is to be called.
+    /// It did nothing, as there is more to do than it can: `route` is to be called.
     Unusual,
 }
 
@@ -128,7 +129,7 @@ pub async fn route(
     token: i64,
     most: u32,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Option<Routed>, StoreError> {
     let rows = step(store, &store.router, (ROUTE, most), relay, token, floor, room).await?;
     routed(store, token, rows)
@@ -143,7 +144,7 @@ pub async fn route_few(
     relay: RelayId,
     token: i64,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Few, StoreError> {
     let rows = step(store, &store.few, (ROUTE_FEW, FEW.into()), relay, token, floor, room).await?;
     if rows.first().is_some_and(|row| !row.get::<_, bool>("is_usual")) {
@@ -160,10 +161,10 @@ async fn step(
     relay: RelayId,
     token: i64,
     floor: Timestamp,
-    room: &Room<'_>,
+    room: &RoutingRoom<'_>,
 ) -> Result<Vec<Row>, StoreError> {
     let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
-    // The rows are all here, and so the statement has committed, before one of them is sent.
+    // All rows have arrived, so the statement has committed before any of them is sent.
     sessions
         .query(
             statement,
@@ -199,10 +200,10 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
         lines: lines(done),
         closes_span: done.get("closes_span"),
         floor: done.get("floor_at"),
-        step: Step { number: done.get("step_number"), routed_at: done.get("step_at") },
+        step: RoutingStep { number: done.get("step_number"), routed_at: done.get("step_at") },
     };
     let now = store.present.now();
-    // Row by row, so that each payload is there twice for a moment only.
+    // Row by row, so that each payload is in memory twice for a moment only.
     for row in rows {
         if row.get::<_, Option<EventId>>("event_id").is_some() {
             let delivery = delivery(&row, token, 0, now)?;
@@ -222,11 +223,11 @@ fn lines(row: &Row) -> Vec<Line> {
 
 /// Reads the columns that routing and claiming have in common.
 ///
-/// `now` is ours. How old an event is, the database says; it is told as a moment of our clock, which may
-/// be wrong, so that both mistakes cancel out.
+/// `now` is the relay's. The database says how old an event is; that becomes a moment of the
+/// relay's clock, which may be wrong, so that both mistakes cancel out.
 ///
 /// # Errors
-/// When people have written something that cannot be read.
+/// When the row holds a value that this relay cannot read.
 pub(super) fn delivery(
     row: &Row,
     claim_token: i64,
@@ -236,7 +237,7 @@ pub(super) fn delivery(
     let event_id = row.get("event_id");
     let read = || {
         let age = Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
-        let payload = row.try_get::<_, Option<Payload>>("payload")?;
+        let payload = row.try_get::<_, Option<JsonBytes>>("payload")?;
         let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
         Ok(Delivery {
             event_id,
@@ -265,10 +266,10 @@ pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `json` in binary form is the text itself.
-struct Payload(Bytes);
+/// A `json` column, whose binary form is the text itself.
+struct JsonBytes(Bytes);
 
-impl<'a> FromSql<'a> for Payload {
+impl<'a> FromSql<'a> for JsonBytes {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         Ok(Self(Bytes::copy_from_slice(raw)))
     }

@@ -7,7 +7,7 @@ use crate::model::rules::{Rule, RuleRow, RuleSet};
 
 pub(super) const RULES: &str = include_str!("../../sql/queries/rules.sql");
 
-/// Reads the enabled rules. One that this relay cannot understand is reported and left out: the
+/// Reads the enabled rules. A rule that this relay cannot evaluate is logged and ignored; the
 /// others still hold.
 ///
 /// # Errors
@@ -16,12 +16,12 @@ pub async fn rules(store: &Store) -> Result<RuleSet, StoreError> {
     let rows = store.queue.query(RULES, "read the rules", &[]).await?;
     let (rules, unusable) = read(&rows);
     for error in unusable {
-        tracing::error!(error, "a rule is not understood and not asked");
+        tracing::error!(error, "ignoring a rule that this relay cannot evaluate");
     }
     Ok(RuleSet::new(rules))
 }
 
-/// The rules in these rows, and what is wrong with the others.
+/// The rules in these rows, and the errors of the others.
 pub(super) fn read(rows: &[Row]) -> (Vec<Rule>, Vec<String>) {
     let (mut rules, mut unusable) = (Vec::new(), Vec::new());
     for row in rows {

@@ -1,7 +1,7 @@
-//! What a session of ours is told before anything else. An operator may set nearly everything for a
-//! database or a role, for reasons of their own; what would change the meaning of our statements, or end
-//! them, is set back for our sessions alone. And which database it leads to: an address may lead to one
-//! today and to another tomorrow, and what holds on one means nothing on the other.
+//! The settings of every session, and the database that it leads to. An operator may set nearly
+//! everything for a database or a role; settings that would change the meaning of Posthaste's
+//! statements, or end them, are set back for its own sessions alone. An address may lead to one
+//! database today and to another tomorrow, and claims and locks of one mean nothing on the other.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -14,18 +14,19 @@ use super::StoreError;
 
 /// Set by statement, not by start-up option: poolers refuse those.
 ///
-/// * Routing compares snapshots of single statements, so the isolation level must be the one that takes
-///   them anew.
-/// * `row_security`: rows that a policy hides would be taken for rows that are not there, and the cursor
-///   would pass them for good. Off, they are an error, also for an owner with FORCE.
-/// * `session_replication_role`: without triggers no death is announced. Only a superuser may set it back;
-///   for others this is an error, and better than silence.
-/// * The time-outs: our sessions rest between statements, and each kind of them has bounds of its own.
+/// * Routing compares snapshots of single statements, so the isolation level must be the one that
+///   takes them anew.
+/// * `row_security`: rows that a policy hides would be taken for rows that are not there, and the
+///   cursor would pass them for good. Off, they are an error, also for an owner with FORCE.
+/// * `session_replication_role`: without triggers no dead delivery is announced. Only a superuser
+///   may set it back; for other roles this is an error, and better than silence.
+/// * The time-outs: sessions rest between statements, and each kind has bounds of its own.
 /// * `gin_fuzzy_search_limit` has an index leave out matches by chance: subscribers.
 /// * The texts of times and numbers are read by people and by receivers.
 ///
-/// Left as they are: `default_transaction_read_only`, by which an operator keeps writers out, us as well
-/// (`target_session_attrs`); `synchronous_commit` and `default_tablespace`, which are theirs to choose.
+/// Left as they are: `default_transaction_read_only`, by which an operator stops all writers,
+/// relays too (`target_session_attrs`); `synchronous_commit` and `default_tablespace`, which are
+/// the operator's choice.
 pub const SESSION: &str = "set standard_conforming_strings = on; \
      set application_name = 'posthaste'; set search_path = pg_catalog, pg_temp; \
      set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \
@@ -35,29 +36,29 @@ pub const SESSION: &str = "set standard_conforming_strings = on; \
      set idle_in_transaction_session_timeout = 0; set gin_fuzzy_search_limit = 0; \
      set enable_indexscan = on; set enable_bitmapscan = on; set enable_partition_pruning = on;";
 
-/// What is only set back where that is needed: not every server knows of the one, and only a superuser may
-/// do the other.
+/// Set back only where needed: older servers lack the first, and the second needs a superuser.
 const SET_BACK: &str = "select \
      case when current_setting('server_version_num')::int >= 170000 \
        then set_config('transaction_timeout', '0', is_local) end, \
      case when current_setting('session_replication_role') <> 'origin' \
        then set_config('session_replication_role', 'origin', is_local) end;";
 
-/// All of it and what follows, for a session that is ours.
+/// These settings and `settings`, for a session of our own.
 pub(super) fn for_session(settings: &str) -> String {
     format!("{SESSION}{settings}{}", SET_BACK.replace("is_local", "false"))
 }
 
-/// All of it and what follows for one transaction, in a session that is lent.
+/// The same for one transaction, in a session that a pooler lends.
 pub(super) fn for_transaction(settings: &str) -> String {
     let local = format!("{SESSION}{settings}").replace("set ", "set local ");
     format!("{local}{}", SET_BACK.replace("is_local", "true"))
 }
 
-/// A database of a cluster. A standby that takes over is the same one, and so is a restart.
+/// Identifies a database of a cluster. A standby that takes over has the same identity, and so has
+/// a restarted server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// `None`: we may not ask.
+    /// `None`: the role may not ask.
     system: Option<i64>,
     database: u32,
 }
@@ -74,7 +75,7 @@ impl Identity {
         let both = format!("select ({DATABASE}), ({SYSTEM})");
         match client.query_typed_one(&both, &[]).await {
             Ok(row) => Ok(Self { database: row.get(0), system: row.get(1) }),
-            // Everybody may, unless that was taken from them.
+            // Every role may ask, unless that was revoked.
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 let row = client.query_typed_one(DATABASE, &[]).await;
                 let row = row.map_err(StoreError::query(DOING))?;
@@ -84,7 +85,7 @@ impl Identity {
         }
     }
 
-    /// Whether both are one, as far as is known.
+    /// Whether both are the same database, as far as is known.
     fn is(self, other: Self) -> bool {
         let is_one_system = match (self.system, other.system) {
             (Some(one), Some(other)) => one == other,
@@ -93,8 +94,8 @@ impl Identity {
         is_one_system && self.database == other.database
     }
 
-    /// A statement that fails anywhere else, with the error that [`is_elsewhere`] knows and what was found
-    /// instead in its words. It stands in the transaction that the rest of it would spoil.
+    /// A statement that fails in any other database, with the error that [`is_elsewhere`]
+    /// recognises; the message names the database. Its failure spoils the rest of its transaction.
     fn insistence(self) -> String {
         let database = self.database;
         let elsewhere =
@@ -124,19 +125,22 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Where one way has led to, for all who go it.
+/// The database that one way has led to, shared by all its sessions.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    /// What the first session was asked, and how the others insist on it.
+pub(super) struct KnownDatabase {
+    /// The identity that the first session reported, and the statement by which the others insist
+    /// on it.
     first: OnceLock<(Identity, String)>,
-    /// Where else a later one led to. That stays: the address is wrong, however the next one fares.
+    /// Where a later session led instead. It stays set: the address is wrong, wherever the next
+    /// session leads.
     strayed: OnceLock<String>,
     /// How many sessions have been opened.
     opened: AtomicU64,
 }
 
-impl Known {
-    /// Takes in where a session by this address has led to; refuses it where the first led elsewhere.
+impl KnownDatabase {
+    /// Notes the database that a session by this address has reached; refuses it if the first
+    /// session reached another.
     pub(super) fn meet(&self, address: &str, found: Identity) -> Result<(), StoreError> {
         let (first, _) = self.first.get_or_init(|| (found, found.insistence()));
         if !first.is(found) {
@@ -162,7 +166,7 @@ impl Known {
         self.first.get().map(|(first, _)| *first)
     }
 
-    /// What a transaction by this way begins with, so that it ends anywhere else.
+    /// The beginning of a transaction by this way, so that it fails in any other database.
     pub(super) fn insistence(&self) -> &str {
         self.first.get().map_or("", |(_, insistence)| insistence)
     }

@@ -1,9 +1,9 @@
-//! Where statements are run: the one way from the functions of this folder to the database.
+//! Runs statements: the one way from the functions of this folder to the database.
 //!
-//! On a session that is ours a statement is prepared once, and its plan is pinned by what the session
-//! was told when it was made. A pooler in transaction mode lends us another session each time, which
-//! must be given back as it was. There a statement is not prepared, and stands in a transaction that
-//! tells the session its settings for as long as itself: three messages that are sent together and
+//! On a session of our own a statement is prepared once, and its plan is pinned by the settings
+//! that the session got when it was made. A pooler in transaction mode lends another session each
+//! time, which must be returned as it was. There a statement is not prepared, and stands in a
+//! transaction that makes the settings for itself alone: three messages that are sent together and
 //! cost one round trip.
 
 use std::pin::pin;
@@ -21,14 +21,15 @@ use super::loan::Loan;
 use super::pool::{Manager, Pool, unpooled};
 use super::session::{for_session, for_transaction, is_elsewhere};
 
-/// A connection that cannot be had in this time is reported, not waited for.
+/// The wait for a free connection ends after this, with an error.
 const WAIT_FOR_CONNECTION: Duration = Duration::from_secs(10);
 
-/// Our three messages travel together. Where the last does not arrive (a cut cable, a frozen relay) the
-/// transaction is ended after this, or it would keep its locks until the connection is missed.
+/// The three messages travel together. If the last does not arrive (a cut cable, a frozen relay),
+/// Postgres ends the transaction after this; else it would hold its locks until the loss of the
+/// connection is noticed.
 const PARTED: &str = "set idle_in_transaction_session_timeout = '10s';";
 
-/// What a statement is given for `$1`, `$2` and so on.
+/// The values of `$1`, `$2` and so on.
 pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
 /// A small pool whose connections run statements of `sql/queries`.
@@ -36,29 +37,29 @@ pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 pub(super) struct Statements {
     pool: Pool,
     sessions: Sessions,
-    /// For the answer to a statement.
+    /// The longest wait for the answer to a statement.
     patience: Duration,
 }
 
-/// Whose the sessions are that run our statements.
+/// The owner of the sessions that run statements.
 #[derive(Debug, Clone)]
 pub(super) enum Sessions {
-    /// Ours as long as their connection, and told this at its beginning.
+    /// The pool's own, as long as their connection, with these settings made at its beginning.
     Ours { settings: Arc<str> },
     /// A pooler's, for a transaction that begins with these words.
     Lent { begin: Arc<str>, way: Database },
 }
 
-/// What came of a statement.
-pub(super) struct Answer {
+/// The result of a statement.
+pub(super) struct StatementResult {
     pub(super) rows: Vec<Row>,
-    /// How many rows it wrote, or returned.
+    /// Rows that it wrote or returned.
     affected: u64,
 }
 
 impl Statements {
-    /// At most so many connections, made when they are first needed; `settings` is a sequence of `set`.
-    /// An answer is not waited for longer than `patience`.
+    /// A pool of at most `connections`, made when they are first needed; `settings` is a sequence
+    /// of `set`. The wait for an answer ends after `patience`.
     pub(super) fn open(
         database: &Database,
         connections: usize,
@@ -76,7 +77,7 @@ impl Statements {
         Ok(Self { pool, sessions, patience })
     }
 
-    /// The rows that a statement returns. `doing` says in an error what it was for.
+    /// The rows that a statement returns. `doing` names the operation in errors.
     pub(super) async fn query(
         &self,
         sql: &'static str,
@@ -111,10 +112,10 @@ impl Statements {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
         let client = loan.client();
-        // What the statement says of itself is an answer as well.
+        // A statement's own error is an answer as well.
         let answer =
             loan.bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
         answer.await.map_err(StoreError::query(doing))?
@@ -122,7 +123,7 @@ impl Statements {
 }
 
 impl Sessions {
-    /// Those that this way to the database leads to. `settings` is a sequence of `set`.
+    /// The sessions that this way to the database leads to. `settings` is a sequence of `set`.
     pub(super) fn of(database: &Database, settings: &str) -> Self {
         if !database.is_pooled() {
             return Self::Ours { settings: for_session(settings).into() };
@@ -130,14 +131,14 @@ impl Sessions {
         Self::for_transactions(database, settings)
     }
 
-    /// Those that are told nothing which outlasts a transaction, whatever they turn out to be.
+    /// Sessions in which no setting outlasts a transaction, pooled or not.
     pub(super) fn for_transactions(database: &Database, settings: &str) -> Self {
         let local = for_transaction(&format!("{settings}{PARTED}"));
         let begin = format!("begin isolation level read committed; {local}").into();
         Self::Lent { begin, way: database.clone() }
     }
 
-    /// Tells a new connection what is to hold as long as it does.
+    /// Makes the settings of a new connection, which hold as long as it does.
     pub(super) async fn greet(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         match self {
             Self::Ours { settings } => client.batch_execute(settings).await,
@@ -152,7 +153,7 @@ impl Sessions {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         let prepared = async {
             let prepared = client.prepare_cached(sql).await?;
             gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await
@@ -170,7 +171,7 @@ impl Sessions {
         sql: &'static str,
         doing: &'static str,
         parameters: &Parameters<'_>,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<StatementResult, StoreError> {
         match self {
             Self::Ours { .. } => {
                 unprepared(client, sql, parameters).await.map_err(StoreError::query(doing))
@@ -180,7 +181,7 @@ impl Sessions {
     }
 }
 
-impl Answer {
+impl StatementResult {
     /// The row of a statement that always returns one.
     pub(super) fn one(mut self, doing: &'static str) -> Result<Row, StoreError> {
         self.rows.pop().ok_or(StoreError::NoRow { doing })
@@ -194,17 +195,17 @@ async fn lent(
     sql: &str,
     doing: &'static str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, StoreError> {
+) -> Result<StatementResult, StoreError> {
     let begin = format!("{begin}{}", way.known().insistence());
-    // Polled in this order, each sends its message before the first waits for an answer. Whoever drops
-    // us has sent all three, and leaves no transaction open.
+    // Polled in this order, each sends its message before the first waits for an answer. A caller
+    // that drops this future has sent all three, and leaves no transaction open.
     let (began, answer, ended) = tokio::join!(
         biased;
         client.batch_execute(&begin),
         unprepared(client, sql, parameters),
         client.batch_execute("commit"),
     );
-    // After an error there is nothing to commit, and the last one says nothing new.
+    // After an error there is nothing to commit, and the last answer says nothing new.
     began.map_err(|error| strayed(way, error, doing))?;
     let answer = answer.map_err(StoreError::query(doing))?;
     ended.map_err(StoreError::query(doing))?;
@@ -221,28 +222,28 @@ fn strayed(way: &Database, error: tokio_postgres::Error, doing: &'static str) ->
     way.known().stray(&way.address(), found)
 }
 
-/// Parsed, planned, run and forgotten, in one round trip.
+/// Parses, plans and runs a statement in one round trip, without keeping it.
 async fn unprepared(
     client: &Client,
     sql: &str,
     parameters: &Parameters<'_>,
-) -> Result<Answer, tokio_postgres::Error> {
+) -> Result<StatementResult, tokio_postgres::Error> {
     let types = parameter_types(sql).expect("a test looks for the casts of every statement");
     let typed = parameters.iter().copied().zip(types);
     gather(client.query_typed_raw(sql, typed).await?).await
 }
 
-async fn gather(stream: RowStream) -> Result<Answer, tokio_postgres::Error> {
+async fn gather(stream: RowStream) -> Result<StatementResult, tokio_postgres::Error> {
     let mut stream = pin!(stream);
     let mut rows = Vec::new();
     while let Some(row) = stream.try_next().await? {
         rows.push(row);
     }
-    Ok(Answer { rows, affected: stream.rows_affected().unwrap_or(0) })
+    Ok(StatementResult { rows, affected: stream.rows_affected().unwrap_or(0) })
 }
 
-/// The types of `$1`, `$2` and so on, by the casts in the statement itself. Nothing, if one has no cast
-/// or one to a type that no statement has had yet.
+/// The types of `$1`, `$2` and so on, by the casts in the statement itself. `None` if a parameter
+/// has no cast, or a cast to a type that no statement has had yet.
 #[must_use]
 pub fn parameter_types(sql: &str) -> Option<Vec<Type>> {
     let mut types: Vec<Option<Type>> = Vec::new();

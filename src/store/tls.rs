@@ -1,4 +1,4 @@
-//! TLS towards the database: as much of the server's certificate is checked as libpq's sslmode asks for.
+//! TLS towards the database: checks of the server's certificate what libpq's sslmode asks for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use rustls::{
 
 use super::StoreError;
 
-/// How much of the server's certificate is believed.
+/// How much of the server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
     Nothing,
@@ -56,24 +56,24 @@ pub(super) fn client_config(
     }
     Ok(builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { check, inner, provider }))
+        .with_custom_certificate_verifier(Arc::new(CertificateVerifier { check, inner, provider }))
         .with_no_client_auth())
 }
 
-/// libpq's notion of checking: as much as sslmode asks for, and no more.
+/// Checks as libpq does: as much as sslmode asks for, and no more.
 ///
-/// Where nothing is checked, neither is the handshake's signature. It proves that the server has the key of
-/// the certificate it shows; when any certificate will do, it may show one of its own making, so the proof
-/// is worth nothing. To check it the certificate has to be read, and one of X.509 version 1, as the recipe of
-/// PostgreSQL's manual makes them, is none that rustls reads.
+/// Where nothing is checked, neither is the handshake's signature. It proves that the server has
+/// the key of the certificate it shows; when any certificate will do, it may show one of its own
+/// making, so the proof is worth nothing. To check the signature the certificate has to be read,
+/// and rustls does not read X.509 version 1, which the recipe of PostgreSQL's manual makes.
 #[derive(Debug)]
-struct Verifier {
+struct CertificateVerifier {
     check: Check,
     inner: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Partitions made ahead and dropped, ledgers trimmed.
+//! Makes partitions ahead, drops old ones, and trims ledgers.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ const CANCEL_ORPHANS: &str = include_str!("../../sql/queries/cancel_orphans.sql"
 const RELEASE_ORPHANS: &str = include_str!("../../sql/queries/release_orphans.sql");
 const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 
-/// Makes the partitions that are missing up to so many days ahead; returns how many were.
+/// Makes the missing partitions up to `days_ahead`; returns how many were missing.
 ///
 /// # Errors
-/// When the statement fails; also when somebody held a lock for longer than 100 ms.
+/// When the statement fails; also when another session held a lock for longer than 100 ms.
 pub async fn make_partitions(store: &Store, days_ahead: u32) -> Result<i32, StoreError> {
     let days = i32::try_from(days_ahead).unwrap_or(i32::MAX);
     let row = store.upkeep.query_one(MAKE_PARTITIONS, "make partitions", &[&days]).await?;
     Ok(row.get(0))
 }
 
-/// Drops the days that are past their retention and not needed; returns their names.
+/// Drops the partitions that are past their retention and not needed; returns their names.
 ///
 /// # Errors
 /// When the statement fails.
@@ -36,7 +36,7 @@ pub async fn drop_partitions(
     Ok(row.get(0))
 }
 
-/// Ends what is owed to endpoints that were deleted while it was being routed; returns how much.
+/// Cancels the deliveries to endpoints that were deleted while they were routed; returns how many.
 ///
 /// # Errors
 /// When the statement fails.
@@ -46,11 +46,11 @@ pub async fn cancel_orphans(store: &Store) -> Result<i64, StoreError> {
     Ok(row.get(0))
 }
 
-/// Releases claims of which no relay knows; returns how many. The caller's own are those under a token
-/// that it does not hold any more; the newest may be claiming just now.
+/// Releases claims of which no relay knows; returns how many. Of the caller's claims those under a
+/// token that is not in `held`; a statement under the newest token may be claiming just now.
 ///
-/// A statement that was held up on its way may claim for a relay that was reaped meanwhile. And a standby
-/// that takes over without having had everything has forgotten that an attempt was recorded.
+/// A statement that was delayed on its way may claim for a relay that was reaped meanwhile. And a
+/// standby that takes over without the last transactions does not have the record of an attempt.
 ///
 /// # Errors
 /// When the statement fails.

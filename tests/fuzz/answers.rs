@@ -1,5 +1,6 @@
-//! Reads what came back on a connection, and takes nothing for an answer that is none: a whole message of
-//! HTTP, with a status that [INGEST](../../docs/INGEST.md) lists and a body that is what its type says.
+//! Reads what came back on a connection, and takes nothing for an answer that is none: a whole
+//! message of HTTP, with a status that [INGEST](../../docs/INGEST.md) lists and a body that is what
+//! its type says.
 
 use serde_json::Value;
 
@@ -23,7 +24,8 @@ pub(super) fn read(mut said: &[u8], secrets: &[String]) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
     while !said.is_empty() {
         let (answer, length) = one(said);
-        // what hyper does not take for HTTP it answers itself, with nothing but a status, and hangs up
+        // what hyper does not take for HTTP it answers itself, with nothing but a status, and hangs
+        // up
         let is_bare = answer.body.is_null() && answer.status >= 200;
         assert!(!is_bare || length == said.len(), "goes on after {answer:?}");
         let text = String::from_utf8_lossy(&said[..length]).to_lowercase();

@@ -1,6 +1,6 @@
-//! Turns a case into bytes of HTTP, changes those too, and sends them over a connection to the door as it
-//! is: its conversation, its bounds, its words. Only what keeps a webhook is ours, and says by chance that
-//! it is stored, known, spooled or cannot be kept.
+//! Turns a case into bytes of HTTP, changes those too, and sends them over a connection to the door
+//! as it is: its conversation, its bounds, its words. Only what keeps a webhook is ours, and says
+//! by chance that it is stored, known, spooled or cannot be kept.
 //!
 //! The runtime's clock stands still until everybody waits, so time-outs pass at once.
 
@@ -35,7 +35,8 @@ const OUTSIDE: &str = "192.0.2.7";
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
-/// One source. Every header by which anybody proves anything is kept, so that what is kept can be judged.
+/// One source. Every header that proves anything is kept, so that what is kept can be
+/// judged.
 static SETTINGS: LazyLock<IngestSettings> = LazyLock::new(|| {
     let headers = [&NAMES[..], &["*"]].concat().join(", ");
     let flags = [
@@ -74,7 +75,7 @@ struct Way {
     fates: [u8; 2],
 }
 
-/// What was taken, and what the sender is to hear of it.
+/// A webhook that was taken, and the answer its sender is to have.
 struct Took {
     incoming: Incoming,
     kept: Option<Kept>,
@@ -101,7 +102,7 @@ impl Way {
     }
 }
 
-/// What became of each request that was found in the bytes, and of the connection.
+/// Every request that was found in the bytes, with its answer, and the end of the connection.
 pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> Vec<String> {
     let way = Way::choose(bytes);
     let one = request(case, bytes);
@@ -134,7 +135,7 @@ pub(super) fn serve(case: &Case, verifier: &Verifier, bytes: &mut Bytes<'_>) -> 
     became
 }
 
-/// What the door said on the connection, and what it took.
+/// The bytes of the answers on the connection, and the webhooks that were taken.
 fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -178,7 +179,7 @@ async fn send(client: tokio::io::DuplexStream, way: &Way, sent: &[u8]) -> Vec<u8
     let piece = sent.len().div_ceil(way.pieces).max(1);
     let said = async {
         for piece in sent.chunks(piece) {
-            // whoever is refused need not have been read to the end
+            // a request that is refused need not have been read to the end
             if saying.write_all(piece).await.is_err() {
                 break;
             }
@@ -207,7 +208,7 @@ fn all_proofs_are_text(sent: &[u8]) -> bool {
     })
 }
 
-/// Whatever was made of the bytes: what is kept was signed by whoever knew a secret.
+/// However the bytes were changed: a webhook that is kept was signed with the secret.
 fn is_as_it_was_signed(case: &Case, took: &Took) {
     let Incoming { headers, payload, .. } = &took.incoming;
     let kept: BTreeMap<String, String> = serde_json::from_str(headers).expect("an object of texts");
@@ -230,7 +231,7 @@ fn fits_its_columns(case: &Case, way: &Way, took: &Took) {
     assert!(!event_type.contains([' ', '*']) && !event_type.contains(".."), "{event_type:?}");
 }
 
-/// What was kept was answered with a 2xx and what was not was not, each in turn.
+/// Every webhook that was kept was answered with a 2xx and no other was, each in turn.
 fn each_hears_what_became_of_it(case: &Case, answers: &[Answer], took: &[Took]) {
     let is_challenge = |answer: &Answer| {
         case.scheme == Scheme::Slack && answer.status == 200 && !answer.body["challenge"].is_null()
@@ -265,7 +266,7 @@ fn each_hears_what_became_of_it(case: &Case, answers: &[Answer], took: &[Took]) 
     assert!(took.next().is_none(), "kept, and its sender heard nothing: {case:?}");
 }
 
-/// What came as it was sent is answered as its bounds, its verifier and its body have it.
+/// A request that came as it was sent is answered as its bounds, its verifier and its body have it.
 fn what_is_said(
     case: &Case,
     verifier: &Verifier,

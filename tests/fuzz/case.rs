@@ -1,4 +1,5 @@
-//! Makes a case of bytes: a source, a request as its sender signs it, and what was done to it since.
+//! Makes a case of bytes: a source, a request as its sender signs it, and what was done to it
+//! since.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
@@ -6,7 +7,7 @@ use posthaste::signing::verify::Scheme;
 
 use super::oracle;
 
-/// What jiff calls a timestamp.
+/// The timestamps that jiff has.
 const SECONDS: std::ops::RangeInclusive<i64> = -377_705_023_201..=253_402_207_200;
 
 /// Where a forger would begin.
@@ -37,7 +38,7 @@ const DICTIONARY: [&str; 24] = [
     "\"",
 ];
 
-/// Every header that anybody reads to believe a request, or to call it by a name.
+/// Every header by which a request is believed, or called by a name.
 pub(super) const NAMES: [&str; 19] = [
     "webhook-id",
     "webhook-timestamp",

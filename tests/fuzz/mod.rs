@@ -1,10 +1,10 @@
-//! Throws forged webhooks at the verifiers: requests that were signed as their senders do it and then
-//! changed, and what comes of them when they are bytes on a connection.
+//! Throws forged webhooks at the verifiers: requests that were signed as their senders do it and
+//! then changed, and what comes of them when they are bytes on a connection.
 //!
 //! A case is made of bytes ([`case`]), so a seed or a fuzzer can drive it. After each one: nothing
 //! panicked, it did not take long, and what was believed an independent reading of the senders'
-//! documents ([`oracle`]) believes too, and the other way round. Some go over a connection to the door
-//! ([`boundary`]); then every answer must be one ([`answers`]), and say what was done.
+//! documents ([`oracle`]) believes too, and the other way round. Some go over a connection to the
+//! door ([`boundary`]); then every answer must be one ([`answers`]), and say what was done.
 
 mod answers;
 mod boundary;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use hyper::HeaderMap;
 use jiff::Timestamp;
 use posthaste::clock::Clock;
-use posthaste::signing::verify::{Refusal, Verified, Verifier};
+use posthaste::signing::verify::{NotVerified, Verified, Verifier};
 
 use self::case::{Bytes, Case};
 
@@ -59,7 +59,9 @@ fn judge(case: &Case, verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> 
         Err(refusal) => {
             let bound = matches!(
                 refusal,
-                Refusal::Repeated(_) | Refusal::TooLong(_) | Refusal::TooManySignatures { .. }
+                NotVerified::Repeated(_)
+                    | NotVerified::TooLong(_)
+                    | NotVerified::TooManySignatures { .. }
             );
             assert!(bound || !believed, "{refusal}, but it is signed: {case:?} as {headers:?}");
             let text = refusal.to_string();
@@ -69,18 +71,18 @@ fn judge(case: &Case, verifier: &Verifier, headers: &HeaderMap, body: &[u8]) -> 
     }
 }
 
-fn sort(refusal: Refusal) -> &'static str {
+fn sort(refusal: NotVerified) -> &'static str {
     match refusal {
-        Refusal::Missing(_) => "a header is missing",
-        Refusal::Repeated(_) => "a header comes more than once",
-        Refusal::TooLong(_) => "a header is too long",
-        Refusal::Malformed { .. } => "a header is malformed",
-        Refusal::TooManySignatures { .. } => "too many signatures",
-        Refusal::NoSignature(_) => "no signature of a known kind",
-        Refusal::SignatureMismatch => "the signature does not match",
-        Refusal::TokenMismatch => "the token does not match",
-        Refusal::TooOld => "too old",
-        Refusal::TooNew => "too new",
+        NotVerified::Missing(_) => "a header is missing",
+        NotVerified::Repeated(_) => "a header comes more than once",
+        NotVerified::TooLong(_) => "a header is too long",
+        NotVerified::Malformed { .. } => "a header is malformed",
+        NotVerified::TooManySignatures { .. } => "too many signatures",
+        NotVerified::NoSignature(_) => "no signature of a known kind",
+        NotVerified::SignatureMismatch => "the signature does not match",
+        NotVerified::TokenMismatch => "the token does not match",
+        NotVerified::TooOld => "too old",
+        NotVerified::TooNew => "too new",
     }
 }
 

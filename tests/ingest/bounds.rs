@@ -9,7 +9,7 @@ const HEAD: &str = "POST /in/shop HTTP/1.1\r\nhost: x\r\ncontent-type: applicati
                     authorization: Bearer s3cret\r\n";
 
 #[tokio::test]
-async fn whoever_drips_bytes_is_cut_off_and_told_why() {
+async fn a_sender_that_drips_bytes_is_cut_off_and_told_why() {
     let database = TestDatabase::new().await;
     let relay = Relay::on(&database.url())
         .taking_in()
@@ -33,14 +33,14 @@ async fn whoever_drips_bytes_is_cut_off_and_told_why() {
         assert!(answer.problem().contains("did not come in time"));
         line.ended().await;
     }
-    // Whoever asks nothing is let go without a word.
+    // A connection that asks nothing is closed without a word.
     Line::to(relay.door()).await.unwrap().ended().await;
     let mut line = Line::to(relay.door()).await.unwrap();
     assert_eq!(line.shop("one", "{}").await.unwrap().status, 200);
 }
 
 #[tokio::test]
-async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
+async fn a_sender_that_shuts_its_half_after_its_request_hears_what_became_of_it() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let relay = Relay::on(&database.url()).taking_in().start().await;
@@ -55,7 +55,7 @@ async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
     locker.batch_execute("commit").await.unwrap();
     assert_eq!(line.hear().await.unwrap().status, 200);
     line.ended().await;
-    // Whoever shuts it too early is not waited for.
+    // A sender that shuts it too early is not waited for.
     for (early, status) in [(HEAD.len() / 2, None), (request.len() - 1, Some(400))] {
         let mut line = Line::to(relay.door()).await.unwrap();
         line.say(&request[..early]).await.unwrap();
@@ -63,7 +63,7 @@ async fn whoever_shuts_its_half_after_its_request_hears_what_became_of_it() {
         assert_eq!(line.hear().await.ok().map(|answer| answer.status), status);
         line.ended().await;
     }
-    // Nor is whoever has gone away altogether while its webhook waits.
+    // Nor is a sender that has gone away altogether while its webhook waits.
     locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
     let mut line = Line::to(relay.door()).await.unwrap();
     line.say(&request).await.unwrap();
@@ -102,7 +102,7 @@ async fn one_source_at_its_bound_is_told_so_and_leaves_room_for_others() {
             (relay.metric("posthaste_ingest_in_flight", "").await == count).then_some(())
         })
     };
-    // Whoever drips, or proves nothing, takes nobody's place.
+    // A sender that drips, or proves nothing, takes no other's place.
     let mut dripping = Vec::new();
     for _ in 0..5 {
         let mut line = Line::to(relay.door()).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
             };
             let end =
                 if n % 2 == 0 { rest.to_owned() } else { format!("2\r\n{rest}\r\n0\r\n\r\n") };
-            // Whoever is refused need not have been read to the end.
+            // A request that is refused need not have been read to the end.
             drop(line.say(whole).await);
             drop(line.say(end).await);
             line.hear().await.map_or(0, |answer| answer.status)
@@ -205,7 +205,7 @@ async fn a_flood_takes_no_more_memory_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_had_come_and_lets_nobody_else_in() {
+async fn a_stop_answers_what_had_come_and_lets_no_new_sender_in() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let mut relay = Relay::on(&database.url()).taking_in().start().await;

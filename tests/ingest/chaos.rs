@@ -26,7 +26,7 @@ struct Load {
     calm: Range<u64>,
 }
 
-/// Who sends, and when the next is due.
+/// A sender, and when its next webhook is due.
 struct Schedule {
     door: SocketAddr,
     began: Instant,
@@ -35,7 +35,7 @@ struct Schedule {
     is_over: watch::Receiver<bool>,
 }
 
-/// What became of what was sent.
+/// The fates of all that was sent.
 #[derive(Default)]
 struct Said {
     taken: BTreeSet<String>,
@@ -71,7 +71,7 @@ async fn send(schedule: Arc<Schedule>) -> Said {
             () = tokio::time::sleep_until(due) => {}
             _ = is_over.wait_for(|over| *over) => return said,
         }
-        // What nobody has heard of is sent again under the same id, as a good sender does.
+        // A webhook without an answer is sent again under the same id, as a good sender does.
         let id = format!("{n}");
         while !said.taken.contains(&id) {
             if *is_over.borrow() {

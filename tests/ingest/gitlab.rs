@@ -1,5 +1,6 @@
-//! GitLab sends each webhook once. Here it goes through us to a service that is down for ten minutes, and
-//! arrives as GitLab sent it. Handler and relay run in this process on a present that the test moves ahead.
+//! GitLab sends each webhook once. Here it goes through us to a service that is down for ten
+//! minutes, and arrives as GitLab sent it. Handler and relay run in this process on a present that
+//! the test moves ahead.
 //!
 //! The bodies follow the examples of <https://docs.gitlab.com/user/project/integrations/webhook_events/>,
 //! cut short, with what is hard to keep byte for byte: escapes, numbers, white space, characters of
@@ -23,7 +24,7 @@ use crate::support::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "a secret token";
-/// What GitLab calls each, and what it sends.
+/// GitLab's name of each hook, and its body.
 const HOOKS: [(&str, &str); 5] = [
     ("Push Hook", include_str!("gitlab_push.json")),
     ("Merge Request Hook", include_str!("gitlab_merge_request.json")),
@@ -78,8 +79,8 @@ impl Gitlab {
         self.sent.push(Hook { project, headers, body });
     }
 
-    /// Every webhook came once, as it was sent; those of a project in the order in which they were sent, if
-    /// that is owed.
+    /// Every webhook came once, as it was sent; those of a project in the order in which they were
+    /// sent, if that is owed.
     fn came(&self, received: &[Received], in_order: bool) {
         assert_eq!(received.len(), self.sent.len());
         for project in [15, 16] {
@@ -121,7 +122,7 @@ async fn what_gitlab_sends_once_reaches_a_service_that_was_down_for_ten_minutes(
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let service = Receiver::start().await;
-    // Nobody answers there: connections break before anything is read.
+    // Connections break there before anything is read.
     service.otherwise(Reply::DropBeforeReading);
     let raw = |path| endpoint(&service.url(path)).with("body_format", "raw");
     raw("/ordered").with("ordered", true).add(&client).await;
@@ -188,7 +189,7 @@ async fn what_gitlab_sends_once_reaches_a_service_that_was_down_for_ten_minutes(
                 gitlab.sent.len()
             );
             holds(&client, &retried).await;
-            // It comes back by itself; nobody has enabled anything.
+            // It comes back by itself, without being enabled.
             let flows = format!(
                 "exists (select from posthaste.endpoint_status \
                           where url like '%{path}' and health = 'flowing')"

@@ -1,5 +1,5 @@
-//! PgBouncer in transaction mode between the door and its database: what comes is kept all the same, and
-//! while the pooler is away it goes to the spool.
+//! PgBouncer in transaction mode between the door and its database: what comes is kept all the
+//! same, and while the pooler is away it goes to the spool.
 
 use tokio::task::JoinSet;
 

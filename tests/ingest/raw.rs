@@ -1,5 +1,5 @@
-//! What leaves raw is what came in: the same bytes, and the headers that prove whose they are, so that a
-//! receiver behind us verifies them as if we were not there.
+//! A raw body leaves as it came in: the same bytes, and the headers that prove whose they are, so
+//! that a receiver behind us verifies them as if we were not there.
 
 use std::fmt::Write as _;
 
@@ -28,7 +28,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// What a receiver behind the relay gets of one webhook.
+/// One webhook, as a receiver behind the relay gets it.
 async fn forwarded(
     source: impl FnOnce(RelayBuilder) -> RelayBuilder,
     path: &str,
@@ -71,7 +71,7 @@ async fn githubs_webhook_still_verifies_behind_us() {
 }
 
 #[tokio::test]
-async fn what_is_signed_for_another_body_or_by_nobody_is_refused_at_the_door() {
+async fn what_is_signed_for_another_body_or_not_at_all_is_refused() {
     let database = TestDatabase::new().await;
     let schemes = ["github", "gitlab", "shopify", "slack", "standard", "stripe"];
     let secret = format!("whsec_{}", STANDARD.encode([7; 24]));
@@ -166,7 +166,7 @@ async fn a_standard_webhook_keeps_its_own_id_and_signature_behind_us() {
         .collect();
     webhook.verify(&received.body, &verified).unwrap();
     assert_eq!(received.id(), id);
-    // Two of the three would verify for nobody, so ours stand.
+    // Two of the three would verify for no receiver, so ours stand.
     let received = forwarded(|relay| relay, "/in/shop", &headers[1..], GITHUB).await;
     assert!(received.id().starts_with("evt_"));
     assert_ne!(received.header("webhook-signature"), Some(&*signature));

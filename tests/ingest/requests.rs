@@ -126,7 +126,7 @@ async fn whatever_is_wrong_has_its_status_and_says_what_would_be_right() {
     let client = database.client().await;
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 0);
     assert_eq!(relay.metric("posthaste_ingest_requests_total", "\"401\"").await, 3.0);
-    // What is right is taken, so it was not for another reason that the others were refused.
+    // A good one is taken, so it was not for another reason that the others were refused.
     assert_eq!(post(relay.door(), "/in/shop", &[TOKEN], good).await.status, 200);
 }
 
@@ -141,7 +141,7 @@ async fn what_is_sent_again_under_its_id_is_one_event_and_answered_alike() {
     assert_eq!((first.status, again.status), (200, 200));
     assert_eq!(again.json(), serde_json::json!({"status": "duplicate", "id": first.id()}));
 
-    // Side by side, and in one batch: whoever stores first is held up until all have come.
+    // Side by side, and in one batch: the first to be stored is held up until all have come.
     let locker = database.client().await;
     let lock = "begin; lock table posthaste.received in share mode";
     locker.batch_execute(lock).await.unwrap();
@@ -174,7 +174,7 @@ async fn what_is_sent_again_under_its_id_is_one_event_and_answered_alike() {
     let headers = [TOKEN, ("idempotency-key", "one")];
     let other = line.post("/in/other", &headers, "{}").await.unwrap();
     assert_eq!(other.json()["status"], "stored");
-    // What has no id is never the same.
+    // Two webhooks without an id are never the same.
     for _ in 0..2 {
         let unnamed = line.post("/in/shop", &[TOKEN], "{}").await.unwrap();
         assert_eq!(unnamed.json()["status"], "stored");
@@ -269,7 +269,8 @@ async fn what_is_known_is_looked_up_by_its_key_whatever_the_statistics_say() {
             assert!(!plan.contains("Seq Scan on received"), "{statistics}\n{plan}");
         }
     }
-    // What is not there is found missing at once: what lies behind it under its source is not read as well.
+    // A name that is not there is found missing at once: names behind it under its source are not
+    // read as well.
     let explain = "explain (analyze, buffers, timing off) \
                    execute receive('{s1}', '{10x}', '{a}', '{1}', '{null}', '{null}', '{\"{}\"}')";
     let plan: Vec<String> =

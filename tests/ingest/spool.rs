@@ -1,5 +1,5 @@
-//! The spool: what comes while the database is away is kept on disk, and becomes an event when it is
-//! back: each once, in order, whatever was killed meanwhile.
+//! The spool: what comes while the database is away is kept on disk, and becomes an event when it
+//! is back: each once, in order, whatever was killed meanwhile.
 
 use std::fs;
 use std::path::Path;
@@ -74,7 +74,7 @@ async fn what_comes_while_the_database_is_away_arrives_once_and_in_order_when_it
     assert_eq!((&said["files"], &said["is_full"]), (&20.into(), &false.into()));
     assert_eq!(relay.metric("posthaste_spool_files", "").await, 20.0);
     assert_eq!(files(spool.path(), ".event").len(), 20);
-    // Nobody else may read them.
+    // No other user may read them.
     let mode = fs::metadata(spool.path().join(&files(spool.path(), ".event")[0])).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
 
@@ -245,7 +245,8 @@ async fn a_commit_that_takes_too_long_goes_to_the_spool_and_is_one_event_all_the
     let locker = database.client().await;
     locker.batch_execute("begin; lock table posthaste.received in share mode").await.unwrap();
     let mut line = Line::to(relay.door()).await.unwrap();
-    // The statement that was given up is still there, and will be committed beside that of the spool.
+    // The statement that was given up is still there, and will be committed beside that of the
+    // spool.
     assert_eq!(send(&mut line, 0).await, 202);
     waits_for_a_lock(&client, "receive").await;
     assert_eq!(send(&mut line, 1).await, 202);
@@ -254,8 +255,8 @@ async fn a_commit_that_takes_too_long_goes_to_the_spool_and_is_one_event_all_the
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
 }
 
-/// Holds up the first statement that comes there, and none that comes after it, as long as somebody has
-/// the lock.
+/// Holds up the first statement that comes there, and none that comes after it, as long as the test
+/// has the lock.
 fn gate(table: &str, when: &str) -> String {
     format!(
         "create sequence public.comers;
@@ -270,8 +271,8 @@ fn gate(table: &str, when: &str) -> String {
 
 #[tokio::test]
 async fn a_statement_that_still_runs_while_its_webhook_is_stored_from_the_spool_adds_nothing() {
-    // Before it has noted the name, so that the spool's copy is the event; and after it has, so that the
-    // copy waits to see what becomes of it.
+    // Before it has noted the name, so that the spool's copy is the event; and after it has, so
+    // that the copy waits to see what becomes of it.
     for (table, when, overtaken) in [("received", "before", true), ("outbox", "after", false)] {
         let database = TestDatabase::new().await;
         let client = database.client().await;
@@ -313,7 +314,7 @@ async fn a_statement_that_still_runs_while_its_webhook_is_stored_from_the_spool_
             assert_eq!(value::<i64>(&client, &rows).await, 1, "{table}");
         }
         assert_eq!(numbers(&receiver), [0]);
-        // And it is known under its name by whoever sends it again.
+        // And it is known under its name when it is sent again.
         let mut line = Line::to(relay.door()).await.unwrap();
         assert_eq!(send(&mut line, 0).await, 200);
         assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 1);
@@ -346,7 +347,7 @@ async fn a_commit_whose_answer_was_lost_is_one_event() {
 }
 
 #[tokio::test]
-async fn what_the_database_does_not_take_is_set_aside_and_holds_up_nobody() {
+async fn what_the_database_does_not_take_is_set_aside_and_holds_up_no_other_webhook() {
     let mut server = Server::start(&[]).await;
     let spool = tempfile::tempdir().unwrap();
     let strict = "alter table posthaste.outbox add constraint no_2 check (payload::text <> '2')";

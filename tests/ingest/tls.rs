@@ -44,7 +44,7 @@ impl Files {
             .await
     }
 
-    /// A connection of somebody who trusts the authority.
+    /// A connection of a sender that trusts the authority.
     async fn connect(&self, door: SocketAddr) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(der(&self.authority.pem())).unwrap();
@@ -59,7 +59,7 @@ impl Files {
         connector.connect(name, TcpStream::connect(door).await.unwrap()).await.unwrap()
     }
 
-    /// The certificate that is shown to whoever connects now.
+    /// The certificate that is shown to new connections now.
     async fn shown(&self, door: SocketAddr) -> CertificateDer<'static> {
         let stream = self.connect(door).await;
         stream.get_ref().1.peer_certificates().unwrap()[0].clone()
@@ -84,7 +84,7 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
 
     let mut plain = Line::to(relay.door()).await.unwrap();
     assert!(plain.shop("three", "{}").await.is_err());
-    // Whoever never shakes hands makes room for others.
+    // A connection that never shakes hands makes room for others.
     Line::to(relay.door()).await.unwrap().ended().await;
     let client = database.client().await;
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
@@ -100,7 +100,7 @@ async fn a_certificate_that_is_replaced_is_shown_and_one_that_cannot_be_used_is_
     let relay = files.relay(&database, "1m").await;
     assert_eq!(files.shown(relay.door()).await, der(&old.0));
     let mut kept = Line::over(files.connect(relay.door()).await);
-    // It is looked at when somebody comes.
+    // It is looked at when a connection comes.
     let refused = async |times: usize| {
         until("what cannot be used to be noticed", || async {
             let shown = files.shown(relay.door()).await;
@@ -110,7 +110,7 @@ async fn a_certificate_that_is_replaced_is_shown_and_one_that_cannot_be_used_is_
         .await
     };
 
-    // Between the two files nobody is turned away.
+    // Between the two files no connection is turned away.
     files.put("certificate", &new.0);
     assert_eq!(refused(1).await, der(&old.0));
     files.put("key", &new.1);
@@ -126,7 +126,7 @@ async fn a_certificate_that_is_replaced_is_shown_and_one_that_cannot_be_used_is_
     std::fs::remove_file(files.path("key")).unwrap();
     assert_eq!(refused(4).await, der(&new.0));
     assert!(!relay.log().contains("PRIVATE KEY"));
-    // Whoever is inside stays.
+    // Open connections stay.
     assert_eq!(kept.shop("one", "{}").await.unwrap().status, 200);
     files.put("key", &old.1);
     files.put("certificate", &old.0);

@@ -1,6 +1,6 @@
-//! Where the simulation takes place: a PostgreSQL of its own, so that nobody else's transactions are
-//! in its snapshots, with a clock that stands still until it is moved, and gates at which a statement
-//! can be stopped half done.
+//! The ground of the simulation: a PostgreSQL of its own, so that no other test's transactions are
+//! in its snapshots, with a clock that stands still until it is moved, and gates at which a
+//! statement can be stopped half done.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ const DATABASE: &str = "simulation";
 pub const SLOW: usize = 3;
 /// How many connections applications and people have.
 pub const CONNECTIONS: usize = 3;
-/// Statements of people and relays that meet another's lock give up: nobody can let go of it
+/// Statements of people and relays that meet another's lock give up: no session can let go of it
 /// meanwhile. (Real ones wait for up to 30 s; then they fail as these do.)
 const LOCK_TIMEOUT: &str = "30ms";
 
@@ -89,9 +89,10 @@ impl Ground {
         }
     }
 
-    /// Makes everything as it was in the beginning. Whoever had a lease or a transaction has let go of it.
+    /// Makes everything as it was in the beginning. No session has a lease or a transaction any
+    /// more.
     pub async fn clear(&mut self) {
-        /// Deletes leave dead rows, and nobody else vacuums.
+        /// Deletes leave dead rows, and autovacuum is off.
         const VACUUM_EVERY: u32 = 50;
         self.admin.batch_execute("select pg_advisory_unlock_all()").await.expect("open the gates");
         for application in &self.applications {
@@ -162,7 +163,7 @@ impl Ground {
         rows.pop().expect("it answers with one row")
     }
 
-    /// What is there, as anybody sees it.
+    /// The committed rows, as a new session sees them.
     pub async fn read(&self, statement: &'static str) -> Vec<Row> {
         self.read_with(statement, &[]).await
     }

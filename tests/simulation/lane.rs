@@ -13,9 +13,9 @@ use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::{Part, Share};
-use posthaste::model::verdict::{self, Policy, Verdict};
+use posthaste::model::verdict::{self, Verdict, VerdictPolicy};
 use posthaste::relay::Claim;
-use posthaste::store::endpoints::Known;
+use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 
 use super::settings::{HEALTH, RULES};
@@ -28,7 +28,7 @@ const DRAW: f64 = 0.0;
 pub struct InFlight {
     /// Its number among all requests.
     pub request: usize,
-    pub claim: Box<Claim>,
+    pub claim: Claim,
     pub ticket: Ticket,
     pub began: Instant,
 }
@@ -42,9 +42,9 @@ impl InFlight {
 /// See the module.
 #[derive(Debug)]
 pub struct Lane {
-    pub state: LaneState<Box<Claim>>,
+    pub state: LaneState<Claim>,
     endpoint: Endpoint,
-    /// Claims that are in it: queued, in flight or not yet recorded.
+    /// DueClaims that are in it: queued, in flight or not yet recorded.
     claimed: Arc<AtomicUsize>,
     /// When it was last handed a claim, or an attempt ended.
     pub used_at: Instant,
@@ -53,15 +53,15 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn open(known: Known, config: &Config, share: Share, now: Instant) -> Self {
+    pub fn open(known: KnownEndpoint, config: &Config, share: Share, now: Instant) -> Self {
         let limits = limits(&known, config);
-        let Known { endpoint, health, .. } = known;
+        let KnownEndpoint { endpoint, health, .. } = known;
         let window = config.delivery.initial_window;
         let state = LaneState::new(limits, window, health, share, now);
         Self { state, endpoint, claimed: Arc::default(), used_at: now, is_noted: true }
     }
 
-    pub fn reopen(&mut self, known: Known, config: &Config, share: Share, now: Instant) {
+    pub fn reopen(&mut self, known: KnownEndpoint, config: &Config, share: Share, now: Instant) {
         let limits = limits(&known, config);
         self.state.reopen(limits, known.health, share, now);
         self.endpoint = known.endpoint;
@@ -80,7 +80,7 @@ impl Lane {
         claim.enter(&self.claimed);
     }
 
-    pub fn push(&mut self, mut claim: Box<Claim>, now: Instant) {
+    pub fn push(&mut self, mut claim: Claim, now: Instant) {
         self.enter(&mut claim);
         self.used_at = now;
         self.state.push(claim);
@@ -110,9 +110,9 @@ impl Lane {
         let schedule = Schedule::default();
         let schedule = schedule.for_endpoint(&self.endpoint);
         let retry_after_cap = config.retry.retry_after_cap;
-        let policy = Policy { rules: &RULES, schedule: &schedule, retry_after_cap };
+        let policy = VerdictPolicy { rules: &RULES, schedule: &schedule, retry_after_cap };
         let age = present.duration_since(delivery.due_at);
-        let attempt = verdict::Attempt {
+        let attempt = verdict::AttemptFacts {
             number: delivery.attempt_count + 1,
             age: Duration::try_from(age).unwrap_or_default(),
             host: "receiver.example",
@@ -150,7 +150,7 @@ impl Lane {
 }
 
 /// As `relay::attempt` reads them.
-fn limits(known: &Known, config: &Config) -> LaneLimits {
+fn limits(known: &KnownEndpoint, config: &Config) -> LaneLimits {
     let endpoint = &known.endpoint;
     LaneLimits {
         endpoint: endpoint.id,

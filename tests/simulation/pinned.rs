@@ -10,7 +10,7 @@ use super::run;
 /// A relay's first turn asks what is due.
 const PINNED: &[(&str, &[Operation])] = &[
     (
-        // It routed and claimed under a number that nobody would look for again.
+        // It routed and claimed under a number that no relay would look for again.
         "a relay that was taken for dead and does not know it yet claims nothing",
         &[
             Start { relay: 0, size: Usual },
@@ -24,7 +24,8 @@ const PINNED: &[(&str, &[Operation])] = &[
         ],
     ),
     (
-        // Whoever reaps another holds its lock, and was taken for the session that it had lost.
+        // A relay that reaps another holds its lock, and was taken for the session that it had
+        // lost.
         "a relay that takes its lease again ends nobody's statement",
         &[
             Start { relay: 0, size: Usual },

@@ -20,7 +20,7 @@ impl World<'_> {
         let Some(relay) = self.relay(relay) else { return Ok(false) };
         let Some(mut in_flight) = relay.send(which, now) else { return Ok(false) };
         in_flight.request = request;
-        let (number, delivery) = (relay.number, in_flight.claim.delivery.clone());
+        let (number, delivery) = (relay.number, Delivery::clone(&in_flight.claim.delivery));
         relay.in_flight.push(in_flight);
         check_bounds(relay, delivery.endpoint_id, now)?;
         let lane = &relay.lanes[&delivery.endpoint_id];

@@ -4,17 +4,17 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use posthaste::model::dispatch::Asked;
+use posthaste::model::dispatch::ClaimRequest;
 use posthaste::model::endpoint::EndpointId;
-use posthaste::store::attempts::{Attempt, Held, record};
+use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
-    ClaimKey, Claims, Owed, claim, disown, due, release, tell_others,
+    ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
 };
-use posthaste::store::endpoints::{Known, apply_effect, endpoints};
+use posthaste::store::endpoints::{KnownEndpoint, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::ordering::{Line, give_turns, lines};
 use posthaste::store::relays::{Reaped, reap};
-use posthaste::store::routing::{Few, Room, Routed, floor, route, route_few};
+use posthaste::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
@@ -35,7 +35,7 @@ pub enum Statement {
     Look(Look),
     Claim {
         token: i64,
-        asked: Asked,
+        asked: ClaimRequest,
         bytes: i64,
     },
     Endpoints {
@@ -112,10 +112,10 @@ pub enum Done {
     Routed(Option<Routed>),
     /// `route_few` leaves it to `route`.
     Unusual,
-    Claimed(Claims),
-    Endpoints(Vec<Known>),
+    Claimed(DueClaims),
+    Endpoints(Vec<KnownEndpoint>),
     Due(Vec<Owed>),
-    Recorded(Held),
+    Recorded(RecordedDeliveries),
     Lines(Vec<Line>),
     Reaped(Reaped),
     /// Endpoints of lines that moved on, and in how long each has something due.
@@ -222,7 +222,7 @@ impl Statement {
 
 impl Look {
     async fn run(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
-        let room = Room {
+        let room = RoutingRoom {
             endpoints: &self.endpoints,
             rooms: &self.rooms,
             of_others: self.of_others,

@@ -22,15 +22,15 @@ pub enum Mood {
     Hangs,
     /// Drops or resets the connection of every fifth request, before or after reading it.
     Resets,
-    /// Up for a while, then for a minute nobody listens.
+    /// Up for a while, then refuses connections for a minute.
     Down,
-    /// Accepts, until for a while it says 410, which disables it; then somebody enables it again.
+    /// Accepts, until for a while it says 410, which disables it; then it is enabled again.
     Gone,
     /// Answers 200, with a body that never ends or drips.
     Endless,
     /// Sends every request elsewhere, where nothing must arrive.
     Redirects,
-    /// Nobody ever listens.
+    /// Always refuses connections.
     Refuses,
 }
 

@@ -1,12 +1,12 @@
-//! What the application writes. All of an event follows from the seed and its serial number, so that
-//! whoever receives one can tell to the byte what it should have been.
+//! The application's events. All of an event follows from the seed and its serial number, so
+//! that a receiver can tell to the byte what it should have been.
 
 use std::fmt::Write as _;
 
 use fastrand::Rng;
 
-/// Connections that insert. Serial number `n` is writer `n % WRITERS`'s, and so is every ordering key
-/// in it: one writer per key, so the order of commits per key is the order of serial numbers.
+/// Connections that insert. Serial number `n` is writer `n % WRITERS`'s, and so is every ordering
+/// key in it: one writer per key, so the order of commits per key is the order of serial numbers.
 pub const WRITERS: u32 = 20;
 const KEYS_PER_WRITER: u32 = 4;
 
@@ -59,7 +59,8 @@ impl Event {
         }
     }
 
-    /// JSON that does not survive a parser: white space, a repeated name, a price spelt in its own way.
+    /// JSON that does not survive a parser: white space, a repeated name, a price spelt in its own
+    /// way.
     pub fn payload(&self) -> String {
         let Self { serial, amount, eu, mark, note, .. } = self;
         let mut text = format!(

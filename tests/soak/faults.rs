@@ -1,5 +1,5 @@
-//! Does what the plan says, to the relays, to their sessions and to PostgreSQL; and the operator, who
-//! enables again what a 410 has disabled.
+//! Does what the plan says, to the relays, to their sessions and to PostgreSQL; and the operator,
+//! who enables again what a 410 has disabled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub async fn run(plan: Plan, until: Instant, fleet: &Arc<Fleet>, cluster: &mut C
     counts
 }
 
-/// What happens to one relay, until it runs again.
+/// Does the fault to one relay, until it runs again.
 async fn befall(fleet: &Fleet, mut seat: tokio::sync::OwnedMutexGuard<Seat>, fault: Fault) {
     match fault {
         Fault::Crash { away, .. } => {
@@ -136,8 +136,8 @@ impl Session {
 /// first 410 until it was enabled again.
 pub type Absences = Vec<(i64, i64)>;
 
-/// Lets an endpoint say 410 at these moments, and enables it when it has been disabled. Goes on until
-/// it is told that it is enough, since a late 410 may disable it once more.
+/// Lets an endpoint say 410 at these moments, and enables it when it has been disabled. Goes on
+/// until it is told that it is enough, since a late 410 may disable it once more.
 pub struct Operator {
     pub url: String,
     pub endpoint_id: i64,
@@ -147,7 +147,7 @@ pub struct Operator {
 
 impl Operator {
     const LOOK_EVERY: Duration = Duration::from_millis(500);
-    /// Somebody has to notice first.
+    /// The other relays have to notice first.
     const NOTICES_AFTER: Duration = Duration::from_secs(3);
     /// The relays may all be down or frozen for a while.
     const DISABLED_WITHIN: Duration = Duration::from_secs(90);

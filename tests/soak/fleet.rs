@@ -1,5 +1,5 @@
-//! The relays: real processes, each in a seat of its own, started again when they end. What they used
-//! and counted is read from them while they live.
+//! The relays: real processes, each in a seat of its own, started again when they end. What they
+//! used and counted is read from them while they live.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -16,8 +16,8 @@ use super::ledger::Ledger;
 use super::plan::RELAYS;
 use crate::support::Relay;
 
-/// What differs from the defaults: pauses and grace short enough for a run of minutes, and logs that
-/// hold what matters.
+/// Settings that differ from the defaults: pauses and grace short enough for a run of minutes, and
+/// logs that hold what matters.
 const SETTINGS: [(&str, &str); 7] = [
     ("health.first_pause", "1s"),
     ("health.longest_pause", "5s"),
@@ -36,7 +36,7 @@ const STARTING: Duration = Duration::from_secs(40);
 /// Grace for the requests, grace for the results, and some for a busy machine.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
-/// What is summed up over all processes.
+/// Counters that are summed up over all processes.
 pub const COUNTED: [&str; 4] = [
     "posthaste_relay_takeovers_total",
     "posthaste_claims_lost_total",
@@ -54,7 +54,7 @@ pub struct Fleet {
     tally: Held<Tally>,
 }
 
-/// Where one relay sits. Whoever holds the lock does something to it.
+/// Where one relay sits. A fault holds the lock while it does something to it.
 #[derive(Debug)]
 pub struct Seat {
     number: usize,
@@ -63,7 +63,7 @@ pub struct Seat {
     counted: [f64; COUNTED.len()],
 }
 
-/// What the relays used and counted, over all processes.
+/// Resources and counts of the relays, over all processes.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     /// By seat, in KiB.
@@ -106,7 +106,7 @@ impl Fleet {
         self.directory.join(format!("relay-{seat}.log"))
     }
 
-    /// A relay that nobody is doing anything to: this one, or the next.
+    /// A relay that no fault is at: this one, or the next.
     pub fn idle(&self, from: usize) -> Option<OwnedMutexGuard<Seat>> {
         let order = (0..RELAYS).map(|n| (from + n) % RELAYS);
         let mut free = order.filter_map(|n| Arc::clone(&self.seats[n]).try_lock_owned().ok());
@@ -179,8 +179,8 @@ impl Fleet {
         self.close_count(seat);
     }
 
-    /// Looks after the relays until it is dropped: reads what they use, and starts again what has ended
-    /// by itself, as a supervisor would.
+    /// Looks after the relays until it is dropped: reads what they use, and starts again what has
+    /// ended by itself, as a supervisor would.
     pub async fn look_after(&self) {
         loop {
             for seat in &self.seats {

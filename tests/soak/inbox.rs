@@ -1,4 +1,4 @@
-//! What has arrived at one endpoint: counts per event and no bodies, so that hours of it fit into
+//! The inbox of one endpoint: counts per event and no bodies, so that hours of it fit into
 //! memory.
 
 use std::collections::{HashMap, HashSet};

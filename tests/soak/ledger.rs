@@ -1,11 +1,11 @@
-//! What became of each event, as the application knows it, and whatever anybody found wrong.
+//! The ledger: each event's fate as the application knows it, and every complaint.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::events::{Event, WRITERS};
 
-/// What the application knows of an event.
+/// An event, as the application knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fate {
     #[default]

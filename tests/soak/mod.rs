@@ -1,18 +1,19 @@
 //! The soak: real relays under random faults, for minutes or hours, and then a reckoning of every
 //! event at every endpoint.
 //!
-//! `make soak MINUTES=30` runs it. Three relays deliver what twenty connections insert to endpoints of
-//! all moods, while every few seconds something is killed, frozen, cut off or restarted, PostgreSQL
-//! included. Then the faults stop, the endpoints become healthy, and what is owed drains. What is
-//! checked, and against what:
+//! `make soak MINUTES=30` runs it. Three relays deliver what twenty connections insert to endpoints
+//! of all moods, while every few seconds something is killed, frozen, cut off or restarted,
+//! PostgreSQL included. Then the faults stop, the endpoints become healthy, and what is owed
+//! drains. What is checked, and against what:
 //!
 //! * **what the application knows**: which transactions committed, and which events were in them;
 //! * **our own reading** of subscriptions, tenants and filters, not the one in SQL;
 //! * **what arrived**: each request was checked as it came, to the byte;
 //! * **what the tables say**: attempts, deliveries and `check_consistency()`.
 //!
-//! The seed decides the faults and the events, and is printed. Times are not decided by it, so a run
-//! cannot be had again exactly; its logs, and the rows of what went wrong, stay in `target/soak`.
+//! The seed decides the faults and the events, and is printed. Times are not decided by it, so a
+//! run cannot be had again exactly; its logs, and the rows of what went wrong, stay in
+//! `target/soak`.
 
 #![expect(unreachable_pub, reason = "`pub` means for the other modules of the soak")]
 
@@ -68,7 +69,7 @@ const BURIES_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SAY_EVERY: Duration = Duration::from_secs(15);
 
-/// What is asked for on the command line, by way of the environment.
+/// The wishes of the command line, by way of the environment.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     pub lasting: Duration,
@@ -88,7 +89,7 @@ struct Soak {
     endpoint_ids: Vec<i64>,
 }
 
-/// What happened, for the report.
+/// Everything that happened, for the report.
 #[derive(Debug)]
 pub struct Course {
     pub faults: Counts,
@@ -191,8 +192,8 @@ impl Soak {
         Course { faults, absences, faulty_for, drained_in, longest_queue }
     }
 
-    /// Stops the relays. One that may have claimed more than it knows of leaves its row for the next to
-    /// reap, so there is a next one.
+    /// Stops the relays. One that may have claimed more than it knows of leaves its row for the
+    /// next to reap, so there is a next one.
     async fn stop(&self) {
         for seat in &self.fleet.seats {
             self.fleet.stop(&mut *seat.lock().await).await;

@@ -8,7 +8,8 @@ use fastrand::Rng;
 /// Relay processes at work.
 pub const RELAYS: usize = 3;
 
-/// Something that goes wrong. A fault for a relay that is down or frozen already takes the next one.
+/// Something that goes wrong. A fault for a relay that is down or frozen already takes the next
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// `kill -9`, and a new process after this time.

@@ -1,6 +1,6 @@
-//! The endpoints as processes see them: an address each, a mood, and an inbox. Every request is checked
-//! as it comes: that it belongs here, that its body is the event's to the byte, that its id and its
-//! signature are right.
+//! The endpoints as processes see them: an address each, a mood, and an inbox. Every request is
+//! checked as it comes: that it belongs here, that its body is the event's to the byte, that its id
+//! and its signature are right.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::endpoints::{ENDPOINTS, Mood, Spec};
 use super::events::Event;
 use super::inbox::Inbox;
 use super::ledger::{Fate, Ledger};
-use crate::support::{After, Received, Reply, give, read_request};
+use crate::support::{After, Received, Reply, accept, give, read_request};
 
 /// How long the endpoint that goes down is up, and how long it is away.
 const UP: Duration = Duration::from_secs(40);
@@ -40,7 +40,7 @@ pub struct Receivers {
 pub struct Serving {
     pub shared: Arc<Shared>,
     _stations: JoinSet<()>,
-    /// Hold the ports of endpoints at which nobody listens.
+    /// Hold the ports of endpoints that refuse connections.
     _nobody: Vec<TcpSocket>,
 }
 
@@ -72,7 +72,7 @@ struct Station {
     requests: AtomicU64,
 }
 
-/// What is done with one request.
+/// How one request is answered.
 struct Plan {
     after: Duration,
     accepts: bool,
@@ -80,8 +80,8 @@ struct Plan {
 }
 
 impl Receivers {
-    /// Takes an address for each endpoint. Addresses of their own, so that no outgoing connection can
-    /// take the port of one that is down.
+    /// Takes an address for each endpoint. Addresses of their own, so that no outgoing connection
+    /// can take the port of one that is down.
     pub async fn bind() -> std::io::Result<Self> {
         let (mut addresses, mut listeners, mut nobody) = (Vec::new(), Vec::new(), Vec::new());
         for (number, spec) in ENDPOINTS.iter().enumerate() {
@@ -144,28 +144,20 @@ async fn stand(station: Arc<Station>, listener: TcpListener, address: SocketAddr
             Some(listener) => listener,
             None => TcpListener::bind(address).await.expect("the address is nobody else's"),
         };
-        let mut connections = JoinSet::new();
-        let open = accept(&station, &here, &mut connections);
+        let open = accept(&here, |socket, _| {
+            let station = Arc::clone(&station);
+            async move {
+                drop(socket.set_nodelay(true));
+                station.serve(BufReader::new(socket)).await
+            }
+        });
         if station.spec.mood != Mood::Down || *healed.borrow() {
             return open.await;
         }
-        // What is dropped here breaks off: connections and the socket that listened.
+        // Dropping breaks off the connections, and closes the socket that listened.
         drop(tokio::time::timeout(UP, open).await);
-        connections.abort_all();
         drop(here);
         drop(tokio::time::timeout(AWAY, healed.wait_for(|healed| *healed)).await);
-    }
-}
-
-async fn accept(station: &Arc<Station>, listener: &TcpListener, connections: &mut JoinSet<()>) {
-    while let Ok((socket, _)) = listener.accept().await {
-        let station = Arc::clone(station);
-        connections.spawn(async move {
-            // An error is a connection that was broken: by a relay that died, or by us.
-            drop(socket.set_nodelay(true));
-            drop(station.serve(BufReader::new(socket)).await);
-        });
-        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -203,7 +195,7 @@ impl Station {
         if !plan.after.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(plan.after) => {}
-                // Nobody sends a second request before the first is answered: it has gone.
+                // A relay sends no second request before the first is answered: it has gone.
                 gone = wire.fill_buf() => {
                     gone?;
                     return Ok(After::Close);
@@ -220,7 +212,7 @@ impl Station {
         give(plan.reply, wire.get_mut()).await
     }
 
-    /// What the mood makes of the `n`-th request.
+    /// How the mood answers the `n`-th request.
     fn plan(&self, n: u64) -> Plan {
         let accept = |after| Plan { after, accepts: true, reply: Reply::ok() };
         let refuse = |reply| Plan { after: Duration::ZERO, accepts: false, reply };

@@ -1,13 +1,13 @@
-//! The reckoning: every event at every endpoint, what should have come against what came and against
-//! what the tables say.
+//! The reckoning: every event at every endpoint, what should have come against what came and
+//! against what the tables say.
 //!
-//! **How many duplicates there may be.** A relay sends a claimed delivery once. So each request that
-//! arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`: with what
-//! came of it, or `interrupted`, if its relay died, lost its claims or was stopped. Hence, for each
-//! delivery by itself, there are no more requests than attempts (an attempt that says `sent twice` counts
-//! as two, of which the first was broken off); and an event may have been *accepted* once more than
-//! the attempt that says `delivered` only for each attempt whose end nobody could know: interrupted,
-//! timed out, or broken off.
+//! **How many duplicates there may be.** A relay sends a claimed delivery once. So each request
+//! that arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`:
+//! with what came of it, or `interrupted`, if its relay died, lost its claims or was stopped.
+//! Hence, for each delivery by itself, there are no more requests than attempts (an attempt that
+//! says `sent twice` counts as two, of which the first was broken off); and an event may have been
+//! *accepted* once more than the attempt that says `delivered` only for each attempt whose end
+//! no relay could know: interrupted, timed out, or broken off.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -54,7 +54,7 @@ pub struct OfEndpoint {
     pub strangers: u64,
     /// Acceptances beyond the first of each event.
     pub duplicates: u64,
-    /// Of events that came twice, attempts whose end nobody could know.
+    /// Of events that came twice, attempts whose end no relay could know.
     pub explained: u64,
     pub dead: u64,
     /// Owed when all was over.
@@ -70,12 +70,12 @@ pub struct OfEndpoint {
     pub latencies: [u64; 4],
 }
 
-/// What the tables say of one delivery.
+/// One delivery, as the tables have it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
     /// Attempts whose request may have arrived.
     sent: u8,
-    /// Of these, those whose end nobody could know.
+    /// Of these, those whose end no relay could know.
     unclear: u8,
     ends: u8,
     delivered: bool,

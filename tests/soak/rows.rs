@@ -1,4 +1,4 @@
-//! What the soak asks of the database.
+//! The soak's questions to the database.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -68,7 +68,7 @@ pub async fn reaped(url: &str, patience: Duration) -> bool {
     tokio::time::timeout(patience, looking).await.is_ok()
 }
 
-/// What is left and why it may be, for a person.
+/// Deliveries that are left and why that may be, for a person.
 pub async fn stuck(url: &str, dead: &[i64]) -> Vec<String> {
     let Some(session) = Session::open(url).await else { return Vec::new() };
     let statement = "select 'endpoint ' || endpoint_id || ' ' || to_json(stuck)::text from ( \
@@ -124,7 +124,7 @@ async fn each(client: &Client, statement: &str, mut take: impl FnMut(&Row)) {
     }
 }
 
-/// What is known of a delivery, its last attempts first, for a person.
+/// A delivery's history, its last attempts first, for a person.
 pub async fn evidence(client: &Client, event_id: i64, endpoint_id: i64) -> String {
     let statement = "(select to_json(a)::text from posthaste.attempts a \
            where event_id = $1 and endpoint_id = $2 order by started_at desc limit 6) \
@@ -136,7 +136,7 @@ pub async fn evidence(client: &Client, event_id: i64, endpoint_id: i64) -> Strin
     rows.iter().map(|row| format!("\n      {}", row.get::<_, String>(0))).collect()
 }
 
-/// What the tables say about the whole run.
+/// The whole run, as the tables have it.
 #[derive(Debug)]
 pub struct Totals {
     pub events: i64,

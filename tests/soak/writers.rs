@@ -29,11 +29,11 @@ const INSERT: &str = "insert into posthaste.outbox (event_type, payload, tenant,
 const DOUBT: &str = "insert into application.journal values ($1, true) on conflict do nothing";
 
 const MOST_PER_TRANSACTION: u32 = 5;
-/// One in so many transactions is rolled back; one in so many events stands behind a savepoint that is
-/// released, and as many behind one that is rolled back.
+/// One in so many transactions is rolled back; one in so many events stands behind a savepoint that
+/// is released, and as many behind one that is rolled back.
 const ROLLED_BACK: u32 = 10;
 const UNDONE: u32 = 20;
-/// What a writer did not write while it had no connection it makes good, up to this.
+/// A writer that had no connection writes the events it missed, up to this much.
 const CATCH_UP: Duration = Duration::from_secs(3);
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 /// A statement that takes longer waits for something that will not come.

@@ -7,10 +7,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate authority that nobody trusts but who is handed [`pem`](Self::pem).
+/// A certificate authority that is trusted only where [`pem`](Self::pem) is given.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// What a TLS server shows.
+/// The certificate and key of a TLS server.
 #[derive(Debug)]
 pub struct Identity {
     certificate: CertificateDer<'static>,

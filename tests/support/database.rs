@@ -1,4 +1,5 @@
-//! A database for one test: a copy of a migrated template, on one private cluster for the whole run.
+//! A database for one test: a copy of a migrated template, on one private cluster for the whole
+//! run.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -118,8 +119,9 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     /// Drops the database, so that a long run does not fill the disk.
     ///
-    /// Nobody waits for it: the server would wait for backends that are just being logged into, and a
-    /// runtime that stood still here could not answer them. What is left behind goes with the cluster.
+    /// Not waited for: the server would wait for backends that are just being logged into, and
+    /// a runtime that stood still here could not answer them. What is left behind goes with the
+    /// cluster.
     fn drop(&mut self) {
         let (cluster, name) = (self.cluster, self.name.clone());
         std::thread::spawn(move || {

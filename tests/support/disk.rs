@@ -9,8 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::Server;
 
-/// Where the tables of one database are. The server's log, as on many machines, is elsewhere: a server
-/// that cannot write its log crashes, which is another story.
+/// Where the tables of one database are. The server's log, as on many machines, is elsewhere: a
+/// server that cannot write its log crashes, which is another story.
 #[derive(Debug)]
 pub enum Disk {
     /// A small file system of its own.
@@ -41,7 +41,7 @@ impl Disk {
         let Some(mount) = Mount::new() else {
             let said =
                 "a disk cannot be mounted here (it takes root): inserts alone meet a full one";
-            // Not by a macro, whose words are kept from whoever runs the tests.
+            // Not by a macro, whose words the test runner keeps to itself.
             writeln!(std::io::stderr(), "NOT TESTED IN FULL: {said}").expect("say so");
             let create = format!("create database {name}");
             client.batch_execute(&create).await.expect("make the database");

@@ -1,6 +1,6 @@
-//! What every promise needs: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted and
-//! a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does not
-//! come within [`PATIENCE`].
+//! The tools of every test: a [`TestDatabase`] of its own, a [`Receiver`] that does as scripted
+//! and a [`Relay`] that can be killed. All of it waits for events, and fails loudly when one does
+//! not come within [`PATIENCE`].
 
 #![expect(unreachable_pub, reason = "a test binary exports nothing: `pub` means for the promises")]
 
@@ -13,6 +13,7 @@ mod pooler;
 mod receiver;
 mod relay;
 mod rows;
+mod scripted;
 mod sender;
 pub mod server;
 mod standby;
@@ -22,25 +23,26 @@ mod writer;
 use std::time::Duration;
 
 pub use certificates::{Authority, Identity};
-pub use command::posthaste;
+pub use command::{about, doctor, posthaste};
 pub use database::{TestDatabase, cluster_options, migrate};
 pub use disk::Disk;
 pub use inside::{run_inside, take_in_inside};
 pub use pooler::Pooler;
-pub use receiver::{After, Gate, Received, Receiver, Reply, give, ids, read_request};
+pub use receiver::{Receiver, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
     Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
     make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
+pub use scripted::{After, Gate, Received, Reply, accept, believed, give, read_request};
 pub use sender::{Line, post};
 pub use server::Server;
 pub use standby::Standby;
 pub use wire::Wire;
 pub use writer::Writer;
 
-/// How long a wait may last before it counts as failed. Nothing waits this long when all is well; it
-/// is generous because a machine may be busy.
+/// How long a wait may last before it counts as failed. Nothing waits this long when all is well;
+/// it is generous because a machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for an event.

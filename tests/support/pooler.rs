@@ -1,5 +1,5 @@
-//! A private PgBouncer in front of the tests' cluster. In transaction mode each transaction is lent one of
-//! a few sessions, and clients must not tell one from another.
+//! A private PgBouncer in front of the tests' cluster. In transaction mode each transaction is lent
+//! one of a few sessions, and clients must not tell one from another.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -116,7 +116,7 @@ impl Drop for Pooler {
     }
 }
 
-/// Whoever asks is let in, and becomes the superuser: it listens on the loopback alone.
+/// Every client is let in, and becomes the superuser: it listens on the loopback alone.
 fn settings(
     mode: &str,
     cluster: &Cluster,

@@ -155,7 +155,7 @@ impl Relay {
         })
     }
 
-    /// What it says of its spool.
+    /// Its spool, as `/status` has it.
     pub async fn spool(&self) -> serde_json::Value {
         let (_, body) = self.get("/status").await.expect("the relay answers");
         serde_json::from_str::<serde_json::Value>(&body).expect("it is JSON")["spool"].clone()
@@ -184,7 +184,7 @@ impl Relay {
         text.lines().filter_map(line).sum()
     }
 
-    /// Waits until it sleeps: nobody is looking, and only the bell wakes it.
+    /// Waits until it sleeps: then it looks no more, and only the bell wakes it.
     #[track_caller]
     pub fn asleep(&self) -> impl Future<Output = ()> + '_ {
         until("the relay to sleep", move || async move {

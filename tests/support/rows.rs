@@ -1,4 +1,4 @@
-//! What a promise writes into its database and reads out of it: builders that name only what
+//! Rows that a test writes into its database and reads out of it: builders that name only what
 //! matters, and waits for what a relay will have written.
 
 use std::collections::BTreeSet;

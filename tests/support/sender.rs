@@ -1,4 +1,5 @@
-//! Whoever sends webhooks to a relay: down to the bytes, since no client library would misbehave to order.
+//! A sender of webhooks to a relay: down to the bytes, since no client library would misbehave to
+//! order.
 
 use std::net::SocketAddr;
 
@@ -8,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::within;
 
-/// What was answered.
+/// The relay's answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -31,7 +32,7 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("the answer is JSON")
     }
 
-    /// What is wrong, and that it is said as RFC 9457 has it.
+    /// The problem's detail; the answer is as RFC 9457 has it.
     #[track_caller]
     pub fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");

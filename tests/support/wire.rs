@@ -14,11 +14,12 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Well,
-    /// Connections are taken and kept, and nothing goes through. What is sent meanwhile is held back.
+    /// Connections are taken and kept, and nothing goes through. What is sent meanwhile is held
+    /// back.
     Silent,
     /// Only towards the database. Answers are held back.
     Deaf,
-    /// What is new is reset.
+    /// New connections are reset.
     Refusing,
 }
 
@@ -79,7 +80,8 @@ impl Wire {
         format!("{before}:{}/{database}", self.port)
     }
 
-    /// New connections lead to the servers at these ports in turn, as where a name has several addresses.
+    /// New connections lead to the servers at these ports in turn, as where a name has several
+    /// addresses.
     pub fn lead_to(&self, ports: &[u16]) {
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = ports.to_vec();
     }
@@ -89,12 +91,12 @@ impl Wire {
         self.become_(Mood::Well);
     }
 
-    /// Half open: everything stays connected and can be connected, and nobody hears anything.
+    /// Half open: everything stays connected and can be connected, and neither side hears anything.
     pub fn silence(&self) {
         self.become_(Mood::Silent);
     }
 
-    /// Statements arrive, and nobody hears what came of them.
+    /// Statements arrive, and their answers do not.
     pub fn lose_answers(&self) {
         self.become_(Mood::Deaf);
     }

@@ -1,5 +1,5 @@
-//! What it costs to have ten thousand endpoints that are each owed something, beside ten that are owed
-//! as much together: the statements one by one, and all of it delivered.
+//! The cost of ten thousand endpoints that are each owed something, beside ten that are
+//! owed as much together: the statements one by one, and all of it delivered.
 
 use anyhow::Result;
 
@@ -72,7 +72,7 @@ async fn once(lab: &mut Lab, count: usize) -> Result<Run> {
     let mut caller = Caller::new(&bed)?;
     let named = &endpoints[..count.min(CLAIMED)];
     let of_each = i32::try_from(CLAIMED / named.len())?;
-    // What is first read by a session is read once more for the catalogue.
+    // A session's first read reads the catalogue too.
     caller.claim(named, 1).await?;
     let claim = caller.claim(named, of_each).await?;
     caller.due(count).await?;

@@ -1,4 +1,4 @@
-//! What becomes of the costs when there is much: due rows, endpoints, relays.
+//! Costs at scale: many due rows, endpoints, relays.
 
 mod endpoints;
 mod relays;

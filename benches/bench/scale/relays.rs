@@ -1,5 +1,6 @@
-//! What several relays on one database do together, with endpoints that answer at once and with some
-//! that take their time. All of them share this machine's cores with the server and the receiver.
+//! The throughput of several relays on one database, with endpoints that answer at once and with
+//! some that take their time. All of them share this machine's cores with the server and the
+//! receiver.
 
 use anyhow::Result;
 

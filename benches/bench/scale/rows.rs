@@ -1,4 +1,5 @@
-//! What a claim and the due read when much is due, beside when little is.
+//! Pages that a claim and the question for what is due read when much is due, beside when little
+//! is.
 
 use anyhow::Result;
 
@@ -58,7 +59,7 @@ async fn with(lab: &mut Lab, due: i64) -> Result<Vec<Run>> {
     }
     load::owed(&bed, &endpoints, due).await?;
     let mut caller = Caller::new(&bed)?;
-    // What is first read by a session is read once more for the catalogue.
+    // A session's first read reads the catalogue too.
     caller.claim(&endpoints, 1).await?;
     caller.due(ENDPOINTS).await?;
     let mut runs = Vec::new();

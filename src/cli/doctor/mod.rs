@@ -1,5 +1,4 @@
-//! `posthaste doctor`: looks at all that a relay needs, says how it stands, and how to fix what
-//! does not.
+//! `posthaste doctor`: checks everything that a relay needs, and says how to fix it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,18 +12,18 @@ use crate::relay::{self, Judged, RelayError};
 use crate::store::Database;
 use crate::store::doctor::{Finding, State, endpoints, examine};
 
-/// Nearly full: somebody should look before it is.
+/// Filled to this part, a spool is a warning: the operator should look before it is full.
 const MUCH: f64 = 0.5;
-/// Endpoints whose addresses are judged. Each is a name to look up.
+/// Endpoints whose addresses are judged, at most. Each is a name to look up.
 const MOST_JUDGED: i64 = 1000;
-/// Endpoints that are named in one finding.
+/// Endpoints that one finding names, at most.
 const MOST_TOLD: usize = 10;
 
 pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> {
     let rings = config.relay.wake == Wake::Listen;
     let database = database(config)?;
     let mut findings = examine(&database, config.relay.lease, rings).await;
-    // Where it could not be looked at endpoints, they cannot be read either.
+    // Without the finding on endpoints, they cannot be read either.
     if findings.iter().any(|finding| finding.check == "endpoints") {
         findings.push(addresses(config, &database).await);
     }
@@ -60,7 +59,7 @@ fn text(findings: &[Finding]) -> String {
     text
 }
 
-/// Which endpoints these settings would refuse.
+/// The endpoints that a relay with these settings would refuse.
 async fn addresses(config: &Config, database: &Database) -> Finding {
     let judged = match endpoints(database, MOST_JUDGED).await {
         Ok(endpoints) => relay::judge(config, database, endpoints).await,
@@ -89,7 +88,7 @@ async fn addresses(config: &Config, database: &Database) -> Finding {
     if refused.len() > MOST_TOLD {
         write!(found, "; and {} more", refused.len() - MOST_TOLD).expect("a string takes all");
     }
-    let fix = "what they are owed is held: set what is named and restart the relay, or change the endpoint's url";
+    let fix = "their deliveries are held: change the setting that is named and restart the relay, or change the endpoint's url";
     Finding::amiss("addresses", State::Warning, found, fix)
 }
 
@@ -100,7 +99,7 @@ fn in_full(error: &RelayError) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// How the spool stands, if there is one. It is looked at beside the relay that uses it.
+/// The state of the spool, if there is one. A relay may be using it meanwhile.
 fn spool(config: &Config) -> Option<Finding> {
     let settings = &config.ingest;
     let path = settings.spool.as_ref().filter(|_| settings.listen.is_some())?;
@@ -151,19 +150,19 @@ fn judge_spool(
     } else if left < one || files >= settings.spool_files {
         let (bytes, files) = (settings.spool_bytes, settings.spool_files);
         let found = format!("{found}; it is full: it may hold {files} files, {bytes} bytes");
-        let fix = "see why the database does not take what waits (the relay's log), or raise \
+        let fix = "see in the relay's log why the database does not store them, or raise \
                     ingest.spool_bytes and ingest.spool_files: until then webhooks are answered 503";
         amiss(State::Failed, found, fix)
     } else if set_aside > 0 {
         let fix = "look at the files named *.set-aside, and at the relay's log for why";
         amiss(State::Warning, found, fix)
     } else if full > MUCH {
-        let fix = "the database is away or slow: what waits is stored when it is back, and a full spool answers 503";
+        let fix = "the database is away or slow: the files are stored when it is back; a full spool answers 503";
         amiss(State::Warning, found, fix)
     } else if room.bytes < left {
         let found =
             format!("{found}; it may take {left} bytes more, and its disk has {} free", room.bytes);
-        let fix = "make room on that disk, or lower ingest.spool_bytes to what it has: what fits neither is answered 503";
+        let fix = "make room on that disk, or lower ingest.spool_bytes to what it has: webhooks that fit neither are answered 503";
         amiss(State::Warning, found, fix)
     } else {
         Finding::ok("spool", found)

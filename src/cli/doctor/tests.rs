@@ -1,4 +1,4 @@
-//! How a spool is judged by what is in it and what its disk has room for.
+//! A spool is judged by its content and by the room on its disk.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! A source made ready: who may send, and what is made of what it sends. Decides; reads no clock and
-//! waits for nothing.
+//! A source made ready: decides whether a sender is admitted, and makes the event of its request.
+//! Reads no clock and waits for nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ pub(super) struct Source {
     pub(super) name: String,
     pub(super) settings: SourceSettings,
     pub(super) verifier: Verifier,
-    /// A place for each request at once.
+    /// A permit for each request in flight.
     pub(super) places: Arc<Semaphore>,
 }
 
-/// What is wrong with a request, for its sender to read.
+/// An error in a request, in words for its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wrong {
     /// 400
@@ -37,7 +37,7 @@ pub(super) enum Wrong {
     Event(String),
 }
 
-/// Never kept by `*`: of one hop, or our own affair.
+/// Headers that `*` never keeps: of one hop, or Posthaste's own.
 const HOP: [&str; 17] = [
     "host",
     "connection",
@@ -57,8 +57,8 @@ const HOP: [&str; 17] = [
     "via",
     "forwarded",
 ];
-/// Nor those whose names have one of these: they hold a secret as it is, or say who somebody is. Signatures
-/// are kept, since a receiver behind us may verify them again.
+/// Nor does it keep headers whose names contain one of these: they hold a plain secret, or identify
+/// a person. Signatures are kept, since a receiver behind Posthaste may verify them again.
 const SECRET: [&str; 17] = [
     "authori",
     "authenticat",
@@ -90,13 +90,13 @@ impl Source {
         })
     }
 
-    /// Whether somebody at this address may send.
+    /// Whether a sender at this address is admitted.
     pub(super) fn admits(&self, peer: IpAddr) -> bool {
         let clients = &self.settings.clients;
         clients.is_empty() || clients.iter().any(|net| net.contains(&peer.to_canonical()))
     }
 
-    /// What the body is said to be, if that may be sent.
+    /// The content type that the headers name, if this source takes it.
     pub(super) fn content(&self, headers: &HeaderMap) -> Result<Content, Wrong> {
         let may = &self.settings.content_types;
         let wanted: Vec<_> = may
@@ -123,16 +123,16 @@ impl Source {
         } else {
             None
         };
-        content
-            .filter(|content| may.contains(content))
-            .ok_or_else(|| Wrong::Content(format!("this content-type is not taken; send {wanted}")))
+        content.filter(|content| may.contains(content)).ok_or_else(|| {
+            Wrong::Content(format!("this content-type is not accepted; send {wanted}"))
+        })
     }
 
-    /// What a request wants to hear that is no event: Slack asks once, when it is told of the URL
+    /// The answer to a request that is no event: Slack verifies a URL once, when it is configured
     /// (<https://docs.slack.dev/reference/events/url_verification>).
     pub(super) fn challenge(&self, verified: &Verified, body: &[u8]) -> Option<String> {
         #[derive(serde::Deserialize)]
-        struct Asked {
+        struct UrlVerification {
             challenge: String,
         }
         let asks = self.settings.verify == Scheme::Slack
@@ -140,10 +140,10 @@ impl Source {
         if !asks {
             return None;
         }
-        serde_json::from_slice(body).ok().map(|asked: Asked| asked.challenge)
+        serde_json::from_slice(body).ok().map(|asked: UrlVerification| asked.challenge)
     }
 
-    /// What is to be stored of a request that was verified. `draw` names one whose sender does not.
+    /// The event to be stored of a verified request. `draw` makes an id if the sender gave none.
     pub(super) fn incoming(
         &self,
         verified: Verified,
@@ -157,7 +157,7 @@ impl Source {
         if content == Content::Json && !is_json(text.as_str()) {
             return Err(Wrong::Body("the body is not JSON".to_owned()));
         }
-        let pick = |pick: &Selector| match (pick, content) {
+        let select = |selector: &Selector| match (selector, content) {
             (Selector::Header(name), _) => {
                 headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
             }
@@ -168,8 +168,8 @@ impl Source {
                 fields.find(|(name, _)| name == field).map(|(_, value)| value.into_owned())
             }
         };
-        let event_type = self.event_type(verified.event_type, pick)?;
-        let ordering_key = self.settings.ordering_key.as_ref().and_then(pick);
+        let event_type = self.event_type(verified.event_type, select)?;
+        let ordering_key = self.settings.ordering_key.as_ref().and_then(select);
         Ok(Incoming {
             source: self.name.clone(),
             sender_id: verified.id.filter(|id| !id.is_empty()).map_or_else(draw, |id| fitting(&id)),
@@ -187,7 +187,7 @@ impl Source {
     fn event_type(
         &self,
         conventional: Option<String>,
-        pick: impl Fn(&Selector) -> Option<String>,
+        select: impl Fn(&Selector) -> Option<String>,
     ) -> Result<String, Wrong> {
         let said = match &self.settings.event_type {
             EventType::Fixed(event_type) => return Ok(event_type.clone()),
@@ -195,18 +195,18 @@ impl Source {
                 None => return Ok(self.name.clone()),
                 Some(said) => said,
             },
-            EventType::Picked(place) => pick(place).ok_or_else(|| {
-                Wrong::Event("what the event's type is taken from is not there".to_owned())
+            EventType::Picked(place) => select(place).ok_or_else(|| {
+                Wrong::Event("the value that names the event's type is missing".to_owned())
             })?,
         };
         let words = dotted_words(&said).map(|words| format!("{}.{words}", self.name));
         words.filter(|words| words.chars().count() <= TEXT_MAX).ok_or_else(|| {
-            Wrong::Event("what the event's type is taken from does not make one".to_owned())
+            Wrong::Event("the value that names the event's type is no event type".to_owned())
         })
     }
 
-    /// The headers that are sent on with the event, as JSON: within the bounds of the outbox, those first
-    /// that the settings name.
+    /// The headers that are sent on with the event, as JSON: within the bounds of the outbox, those
+    /// first that the settings name.
     fn kept(&self, headers: &HeaderMap, content: Content) -> String {
         let mut kept = serde_json::Map::new();
         let mut room = HEADER_BYTES_MAX;
@@ -222,7 +222,7 @@ impl Source {
                 .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
             let Some(first) = values.next() else { continue };
             let value = values.fold(first.to_owned(), |all, value| all + ", " + value);
-            // What is not JSON cannot be sent on without its type.
+            // A body that is not JSON cannot be sent on without its type.
             let needed = name == CONTENT_TYPE && content == Content::Form;
             let bytes = name.as_str().len() + value.len();
             let fits = kept.len() < HEADERS_MAX && value.len() <= HEADER_VALUE_MAX && bytes <= room;
@@ -250,7 +250,7 @@ impl Source {
     }
 }
 
-/// As the outbox has them: no white space, no star, no empty word; in lower case.
+/// An event type as the outbox has it: no white space, no star, no empty word; in lower case.
 fn dotted_words(said: &str) -> Option<String> {
     let plain: String = said
         .trim()
@@ -265,7 +265,7 @@ fn dotted_words(said: &str) -> Option<String> {
     (!words.is_empty()).then(|| words.join("."))
 }
 
-/// The text itself, if a column holds it; else its digest, which tells it apart as well.
+/// The text itself if it fits the column; else its digest, which identifies it as well.
 fn fitting(text: &str) -> String {
     if text.chars().count() <= TEXT_MAX && !text.chars().any(char::is_control) {
         return text.to_owned();
@@ -275,7 +275,7 @@ fn fitting(text: &str) -> String {
     format!("sha256:{hex}")
 }
 
-/// As one JSON string.
+/// The text as one JSON string.
 fn quoted(text: &str) -> Payload {
     let quoted = serde_json::to_vec(text).expect("a text is always written");
     Payload::new(quoted.into()).expect("JSON is UTF-8")

@@ -1,9 +1,9 @@
-//! The spool: webhooks on this machine's disk while the database is away. One file each, numbered in the
-//! order in which they came; written whole or not at all (a temporary file, fsync, rename, fsync of the
-//! directory). Bounded in files and bytes.
+//! The spool: webhooks on this machine's disk while the database is away. One file each, numbered
+//! in the order in which they came; written whole or not at all (a temporary file, fsync, rename,
+//! fsync of the directory). Bounded in files and bytes.
 //!
-//! Everything here may block for as long as the disk does. When it is written and when it is emptied is
-//! for the [`writer`](super::writer) to say.
+//! Everything here may block for as long as the disk does. The [`writer`](super::writer) decides
+//! when it is written and when it is drained.
 
 mod record;
 mod room;
@@ -22,17 +22,17 @@ use super::IngestError;
 use crate::model::incoming::Incoming;
 
 pub(super) use record::Broken;
-pub use room::{Room, room};
+pub use room::{SpoolRoom, room};
 
-/// Held as long as the process lives: two would each drain what the other writes.
+/// Locked as long as the process lives: two processes would each drain the other's files.
 const LOCK: &str = "lock";
 /// Its name is complete when its bytes are on the disk.
 const WHOLE: &str = "event";
-/// Being written, or left behind by a process that was killed at it: nobody was answered.
+/// Being written, or left behind by a process that was killed meanwhile: no sender was answered.
 const UNFINISHED: &str = "unfinished";
-/// Cannot be stored. For a person to look at.
+/// Cannot be stored. The operator looks at it.
 const SET_ASIDE: &str = "set-aside";
-/// Bodies are for nobody else's eyes.
+/// Only the owner may read bodies.
 const OWNER_ONLY: u32 = 0o600;
 
 /// A directory of webhooks, used by one process.
@@ -73,8 +73,8 @@ pub(super) enum Unreadable {
 }
 
 impl Unreadable {
-    /// Whether the file may be read another time: the machine is short of files or memory, not of this
-    /// file's bytes.
+    /// Whether the file may be read another time: the machine is short of file descriptors or
+    /// memory, and the file may be whole.
     pub(super) fn may_pass(&self) -> bool {
         use rustix::io::Errno;
         let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::ACCESS];
@@ -87,18 +87,19 @@ impl Unreadable {
     }
 }
 
-/// What waits in a spool.
+/// The content of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spooled {
     pub files: usize,
     pub bytes: u64,
-    /// Files that cannot be stored, for a person to look at.
+    /// Files that cannot be stored and were set aside for the operator.
     pub set_aside: usize,
     /// Since when the oldest waits.
     pub oldest: Option<Timestamp>,
 }
 
-/// Looks without taking it: another process may be using it. A directory that is not there yet holds nothing.
+/// Looks without the lock: another process may be using the spool. A missing directory holds
+/// nothing.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -111,34 +112,34 @@ pub fn look(path: &Path) -> io::Result<Spooled> {
     for found in found {
         let found = found?;
         match (numbered(&found), found.metadata()) {
-            (Some((_, Kind::Whole)), Ok(about)) => {
+            (Some((_, FileKind::Whole)), Ok(about)) => {
                 let since = written(&about);
                 spooled.files += 1;
                 spooled.bytes += about.len();
                 spooled.oldest = Some(spooled.oldest.map_or(since, |oldest| oldest.min(since)));
             }
-            (Some((_, Kind::SetAside)), _) => spooled.set_aside += 1,
-            // Or stored and taken out just now.
+            (Some((_, FileKind::SetAside)), _) => spooled.set_aside += 1,
+            // Not whole, or stored and removed just now.
             _ => {}
         }
     }
     Ok(spooled)
 }
 
-enum Kind {
+enum FileKind {
     Whole,
     Unfinished,
     SetAside,
 }
 
-/// A file of the spool, by its name; others are nobody's business.
-fn numbered(found: &fs::DirEntry) -> Option<(u64, Kind)> {
+/// A file of the spool, by its name; other files are ignored.
+fn numbered(found: &fs::DirEntry) -> Option<(u64, FileKind)> {
     let name = found.file_name();
     let (number, kind) = name.to_str()?.split_once('.')?;
     let kind = match kind {
-        WHOLE => Kind::Whole,
-        UNFINISHED => Kind::Unfinished,
-        SET_ASIDE => Kind::SetAside,
+        WHOLE => FileKind::Whole,
+        UNFINISHED => FileKind::Unfinished,
+        SET_ASIDE => FileKind::SetAside,
         _ => return None,
     };
     Some((number.parse().ok()?, kind))
@@ -149,7 +150,7 @@ fn written(about: &fs::Metadata) -> Timestamp {
 }
 
 impl Spool {
-    /// Takes a directory for this process, and looks what the one before has left in it.
+    /// Takes a directory for this process, and reads what an earlier process left in it.
     pub(super) fn open(path: &Path, bytes: usize, files: usize) -> Result<Self, IngestError> {
         let refused = |source| IngestError::Spool { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
@@ -187,12 +188,12 @@ impl Spool {
             let Some((number, kind)) = numbered(&found) else { continue };
             self.next_number = self.next_number.max(number + 1);
             match kind {
-                Kind::Whole => {
+                FileKind::Whole => {
                     let about = found.metadata()?;
                     entries.push(Entry { number, bytes: about.len(), since: written(&about) });
                 }
-                Kind::Unfinished => fs::remove_file(found.path())?,
-                Kind::SetAside => self.set_aside += 1,
+                FileKind::Unfinished => fs::remove_file(found.path())?,
+                FileKind::SetAside => self.set_aside += 1,
             }
         }
         entries.sort_unstable();
@@ -217,7 +218,7 @@ impl Spool {
         self.is_full
     }
 
-    /// How many files are for a person to look at.
+    /// How many files were set aside.
     pub(super) fn set_aside(&self) -> usize {
         self.set_aside
     }
@@ -226,7 +227,7 @@ impl Spool {
         self.entries.front().map(|entry| entry.since)
     }
 
-    /// At most so many, from the oldest on.
+    /// At most `most` entries, from the oldest on.
     pub(super) fn oldest(&self, most: usize) -> Vec<Entry> {
         self.entries.iter().take(most).copied().collect()
     }
@@ -235,8 +236,8 @@ impl Spool {
         self.reader.clone()
     }
 
-    /// Puts in as many as there is room for, in this order, and returns how many: they are on the disk.
-    /// With an error, none of the others is.
+    /// Writes as many as there is room for, in this order, and returns how many: they are on the
+    /// disk. After an error, none of the others is.
     pub(super) fn put(
         &mut self,
         incoming: &[Incoming],
@@ -253,7 +254,7 @@ impl Spool {
                 break;
             }
             let entry = Entry { number: self.next_number, bytes: record.len() as u64, since: now };
-            // Never given again, also if it fails: what is left of it may be there.
+            // Never used again, also after a failure: an unfinished file may be left.
             self.next_number += 1;
             if let Err(failed) = self.reader.write(entry, &record) {
                 error = Some(failed);
@@ -264,7 +265,7 @@ impl Spool {
         if !put.is_empty()
             && let Err(failed) = self.reader.sync()
         {
-            // The names may not last. Nobody has been answered.
+            // The names may not last. No sender has been answered.
             for entry in put.drain(..) {
                 drop(fs::remove_file(self.reader.path(entry, WHOLE)));
             }
@@ -275,7 +276,7 @@ impl Spool {
         (put.len(), error)
     }
 
-    /// Takes out the oldest, which these are: with `true` it is kept aside, for a person to look at.
+    /// Removes these entries, which are the oldest; with `true`, sets them aside.
     pub(super) fn take_out(&mut self, done: &[(Entry, bool)]) -> io::Result<()> {
         let mut result = Ok(());
         for &(entry, set_aside) in done {

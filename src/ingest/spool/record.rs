@@ -1,5 +1,4 @@
-//! What a file of the spool holds: one webhook, so that a file that is not whole is told from one that is,
-//! wherever it breaks off and whatever became of its bytes.
+//! The format of a file of the spool: one webhook, so written that any changed byte shows.
 //!
 //! ```text
 //! posthaste spool 1 META PAYLOAD SHA256
@@ -7,8 +6,8 @@
 //! {"the": "payload"}
 //! ```
 //!
-//! The first line says how many bytes the next two parts have, and the digest of both and of the two
-//! numbers. A person can read it.
+//! The first line says how many bytes the next two parts have, and the digest of both and of the
+//! two numbers. A person can read it.
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
@@ -18,7 +17,7 @@ use crate::model::incoming::{Incoming, Payload};
 
 const MAGIC: &str = "posthaste spool 1";
 
-/// The file is not what was written.
+/// The file is not as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::ingest) enum Broken {
     #[error("it is not a file of the spool, or of another version")]

@@ -1,14 +1,15 @@
-//! What the disk under a spool has room for, and whether we may use it. Nothing is written to find out.
+//! The room on the disk under a spool, and whether this user may write there. Nothing is written to
+//! find out.
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
-/// As the spool's directory is found; or, if it is not made yet, the one that it will be made in.
+/// Room in the spool's directory or, if it does not exist yet, in the one that it will be made in.
 #[derive(Debug)]
-pub struct Room {
-    /// What this user may still put there. 0 also where no file can be made any more.
+pub struct SpoolRoom {
+    /// Bytes that this user may still write there. 0 also where no file can be made any more.
     pub bytes: u64,
     /// Why this user may not write there.
     pub closed: Option<io::Error>,
@@ -16,7 +17,7 @@ pub struct Room {
 
 /// # Errors
 /// When the disk does not say.
-pub fn room(path: &Path) -> io::Result<Room> {
+pub fn room(path: &Path) -> io::Result<SpoolRoom> {
     let is_there = |path: &&Path| path.exists();
     let below = path.ancestors().find(is_there).unwrap_or_else(|| Path::new("."));
     let closed = access(below, Access::WRITE_OK | Access::EXEC_OK).err().map(io::Error::from);
@@ -24,5 +25,5 @@ pub fn room(path: &Path) -> io::Result<Room> {
     // Some file systems do not count files, and say 0 of 0.
     let has_files = disk.f_favail > 0 || disk.f_files == 0;
     let bytes = if has_files { disk.f_bavail.saturating_mul(disk.f_frsize) } else { 0 };
-    Ok(Room { bytes, closed })
+    Ok(SpoolRoom { bytes, closed })
 }

@@ -40,7 +40,7 @@ fn what_was_put_in_is_there_in_order_for_the_next_process() {
     let mut spool = open(&directory);
     assert_eq!((spool.files(), spool.bytes()), (files, bytes));
     assert_eq!(read(&spool), ["id 1", "id 2", "id 3"].map(|id| Ok(id.to_owned())));
-    // What comes now is behind it.
+    // The next webhook goes behind it.
     assert_eq!(spool.put(&[incoming(4)], NOW).0, 1);
     let first = spool.oldest(1)[0];
     spool.take_out(&[(first, false)]).unwrap();

@@ -5,7 +5,9 @@
 //! [`Dispatch::next`] names the next step; the dispatcher performs it and tells what came of it.
 //! A claim that fails does not keep new events from being routed; any other error ends the round.
 
+mod outcomes;
 mod sleep;
+mod step;
 mod suspects;
 mod uncertain;
 
@@ -17,25 +19,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 pub use self::sleep::Sleep;
+pub use self::step::{ClaimRequest, DispatchSettings, Facts, Reason, RoutedStep, Step};
 pub use self::suspects::{Blame, Suspects};
 pub use self::uncertain::UncertainClaims;
-use super::due::Due;
 use super::endpoint::EndpointId;
 
 /// Events that a step of routing a few takes at most; above that, the whole statement is used.
 pub const FEW: u8 = 100;
 
-/// Endpoints that one claim looks at.
-const ENDPOINTS_PER_CLAIM: usize = 500;
 /// Deliveries that one routing statement makes, about; with a large fan-out it takes fewer events.
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
-/// While the bell is heard, the relay polls this much less often, to leave an idle database idle.
-const INTERVALS_BEHIND_THE_BELL: u32 = 5;
 /// Where one event makes more deliveries than this, few events are many deliveries.
 const FAN_OUT_OF_FEW: f64 = 10.0;
-/// After events that a step of few leaves to a whole step. Unusual events seldom come alone, and a try
-/// costs the database as much as a look.
-const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
 /// Between two notices to other relays, each of which costs all of them a statement.
 const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// Between two tries to open a session for the bell.
@@ -48,127 +43,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const STUCK_LANES_WAIT: Duration = Duration::from_millis(20);
 /// … and where it moves too slowly, after this.
 const SLOW_LANES_WAIT: Duration = Duration::from_millis(200);
-
-/// The settings that the dispatcher goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct DispatchSettings {
-    /// Events that one step of routing takes at most.
-    pub batch: usize,
-    /// Between two polls, where no bell is heard.
-    pub poll_interval: Duration,
-    /// After this the database ends a statement of its own accord.
-    pub statement_timeout: Duration,
-    /// Whether the bell is to be heard.
-    pub listens: bool,
-}
-
-impl DispatchSettings {
-    /// A round takes a poll interval and a few statements at most; well beyond that it hangs.
-    #[must_use]
-    pub fn stuck_after(&self) -> Duration {
-        self.poll_interval * INTERVALS_BEHIND_THE_BELL + 5 * self.statement_timeout
-    }
-
-    /// How long a statement whose answer was lost may still claim something.
-    fn patience(&self) -> Duration {
-        2 * self.statement_timeout
-    }
-}
-
-/// The next thing to do.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Step {
-    /// Give back the claims of statements whose answer was lost.
-    Disown,
-    /// Ask the session that hears the bell for a sign of life.
-    CheckBell,
-    /// Open a session to hear the bell.
-    Reconnect,
-    /// Ask which endpoints are owed something, and when.
-    Poll,
-    /// Tell the other relays what is due of endpoints that they serve.
-    TellOthers,
-    /// Claim what is due, see [`Dispatch::ask`].
-    Claim,
-    /// Read from where on events are still to be routed.
-    ReadFloor,
-    /// Route new events.
-    Route {
-        /// At most this many.
-        events: u32,
-        /// By the statement for [few](FEW) events, which does nothing where they are unusual.
-        few: bool,
-    },
-    /// Take the bell's lock: no insert rings from then on.
-    Silence,
-    /// Let go of the bell's lock: every insert rings from then on.
-    Arm,
-    /// Something failed: wait a little, longer each time.
-    BackOff,
-    /// The round is over. Wait for a bell, for room, or until a moment.
-    Rest {
-        /// The moment.
-        until: Instant,
-        /// What is to be done then.
-        reason: Reason,
-    },
-}
-
-/// Why a rest ends when it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// It is time to poll.
-    Poll,
-    /// Something unclaimed falls due.
-    Due,
-    /// It is time to look for events, to tell others, or to open a session.
-    Other,
-}
-
-/// What the next step depends on beside the dispatcher's own state.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Facts {
-    /// Whether there is a session that hears the bell.
-    pub hears: bool,
-    /// Whether something is due.
-    pub is_due: bool,
-    /// When something more falls due.
-    pub due_at: Option<Instant>,
-    /// Whether other relays have not been told what is due of their endpoints.
-    pub others_are_to_know: bool,
-    /// How many more deliveries the [fed](Dispatch::fed) lanes can take.
-    pub room_of_fed: usize,
-    /// How many attempts have come to an end in these lanes so far.
-    pub finished_by_fed: u64,
-}
-
-/// What a claim asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClaimRequest {
-    /// Endpoints that are due.
-    pub endpoints: Vec<EndpointId>,
-    /// Deliveries of each.
-    pub rooms: Vec<usize>,
-}
-
-/// What a step of routing did.
-#[derive(Debug, Clone, Default)]
-pub struct RoutedStep {
-    /// Events that were routed.
-    pub events: u32,
-    /// Deliveries that were made for them.
-    pub deliveries: u32,
-    /// Whether the step was full, so that there may be more.
-    pub more: bool,
-    /// Every transaction below this has ended.
-    pub xmin: i64,
-    /// No event still to be routed is older.
-    pub floor: Timestamp,
-    /// The endpoints whose lanes were fed by it.
-    pub fed: Vec<EndpointId>,
-    /// How many attempts have come to an end in these lanes by now.
-    pub finished: u64,
-}
 
 /// What goes on from one round to the next.
 #[derive(Debug)]
@@ -402,6 +276,12 @@ impl Dispatch {
 
     // ── what there is to know about it ──
 
+    /// The settings it goes by.
+    #[must_use]
+    pub fn settings(&self) -> &DispatchSettings {
+        &self.settings
+    }
+
     /// The endpoints whose lanes the last full step of routing has fed.
     #[must_use]
     pub fn fed(&self) -> &[EndpointId] {
@@ -443,178 +323,5 @@ impl Dispatch {
     /// An operator or another relay has made deliveries due.
     pub fn are_due(&mut self, now: Instant) {
         self.poll_at = now;
-    }
-
-    // ── what came of a step ──
-
-    /// A step failed other than by [claiming](Self::claim_failed) or [routing](Self::route_failed).
-    pub fn failed(&mut self) {
-        self.at = Point::BackOff;
-    }
-
-    /// Uncertain claims were given back by a statement that began at `now`.
-    pub fn disowned(&mut self, released: u64, now: Instant) {
-        self.uncertain.disowned(now, self.settings.patience());
-        self.at = Point::Bell;
-        if released > 0 {
-            // They are due, and no relay has been told.
-            self.poll_at = now;
-        }
-    }
-
-    /// A session that hears the bell was opened, or could not be. A poll is due then: what rang
-    /// meanwhile was not heard.
-    pub fn reconnected(&mut self, hears: bool, now: Instant) {
-        self.at = Point::Poll;
-        if hears {
-            self.poll_at = now;
-        }
-    }
-
-    /// The relay has asked what is due; `draw` is from 0 to 1.
-    pub fn polled(&mut self, draw: f64, now: Instant) {
-        let intervals = if self.hears { INTERVALS_BEHIND_THE_BELL } else { 1 };
-        // A tenth of jitter, so that several relays do not poll together.
-        let jitter = 0.9 + 0.2 * draw;
-        self.poll_at = now + (self.settings.poll_interval * intervals).mul_f64(jitter);
-        self.look_at = Some(now);
-        self.at = Point::TellOthers;
-    }
-
-    /// The other relays were told.
-    pub fn told_others(&mut self) {
-        self.at = Point::Claim;
-    }
-
-    /// What to claim: of endpoints that are due as much as each has room for, at most `room` in all.
-    pub fn ask(
-        &self,
-        due: &Due,
-        mut room: usize,
-        room_of: impl Fn(EndpointId) -> usize,
-        now: Instant,
-    ) -> ClaimRequest {
-        let mut asked = ClaimRequest::default();
-        room = room.min(self.suspects.most());
-        for endpoint in due.due(now) {
-            if asked.endpoints.len() == ENDPOINTS_PER_CLAIM || room == 0 {
-                break;
-            }
-            if self.suspects.is_left_out(endpoint, now) {
-                continue;
-            }
-            let most = room_of(endpoint).min(room);
-            if most > 0 {
-                room -= most;
-                asked.endpoints.push(endpoint);
-                asked.rooms.push(most);
-            }
-        }
-        asked
-    }
-
-    /// A claim has succeeded: `claimed` says how much of an endpoint, and `is_cut` that more was due
-    /// and had room, but for its size.
-    pub fn claimed(
-        &mut self,
-        asked: &ClaimRequest,
-        claimed: impl Fn(EndpointId) -> usize,
-        is_cut: bool,
-        due: &mut Due,
-    ) {
-        // More may be due than was asked for.
-        self.claims_again |= self.suspects.are_sought();
-        self.suspects.clear(&asked.endpoints);
-        for (endpoint, room) in asked.endpoints.iter().zip(&asked.rooms) {
-            // Fewer than asked for: nothing more is due, as far as the relay can see.
-            if !is_cut && claimed(*endpoint) < *room {
-                due.remove(*endpoint);
-            }
-        }
-    }
-
-    /// A claim has failed, and may have claimed something all the same. Sees to it that an endpoint
-    /// for which claiming fails does not hold up the others. `is_of_some_row`: what it read may be
-    /// the reason. Where the answer is [`Blame::Again`], the round ends by backing off.
-    pub fn claim_failed(
-        &mut self,
-        asked: &ClaimRequest,
-        is_of_some_row: bool,
-        due: &mut Due,
-        now: Instant,
-    ) -> Blame {
-        self.uncertain.add(self.token, now);
-        let blame = if is_of_some_row {
-            self.suspects.accuse(&asked.endpoints, asked.rooms.iter().sum(), now)
-        } else {
-            Blame::Again
-        };
-        match blame {
-            Blame::Again => self.failed = true,
-            Blame::Half => self.claims_again = true,
-            Blame::Without(endpoint, pause) => {
-                self.claims_again = true;
-                due.remove(endpoint);
-                due.put(endpoint, now + pause);
-            }
-        }
-        blame
-    }
-
-    /// The ledger says from where on events are still to be routed.
-    pub fn floor_is(&mut self, floor: Timestamp) {
-        self.floor = Some(floor);
-    }
-
-    /// A step of few has found unusual events and left them.
-    pub fn unusual(&mut self, now: Instant) {
-        self.unusual_until = now + UNUSUAL_PAUSE;
-    }
-
-    /// A step of routing has succeeded, at `at`; by `now`, what it claimed is in the lanes. `None`:
-    /// another relay was routing.
-    pub fn routed(&mut self, routed: Option<RoutedStep>, at: Instant, now: Instant) {
-        self.at = Point::Rise;
-        self.routed_at = at;
-        self.most_events = self.most_events.saturating_mul(2);
-        let look = routed.as_ref().map_or_else(sleep::Look::default, |routed| sleep::Look {
-            events: routed.events,
-            more: routed.more,
-            xmin: Some(routed.xmin),
-        });
-        if let Some(routed) = routed {
-            self.floor = Some(routed.floor);
-            if routed.events > 0 {
-                let fan_out = f64::from(routed.deliveries) / f64::from(routed.events);
-                self.fan_out = (self.fan_out + fan_out) / 2.0;
-            }
-            self.backlog = (routed.more && routed.deliveries > 0)
-                .then_some(Backlog { fed: routed.fed, finished: routed.finished });
-        }
-        let (wait, rises) = self.sleep.after(look, self.hears, now);
-        self.rises = rises;
-        self.look_at = wait.map(|wait| now + wait);
-    }
-
-    /// A step of routing has failed, and may have claimed something all the same. What it read may
-    /// have been too much for it: then fewer events are tried, down to a single one, and more again with
-    /// each step that succeeds.
-    pub fn route_failed(&mut self, events: u32, few: bool, is_of_some_row: bool, now: Instant) {
-        self.uncertain.add(self.token, now);
-        if is_of_some_row {
-            let tried = if few { FEW.into() } else { events };
-            self.most_events = (tried / 2).max(1);
-        }
-        self.failed();
-    }
-
-    /// The relay has let go of the bell's lock; transactions below `skippers` may not have rung.
-    /// `None`: the session is gone, and its lock with it. A look is due either way.
-    pub fn armed(&mut self, skippers: Option<i64>, now: Instant) {
-        match skippers {
-            Some(skippers) => self.sleep.armed(skippers),
-            None => self.sleep.lost(),
-        }
-        self.look_at = Some(now);
     }
 }

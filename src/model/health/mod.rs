@@ -1,23 +1,24 @@
 //! How an endpoint has been doing, and whether it may be sent anything now.
 //!
 //! After some failures in a row the endpoint is **paused**. At the end of the pause one request
-//! **probes**: if it fails the next pause is longer, if it is accepted the endpoint **flows** again.
-//! Deliveries wait meanwhile and spend no attempts. Failing without a break for days disables it.
+//! **probes**: if it fails the next pause is longer, if it is accepted the endpoint **flows**
+//! again. Deliveries wait meanwhile and spend no attempts. Failing without a break for days
+//! disables it.
 //!
-//! Three [faults](Fault) pause: it fails; it rejects event after event, which takes more of them, since a
-//! rejection may be about the one event; and this relay's own settings refuse it, which one request
-//! tells.
+//! Three [troubles](TroubleKind) pause an endpoint: it fails; it rejects event after event, which
+//! takes more of them, since a rejection may be about the one event; and this relay's own settings
+//! refuse it, which takes one request.
 //!
 //! The relay asks [`may_send`](Health::may_send) before it claims, [`begin`](Health::begin) before
-//! each request and tells [`after`](Health::after) how it ended; the store keeps the public fields in
-//! `posthaste.endpoint_health`. What becomes of the delivery is [`verdict`](super::verdict)'s, how
-//! many may be in flight [`window`](super::window)'s.
+//! each request and tells [`after`](Health::after) how it ended; the store keeps the public fields
+//! in `posthaste.endpoint_health`. [`verdict`](super::verdict) decides about the delivery,
+//! [`window`](super::window) about how many requests may be in flight.
 //!
-//! **Requests that were in flight when a pause began** end during the pause or the probe, and tell of
-//! the time before it. So each request carries a [`Ticket`] of the stretch (from one change of state
-//! to the next) that it began in. The failures of a past stretch change nothing: one incident makes
-//! one pause, and no straggler passes for the probe. A success of a past stretch does reopen: the
-//! endpoint has just accepted something.
+//! **Requests that were in flight when a pause began** end during the pause or the probe, and show
+//! the time before it. So each request carries a [`Ticket`] of the stretch (from one change of
+//! state to the next) that it began in. The failures of a past stretch change nothing: one incident
+//! makes one pause, and no straggler passes for the probe. A success of a past stretch does reopen:
+//! the endpoint has just accepted something.
 
 use std::time::Duration;
 
@@ -31,11 +32,11 @@ use super::verdict::{Decision, in_words};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
     pub state: State,
-    /// Failures since the last success, those that count.
+    /// Failures since the last success that count.
     pub consecutive_failures: u32,
     /// When the first of them ended.
     pub failing_since: Option<Timestamp>,
-    /// Events that it would not have since the last success.
+    /// Events that it rejected since the last success.
     pub consecutive_rejections: u32,
     /// Pauses since the last success; each is longer than the one before it.
     pub pauses: u32,
@@ -52,23 +53,23 @@ pub struct Health {
 /// Why an endpoint is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    pub fault: Fault,
-    /// In words that an operator reads in `endpoint_status.reason`.
+    pub kind: TroubleKind,
+    /// The words of `endpoint_status.reason`.
     pub reason: String,
 }
 
-/// What kind of trouble pauses an endpoint.
+/// The kind of trouble that pauses an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It does not do its work.
+pub enum TroubleKind {
+    /// The endpoint fails.
     Failing,
-    /// It answers, and would have none of many events.
+    /// The endpoint answers, and rejects many events in a row.
     Rejecting,
     /// This relay's own settings, or the endpoint's, do not let anything be sent to it.
     Refused,
 }
 
-/// What a relay left behind of an endpoint's health.
+/// An endpoint's health as a relay left it in the database.
 #[derive(Debug, Clone, Default)]
 pub struct Left {
     pub state: State,
@@ -90,16 +91,16 @@ pub enum State {
     Probing,
 }
 
-/// When to pause and for how long. Settings see to it that no pause is zero, which would make probes
+/// When to pause and for how long. The settings allow no pause of zero, which would make probes
 /// follow one another without rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthPolicy {
-    /// So many failures in a row begin a pause; at least 1.
+    /// This many failures in a row begin a pause; at least 1.
     pub failure_threshold: u32,
-    /// So many rejected events without one accepted begin a pause too; at least 1.
+    /// This many rejected events without an accepted one begin a pause too; at least 1.
     pub rejection_threshold: u32,
     pub first_pause: Duration,
-    /// How many times as long as the last one a pause is.
+    /// By this factor each pause is longer than the one before.
     pub pause_growth: u32,
     /// No pause is longer.
     pub longest_pause: Duration,
@@ -108,13 +109,13 @@ pub struct HealthPolicy {
     pub disable_after: Option<Duration>,
 }
 
-/// What may be sent now.
+/// How much may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowance {
     /// As much as the window holds.
     Freely,
     OneProbe,
-    /// One probe, if it is an event that has just been routed.
+    /// One probe, with an event that has just been routed.
     FreshProbe,
     /// Nothing before `until`; `None`: not before the probe that is out has come back.
     No {
@@ -127,18 +128,18 @@ pub enum Allowance {
 #[must_use = "the result of the request is told with its ticket"]
 pub struct Ticket(u32);
 
-/// What a request says about its endpoint.
+/// The evidence of a request about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign<'a> {
     /// It accepted the event.
     Accepting,
-    /// It is alive, but would not have this event, and answered so.
+    /// It is alive, and rejected this event with this status.
     Rejecting(u16),
-    /// It does not do its work: this is what happened.
+    /// It failed, with this outcome.
     Failing(&'a Outcome),
-    /// The settings do not let it be sent to: this is what they say.
+    /// The settings refuse it, for this reason.
     Refused(&'a str),
-    /// None: the request was not made, or nobody saw its end.
+    /// None: the request was not made, or its end is unknown.
     Nothing,
 }
 
@@ -169,7 +170,7 @@ impl Default for HealthPolicy {
     }
 }
 
-impl Fault {
+impl TroubleKind {
     pub const ALL: [Self; 3] = [Self::Failing, Self::Rejecting, Self::Refused];
 
     /// The word stored in `endpoint_health.trouble`.
@@ -184,20 +185,20 @@ impl Fault {
 
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|fault| fault.as_str() == word)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
 impl<'a> Sign<'a> {
-    /// Reads the sign from an outcome and what was decided about it (a rule may have counted an odd
+    /// Reads the sign from an outcome and the decision about it (a rule may have counted an odd
     /// answer as delivered).
     ///
     /// Most 4xx answers are about the one event, say a 422 for a payload that the receiver cannot
     /// use; were they failures, one bad event type would pause all the others, and were they
-    /// successes, they would hide that nothing is accepted any more. So they neither count as failures
-    /// nor end a row of them, and only many without a success pause. Exempt are those about the
-    /// receiver: 408 (too slow), 410 (gone), 425 (not yet) and 429 (too much). A redirect is a failure
-    /// too: it is never followed, so nothing can be delivered.
+    /// successes, they would hide that nothing is accepted any more. So they neither count as
+    /// failures nor end a row of them, and only many without a success pause. Exempt are those
+    /// about the receiver: 408 (too slow), 410 (gone), 425 (not yet) and 429 (too much). A redirect
+    /// is a failure too: it is never followed, so nothing can be delivered.
     #[must_use]
     pub fn of(outcome: &'a Outcome, decision: Decision) -> Self {
         if decision == Decision::Delivered {
@@ -211,21 +212,21 @@ impl<'a> Sign<'a> {
             },
             Outcome::TimedOut { .. } | Outcome::Unreachable { .. } => Self::Failing(outcome),
             Outcome::Refused { why, detail } if why.is_standing() => Self::Refused(detail),
-            // It is about the event, or our own fault.
+            // It is about the event, or a fault of the relay.
             Outcome::Refused { .. } | Outcome::Interrupted => Self::Nothing,
         }
     }
 }
 
 impl Health {
-    /// The health that a relay left behind. A probe that was out then is made again. What settings
-    /// refused is tried at once: this relay's, or the endpoint's, may be others.
+    /// Restores the health that a relay left. A probe that was out then is made again. An endpoint
+    /// that settings refused is tried at once: the settings may have changed.
     #[must_use]
     pub fn restore(left: Left) -> Self {
         let Left { state, consecutive_failures, failing_since, consecutive_rejections, .. } = left;
-        let unknown = || Trouble { fault: Fault::Failing, reason: String::new() };
+        let unknown = || Trouble { kind: TroubleKind::Failing, reason: String::new() };
         let trouble = (state != State::Flowing).then(|| left.trouble.unwrap_or_else(unknown));
-        let refused = trouble.as_ref().is_some_and(|trouble| trouble.fault == Fault::Refused);
+        let refused = trouble.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::Refused);
         let at_once = State::Paused { until: Timestamp::MIN };
         let (state, pauses) = match state {
             State::Flowing => (state, left.pauses),
@@ -244,7 +245,7 @@ impl Health {
         }
     }
 
-    /// What may be sent now, for claiming no more than that.
+    /// How much may be sent now: the bound of what to claim.
     #[must_use]
     pub fn may_send(&self, now: Timestamp) -> Allowance {
         match self.state {
@@ -270,7 +271,7 @@ impl Health {
         Some(Ticket(self.stretch))
     }
 
-    /// Takes in how a request ended. `draw` is from 0 to 1 and decides the jitter of a pause.
+    /// Notes the end of a request. `draw` is from 0 to 1 and decides the jitter of a pause.
     pub fn after(
         &mut self,
         ticket: Ticket,
@@ -294,12 +295,12 @@ impl Health {
             Sign::Failing(outcome) => self.failed(outcome, now, policy, draw),
             Sign::Rejecting(status) => self.rejected(status, now, policy, draw),
             Sign::Refused(detail) => {
-                let since = self.troubled_since(Fault::Refused, now);
-                let trouble = Trouble { fault: Fault::Refused, reason: detail.to_owned() };
+                let since = self.troubled_since(TroubleKind::Refused, now);
+                let trouble = Trouble { kind: TroubleKind::Refused, reason: detail.to_owned() };
                 Some(self.pause_or_disable(trouble, since, now, policy, draw))
             }
-            // The probe has told nothing. Another one soon, but not at once: what kept this one from
-            // being made may keep the next.
+            // The probe has shown nothing. Another follows soon, but not at once: the same obstacle
+            // may keep it from being made.
             Sign::Nothing if probing => Some(self.pause(now, policy.first_pause, policy, draw)),
             Sign::Nothing | Sign::Accepting => None,
         }
@@ -323,7 +324,8 @@ impl Health {
     ) -> Option<Transition> {
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now);
-        // A failed probe pauses whatever the number: settings may have changed since the first pause.
+        // A failed probe pauses whatever the number: settings may have changed since the first
+        // pause.
         if self.state == State::Flowing && self.consecutive_failures < policy.failure_threshold {
             return None;
         }
@@ -332,7 +334,7 @@ impl Health {
             1 => format!("a failure: {outcome}"),
             _ => format!("{count} failures in a row, the last: {outcome}"),
         };
-        let trouble = Trouble { fault: Fault::Failing, reason };
+        let trouble = Trouble { kind: TroubleKind::Failing, reason };
         Some(self.pause_or_disable(trouble, since, now, policy, draw))
     }
 
@@ -345,9 +347,10 @@ impl Health {
     ) -> Option<Transition> {
         self.consecutive_rejections = self.consecutive_rejections.saturating_add(1);
         let since = *self.rejecting_since.get_or_insert(now);
-        if !self.is_in(Fault::Rejecting) && self.consecutive_rejections < policy.rejection_threshold
+        if !self.is_in(TroubleKind::Rejecting)
+            && self.consecutive_rejections < policy.rejection_threshold
         {
-            // Another wait is over, since the endpoint answers; but a single failure pauses it again.
+            // A pause for failures is over, as the endpoint answers; one failure pauses it again.
             return (self.state == State::Probing).then(|| {
                 self.change(State::Flowing);
                 Transition::OnTrial
@@ -355,23 +358,23 @@ impl Health {
         }
         let count = self.consecutive_rejections;
         let reason = format!("{count} answers of 4xx in a row, the last {status}");
-        let trouble = Trouble { fault: Fault::Rejecting, reason };
-        let since = self.troubled_since(Fault::Rejecting, since);
+        let trouble = Trouble { kind: TroubleKind::Rejecting, reason };
+        let since = self.troubled_since(TroubleKind::Rejecting, since);
         Some(self.pause_or_disable(trouble, since, now, policy, draw))
     }
 
-    fn is_in(&self, fault: Fault) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.fault == fault)
+    fn is_in(&self, kind: TroubleKind) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind)
     }
 
-    /// Since when it is in this trouble, if that begins now or began before. A failure of long ago, with
-    /// nothing after it, does not make a first refusal one of many days.
-    fn troubled_since(&mut self, fault: Fault, begins: Timestamp) -> Timestamp {
-        let goes_on = self.failing_since.filter(|_| self.is_in(fault));
+    /// When this trouble began: at `begins`, or earlier if the endpoint is in it already. An old
+    /// failure, with nothing after it, does not make a first refusal look many days old.
+    fn troubled_since(&mut self, kind: TroubleKind, begins: Timestamp) -> Timestamp {
+        let goes_on = self.failing_since.filter(|_| self.is_in(kind));
         *self.failing_since.insert(goes_on.unwrap_or(begins))
     }
 
-    /// Pauses for longer than the last time, or asks for more if that goes on for too long.
+    /// Pauses for longer than the last time, or disables the endpoint after too long a trouble.
     fn pause_or_disable(
         &mut self,
         trouble: Trouble,
@@ -387,13 +390,13 @@ impl Health {
             .filter(|&limit| {
                 Duration::try_from(now.duration_since(since)).is_ok_and(|d| d >= limit)
             })
-            .map(|limit| match trouble.fault {
-                Fault::Failing => format!(
+            .map(|limit| match trouble.kind {
+                TroubleKind::Failing => format!(
                     "failed without a break for {}, {} times in a row",
                     in_words(limit),
                     self.consecutive_failures
                 ),
-                Fault::Rejecting | Fault::Refused => {
+                TroubleKind::Rejecting | TroubleKind::Refused => {
                     format!("accepted nothing for {}: {}", in_words(limit), trouble.reason)
                 }
             });
@@ -405,9 +408,9 @@ impl Health {
     /// Pauses for `length`, at most the longest pause, less up to a tenth so that endpoints that
     /// failed together are not probed together.
     ///
-    /// While events are rejected, those that wait may all be of the kind that the endpoint will not have,
-    /// and each probe with one of them prolongs the wait of all others. So for the second half of such a
-    /// pause a new event may be the probe.
+    /// While events are rejected, the waiting events may all be of a kind that the endpoint
+    /// rejects, and each probe with one of them prolongs the wait of all others. So in the second
+    /// half of such a pause a new event may be the probe.
     fn pause(
         &mut self,
         now: Timestamp,
@@ -421,9 +424,9 @@ impl Health {
         let trouble = self
             .trouble
             .clone()
-            .unwrap_or_else(|| Trouble { fault: Fault::Failing, reason: String::new() });
+            .unwrap_or_else(|| Trouble { kind: TroubleKind::Failing, reason: String::new() });
         self.change(State::Paused { until });
-        self.fresh_from = (trouble.fault == Fault::Rejecting)
+        self.fresh_from = (trouble.kind == TroubleKind::Rejecting)
             .then(|| now.checked_add(length / 2).unwrap_or(Timestamp::MAX));
         self.trouble = Some(trouble.clone());
         Transition::Paused { until, again: self.pauses > 1, trouble }

@@ -9,7 +9,7 @@ const REJECTING: Sign<'static> = Sign::Rejecting(422);
 const REFUSED: Sign<'static> = Sign::Refused("add 127.0.0.1/32 to addresses.allow");
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// An endpoint with a hand on its clock, and no jitter.
+/// An endpoint whose clock the test moves, without jitter.
 struct Story {
     health: Health,
     now: Timestamp,
@@ -31,16 +31,16 @@ impl Story {
         let paused = story.paused_for(
             30,
             false,
-            Fault::Failing,
+            TroubleKind::Failing,
             "10 failures in a row, the last: timed out (headers)",
         );
         assert_eq!(story.send(FAILING), Some(paused));
         story
     }
 
-    /// The transition to a pause of so many seconds.
-    fn paused_for(&self, seconds: u32, again: bool, fault: Fault, reason: &str) -> Transition {
-        let trouble = Trouble { fault, reason: reason.to_owned() };
+    /// The transition to a pause of this many seconds.
+    fn paused_for(&self, seconds: u32, again: bool, kind: TroubleKind, reason: &str) -> Transition {
+        let trouble = Trouble { kind, reason: reason.to_owned() };
         Transition::Paused { until: self.now + seconds * SECOND, again, trouble }
     }
 
@@ -62,7 +62,7 @@ impl Story {
         self
     }
 
-    /// Waits for the end of the pause and says how long it took.
+    /// Waits for the end of the pause and returns its length.
     fn wait_out_the_pause(&mut self) -> Duration {
         let State::Paused { until } = self.health.state else { panic!("{:?}", self.health) };
         let rest = Duration::try_from(until.duration_since(self.now)).unwrap();
@@ -203,7 +203,7 @@ fn a_probe_that_only_shows_life_reopens_on_trial() {
     let paused = story.paused_for(
         60,
         true,
-        Fault::Failing,
+        TroubleKind::Failing,
         "11 failures in a row, the last: timed out (headers)",
     );
     assert_eq!(story.send(FAILING), Some(paused));
@@ -275,7 +275,7 @@ fn what_is_read_from_an_outcome() {
         let refused = Outcome::Refused { why, detail: "no".to_owned() };
         assert_eq!(sign(&refused), Sign::Refused("no"));
     }
-    // About one event, or our own fault.
+    // About one event, or a fault of the relay.
     for why in [Refusal::BadEvent, Refusal::Fault] {
         let refused = Outcome::Refused { why, detail: "no".to_owned() };
         assert_eq!(sign(&refused), Sign::Nothing);
@@ -285,14 +285,14 @@ fn what_is_read_from_an_outcome() {
     assert_eq!(Sign::of(&answered(500), Decision::Delivered), Sign::Accepting, "by a rule");
 }
 
-/// One that has just been paused since it would have none of fifty events.
+/// An endpoint that has just been paused because it rejected 50 events.
 fn rejecting() -> Story {
     let mut story = Story::new();
     for _ in 1..50 {
         assert_eq!(story.send(REJECTING), None);
     }
     let reason = "50 answers of 4xx in a row, the last 404";
-    let paused = story.paused_for(30, false, Fault::Rejecting, reason);
+    let paused = story.paused_for(30, false, TroubleKind::Rejecting, reason);
     assert_eq!(story.send(Sign::Rejecting(404)), Some(paused));
     story
 }
@@ -353,7 +353,7 @@ fn accepting_nothing_for_days_disables_whatever_the_trouble() {
 fn refused() -> Story {
     let mut story = Story::new();
     let reason = "add 127.0.0.1/32 to addresses.allow";
-    let paused = story.paused_for(30, false, Fault::Refused, reason);
+    let paused = story.paused_for(30, false, TroubleKind::Refused, reason);
     assert_eq!(story.send(REFUSED), Some(paused));
     story
 }
@@ -390,7 +390,7 @@ fn what_settings_refused_is_tried_at_once_by_the_next_relay() {
     assert_eq!(story.health.may_send(story.now), Allowance::OneProbe);
     let mut opened = Story { health: story.health.clone(), ..Story::new() };
     assert_eq!(opened.send(Sign::Accepting), Some(Transition::Recovered));
-    // It says so again, once.
+    // It is reported again, once.
     assert!(matches!(story.send(REFUSED), Some(Transition::Paused { again: false, .. })));
     story.wait_out_the_pause();
     assert!(matches!(story.send(REFUSED), Some(Transition::Paused { again: true, .. })));
@@ -406,16 +406,16 @@ fn a_rejection_by_what_was_refused_or_failing_reopens_on_trial() {
 }
 
 #[test]
-fn a_fault_is_known_by_its_word() {
-    for fault in Fault::ALL {
-        assert_eq!(Fault::parse(fault.as_str()), Some(fault));
+fn a_trouble_is_known_by_its_word() {
+    for kind in TroubleKind::ALL {
+        assert_eq!(TroubleKind::parse(kind.as_str()), Some(kind));
     }
 }
 
 #[derive(Debug, Clone)]
 enum Op {
     Begin,
-    /// One of the requests in flight, counted round.
+    /// One of the requests in flight, by its index modulo their number.
     End(usize, Sign<'static>, f64),
     Wait(u64),
 }

@@ -1,8 +1,7 @@
 //! One endpoint's lane as a value: what a relay has queued for the endpoint, how much more it may
-//! claim, and what a worker of the lane does next. A slow, dead or hostile endpoint fills its own
-//! lane and no other.
+//! claim, and what a worker of the lane does next.
 //!
-//! Knows no lock, task, clock or chance: the relay keeps a lane behind a lock and calls workers,
+//! A slow, dead or hostile endpoint fills its own lane and no other. Knows no lock, task, clock or chance: the relay keeps a lane behind a lock and calls workers,
 //! the simulation steps one by hand. The queue holds claims with their guards there, plain
 //! deliveries here, so the caller counts what it holds and hands the count in as `claimed`.
 //!
@@ -133,9 +132,10 @@ pub struct Tally {
     pub duration_ms: f64,
 }
 
-/// How many more an endpoint may claim that holds `claimed`, of a relay that may still claim
-/// `free`: no more than it then leaves free. An endpoint that was fast and hangs has half of all
-/// claims at most, and something is left for the next.
+/// How many more an endpoint may claim that holds `claimed`, while the relay has `free` left.
+///
+/// No more than it then leaves free: an endpoint that was fast and hangs has half of all claims at
+/// most, and something is left for the next.
 #[must_use]
 pub fn share_of_room(free: usize, claimed: usize) -> usize {
     free.saturating_sub(claimed).div_ceil(2)

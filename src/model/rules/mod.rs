@@ -1,8 +1,8 @@
-//! What operators have said to do about certain outcomes: "410 from anybody: disable the endpoint".
+//! The operators' rules about certain outcomes: "410 from any endpoint: disable it".
 //!
 //! A rule is a row of `posthaste.rules`, checked here when it is read, so that judging cannot fail.
-//! [`verdict`](super::verdict) asks for the first rule that matches an outcome and does what it says;
-//! 2xx answers and interrupted requests never come before a rule.
+//! [`verdict`](super::verdict) asks for the first rule that matches an outcome and does what it
+//! says; 2xx answers and interrupted requests never come before a rule.
 
 use std::ops::RangeInclusive;
 
@@ -14,10 +14,10 @@ use super::subscription;
 /// A compiled body pattern may take this many bytes. Most take a few thousand; whatever
 /// `posthaste_internal.check_rule` takes, by its length and repetitions, fits.
 const PATTERN_BYTES: usize = 32 * 1024 * 1024;
-/// What matching may take besides, for each thread that matches. With less it is slower.
+/// Bytes that matching may take besides, for each thread that matches. With less it is slower.
 const CACHE_BYTES: usize = 256 * 1024;
 
-/// A row of `posthaste.rules` as it stands there. `None`: the rule does not ask.
+/// A row of `posthaste.rules`. `None`: the rule has no such condition.
 #[derive(Debug, Clone, Default)]
 pub struct RuleRow {
     pub id: i64,
@@ -39,7 +39,7 @@ pub struct RuleRow {
     pub action: String,
 }
 
-/// What to do when an outcome looks like this. Every condition given must hold.
+/// An action for outcomes that meet every given condition.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub id: i64,
@@ -54,7 +54,7 @@ pub struct Rule {
     event_type: Option<String>,
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Try again by the schedule, as without a rule: an exception from a rule that comes later.
@@ -69,11 +69,11 @@ pub enum Action {
     Delivered,
 }
 
-/// The rules in the order in which they are asked.
+/// The rules in the order in which they are evaluated.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet(Vec<Rule>);
 
-/// A row is not a rule; the source says why.
+/// A row is not a valid rule; the source says why.
 #[derive(Debug, thiserror::Error)]
 #[error("rule `{name}` cannot be used")]
 pub struct RuleError {
@@ -83,7 +83,7 @@ pub struct RuleError {
 }
 
 impl RuleError {
-    /// The rule, what is wrong with it, and why, on one line.
+    /// The rule, its fault and the cause of that, on one line.
     #[must_use]
     pub fn in_full(&self) -> String {
         let causes = std::iter::successors(Some(self as &dyn std::error::Error), |e| e.source());
@@ -92,12 +92,12 @@ impl RuleError {
     }
 }
 
-/// What is wrong with a rule.
+/// The fault of a rule.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleFault {
-    #[error("it has no condition and would match everything; `*` as event type says so in words")]
+    #[error("it has no condition and would match everything; to mean that, write event type `*`")]
     NoCondition,
-    #[error("`{0}` is neither a host name nor `*.` and one")]
+    #[error("`{0}` is neither a host name nor `*.` and a host name")]
     Host(String),
     #[error("its status range is empty")]
     Status,
@@ -118,8 +118,8 @@ impl RuleSet {
         Self(rules)
     }
 
-    /// The first rule whose conditions all hold. None does for an interrupted request: nobody saw
-    /// how it ended.
+    /// The first rule whose conditions all hold; none for an interrupted request, whose end is
+    /// unknown.
     #[must_use]
     pub fn first_match(&self, host: &str, event_type: &str, outcome: &Outcome) -> Option<&Rule> {
         if *outcome == Outcome::Interrupted {
@@ -133,7 +133,7 @@ impl Rule {
     /// Checks a row.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first fault of the row.
     pub fn new(row: RuleRow) -> Result<Self, RuleError> {
         let name = row.name.clone();
         Self::check(row).map_err(|fault| RuleError { name, fault })
@@ -217,7 +217,7 @@ impl Action {
 }
 
 fn body_pattern(pattern: &str) -> Result<Regex, RuleFault> {
-    // As PostgreSQL reads it, which has checked it: a dot matches a line break too.
+    // As PostgreSQL, which has checked the pattern, reads it: a dot matches a line break too.
     RegexBuilder::new(pattern)
         .dot_matches_new_line(true)
         .size_limit(PATTERN_BYTES)

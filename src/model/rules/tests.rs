@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::outcome::Answer;
 use super::*;
 
-/// Today's domains of ngrok's tunnels.
+/// The domains of ngrok's tunnels.
 const NGROK: &str =
     "*.ngrok.io, *.ngrok.app, *.ngrok.dev, *.ngrok-free.app, *.ngrok-free.dev, *.ngrok.pizza";
 
@@ -103,7 +103,7 @@ fn dead_ngrok_tunnels_delete_502_retries_and_504_disables() {
 }
 
 #[test]
-fn gone_disables_whoever_says_it() {
+fn gone_disables_any_endpoint_that_says_it() {
     let rules = RuleSet::new(shipped());
     let gone = answered(410, "");
     assert_eq!(action(&rules, "example.com", &gone), Some(Action::DisableEndpoint));

@@ -1,7 +1,7 @@
 //! Decides what follows from an outcome: the one place where "retry" is decided.
 //!
 //! Runs after the client gave an [`Outcome`] and before the store records; knows nothing of HTTP,
-//! Postgres or the clock. What follows for the endpoint's flow is [`health`](super::health)'s.
+//! Postgres or the clock. [`health`](super::health) decides about the endpoint's flow.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::outcome::{Answer, Outcome, Refusal};
 use super::rules::{Action, RuleSet};
 use super::schedule::{Schedule, retry_after};
 
-/// What we do about an outcome.
+/// The decision about an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub decision: Decision,
-    /// What else follows for the endpoint.
+    /// A rule's effect on the endpoint.
     pub effect: Option<Effect>,
     /// Why, in words an operator reads in `attempts.reason`.
     pub reason: Option<String>,
 }
 
-/// What becomes of the delivery.
+/// The fate of the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Delivered,
@@ -30,7 +30,7 @@ pub enum Decision {
         after: Duration,
     },
     Dead,
-    /// Ended without an attempt: nobody wants it any more. Never judged, only found out.
+    /// Ended without an attempt, as it is not wanted any more. Never the result of an outcome.
     Cancelled,
 }
 
@@ -47,18 +47,18 @@ impl Decision {
     }
 }
 
-/// What a rule does to the endpoint besides.
+/// A rule's effect on the endpoint, besides the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Disable it: keep its configuration, hold what is pending.
+    /// Disable it: keep its configuration, hold its deliveries.
     Disable,
-    /// Delete it: what is pending is cancelled.
+    /// Delete it: its deliveries are cancelled.
     Delete,
 }
 
-/// What outcomes are judged by.
+/// The rules and settings that outcomes are judged by.
 #[derive(Debug, Clone, Copy)]
-pub struct Policy<'a> {
+pub struct VerdictPolicy<'a> {
     pub rules: &'a RuleSet,
     /// The endpoint's, see [`Schedule::for_endpoint`].
     pub schedule: &'a Schedule,
@@ -68,7 +68,7 @@ pub struct Policy<'a> {
 
 /// The attempt that had the outcome.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt<'a> {
+pub struct AttemptFacts<'a> {
     /// Counted from 1, over the whole life of the delivery.
     pub number: u32,
     /// Time since the event was due: created, or `deliver_at` if that was later.
@@ -78,22 +78,22 @@ pub struct Attempt<'a> {
     pub event_type: &'a str,
 }
 
-/// What follows from the outcome of an attempt.
+/// Decides about the outcome of an attempt.
 ///
-/// 2xx is delivered; then the first rule that matches decides; else it is tried again until attempts
-/// or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
+/// 2xx is delivered; then the first rule that matches decides; else it is tried again until
+/// attempts or age run out, and then dead. `draw` is from 0 to 1 and decides the jitter.
 ///
 /// An event that cannot be sent is dead: nothing about it ever changes.
 ///
-/// An interrupted request is made again at once, under its number and however often: the receiver did
-/// nothing wrong, no rule is about it, and it spends no attempt. Nor does one that our own settings do
-/// not let be sent, unless a rule ends it: it waits for other settings, or for its endpoint to change, and
-/// the pause that begins with it keeps it from being tried without rest.
+/// An interrupted request is made again at once, under its number and however often: the receiver
+/// did nothing wrong, no rule is about it, and it spends no attempt. Nor does a request that the
+/// relay's own settings refuse, unless a rule ends it: it waits for other settings, or for its
+/// endpoint to change, and the pause that begins with it keeps it from being tried without rest.
 #[must_use]
 pub fn judge(
     outcome: &Outcome,
-    policy: &Policy<'_>,
-    attempt: &Attempt<'_>,
+    policy: &VerdictPolicy<'_>,
+    attempt: &AttemptFacts<'_>,
     now: Timestamp,
     draw: f64,
 ) -> Verdict {
@@ -127,12 +127,12 @@ pub fn judge(
     }
 }
 
-impl Policy<'_> {
+impl VerdictPolicy<'_> {
     /// Tries again, if attempts and age allow it.
     fn retry(
         &self,
         outcome: &Outcome,
-        attempt: &Attempt<'_>,
+        attempt: &AttemptFacts<'_>,
         now: Timestamp,
         draw: f64,
         reason: Option<String>,
@@ -158,7 +158,7 @@ impl Policy<'_> {
         retry(after, reason.or_else(asked_for_more))
     }
 
-    fn out_of_attempts(&self, attempt: &Attempt<'_>) -> Option<Verdict> {
+    fn out_of_attempts(&self, attempt: &AttemptFacts<'_>) -> Option<Verdict> {
         (attempt.number >= self.schedule.attempts()).then(|| {
             let s = if attempt.number == 1 { "" } else { "s" };
             dead(format!("gave up after {} attempt{s}", attempt.number))
@@ -180,8 +180,8 @@ fn dead(reason: String) -> Verdict {
     Verdict { decision: Decision::Dead, effect: None, reason: Some(reason) }
 }
 
-/// A duration in the largest unit that says it in a whole number: `3 days`, `36 hours`, `90 seconds`.
-/// Parts of a second are left out.
+/// A duration in the largest unit that says it in a whole number: `3 days`, `36 hours`, `90
+/// seconds`. Parts of a second are left out.
 pub(super) fn in_words(duration: Duration) -> String {
     const UNITS: [(u64, &str); 3] = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
     let seconds = duration.as_secs();

@@ -7,7 +7,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MINUTE: Duration = Duration::from_secs(60);
 const NOW: &str = "2024-05-01T12:00:00Z";
 
-/// What is judged: a first attempt, by the default schedule, without rules or jitter.
+/// A first attempt, judged by the default schedule, without rules or jitter.
 struct Case {
     rules: RuleSet,
     schedule: Schedule,
@@ -28,8 +28,9 @@ impl Case {
     }
 
     fn judge(&self, outcome: &Outcome) -> Verdict {
-        let policy = Policy { rules: &self.rules, schedule: &self.schedule, retry_after_cap: DAY };
-        let attempt = Attempt {
+        let policy =
+            VerdictPolicy { rules: &self.rules, schedule: &self.schedule, retry_after_cap: DAY };
+        let attempt = AttemptFacts {
             number: self.number,
             age: self.age,
             host: "example.com",
@@ -59,7 +60,7 @@ fn asking(status: u16, retry_after: &str) -> Outcome {
     Outcome::Answered(Answer { status, headers, ..Answer::default() })
 }
 
-/// One of each kind that says the event was not taken.
+/// An outcome of each kind that says the event was not taken.
 fn failures() -> Vec<Outcome> {
     let detail = String::new;
     let mut failures: Vec<_> =
@@ -70,7 +71,7 @@ fn failures() -> Vec<Outcome> {
     failures
 }
 
-/// One of each kind that stands until the settings or the endpoint change.
+/// An outcome of each kind that holds until the settings or the endpoint change.
 fn refusals() -> Vec<Outcome> {
     let standing = Refusal::ALL.into_iter().filter(|why| why.is_standing());
     standing.map(|why| Outcome::Refused { why, detail: "not opened".to_owned() }).collect()

@@ -194,12 +194,12 @@ impl Attempts {
         rules: &RuleSet,
     ) -> JudgedAttempt {
         let now = self.clock.now();
-        let policy = verdict::Policy {
+        let policy = verdict::VerdictPolicy {
             rules,
             schedule: &ready.schedule,
             retry_after_cap: self.retry_after_cap,
         };
-        let attempt = verdict::Attempt {
+        let attempt = verdict::AttemptFacts {
             number: delivery.attempt_count + 1,
             age: Duration::try_from(now.duration_since(delivery.due_at)).unwrap_or_default(),
             host: ready.host(),

@@ -31,7 +31,8 @@ pub struct ClaimTokens {
 /// in one, in its lane. Dropping it frees both.
 #[derive(Debug)]
 pub struct Claim {
-    pub delivery: Delivery,
+    /// Boxed, so that a claim is moved from queue to queue for little.
+    pub delivery: Box<Delivery>,
     bytes: usize,
     statement: Arc<Statement>,
     /// The count of its lane.
@@ -41,7 +42,7 @@ pub struct Claim {
 /// A claim that has come, and why its delivery is to be ended without an attempt, if it is.
 #[derive(Debug)]
 pub struct Booked {
-    pub claim: Box<Claim>,
+    pub claim: Claim,
     pub cancelled: Option<String>,
 }
 
@@ -60,11 +61,7 @@ impl Holdings {
     }
 
     /// Books all that one statement has claimed.
-    pub fn book(
-        self: &Arc<Self>,
-        token: i64,
-        claimed: Vec<Claimed>,
-    ) -> Vec<Booked> {
+    pub fn book(self: &Arc<Self>, token: i64, claimed: Vec<Claimed>) -> Vec<Booked> {
         if claimed.is_empty() {
             return Vec::new();
         }
@@ -74,7 +71,7 @@ impl Holdings {
             .into_iter()
             .map(|Claimed { delivery, cancelled }| {
                 let claim = Claim::new(delivery, Arc::clone(&statement));
-                Booked { claim: Box::new(claim), cancelled }
+                Booked { claim, cancelled }
             })
             .collect();
         let bytes = booked.iter().map(|booked| booked.claim.bytes).sum::<usize>();
@@ -98,8 +95,8 @@ impl Holdings {
         self.tokens().clone()
     }
 
-    /// How many more deliveries may be claimed where there may be `most`, of `most_bytes`. The next events are
-    /// taken to be as large as the last; one at least always goes.
+    /// How many more deliveries may be claimed where there may be `most`, of `most_bytes`. The next
+    /// events are taken to be as large as the last; one at least always goes.
     #[must_use]
     pub fn room(&self, most: usize, most_bytes: usize) -> usize {
         let held = self.count();
@@ -114,7 +111,7 @@ impl Holdings {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Of their events.
+    /// Bytes of their events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -130,7 +127,7 @@ impl Claim {
         let bytes = delivery.bytes();
         statement.holdings.count.fetch_add(1, Ordering::Relaxed);
         statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Self { delivery, bytes, statement, lane: None }
+        Self { delivery: Box::new(delivery), bytes, statement, lane: None }
     }
 
     /// Takes room in a lane that counts what it holds here.

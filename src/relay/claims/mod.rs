@@ -1,7 +1,6 @@
 //! How much this relay may claim and has claimed, and when something unclaimed falls due.
 
 pub(super) mod holdings;
-pub(super) mod uncertain;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +25,7 @@ pub fn most_claims(config: &Config) -> usize {
     config.relay.max_in_flight * CLAIMS_PER_REQUEST
 }
 
-/// See the module.
+/// The room for claims, and when something unclaimed falls due.
 #[derive(Debug)]
 pub(super) struct Claims {
     term: Arc<Term>,
@@ -73,7 +72,7 @@ impl Claims {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The endpoint is owed something unclaimed in so long.
+    /// The endpoint is owed something unclaimed, which falls due after `due_in`.
     pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
         self.due().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
     }

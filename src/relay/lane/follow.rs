@@ -1,7 +1,7 @@
 //! Consequences of an attempt for its endpoint: pauses, recoveries, and the end of its lane.
 
 use super::Lane;
-use crate::model::health::{Fault, Transition, Trouble};
+use crate::model::health::{Transition, Trouble, TroubleKind};
 use crate::model::verdict::Effect;
 use crate::relay::effects::EffectOn;
 
@@ -10,46 +10,8 @@ impl Lane {
     /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim
     /// under which this answer is to be recorded.
     pub(super) async fn follow(&self, transition: Option<Transition>, effect: Option<Effect>) {
-        if transition.is_none() && effect.is_none() {
-            return;
-        }
-        let (endpoint, host) = (self.id, self.host());
-        match &transition {
-            Some(Transition::Paused { until, again, trouble }) => {
-                self.workshop.metrics.endpoints_paused.increment(1);
-                let Trouble { fault, reason } = trouble;
-                match (fault, again) {
-                    (Fault::Failing, _) => {
-                        tracing::warn!(endpoint, host, %until, reason, "the endpoint is paused: it keeps failing");
-                    }
-                    (Fault::Rejecting, _) => {
-                        tracing::warn!(endpoint, host, %until, reason, "the endpoint is paused: it accepts nothing");
-                    }
-                    (Fault::Refused, false) => {
-                        tracing::warn!(
-                            endpoint,
-                            host,
-                            reason,
-                            "the endpoint is held: nothing may be sent to it by these settings"
-                        );
-                    }
-                    (Fault::Refused, true) => {
-                        // At info, the probe's own attempt says as much.
-                    tracing::debug!(endpoint, host, %until, reason, "the endpoint is still held");
-                    }
-                }
-            }
-            Some(Transition::Recovered) => {
-                tracing::info!(endpoint, host, "the endpoint accepts events again")
-            }
-            Some(Transition::OnTrial) => {
-                tracing::info!(
-                    endpoint,
-                    host,
-                    "the endpoint answers again, but has accepted nothing yet"
-                );
-            }
-            Some(Transition::Disabled { .. }) | None => {}
+        if let Some(transition) = &transition {
+            self.log(transition);
         }
         let failed_for_long = match transition {
             Some(Transition::Disabled { reason }) if effect.is_none() => Some(reason),
@@ -61,7 +23,47 @@ impl Lane {
         self.close();
         self.give_back(self.drain()).await;
         if let Some(reason) = failed_for_long {
-            self.workshop.effects.apply_soon(EffectOn { endpoint, delete: false, reason });
+            let effect = EffectOn { endpoint: self.id, delete: false, reason };
+            self.workshop.effects.apply_soon(effect);
+        }
+    }
+
+    fn log(&self, transition: &Transition) {
+        let (endpoint, host) = (self.id, self.host());
+        match transition {
+            Transition::Paused { until, again, trouble } => {
+                self.workshop.metrics.endpoints_paused.increment(1);
+                let Trouble { kind, reason } = trouble;
+                let until = until.to_string();
+                let paused = match kind {
+                    TroubleKind::Failing => "the endpoint is paused: it keeps failing",
+                    TroubleKind::Rejecting => "the endpoint is paused: it accepts nothing",
+                    // At info, the probe's own attempt says as much.
+                    TroubleKind::Refused if *again => {
+                        tracing::debug!(
+                            endpoint,
+                            host,
+                            until,
+                            reason,
+                            "the endpoint is still held"
+                        );
+                        return;
+                    }
+                    TroubleKind::Refused => {
+                        "the endpoint is held: nothing may be sent to it by these settings"
+                    }
+                };
+                tracing::warn!(endpoint, host, until, reason, "{paused}");
+            }
+            Transition::Recovered => {
+                tracing::info!(endpoint, host, "the endpoint accepts events again");
+            }
+            Transition::OnTrial => {
+                let answers = "the endpoint answers again, but has accepted nothing yet";
+                tracing::info!(endpoint, host, "{answers}");
+            }
+            // Logged when it is done.
+            Transition::Disabled { .. } => {}
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Lane {
 /// A lane's value and its workers.
 #[derive(Debug)]
 struct Staffed {
-    state: LaneState<Box<Claim>>,
+    state: LaneState<Claim>,
     ready: Arc<ReadyEndpoint>,
     workers: usize,
     /// Workers that are parked and not called; the last to come is the first to be called, since
@@ -226,7 +226,7 @@ impl Lane {
     }
 
     /// Hands it a claim to send.
-    pub(super) fn push(self: &Arc<Self>, mut claim: Box<Claim>) {
+    pub(super) fn push(self: &Arc<Self>, mut claim: Claim) {
         self.hold(&mut claim);
         let mut staffed = self.lock();
         staffed.state.push(claim);
@@ -256,7 +256,7 @@ impl Lane {
         }
     }
 
-    async fn give_back(&self, claims: Vec<Box<Claim>>) {
+    async fn give_back(&self, claims: Vec<Claim>) {
         for claim in claims {
             self.workshop.results.report(Ended::unsent(claim)).await;
         }
@@ -292,7 +292,7 @@ impl Lane {
     }
 
     /// Takes out what is queued and not begun, to be given back.
-    fn drain(&self) -> Vec<Box<Claim>> {
+    fn drain(&self) -> Vec<Claim> {
         self.lock().state.drain()
     }
 
@@ -302,4 +302,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,7 +15,7 @@ use crate::relay::limits::budget::Budget;
 use crate::store::routing::Claimed;
 
 /// The lanes of a term that never asks its database anything.
-fn lanes() -> (Lanes, Receiver<Ended>) {
+pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
     let (config, attempts) = (config(), attempts(8, Duration::from_secs(60)));
     let (results, receiver) = Results::new(1_000);
     let (term, clock) = (Arc::clone(&attempts.term), attempts.clock.clone());
@@ -42,7 +42,7 @@ fn open(lanes: &Lanes, url: &str) -> Arc<Lane> {
     lanes.open(endpoint, None, Health::default())
 }
 
-fn claims(lanes: &Lanes, count: usize) -> Vec<Box<Claim>> {
+fn claims(lanes: &Lanes, count: usize) -> Vec<Claim> {
     let holdings = &lanes.workshop.claims.holdings;
     let claimed = || Claimed { delivery: delivery("order.paid"), cancelled: None };
     let booked = holdings.book(1, (0..count).map(|_| claimed()).collect());
@@ -50,7 +50,7 @@ fn claims(lanes: &Lanes, count: usize) -> Vec<Box<Claim>> {
 }
 
 /// A URL that the relay refuses, without waiting for anything.
-const FORBIDDEN: &str = "https://10.1.2.3/";
+pub(in crate::relay) const FORBIDDEN: &str = "https://10.1.2.3/";
 
 #[tokio::test]
 async fn a_claim_takes_room_in_its_lane_and_its_relay_until_its_end_is_recorded() {

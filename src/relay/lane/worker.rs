@@ -17,7 +17,7 @@ use crate::relay::fault::guarded;
 /// A claim that a worker has taken out to send, and what it needs for that.
 #[derive(Debug)]
 struct ToSend {
-    claim: Box<Claim>,
+    claim: Claim,
     ready: Arc<ReadyEndpoint>,
     ticket: Ticket,
 }
@@ -42,7 +42,7 @@ impl Lane {
 
     /// Takes out what a worker sends now, or says what it does instead. One that is to wait is
     /// parked, and `call` calls it.
-    fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Box<Claim>>> {
+    fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Claim>> {
         let workshop = &self.workshop;
         let mut staffed = self.lock();
         let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };

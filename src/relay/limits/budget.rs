@@ -13,7 +13,7 @@ pub(in crate::relay) struct Budget {
 /// lane alone gets a fifth of all, many hanging lanes never get everything.
 const SHARE: usize = 4;
 
-/// How many requests one lane may have in flight while so many of all are free; at least one.
+/// How many requests one lane may have in flight while `free` of all are free; at least one.
 #[must_use]
 pub fn share_of_requests(free: usize) -> usize {
     (free / SHARE).max(1)

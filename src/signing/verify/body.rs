@@ -1,12 +1,12 @@
-//! Looks into the body for what the sender calls the event. Only after the body has been verified,
-//! and never a reason to refuse it: whether a body must be JSON is for the listener to say.
+//! Reads the event's id and name from the body. Only after the body has been verified, and never a
+//! reason to refuse it: the listener decides whether a body must be JSON.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::headers::usable;
 
-/// `T` holds what is wanted as [`Text`]s; a body that is no object has none of it.
+/// Reads the members of `T`, which are [`Text`]s; a body that is no object has none of them.
 pub(super) fn peek<T: DeserializeOwned + Default>(body: &[u8]) -> T {
     // Serde would take an array for the fields in order.
     if body.trim_ascii_start().first() != Some(&b'{') {

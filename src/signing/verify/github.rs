@@ -11,7 +11,7 @@
 use hyper::HeaderMap;
 use ring::hmac;
 
-use super::{Refusal, Verified, compare, encoding, headers};
+use super::{NotVerified, Verified, compare, encoding, headers};
 
 const SIGNATURE: &str = "X-Hub-Signature-256";
 
@@ -19,13 +19,16 @@ pub(super) fn verify(
     keys: &[hmac::Key],
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<Verified, Refusal> {
+) -> Result<Verified, NotVerified> {
     let presented = headers::required(headers, SIGNATURE)?
         .strip_prefix(b"sha256=")
         .and_then(encoding::hex)
-        .ok_or(Refusal::Malformed { header: SIGNATURE, expected: "`sha256=` and 64 hex digits" })?;
+        .ok_or(NotVerified::Malformed {
+            header: SIGNATURE,
+            expected: "`sha256=` and 64 hex digits",
+        })?;
     if !compare::any_mac(keys, &[body], &[presented]) {
-        return Err(Refusal::SignatureMismatch);
+        return Err(NotVerified::SignatureMismatch);
     }
     Ok(Verified {
         id: headers::name(headers, "X-GitHub-Delivery")?,

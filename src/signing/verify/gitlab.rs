@@ -4,47 +4,47 @@
 //! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/230944> and
 //! <https://gitlab.com/gitlab-org/gitlab/-/merge_requests/231325> for signing.
 //!
-//! A secret that begins with `whsec_` is a signing token and is never compared with a header. A hook
-//! may have both, and sends both; a source that knows both takes either, except that a signature
-//! that is there must be right. Who wants the signature always leaves the secret token out.
+//! A secret that begins with `whsec_` is a signing token and is never compared with a header. A
+//! hook may have both, and sends both; a source that knows both takes either, except that a
+//! signature that is there must be right. To require a signature, leave the secret token out.
 //!
-//! A delivery is known by `Idempotency-Key`, the only id that is the same when GitLab or a person
-//! sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab 17.4); a
-//! signed `webhook-id` is the same and goes first. Neither of the others will do:
+//! A delivery is identified by `Idempotency-Key`, the only id that is the same when GitLab or a
+//! user sends it again (<https://gitlab.com/gitlab-org/gitlab/-/merge_requests/160952>, GitLab
+//! 17.4); a signed `webhook-id` is the same and goes first. Neither of the others will do:
 //! `X-Gitlab-Webhook-UUID` is new in every request, and `X-Gitlab-Event-UUID` is shared by hooks
 //! that set off one another and by events that one request caused
-//! (`lib/gitlab/web_hooks/recursion_detection/uuid.rb`). What an older GitLab sends has no id.
+//! (`lib/gitlab/web_hooks/recursion_detection/uuid.rb`). Deliveries of an older GitLab have no id.
 
 use hyper::HeaderMap;
 
-use super::compare::Tokens;
+use super::compare::TokenFingerprints;
 use super::secrets::{self, VerifierError};
-use super::timestamp::Window;
-use super::{Refusal, Verified, headers, standard};
+use super::timestamp::Freshness;
+use super::{NotVerified, Verified, headers, standard};
 use crate::signing::sign::WHSEC;
 
-pub(super) struct Keys {
-    tokens: Tokens,
-    signing: standard::Keys,
+pub(super) struct GitlabKeys {
+    tokens: TokenFingerprints,
+    signing: standard::StandardKeys,
 }
 
-impl Keys {
+impl GitlabKeys {
     pub(super) fn parse(secrets: &[String]) -> Result<Self, VerifierError> {
         let signs = |secret: &&String| secret.starts_with(WHSEC);
-        let mut signing = standard::Keys::default();
+        let mut signing = standard::StandardKeys::default();
         secrets::each(secrets, |secret| {
             if secret.starts_with(WHSEC) { signing.add(secret) } else { Ok(()) }
         })?;
-        Ok(Self { tokens: Tokens::new(secrets.iter().filter(|it| !signs(it))), signing })
+        Ok(Self { tokens: TokenFingerprints::new(secrets.iter().filter(|it| !signs(it))), signing })
     }
 }
 
 pub(super) fn verify(
-    keys: &Keys,
+    keys: &GitlabKeys,
     headers: &HeaderMap,
     body: &[u8],
-    window: Window,
-) -> Result<Verified, Refusal> {
+    window: Freshness,
+) -> Result<Verified, NotVerified> {
     let signed = standard::is_signed(headers) && !keys.signing.is_empty();
     let id = if signed || keys.tokens.is_empty() {
         headers::usable(standard::check(&keys.signing, headers, body, window)?)

@@ -2,13 +2,13 @@
 
 use hyper::HeaderMap;
 
-use super::Refusal;
+use super::NotVerified;
 
 /// The longest header a scheme needs holds [`SIGNATURES_MAX`](super::compare::SIGNATURES_MAX)
 /// ed25519 signatures in base64: under 1 KB. Tokens are short.
 pub(super) const VALUE_MAX: usize = 4096;
 
-/// What fits a unique index and a line of a log. Ids are UUIDs and the like.
+/// Fits a unique index and a line of a log. Ids are UUIDs and the like.
 const NAME_MAX: usize = 255;
 
 /// The header's value without the white space around it; `None` if it is not there. Bytes, because
@@ -16,14 +16,14 @@ const NAME_MAX: usize = 255;
 pub(super) fn optional<'h>(
     headers: &'h HeaderMap,
     name: &'static str,
-) -> Result<Option<&'h [u8]>, Refusal> {
+) -> Result<Option<&'h [u8]>, NotVerified> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Refusal::Repeated(name));
+        return Err(NotVerified::Repeated(name));
     }
     if value.len() > VALUE_MAX {
-        return Err(Refusal::TooLong(name));
+        return Err(NotVerified::TooLong(name));
     }
     Ok(Some(value.as_bytes().trim_ascii()))
 }
@@ -32,16 +32,16 @@ pub(super) fn optional<'h>(
 pub(super) fn required<'h>(
     headers: &'h HeaderMap,
     name: &'static str,
-) -> Result<&'h [u8], Refusal> {
-    optional(headers, name)?.filter(|value| !value.is_empty()).ok_or(Refusal::Missing(name))
+) -> Result<&'h [u8], NotVerified> {
+    optional(headers, name)?.filter(|value| !value.is_empty()).ok_or(NotVerified::Missing(name))
 }
 
 /// The id or the name of an event, from a header that proves nothing: one that cannot be stored
 /// counts as missing.
-pub(super) fn name(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Refusal> {
+pub(super) fn name(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, NotVerified> {
     match optional(headers, name) {
         Ok(value) => Ok(value.and_then(usable)),
-        Err(Refusal::TooLong(_)) => Ok(None),
+        Err(NotVerified::TooLong(_)) => Ok(None),
         Err(refusal) => Err(refusal),
     }
 }

@@ -1,14 +1,14 @@
-//! Tells whether an incoming webhook comes from whom its source says, and what the sender calls it.
+//! Verifies that an incoming webhook comes from its source, and reads its id and name.
 //!
 //! A [`Verifier`] is made once for each source. It reads the headers and the exact bytes of the
-//! body, before anybody parses them; it keeps nothing, waits for nothing and is told the time. What
-//! becomes of a request, and what the answer looks like, is the listener's affair. Where a sender's
-//! rules are written down stands in the module of its scheme.
+//! body, before any parser does; it stores nothing, waits for nothing and takes the time as an
+//! argument. The listener decides about the request and its answer. The module of each scheme names
+//! the page with the sender's rules.
 //!
-//! # What all schemes have in common
+//! # All schemes
 //!
-//! * **Any one secret suffices**, so that a secret can be changed: both are known while the sender
-//!   still uses the old one.
+//! * **Any one secret suffices**, so that a secret can be changed: both are configured while the
+//!   sender still uses the old one.
 //! * **A header that comes twice is refused**, also one that only names the event: two readers of
 //!   such a request could take different ones.
 //! * **Comparisons take the same time whatever is sent** and are made by `ring`; plain tokens are
@@ -18,14 +18,14 @@
 //! * **A signed timestamp is plain digits.** Where it is joined with the body by a dot or a colon
 //!   there is then only one way to take the signed bytes apart.
 //! * **An id that cannot be stored is no id.** The event is kept and not de-duplicated: twice is
-//!   better than never. Most schemes do not sign the id, only the body; whoever has seen a signed
-//!   request can send its body again under another id, where no timestamp prevents it.
+//!   better than never. Most schemes do not sign the id, only the body; a party that has seen a
+//!   signed request can send its body again under another id, where no timestamp prevents it.
 
 mod body;
 mod compare;
 mod encoding;
 mod headers;
-mod refusal;
+mod not_verified;
 mod secrets;
 mod timestamp;
 
@@ -47,10 +47,10 @@ use hyper::HeaderMap;
 use jiff::Timestamp;
 use ring::hmac;
 
-pub use self::refusal::Refusal;
-pub use self::secrets::{SecretFault, VerifierError};
+pub use self::not_verified::NotVerified;
+pub use self::secrets::{VerifierError, VerifierSecretFault};
 
-/// How a source proves who it is.
+/// How a source proves its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
@@ -62,13 +62,13 @@ pub enum Scheme {
     Standard,
     Slack,
     Shopify,
-    /// A token in a header, as senders do it that sign nothing.
+    /// A token in a header, for senders that sign nothing.
     Token,
-    /// Whoever can reach the listener is believed.
+    /// Every request that reaches the listener is accepted.
     None,
 }
 
-/// What a verified request says of itself.
+/// The id and name of a verified request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The sender's id of this delivery, the same when it is sent again. 1 to 255 bytes without
@@ -87,15 +87,15 @@ pub struct Verifier {
     tolerance: Duration,
 }
 
-/// What is left of the secrets: keys and digests, by what the scheme does with them.
+/// Keys and digests of the secrets, as the scheme needs them.
 enum Keys {
-    Gitlab(gitlab::Keys),
+    Gitlab(gitlab::GitlabKeys),
     Github(Vec<hmac::Key>),
     Stripe(Vec<hmac::Key>),
-    Standard(standard::Keys),
+    Standard(standard::StandardKeys),
     Slack(Vec<hmac::Key>),
     Shopify(Vec<hmac::Key>),
-    Token(compare::Tokens),
+    Token(compare::TokenFingerprints),
     None,
 }
 
@@ -113,13 +113,13 @@ impl Verifier {
     ) -> Result<Self, VerifierError> {
         secrets::check(scheme, secrets)?;
         let keys = match scheme {
-            Scheme::Gitlab => Keys::Gitlab(gitlab::Keys::parse(secrets)?),
+            Scheme::Gitlab => Keys::Gitlab(gitlab::GitlabKeys::parse(secrets)?),
             Scheme::Github => Keys::Github(secrets::as_they_are(secrets)),
             Scheme::Stripe => Keys::Stripe(secrets::as_they_are(secrets)),
-            Scheme::Standard => Keys::Standard(standard::Keys::parse(secrets)?),
+            Scheme::Standard => Keys::Standard(standard::StandardKeys::parse(secrets)?),
             Scheme::Slack => Keys::Slack(secrets::as_they_are(secrets)),
             Scheme::Shopify => Keys::Shopify(secrets::as_they_are(secrets)),
-            Scheme::Token => Keys::Token(compare::Tokens::new(secrets)),
+            Scheme::Token => Keys::Token(compare::TokenFingerprints::new(secrets)),
             Scheme::None => Keys::None,
         };
         Ok(Self { scheme, secrets: secrets.len(), keys, tolerance })
@@ -128,14 +128,14 @@ impl Verifier {
     /// Whether the request comes from the source. `headers` as received, `body` the exact bytes.
     ///
     /// # Errors
-    /// Why not, in words that may be told to the sender.
+    /// The reason, in words that may be told to the sender.
     pub fn verify(
         &self,
         headers: &HeaderMap,
         body: &[u8],
         now: Timestamp,
-    ) -> Result<Verified, Refusal> {
-        let fresh = timestamp::Window { now, tolerance: self.tolerance };
+    ) -> Result<Verified, NotVerified> {
+        let fresh = timestamp::Freshness { now, tolerance: self.tolerance };
         match &self.keys {
             Keys::Gitlab(keys) => gitlab::verify(keys, headers, body, fresh),
             Keys::Github(keys) => github::verify(keys, headers, body),

@@ -1,11 +1,11 @@
-//! What a source's secrets must be like, whatever the scheme.
+//! Requirements for a source's secrets, whatever the scheme.
 
 use ring::hmac;
 
 use super::Scheme;
 
-/// Changing a secret needs two. Several senders may share a source, each with its own; but each
-/// secret costs a forger's request one more pass over its body.
+/// Changing a secret needs 2. Several senders may share a source, each with its own; but for each
+/// secret a forger's request costs one more pass over its body.
 const SECRETS_MAX: usize = 10;
 
 /// A verifier cannot be made of these secrets.
@@ -17,18 +17,18 @@ pub enum VerifierError {
     Needless,
     #[error("more than {SECRETS_MAX} secrets")]
     TooMany,
-    /// Says which one and why, never what it is.
+    /// Says which one and why, and never quotes it.
     #[error("secret {nth} {fault}")]
     Secret {
         /// Counted from 1, in the order given.
         nth: usize,
-        fault: SecretFault,
+        fault: VerifierSecretFault,
     },
 }
 
-/// What is wrong with a secret.
+/// The fault of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SecretFault {
+pub enum VerifierSecretFault {
     #[error("is empty")]
     Empty,
     #[error("begins or ends with white space: was it read with its line break?")]
@@ -45,7 +45,7 @@ pub enum SecretFault {
     PublicKeyLength { found: usize },
 }
 
-/// What holds for the secrets of every scheme.
+/// Checks the requirements of every scheme.
 pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierError> {
     match (scheme, secrets.len()) {
         (Scheme::None, 0) => return Ok(()),
@@ -56,9 +56,9 @@ pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierEr
     }
     each(secrets, |secret| {
         if secret.trim().is_empty() {
-            Err(SecretFault::Empty)
+            Err(VerifierSecretFault::Empty)
         } else if secret.trim() != secret {
-            Err(SecretFault::WhiteSpace)
+            Err(VerifierSecretFault::WhiteSpace)
         } else {
             Ok(())
         }
@@ -68,7 +68,7 @@ pub(super) fn check(scheme: Scheme, secrets: &[String]) -> Result<(), VerifierEr
 /// Calls `parse` with each secret and says which one it refused.
 pub(super) fn each(
     secrets: &[String],
-    mut parse: impl FnMut(&str) -> Result<(), SecretFault>,
+    mut parse: impl FnMut(&str) -> Result<(), VerifierSecretFault>,
 ) -> Result<(), VerifierError> {
     for (index, secret) in secrets.iter().enumerate() {
         parse(secret).map_err(|fault| VerifierError::Secret { nth: index + 1, fault })?;

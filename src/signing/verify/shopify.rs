@@ -1,18 +1,19 @@
-//! Shopify: `X-Shopify-Hmac-Sha256` is the HMAC-SHA256 of the body in base64, under the app's client
-//! secret. <https://shopify.dev/docs/apps/build/webhooks/verify-deliveries>. After the secret is
-//! changed Shopify may go on with the old one for an hour, so a source should know both for a while.
+//! Shopify: `X-Shopify-Hmac-Sha256` is the HMAC-SHA256 of the body in base64, under the app's
+//! client secret. <https://shopify.dev/docs/apps/build/webhooks/verify-deliveries>. After the
+//! secret is changed Shopify may go on with the old one for an hour, so a source should know both
+//! for a while.
 //!
-//! A delivery is known by `X-Shopify-Webhook-Id`, as that page has it. `X-Shopify-Event-Id` names
-//! what the merchant did: deliveries of several subscriptions share it, and taking it for the id
-//! would lose all but the first.
+//! A delivery is identified by `X-Shopify-Webhook-Id`, as that page has it. `X-Shopify-Event-Id`
+//! names the merchant's action: deliveries of several subscriptions share it, and taking it for the
+//! id would lose all but the first.
 //!
-//! Shopify's newer events name the same headers without the `X-`; those are read where the others are
-//! missing.
+//! Shopify's newer events name the same headers without the `X-`; those are read where the others
+//! are missing.
 
 use hyper::HeaderMap;
 use ring::hmac;
 
-use super::{Refusal, Verified, compare, encoding, headers};
+use super::{NotVerified, Verified, compare, encoding, headers};
 
 const SIGNATURE: &str = "X-Shopify-Hmac-Sha256";
 const NEWER_SIGNATURE: &str = "Shopify-Hmac-Sha256";
@@ -21,13 +22,13 @@ pub(super) fn verify(
     keys: &[hmac::Key],
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<Verified, Refusal> {
+) -> Result<Verified, NotVerified> {
     let is_newer = !headers.contains_key(SIGNATURE) && headers.contains_key(NEWER_SIGNATURE);
     let signature = if is_newer { NEWER_SIGNATURE } else { SIGNATURE };
     let presented = encoding::base64(headers::required(headers, signature)?)
-        .ok_or(Refusal::Malformed { header: signature, expected: "32 bytes in base64" })?;
+        .ok_or(NotVerified::Malformed { header: signature, expected: "32 bytes in base64" })?;
     if !compare::any_mac(keys, &[body], &[presented]) {
-        return Err(Refusal::SignatureMismatch);
+        return Err(NotVerified::SignatureMismatch);
     }
     let (id, topic) = if is_newer {
         ("Shopify-Webhook-Id", "Shopify-Topic")

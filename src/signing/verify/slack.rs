@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::body::{self, Text};
-use super::timestamp::Window;
-use super::{Refusal, Verified, compare, encoding, headers};
+use super::timestamp::Freshness;
+use super::{NotVerified, Verified, compare, encoding, headers};
 
 const SIGNATURE: &str = "X-Slack-Signature";
 const TIMESTAMP: &str = "X-Slack-Request-Timestamp";
@@ -22,12 +22,12 @@ const TIMESTAMP: &str = "X-Slack-Request-Timestamp";
 struct Envelope {
     event_id: Option<Text>,
     r#type: Option<Text>,
-    event: Option<Inner>,
+    event: Option<InnerEvent>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Inner {
+enum InnerEvent {
     Event { r#type: String },
     Something(IgnoredAny),
 }
@@ -36,21 +36,21 @@ pub(super) fn verify(
     keys: &[hmac::Key],
     headers: &HeaderMap,
     body: &[u8],
-    window: Window,
-) -> Result<Verified, Refusal> {
+    window: Freshness,
+) -> Result<Verified, NotVerified> {
     let timestamp = headers::required(headers, TIMESTAMP)?;
     let presented = headers::required(headers, SIGNATURE)?
         .strip_prefix(b"v0=")
         .and_then(encoding::hex)
-        .ok_or(Refusal::Malformed { header: SIGNATURE, expected: "`v0=` and 64 hex digits" })?;
+        .ok_or(NotVerified::Malformed { header: SIGNATURE, expected: "`v0=` and 64 hex digits" })?;
     window.check(TIMESTAMP, timestamp)?;
     if !compare::any_mac(keys, &[b"v0:", timestamp, b":", body], &[presented]) {
-        return Err(Refusal::SignatureMismatch);
+        return Err(NotVerified::SignatureMismatch);
     }
     let envelope: Envelope = body::peek(body);
     let event_type = match envelope.event {
-        Some(Inner::Event { r#type }) => headers::usable(r#type.as_bytes()),
-        Some(Inner::Something(_)) | None => Text::usable(envelope.r#type),
+        Some(InnerEvent::Event { r#type }) => headers::usable(r#type.as_bytes()),
+        Some(InnerEvent::Something(_)) | None => Text::usable(envelope.r#type),
     };
     Ok(Verified { id: Text::usable(envelope.event_id), event_type })
 }

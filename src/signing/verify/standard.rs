@@ -1,9 +1,9 @@
 //! Standard Webhooks: `webhook-signature` is a list, parted by spaces, of `v1,` (HMAC-SHA256) and
-//! `v1a,` (ed25519) with the signature of `{id}.{timestamp}.{body}` in base64; id and timestamp stand
-//! in `webhook-id` and `webhook-timestamp`.
+//! `v1a,` (ed25519) with the signature of `{id}.{timestamp}.{body}` in base64; id and timestamp
+//! stand in `webhook-id` and `webhook-timestamp`.
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
-//! What is signed, and how secrets look, is shared with what we send
-//! ([`signature`](crate::signing::sign)).
+//! The signed text and the form of secrets are those of the sending side
+//! ([`sign`](crate::signing::sign)).
 //!
 //! Senders that go through Svix name the same headers `svix-…`
 //! (<https://docs.svix.com/receiving/verifying-payloads/how-manual>); those are read where the
@@ -18,9 +18,9 @@ use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use serde::Deserialize;
 
 use super::body::{self, Text};
-use super::secrets::{self, SecretFault, VerifierError};
-use super::timestamp::Window;
-use super::{Refusal, Verified, compare, encoding, headers};
+use super::secrets::{self, VerifierError, VerifierSecretFault};
+use super::timestamp::Freshness;
+use super::{NotVerified, Verified, compare, encoding, headers};
 use crate::signing::sign::{V1_PREFIX, V1A_PREFIX, WHPK, WHSEC, WHSK, decode, signed};
 
 /// Bytes of an ed25519 signature.
@@ -39,17 +39,17 @@ const SVIX: Names =
     Names { id: "svix-id", timestamp: "svix-timestamp", signature: "svix-signature" };
 
 #[derive(Default)]
-pub(super) struct Keys {
+pub(super) struct StandardKeys {
     symmetric: Vec<hmac::Key>,
     public: Vec<UnparsedPublicKey<Vec<u8>>>,
 }
 
 #[derive(Deserialize, Default)]
-struct Payload {
+struct PayloadType {
     r#type: Option<Text>,
 }
 
-impl Keys {
+impl StandardKeys {
     pub(super) fn parse(secrets: &[String]) -> Result<Self, VerifierError> {
         let mut keys = Self::default();
         secrets::each(secrets, |secret| keys.add(secret))?;
@@ -60,62 +60,62 @@ impl Keys {
         self.symmetric.is_empty() && self.public.is_empty()
     }
 
-    pub(super) fn add(&mut self, secret: &str) -> Result<(), SecretFault> {
-        let decode = |encoded| decode(encoded).map_err(|_| SecretFault::NotBase64);
+    pub(super) fn add(&mut self, secret: &str) -> Result<(), VerifierSecretFault> {
+        let decode = |encoded| decode(encoded).map_err(|_| VerifierSecretFault::NotBase64);
         if let Some(encoded) = secret.strip_prefix(WHSEC) {
             let key = decode(encoded)?;
-            // The sender chose the length; a short one is his weakness, none is a mistake.
+            // The sender chose the length; a short key is weak, and an empty one is a mistake.
             if key.is_empty() {
-                return Err(SecretFault::EmptyKey);
+                return Err(VerifierSecretFault::EmptyKey);
             }
             self.symmetric.push(hmac::Key::new(hmac::HMAC_SHA256, &key));
         } else if let Some(encoded) = secret.strip_prefix(WHPK) {
             let key = decode(encoded)?;
             if key.len() != ED25519_PUBLIC_KEY_LEN {
-                return Err(SecretFault::PublicKeyLength { found: key.len() });
+                return Err(VerifierSecretFault::PublicKeyLength { found: key.len() });
             }
             self.public.push(UnparsedPublicKey::new(&ED25519, key));
         } else if secret.starts_with(WHSK) {
-            return Err(SecretFault::SendersKey);
+            return Err(VerifierSecretFault::SendersKey);
         } else {
-            return Err(SecretFault::UnknownPrefix);
+            return Err(VerifierSecretFault::UnknownPrefix);
         }
         Ok(())
     }
 }
 
 pub(super) fn verify(
-    keys: &Keys,
+    keys: &StandardKeys,
     headers: &HeaderMap,
     body: &[u8],
-    window: Window,
-) -> Result<Verified, Refusal> {
+    window: Freshness,
+) -> Result<Verified, NotVerified> {
     let id = check(keys, headers, body, window)?;
-    let payload: Payload = body::peek(body);
+    let payload: PayloadType = body::peek(body);
     Ok(Verified { id: headers::usable(id), event_type: Text::usable(payload.r#type) })
 }
 
 /// The signed `webhook-id`.
 pub(super) fn check<'h>(
-    keys: &Keys,
+    keys: &StandardKeys,
     headers: &'h HeaderMap,
     body: &[u8],
-    window: Window,
-) -> Result<&'h [u8], Refusal> {
+    window: Freshness,
+) -> Result<&'h [u8], NotVerified> {
     let is_svix = !is_signed(headers) && headers.contains_key(SVIX.signature);
     let names = if is_svix { SVIX } else { STANDARD };
     let id = headers::required(headers, names.id)?;
     let timestamp = headers::required(headers, names.timestamp)?;
     let list = headers::required(headers, names.signature)?;
     if id.contains(&b'.') {
-        return Err(Refusal::Malformed { header: names.id, expected: "an id without a dot" });
+        return Err(NotVerified::Malformed { header: names.id, expected: "an id without a dot" });
     }
     window.check(names.timestamp, timestamp)?;
     let presented = Signatures::parse(list, names.signature)?;
     if presented.fit(keys, &signed(id, timestamp, body)) {
         Ok(id)
     } else {
-        Err(Refusal::SignatureMismatch)
+        Err(NotVerified::SignatureMismatch)
     }
 }
 
@@ -131,8 +131,8 @@ struct Signatures {
 }
 
 impl Signatures {
-    /// Versions of tomorrow, and what is no signature, are passed over.
-    fn parse(list: &[u8], header: &'static str) -> Result<Self, Refusal> {
+    /// Unknown versions, and words that are no signature, are passed over.
+    fn parse(list: &[u8], header: &'static str) -> Result<Self, NotVerified> {
         let mut found = Self::default();
         for item in list.split(|&byte| byte == b' ') {
             if let Some(mac) = item.strip_prefix(V1_PREFIX.as_bytes()).and_then(encoding::base64) {
@@ -147,17 +147,17 @@ impl Signatures {
                 [(all, compare::SIGNATURES_MAX), (found.v1a.len(), compare::ED25519_MAX)]
             {
                 if count > most {
-                    return Err(Refusal::TooManySignatures { header, most });
+                    return Err(NotVerified::TooManySignatures { header, most });
                 }
             }
         }
         if found.v1.is_empty() && found.v1a.is_empty() {
-            return Err(Refusal::NoSignature(header));
+            return Err(NotVerified::NoSignature(header));
         }
         Ok(found)
     }
 
-    fn fit(&self, keys: &Keys, parts: &[&[u8]]) -> bool {
+    fn fit(&self, keys: &StandardKeys, parts: &[&[u8]]) -> bool {
         if !self.v1.is_empty() && compare::any_mac(&keys.symmetric, parts, &self.v1) {
             return true;
         }

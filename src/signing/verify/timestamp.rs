@@ -1,23 +1,23 @@
-//! Whether a signed timestamp is near enough: an old request that somebody recorded is not.
+//! Whether a signed timestamp is near enough: that of a replayed old request is not.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Refusal;
+use super::NotVerified;
 
 /// Now, and how far from it a timestamp may be.
 #[derive(Clone, Copy)]
-pub(super) struct Window {
+pub(super) struct Freshness {
     pub(super) now: Timestamp,
     pub(super) tolerance: Duration,
 }
 
-impl Window {
+impl Freshness {
     /// `digits` are seconds since 1970, as the header has them; nothing but digits.
-    pub(super) fn check(self, header: &'static str, digits: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn check(self, header: &'static str, digits: &[u8]) -> Result<(), NotVerified> {
         let malformed =
-            Refusal::Malformed { header, expected: "a time in whole seconds since 1970" };
+            NotVerified::Malformed { header, expected: "a time in whole seconds since 1970" };
         if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
             return Err(malformed);
         }
@@ -28,6 +28,6 @@ impl Window {
         if Duration::from_secs(now.abs_diff(signed)) <= self.tolerance {
             return Ok(());
         }
-        Err(if signed < now { Refusal::TooOld } else { Refusal::TooNew })
+        Err(if signed < now { NotVerified::TooOld } else { NotVerified::TooNew })
     }
 }

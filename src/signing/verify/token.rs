@@ -1,24 +1,26 @@
-//! A token that the sender was given, for senders that sign nothing.
+//! A token that the sender got, for senders that sign nothing.
 //!
-//! They put it where they can: `Authorization: Bearer …` (RFC 6750) is what most offer; others send
-//! the configured text as the whole of `Authorization`, among them Okta
-//! (<https://developer.okta.com/docs/guides/secure-hooks/-/main/>), where the text may be
-//! `Basic …`. So the secret is compared with the whole value, and with what follows `Bearer`. Where
-//! something in between keeps `Authorization` for itself, `X-Webhook-Token` takes its place; if it
-//! is there it alone counts.
+//! Most send `Authorization: Bearer …` (RFC 6750); others send the configured text as the whole of
+//! `Authorization`, among them Okta
+//! (<https://developer.okta.com/docs/guides/secure-hooks/-/main/>), where the text may be `Basic
+//! …`. So the secret is compared with the whole value, and with the text after `Bearer`. Where a
+//! proxy consumes `Authorization`, `X-Webhook-Token` takes its place; if present, it alone counts.
 //!
 //! The only id known by convention is `Idempotency-Key`
-//! (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>); the event has no
-//! name.
+//! (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>); the event has
+//! no name.
 
 use hyper::HeaderMap;
 
-use super::compare::Tokens;
-use super::{Refusal, Verified, headers};
+use super::compare::TokenFingerprints;
+use super::{NotVerified, Verified, headers};
 
 const AUTHORIZATION: &str = "Authorization";
 
-pub(super) fn verify(tokens: &Tokens, headers: &HeaderMap) -> Result<Verified, Refusal> {
+pub(super) fn verify(
+    tokens: &TokenFingerprints,
+    headers: &HeaderMap,
+) -> Result<Verified, NotVerified> {
     if let Some(token) = headers::optional(headers, "X-Webhook-Token")? {
         tokens.check(token)?;
     } else {
@@ -28,8 +30,8 @@ pub(super) fn verify(tokens: &Tokens, headers: &HeaderMap) -> Result<Verified, R
     named(headers)
 }
 
-/// What a request says of itself that need not prove anything.
-pub(super) fn named(headers: &HeaderMap) -> Result<Verified, Refusal> {
+/// The id of a request that need not prove anything.
+pub(super) fn named(headers: &HeaderMap) -> Result<Verified, NotVerified> {
     Ok(Verified { id: headers::name(headers, "Idempotency-Key")?, event_type: None })
 }
 

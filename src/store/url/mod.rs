@@ -1,8 +1,8 @@
 //! Connection strings, as libpq reads them: URLs, and `keyword=value`.
 //!
-//! What libpq knows and we do not serve is refused by its name, for what is left out in silence may
-//! be what the operator relies on. What may be a piece of a password is in no error: values are in
-//! none, and names only where they look like one and do not follow the password.
+//! A keyword of libpq that Posthaste does not support is refused by its name, for the operator may
+//! rely on it. No error holds what may be a piece of a password: it holds no values, and names only
+//! where they look like a name and do not follow the password.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use tokio_postgres::config::ChannelBinding;
 
 use super::StoreError;
 
-/// What a connection string says.
+/// The content of a connection string.
 #[derive(Debug)]
 pub(super) struct Way {
     /// Hosts, ports, user, password, database, and how sockets are kept alive.
     pub config: Config,
     pub mode: Mode,
     pub roots: Roots,
-    /// Whether the server's name is sent in the clear, for those in front of it that go by it.
+    /// Whether the server's name is sent in the clear, for proxies that route by it.
     pub sends_name: bool,
     pub connect_timeout: Option<Duration>,
 }
@@ -45,13 +45,14 @@ pub(super) enum Roots {
 }
 
 enum Use {
-    /// It does what it does in libpq.
+    /// It works as in libpq.
     Served,
     /// It has no effect, and none is missed.
     Harmless,
-    /// These values, and the empty one, mean what we do anyway. Why not others.
+    /// These values, and the empty one, mean what Posthaste does anyway. The text says why no
+    /// others.
     OnlyAs(&'static [&'static str], &'static str),
-    /// Why not.
+    /// Not supported. The text says why.
     Not(&'static str),
 }
 
@@ -65,7 +66,7 @@ const NO_SERVICE: &str = "Posthaste does not read service files; write what it s
 const NO_KEYS: &str = "Posthaste logs in with the password";
 const VERSIONS: &str = "Posthaste speaks TLS 1.2 and 1.3, as the server likes";
 
-/// All that libpq knows, up to PostgreSQL 18.
+/// All keywords of libpq, up to PostgreSQL 18.
 const KEYWORDS: [(&str, Use); 52] = [
     ("application_name", Harmless),
     ("channel_binding", Served),
@@ -126,16 +127,16 @@ const KEYWORDS: [(&str, Use); 52] = [
     ("user", Served),
 ];
 
-/// More than that is a mistake, or the setting's to say.
+/// In seconds. More is a mistake, or belongs into the setting.
 const LONGEST_CONNECT_TIMEOUT: u64 = 300;
-/// TCP's own idea of idle.
+/// TCP's default before it probes an idle connection.
 const SYSTEMS_IDLE: Duration = Duration::from_secs(7200);
 
 /// # Errors
-/// When it cannot be read, or asks for what is not served. Never with a password in it.
+/// When it cannot be read, or asks for what is not supported. The error never holds a password.
 pub(super) fn read(text: &str) -> Result<Way, StoreError> {
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    let mut given = Given::default();
+    let mut given = Keywords::default();
     match rest {
         Some(rest) => given.read_url(rest),
         None => given.read_pairs(text),
@@ -144,17 +145,17 @@ pub(super) fn read(text: &str) -> Result<Way, StoreError> {
     .map_err(StoreError::Url)
 }
 
-/// What is said of each keyword; the last word counts.
+/// The value of each keyword; the last one counts.
 #[derive(Default)]
-struct Given {
+struct Keywords {
     values: BTreeMap<&'static str, String>,
     follows_password: bool,
     /// An @ after the ? may be the one that ends the credentials.
     may_be_cut_short: bool,
 }
 
-impl Given {
-    /// What follows `postgres://`.
+impl Keywords {
+    /// Reads the text after `postgres://`.
     fn read_url(&mut self, text: &str) -> Result<(), String> {
         // As in libpq, credentials end before the first slash, wherever else there is an @.
         let slash = text.find('/').unwrap_or(text.len());
@@ -264,7 +265,7 @@ impl Given {
         self.get(keyword).map(|value| value.split(',').collect()).unwrap_or_default()
     }
 
-    /// What is below 0 is 0, as libpq has it.
+    /// A number below 0 is 0, as in libpq.
     fn number(&self, keyword: &str) -> Result<Option<u64>, String> {
         let Some(value) = self.get(keyword) else { return Ok(None) };
         let number: i64 =
@@ -372,7 +373,7 @@ impl Given {
         Ok(())
     }
 
-    /// Where nothing is said, a peer that is gone is noticed in 25 seconds. 0 is the system's own.
+    /// By default a lost peer is noticed in 25 seconds. 0 stands for the system's own setting.
     fn sockets(&self, config: &mut Config) -> Result<(), String> {
         config.keepalives(self.number("keepalives")? != Some(0));
         config.keepalives_idle(match self.number("keepalives_idle")?.unwrap_or(10) {
@@ -409,7 +410,7 @@ fn host_and_port(place: &str) -> Result<(&str, &str), &'static str> {
     }
 }
 
-/// With `%2F` and its like read.
+/// Decodes `%2F` and its like.
 fn decoded(text: &str) -> Result<String, &'static str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -430,7 +431,7 @@ fn decoded(text: &str) -> Result<String, &'static str> {
     String::from_utf8(bytes).map_err(|_| "what it has behind % is not UTF-8")
 }
 
-/// Reads up to where it ends, if it does, with what is behind a backslash taken as it is.
+/// Reads up to the end, if there is one; a character behind a backslash is taken as it is.
 fn until(text: &str, is_end: impl Fn(char) -> bool) -> (String, Option<usize>) {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -444,7 +445,7 @@ fn until(text: &str, is_end: impl Fn(char) -> bool) -> (String, Option<usize>) {
     (value, None)
 }
 
-/// C's idea of it, which is libpq's.
+/// White space as C defines it, and libpq with it.
 fn is_blank(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }

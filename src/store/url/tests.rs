@@ -1,4 +1,5 @@
-//! What libpq takes is taken in the same sense; what is not served is named; no error holds a password.
+//! Strings that libpq takes are taken in the same sense; unsupported keywords are named; no error
+//! holds a password.
 
 use std::time::Duration;
 

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use posthaste::config::{Config, Wake};
-use posthaste::model::dispatch::{Asked, Dispatch, DispatchSettings, Facts, RoutedStep, Step};
+use posthaste::model::dispatch::{
+    ClaimRequest, Dispatch, DispatchSettings, Facts, RoutedStep, Step,
+};
 use posthaste::model::endpoint::EndpointId;
-use posthaste::model::lease::may_send;
+use posthaste::model::lease::sends_for;
 use posthaste::relay::most_claims;
 use posthaste::store::RelayId;
-use posthaste::store::deliveries::{Claims, Owed};
-use posthaste::store::endpoints::Known;
+use posthaste::store::deliveries::{DueClaims, Owed};
+use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::routing::{FEW, Routed};
 
 use super::{Micros, Relay, instant, since, timestamp};
@@ -171,7 +173,7 @@ impl Relay {
 
     /// Whether a request may begin, or anything be claimed.
     pub(super) fn lease_is_fresh(&self, now: Micros) -> bool {
-        may_send(since(self.renewed_at, now), self.lease_length())
+        since(self.renewed_at, now) < sends_for(self.lease_length())
     }
 
     /// How many more deliveries may be claimed in all.
@@ -262,7 +264,7 @@ impl Relay {
         self.dispatcher.unfinished = Some(Unfinished::Route { step: Box::new(step), at: now });
     }
 
-    pub(super) fn claimed(&mut self, token: i64, asked: &Asked, claims: Claims) {
+    pub(super) fn claimed(&mut self, token: i64, asked: &ClaimRequest, claims: DueClaims) {
         let mut counts: BTreeMap<EndpointId, usize> = BTreeMap::new();
         for one in &claims.claimed {
             *counts.entry(one.delivery.endpoint_id).or_default() += 1;
@@ -331,7 +333,7 @@ impl Relay {
         Some(Statement::Endpoints { ids })
     }
 
-    pub(super) fn opened(&mut self, known: Vec<Known>, now: Micros) {
+    pub(super) fn opened(&mut self, known: Vec<KnownEndpoint>, now: Micros) {
         self.changed.clear();
         self.open(known, now);
         self.finish(now);

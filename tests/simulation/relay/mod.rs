@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use posthaste::config::Config;
 use posthaste::model::due::Due;
 use posthaste::model::endpoint::EndpointId;
-use posthaste::model::lease::may_reap;
+use posthaste::model::lease::is_settled;
 use posthaste::model::share::Share;
 use posthaste::model::verdict::Effect;
 use posthaste::relay::{Booked, Ended, Holdings};
@@ -123,7 +123,7 @@ impl Relay {
 
     /// The lease was renewed by a statement that began then.
     pub fn renewed(&mut self, at: Micros, found: &Heartbeat) {
-        let settled = may_reap(since(self.held_since, at));
+        let settled = is_settled(since(self.held_since, at));
         self.may_reap = settled && found.somebody_is_dead;
         self.renewed_at = at;
         let share = Share::among(&found.others, self.number);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::verdict::{Decision, Effect};
-use posthaste::store::attempts::{Attempt, Held};
+use posthaste::store::attempts::{Attempt, RecordedDeliveries};
 use posthaste::store::health::Note;
 use posthaste::store::ordering::Line;
 
@@ -75,7 +75,12 @@ impl Relay {
     }
 
     /// The batch is written down: what of it is due again, which lines have no head, and the room it took.
-    pub(super) fn recorded(&mut self, attempts: &[Attempt], held: &Held, now: Micros) {
+    pub(super) fn recorded(
+        &mut self,
+        attempts: &[Attempt],
+        held: &RecordedDeliveries,
+        now: Micros,
+    ) {
         for ended in &self.batch {
             let delivery = &ended.claim.delivery;
             let endpoint = delivery.endpoint_id;

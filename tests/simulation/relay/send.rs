@@ -9,7 +9,7 @@ use posthaste::model::lane::{AttemptEnd, Bounds, Idle, Moment, first_room};
 use posthaste::model::outcome::{Outcome, Phases};
 use posthaste::model::verdict::Effect;
 use posthaste::relay::{Booked, Claim, Ended, JudgedAttempt, share_of_requests};
-use posthaste::store::endpoints::Known;
+use posthaste::store::endpoints::KnownEndpoint;
 
 use super::{Micros, Relay, instant, timestamp};
 use crate::simulation::lane::{InFlight, Lane};
@@ -132,11 +132,11 @@ impl Relay {
         }
     }
 
-    pub(super) fn give_back(&mut self, claims: Vec<Box<Claim>>) {
+    pub(super) fn give_back(&mut self, claims: Vec<Claim>) {
         self.results.extend(claims.into_iter().map(Ended::unsent));
     }
 
-    /// Claims nothing more, and gives back what is not begun.
+    /// DueClaims nothing more, and gives back what is not begun.
     pub fn stop(&mut self) {
         self.stopping = true;
         let mut queued = Vec::new();
@@ -229,7 +229,7 @@ impl Relay {
         lane.map(Lane::id)
     }
 
-    pub(super) fn open(&mut self, known: Vec<Known>, now: Micros) {
+    pub(super) fn open(&mut self, known: Vec<KnownEndpoint>, now: Micros) {
         let (config, share, now) = (Arc::clone(&self.config), self.share, instant(now));
         for known in known {
             match self.lanes.get_mut(&known.endpoint.id) {

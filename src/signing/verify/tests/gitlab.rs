@@ -1,6 +1,6 @@
 //! GitLab, with a secret token and with a signing token.
 
-use super::{Example, Refusal, Scheme, SecretFault, example, fault};
+use super::{Example, NotVerified, Scheme, VerifierSecretFault, example, fault};
 
 const KEY: &str = "908a6d9e-45fd-46c8-97e6-c4f350f219dd";
 const SIGNING: &str = "whsec_cG9zdGhhc3RlIHZlcmlmaWVzIHdoYXQgaXQgaGVhcnM=";
@@ -50,19 +50,19 @@ fn a_wrong_signature_is_not_rescued_by_the_right_token() {
     let mut changed = both.clone();
     changed.body.push(b' ');
     let secrets = ["glsecret-7Jx", SIGNING];
-    assert_eq!(changed.verify_with(&secrets), Err(Refusal::SignatureMismatch));
+    assert_eq!(changed.verify_with(&secrets), Err(NotVerified::SignatureMismatch));
     let old = both.verify_at(&secrets, both.at + 301);
-    assert_eq!(old, Err(Refusal::TooOld));
+    assert_eq!(old, Err(NotVerified::TooOld));
 }
 
 #[test]
 fn a_signing_token_is_never_a_secret_token() {
     let shown = with_token().header("X-Gitlab-Token", SIGNING);
-    assert_eq!(shown.verify_with(&[SIGNING]), Err(Refusal::Missing("webhook-id")));
+    assert_eq!(shown.verify_with(&[SIGNING]), Err(NotVerified::Missing("webhook-id")));
     let refusal = shown.verify_with(&[SIGNING, "glsecret-7Jx"]);
-    assert_eq!(refusal, Err(Refusal::TokenMismatch));
-    assert_eq!(fault(Scheme::Gitlab, "whsec_"), SecretFault::EmptyKey);
-    assert_eq!(fault(Scheme::Gitlab, "whsec_~"), SecretFault::NotBase64);
+    assert_eq!(refusal, Err(NotVerified::TokenMismatch));
+    assert_eq!(fault(Scheme::Gitlab, "whsec_"), VerifierSecretFault::EmptyKey);
+    assert_eq!(fault(Scheme::Gitlab, "whsec_~"), VerifierSecretFault::NotBase64);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_token_matches_whole_or_not_at_all() {
     for wrong in ["glsecret-7J", "glsecret-7Jxx", "Glsecret-7Jx", "x", "glsecret-7Jx, glsecret-7Jx"]
     {
         let refusal = with_token().header("X-Gitlab-Token", wrong).verify();
-        assert_eq!(refusal, Err(Refusal::TokenMismatch), "{wrong}");
+        assert_eq!(refusal, Err(NotVerified::TokenMismatch), "{wrong}");
     }
 }
 
@@ -80,7 +80,7 @@ fn a_token_need_not_be_ascii() {
     let value = hyper::header::HeaderValue::from_bytes("schlüssel".as_bytes()).unwrap();
     example.headers.insert("x-gitlab-token", value);
     example.verify_with(&["schlüssel"]).unwrap();
-    assert_eq!(example.verify_with(&["schlussel"]), Err(Refusal::TokenMismatch));
+    assert_eq!(example.verify_with(&["schlussel"]), Err(NotVerified::TokenMismatch));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use hyper::header::HeaderValue;
 
-use super::{Example, Refusal, Scheme, example, named};
+use super::{Example, NotVerified, Scheme, example, named};
 
 /// "Testing the webhook payload validation" on
 /// <https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries>.
@@ -18,9 +18,8 @@ pub(super) fn github() -> Example {
         .is("72d3162e-cc78-11e3-81ab-4c9367dc0958", "issues")
 }
 
-/// The walk-through on
-/// <https://docs.slack.dev/authentication/verifying-requests-from-slack>. It is a slash command: no
-/// JSON, so nothing in it is an event's id.
+/// The walk-through on <https://docs.slack.dev/authentication/verifying-requests-from-slack>. It is
+/// a slash command: no JSON, so nothing in it is an event's id.
 pub(super) fn slack() -> Example {
     let secrets = ["8f742231b10e8888abcd99yyyzzz85a5", "8f742231b10e8888abcd99yyyzzz85a6"];
     let body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&\
@@ -64,9 +63,9 @@ fn shopifys_newer_events_name_the_same_headers_without_the_x() {
         named("Shopify-Hmac-Sha256"),
         HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     );
-    assert_eq!(newer.verify(), Err(Refusal::SignatureMismatch));
+    assert_eq!(newer.verify(), Err(NotVerified::SignatureMismatch));
     newer.headers.remove("Shopify-Hmac-Sha256");
-    assert_eq!(newer.verify(), Err(Refusal::Missing("X-Shopify-Hmac-Sha256")));
+    assert_eq!(newer.verify(), Err(NotVerified::Missing("X-Shopify-Hmac-Sha256")));
 }
 
 #[test]
@@ -93,11 +92,11 @@ fn capital_hex_digits_say_the_same() {
         ] {
             let refusal = put(&malformed).unwrap_err();
             let is_malformed =
-                matches!(refusal, Refusal::Malformed { header, .. } if header == name);
+                matches!(refusal, NotVerified::Malformed { header, .. } if header == name);
             assert!(is_malformed, "{malformed}: {refusal:?}");
         }
         let zeros = put(&format!("{prefix}{}", "0".repeat(64)));
-        assert_eq!(zeros, Err(Refusal::SignatureMismatch));
+        assert_eq!(zeros, Err(NotVerified::SignatureMismatch));
     }
 }
 
@@ -106,7 +105,7 @@ fn githubs_older_signature_is_no_proof() {
     let mut old =
         github().header("X-Hub-Signature", "sha1=01dc10d0c83e72ed246219cdd91669667fe2ca59");
     old.headers.remove("X-Hub-Signature-256");
-    assert_eq!(old.verify(), Err(Refusal::Missing("X-Hub-Signature-256")));
+    assert_eq!(old.verify(), Err(NotVerified::Missing("X-Hub-Signature-256")));
 }
 
 #[test]
@@ -124,13 +123,13 @@ fn shopifys_signature_is_canonical_base64_of_32_bytes() {
         "gHDQy76+38chKmG/hW2suoASSgJPriCh7sYbzaB7OQ==",
         "8070d0cbbebedfc7212a61bf856dacba80124a024fae20a1eec61bcda07b3902",
     ] {
-        assert!(matches!(put(malformed), Refusal::Malformed { .. }), "{malformed}");
+        assert!(matches!(put(malformed), NotVerified::Malformed { .. }), "{malformed}");
     }
     let zeros = put("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
-    assert_eq!(zeros, Refusal::SignatureMismatch);
+    assert_eq!(zeros, NotVerified::SignatureMismatch);
 }
 
-/// Signed by the code under test's own HMAC, because what matters here is what is read afterwards.
+/// Signed by the HMAC of the code under test, because these tests are about the reading afterwards.
 fn slack_says(body: &str) -> super::Verified {
     let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, slack().secret.as_bytes());
     let tag = ring::hmac::sign(&secret, format!("v0:1531420618:{body}").as_bytes());

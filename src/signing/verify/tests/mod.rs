@@ -1,4 +1,4 @@
-//! What every scheme has in common, asked of an example of each. What is particular to one stands in
+//! Properties of every scheme, tested with an example of each. Properties of one scheme stand in
 //! its own module; the examples' sources are named where they are made.
 
 mod gitlab;
@@ -14,7 +14,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use super::{Refusal, Scheme, SecretFault, Verified, Verifier, VerifierError};
+use super::{NotVerified, Scheme, Verified, Verifier, VerifierError, VerifierSecretFault};
 
 const TOLERANCE: Duration = Duration::from_secs(300);
 
@@ -25,9 +25,9 @@ struct Example {
     secret: &'static str,
     /// Another secret of the same kind, which did not sign this.
     other: &'static str,
-    /// The headers without which it is not believed.
+    /// The headers without which it is not verified.
     proof: &'static [&'static str],
-    /// The one of them that says when.
+    /// The one of them that holds the timestamp.
     timestamp: Option<&'static str>,
     headers: HeaderMap,
     body: Vec<u8>,
@@ -48,15 +48,15 @@ impl Example {
         self
     }
 
-    fn verify(&self) -> Result<Verified, Refusal> {
+    fn verify(&self) -> Result<Verified, NotVerified> {
         self.verify_with(&[self.secret])
     }
 
-    fn verify_with(&self, secrets: &[&str]) -> Result<Verified, Refusal> {
+    fn verify_with(&self, secrets: &[&str]) -> Result<Verified, NotVerified> {
         self.verify_at(secrets, self.at)
     }
 
-    fn verify_at(&self, secrets: &[&str], now: i64) -> Result<Verified, Refusal> {
+    fn verify_at(&self, secrets: &[&str], now: i64) -> Result<Verified, NotVerified> {
         let now = Timestamp::from_second(now).unwrap();
         verifier(self.scheme, secrets).unwrap().verify(&self.headers, &self.body, now)
     }
@@ -71,7 +71,7 @@ fn verifier(scheme: Scheme, secrets: &[&str]) -> Result<Verifier, VerifierError>
     Verifier::new(scheme, &secrets, TOLERANCE)
 }
 
-fn fault(scheme: Scheme, secret: &str) -> SecretFault {
+fn fault(scheme: Scheme, secret: &str) -> VerifierSecretFault {
     match verifier(scheme, &[secret]) {
         Err(VerifierError::Secret { nth: 1, fault }) => fault,
         other => panic!("{scheme} made of `{secret}` {other:?}"),
@@ -113,7 +113,7 @@ fn examples() -> Vec<Example> {
 }
 
 #[test]
-fn a_signed_request_is_believed_and_says_what_it_is() {
+fn a_signed_request_is_verified_and_says_what_it_is() {
     for example in examples() {
         assert_eq!(example.verify(), Ok(example.is.clone()), "{example:?}");
     }
@@ -125,14 +125,18 @@ fn a_flipped_bit_of_a_signed_body_is_noticed() {
         for bit in 0..8 * example.body.len() {
             let mut forged = example.clone();
             forged.body[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(forged.verify(), Err(Refusal::SignatureMismatch), "bit {bit}: {example:?}");
+            assert_eq!(
+                forged.verify(),
+                Err(NotVerified::SignatureMismatch),
+                "bit {bit}: {example:?}"
+            );
         }
         let mut longer = example.clone();
         longer.body.push(b' ');
-        assert_eq!(longer.verify(), Err(Refusal::SignatureMismatch), "{example:?}");
+        assert_eq!(longer.verify(), Err(NotVerified::SignatureMismatch), "{example:?}");
         let mut empty = example.clone();
         empty.body.clear();
-        assert_eq!(empty.verify(), Err(Refusal::SignatureMismatch), "{example:?}");
+        assert_eq!(empty.verify(), Err(NotVerified::SignatureMismatch), "{example:?}");
     }
 }
 
@@ -148,22 +152,22 @@ fn a_header_of_the_proof_must_be_there_once() {
         for &name in example.proof {
             let mut without = example.clone();
             without.headers.remove(name);
-            assert_eq!(without.verify(), Err(Refusal::Missing(name)), "{example:?}");
+            assert_eq!(without.verify(), Err(NotVerified::Missing(name)), "{example:?}");
 
             for empty in ["", "   "] {
                 let empty = example.clone().header(name, empty);
-                assert_eq!(empty.verify(), Err(Refusal::Missing(name)), "{example:?}");
+                assert_eq!(empty.verify(), Err(NotVerified::Missing(name)), "{example:?}");
             }
 
             let mut twice = example.clone();
             let value = twice.headers[name].clone();
             twice.headers.append(named(name), value);
-            assert_eq!(twice.verify(), Err(Refusal::Repeated(name)), "{example:?}");
+            assert_eq!(twice.verify(), Err(NotVerified::Repeated(name)), "{example:?}");
 
             let mut huge = example.clone();
             let value = format!("{},{}", huge.headers[name].to_str().unwrap(), "1".repeat(4096));
             huge = huge.header(name, &value);
-            assert_eq!(huge.verify(), Err(Refusal::TooLong(name)), "{example:?}");
+            assert_eq!(huge.verify(), Err(NotVerified::TooLong(name)), "{example:?}");
 
             let mut strange = example.clone();
             strange.headers.insert(named(name), HeaderValue::from_bytes(b"\xff\xfe=\xfd").unwrap());
@@ -178,7 +182,7 @@ fn another_secret_did_not_sign_it_and_any_of_several_may_have() {
         let (right, wrong) = (example.secret, example.other);
         let mismatch = example.verify_with(&[wrong]).unwrap_err();
         assert!(
-            matches!(mismatch, Refusal::SignatureMismatch | Refusal::TokenMismatch),
+            matches!(mismatch, NotVerified::SignatureMismatch | NotVerified::TokenMismatch),
             "{mismatch:?}: {example:?}"
         );
         example.verify_with(&[wrong, right]).unwrap();
@@ -200,10 +204,10 @@ fn a_timestamp_too_far_from_now_is_refused_either_way() {
         timed += 1;
         at(example.at - 300).unwrap();
         at(example.at + 300).unwrap();
-        assert_eq!(at(example.at + 301), Err(Refusal::TooOld), "{example:?}");
-        assert_eq!(at(example.at - 301), Err(Refusal::TooNew), "{example:?}");
-        assert_eq!(at(Timestamp::MIN.as_second()), Err(Refusal::TooNew), "{example:?}");
-        assert_eq!(at(Timestamp::MAX.as_second()), Err(Refusal::TooOld), "{example:?}");
+        assert_eq!(at(example.at + 301), Err(NotVerified::TooOld), "{example:?}");
+        assert_eq!(at(example.at - 301), Err(NotVerified::TooNew), "{example:?}");
+        assert_eq!(at(Timestamp::MIN.as_second()), Err(NotVerified::TooNew), "{example:?}");
+        assert_eq!(at(Timestamp::MAX.as_second()), Err(NotVerified::TooOld), "{example:?}");
     }
     assert_eq!(timed, 5, "gitlab signed, slack, stripe, standard twice");
 }
@@ -217,8 +221,7 @@ fn a_timestamp_is_digits_that_fit_and_those_that_were_signed() {
             let value = example.headers[name].to_str().unwrap().replace(&signed, timestamp);
             example.clone().header(name, &value).verify().unwrap_err()
         };
-        let is_malformed =
-            |it: &Refusal| matches!(it, Refusal::Malformed { header, .. } if *header == name);
+        let is_malformed = |it: &NotVerified| matches!(it, NotVerified::Malformed { header, .. } if *header == name);
         for timestamp in [
             format!("+{signed}"),
             format!("-{signed}"),
@@ -231,10 +234,10 @@ fn a_timestamp_is_digits_that_fit_and_those_that_were_signed() {
             let refusal = put(&timestamp);
             assert!(is_malformed(&refusal), "{timestamp}: {refusal:?}");
         }
-        assert_eq!(put("9223372036854775807"), Refusal::TooNew);
-        assert_eq!(put("0"), Refusal::TooOld);
-        assert_eq!(put(&(example.at + 1).to_string()), Refusal::SignatureMismatch);
-        assert_eq!(put(&format!("0{signed}")), Refusal::SignatureMismatch, "the same number");
+        assert_eq!(put("9223372036854775807"), NotVerified::TooNew);
+        assert_eq!(put("0"), NotVerified::TooOld);
+        assert_eq!(put(&(example.at + 1).to_string()), NotVerified::SignatureMismatch);
+        assert_eq!(put(&format!("0{signed}")), NotVerified::SignatureMismatch, "the same number");
     }
 }
 
@@ -261,7 +264,7 @@ fn a_header_that_names_the_event_counts_once_or_not_at_all() {
         for name in names.into_iter().filter(|name| example.headers.contains_key(*name)) {
             let mut twice = example.clone();
             twice.headers.append(named(name), HeaderValue::from_static("b"));
-            assert_eq!(twice.verify(), Err(Refusal::Repeated(name)), "{example:?}");
+            assert_eq!(twice.verify(), Err(NotVerified::Repeated(name)), "{example:?}");
 
             // not a reason to lose the event
             for unusable in [&[b'a'; 256][..], &[b'a'; 5000], b"a\tb", b"\xff\xff", b"", b"  "] {
@@ -280,7 +283,7 @@ fn a_header_that_names_the_event_counts_once_or_not_at_all() {
 }
 
 #[test]
-fn without_a_scheme_everybody_is_believed() {
+fn without_a_scheme_every_request_is_accepted() {
     let everybody = example(Scheme::None, ["", ""], &[], "anything", 0);
     assert_eq!(everybody.verify_with(&[]), Ok(everybody.is.clone()));
     let named = everybody.header("Idempotency-Key", "5");
@@ -300,11 +303,11 @@ fn a_secret_that_cannot_be_used_is_named_and_described() {
     ];
     for scheme in all {
         assert_eq!(verifier(scheme, &[]).unwrap_err(), VerifierError::NoSecret(scheme));
-        assert_eq!(fault(scheme, ""), SecretFault::Empty);
-        assert_eq!(fault(scheme, " \n"), SecretFault::Empty);
+        assert_eq!(fault(scheme, ""), VerifierSecretFault::Empty);
+        assert_eq!(fault(scheme, " \n"), VerifierSecretFault::Empty);
         assert_eq!(
             fault(scheme, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n"),
-            SecretFault::WhiteSpace
+            VerifierSecretFault::WhiteSpace
         );
         let many = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"; 11];
         verifier(scheme, &many[..10]).unwrap();
@@ -342,8 +345,8 @@ fn neither_errors_nor_debug_show_a_secret() {
 #[test]
 fn a_refusal_tells_the_sender_what_is_wrong() {
     let expected = "Authorization is longer than 4096 bytes";
-    assert_eq!(Refusal::TooLong("Authorization").to_string(), expected);
-    let many = Refusal::TooManySignatures { header: "Stripe-Signature", most: 8 }.to_string();
+    assert_eq!(NotVerified::TooLong("Authorization").to_string(), expected);
+    let many = NotVerified::TooManySignatures { header: "Stripe-Signature", most: 8 }.to_string();
     assert_eq!(many, "Stripe-Signature holds more than 8 signatures");
     let github = hmacs::github().header("X-Hub-Signature-256", "sha1=12");
     let expected = "X-Hub-Signature-256 is not `sha256=` and 64 hex digits";

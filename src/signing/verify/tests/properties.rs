@@ -1,4 +1,4 @@
-//! What holds for any request, secret and change.
+//! Properties of any request, secret and change.
 
 use hyper::header::HeaderValue;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn says_the_same(name: &str, at: usize, before: u8, after: u8) -> bool {
     ignored && before.eq_ignore_ascii_case(&after)
 }
 
-/// What Stripe sends behind the signature that counts is passed over.
+/// Text behind the signature that counts in Stripe's header is passed over.
 fn proves_something(name: &str, at: usize) -> bool {
     name != "Stripe-Signature" || at < "t=1700000000,v1=".len() + 64
 }
@@ -100,8 +100,8 @@ proptest! {
         let mut longer = body.clone();
         longer.push(0);
         prop_assert!(theirs.verify(&headers, &longer, now).is_err());
-        let nobody = verifier(Scheme::Standard, &["whsec_bm9ib2R5"]).unwrap();
-        prop_assert!(nobody.verify(&headers, &body, now).is_err());
+        let stranger = verifier(Scheme::Standard, &["whsec_bm9ib2R5"]).unwrap();
+        prop_assert!(stranger.verify(&headers, &body, now).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
-use super::{Example, Refusal, Scheme, SecretFault, example, fault};
+use super::{Example, NotVerified, Scheme, VerifierSecretFault, example, fault};
 
 const SYMMETRIC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
@@ -32,7 +32,7 @@ pub(super) fn asymmetric() -> Example {
     signed([PUBLIC, "whpk_0QTPLmiyimvaLSmGxPVDb2AyUFLn7R53ZHgQNiDGCHo="], V1A)
 }
 
-fn put(signature: &str) -> Result<super::Verified, Refusal> {
+fn put(signature: &str) -> Result<super::Verified, NotVerified> {
     symmetric().header("webhook-signature", signature).verify()
 }
 
@@ -41,10 +41,10 @@ fn one_of_the_list_suffices_and_other_versions_are_passed_over() {
     let wrong = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     put(&format!("v2,abc {wrong}  {V1A} {V1}")).unwrap();
     put(&format!("{V1} {wrong}")).unwrap();
-    assert_eq!(put(&format!("{wrong} {wrong}")), Err(Refusal::SignatureMismatch));
-    // what only another kind of secret could check
-    assert_eq!(put(V1A), Err(Refusal::SignatureMismatch));
-    assert_eq!(asymmetric().header(PROOF[2], V1).verify(), Err(Refusal::SignatureMismatch));
+    assert_eq!(put(&format!("{wrong} {wrong}")), Err(NotVerified::SignatureMismatch));
+    // only another kind of secret could check this one
+    assert_eq!(put(V1A), Err(NotVerified::SignatureMismatch));
+    assert_eq!(asymmetric().header(PROOF[2], V1).verify(), Err(NotVerified::SignatureMismatch));
     let mixed = symmetric().header("webhook-signature", &format!("{V1A} {wrong}"));
     mixed.verify_with(&[SYMMETRIC, PUBLIC]).unwrap();
 }
@@ -66,7 +66,7 @@ fn what_is_no_signature_is_none() {
         &format!("v1,{}", mac.replace('+', "-")),
         &format!("{V1},{V1}"),
     ] {
-        assert_eq!(put(nothing), Err(Refusal::NoSignature("webhook-signature")), "{nothing}");
+        assert_eq!(put(nothing), Err(NotVerified::NoSignature("webhook-signature")), "{nothing}");
     }
 }
 
@@ -74,7 +74,7 @@ fn what_is_no_signature_is_none() {
 fn the_list_is_bounded() {
     let wrong = format!("v1,{}= ", "A".repeat(43));
     put(&format!("{}{V1}", wrong.repeat(7))).unwrap();
-    let many = |most| Err(Refusal::TooManySignatures { header: "webhook-signature", most });
+    let many = |most| Err(NotVerified::TooManySignatures { header: "webhook-signature", most });
     assert_eq!(put(&format!("{}{V1}", wrong.repeat(8))), many(8));
     // Each of these is checked against every public key, before anything is known about the sender.
     let wrong = format!("v1a,{}== ", "A".repeat(86));
@@ -104,12 +104,12 @@ fn svix_names_the_same_headers_otherwise() {
     }
     assert_eq!(svix.verify(), Ok(svix.is.clone()));
     svix.headers.remove("svix-id");
-    assert_eq!(svix.verify(), Err(Refusal::Missing("svix-id")));
+    assert_eq!(svix.verify(), Err(NotVerified::Missing("svix-id")));
     // no header of one name with one of the other
     let mut both = symmetric().header("svix-signature", V1);
     both.verify().unwrap();
     both.headers.remove("webhook-signature");
-    assert_eq!(both.verify(), Err(Refusal::Missing("svix-id")));
+    assert_eq!(both.verify(), Err(NotVerified::Missing("svix-id")));
 }
 
 #[test]
@@ -143,10 +143,10 @@ fn the_body_may_be_empty() {
 #[test]
 fn keys_of_another_kind_are_explained() {
     let standard = |secret| fault(Scheme::Standard, secret);
-    assert_eq!(standard("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), SecretFault::UnknownPrefix);
-    assert_eq!(standard("whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), SecretFault::SendersKey);
-    assert_eq!(standard("whsec_"), SecretFault::EmptyKey);
-    assert_eq!(standard("whsec_not base64"), SecretFault::NotBase64);
-    assert_eq!(standard("whpk_"), SecretFault::PublicKeyLength { found: 0 });
-    assert_eq!(standard("whpk_AAAA"), SecretFault::PublicKeyLength { found: 3 });
+    assert_eq!(standard("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), VerifierSecretFault::UnknownPrefix);
+    assert_eq!(standard("whsk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), VerifierSecretFault::SendersKey);
+    assert_eq!(standard("whsec_"), VerifierSecretFault::EmptyKey);
+    assert_eq!(standard("whsec_not base64"), VerifierSecretFault::NotBase64);
+    assert_eq!(standard("whpk_"), VerifierSecretFault::PublicKeyLength { found: 0 });
+    assert_eq!(standard("whpk_AAAA"), VerifierSecretFault::PublicKeyLength { found: 3 });
 }

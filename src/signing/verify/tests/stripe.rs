@@ -1,6 +1,6 @@
 //! Stripe's header is a list.
 
-use super::{Example, Refusal, Scheme};
+use super::{Example, NotVerified, Scheme};
 
 const BODY: &str = r#"{"id":"evt_1OqX","object":"event","type":"invoice.paid"}"#;
 const V1: &str = "2084bec6ffe9ce65cb610f2fd859b8cde58473e281478c4fddae1d95e8f71590";
@@ -20,7 +20,7 @@ pub(super) fn example() -> Example {
     example
 }
 
-fn put(header: &str) -> Result<super::Verified, Refusal> {
+fn put(header: &str) -> Result<super::Verified, NotVerified> {
     example().header("Stripe-Signature", header).verify()
 }
 
@@ -31,14 +31,14 @@ fn while_a_secret_is_rolled_there_are_two_signatures_and_one_suffices() {
     example.verify().unwrap();
     example.verify_with(&["whsec_older"]).unwrap();
     example.verify_with(&["whsec_oldest", "whsec_older"]).unwrap();
-    assert_eq!(example.verify_with(&["whsec_oldest"]), Err(Refusal::SignatureMismatch));
+    assert_eq!(example.verify_with(&["whsec_oldest"]), Err(NotVerified::SignatureMismatch));
 }
 
 #[test]
 fn other_schemes_are_passed_over_and_prove_nothing() {
     put(&format!("v2=~,t=1700000000,x,=,v0={V0},v1=short,v1={}, v1={V1}", "0".repeat(64))).unwrap();
     put(&format!("t=1700000000,v1={}", V1.to_uppercase())).unwrap();
-    let none = Err(Refusal::NoSignature("Stripe-Signature"));
+    let none = Err(NotVerified::NoSignature("Stripe-Signature"));
     assert_eq!(put(&format!("t=1700000000,v0={V1}")), none);
     assert_eq!(put(&format!("t=1700000000,v1{V1}")), none);
     assert_eq!(put(&format!("t=1700000000,v1={}", &V1[..8])), none);
@@ -57,7 +57,7 @@ fn there_is_one_timestamp() {
         ",".to_owned(),
     ] {
         let refusal = put(&header).unwrap_err();
-        assert!(matches!(refusal, Refusal::Malformed { .. }), "{header}: {refusal:?}");
+        assert!(matches!(refusal, NotVerified::Malformed { .. }), "{header}: {refusal:?}");
     }
 }
 
@@ -65,7 +65,7 @@ fn there_is_one_timestamp() {
 fn the_list_is_bounded() {
     let zeros = format!(",v1={}", "0".repeat(64));
     put(&format!("t=1700000000{},v1={V1}", zeros.repeat(7))).unwrap();
-    let many = Err(Refusal::TooManySignatures { header: "Stripe-Signature", most: 8 });
+    let many = Err(NotVerified::TooManySignatures { header: "Stripe-Signature", most: 8 });
     assert_eq!(put(&format!("t=1700000000{},v1={V1}", zeros.repeat(8))), many);
 }
 
@@ -74,9 +74,9 @@ fn what_was_signed_cannot_be_taken_apart_otherwise() {
     // `1700000000.` and the body, with the dot moved into the timestamp or out of the body
     let mut moved = example().header("Stripe-Signature", &format!("t=1700000000.{{,v1={V1}"));
     moved.body.remove(0);
-    assert!(matches!(moved.verify(), Err(Refusal::Malformed { .. })));
+    assert!(matches!(moved.verify(), Err(NotVerified::Malformed { .. })));
     let mut moved = example().header("Stripe-Signature", &format!("t=170000000,v1={V1}"));
     moved.at = 170_000_000;
     moved.body.splice(0..0, *b"0.");
-    assert_eq!(moved.verify(), Err(Refusal::SignatureMismatch));
+    assert_eq!(moved.verify(), Err(NotVerified::SignatureMismatch));
 }

@@ -3,7 +3,7 @@
 use hyper::header::HeaderValue;
 use jiff::Timestamp;
 
-use super::{Example, Refusal, Scheme, example, named, verifier};
+use super::{Example, NotVerified, Scheme, example, named, verifier};
 
 pub(super) fn bearer() -> Example {
     let secrets = ["a-token", "b-token"];
@@ -13,7 +13,7 @@ pub(super) fn bearer() -> Example {
         .is("8e03978e", "")
 }
 
-fn put(authorization: &str) -> Result<super::Verified, Refusal> {
+fn put(authorization: &str) -> Result<super::Verified, NotVerified> {
     bearer().header("Authorization", authorization).verify()
 }
 
@@ -34,7 +34,7 @@ fn the_word_bearer_may_be_written_in_any_way_or_be_missing() {
         "Bearer a-token, Bearer a-token",
         "Bearer b-token",
     ] {
-        assert_eq!(put(wrong), Err(Refusal::TokenMismatch), "{wrong}");
+        assert_eq!(put(wrong), Err(NotVerified::TokenMismatch), "{wrong}");
     }
 }
 
@@ -52,11 +52,11 @@ fn a_header_of_its_own_alone_counts() {
         bearer().header("Authorization", "Basic cHJveHk=").header("X-Webhook-Token", "a-token");
     own.verify().unwrap();
     own = bearer().header("X-Webhook-Token", "b-token");
-    assert_eq!(own.verify(), Err(Refusal::TokenMismatch));
+    assert_eq!(own.verify(), Err(NotVerified::TokenMismatch));
     own = bearer().header("X-Webhook-Token", "");
-    assert_eq!(own.verify(), Err(Refusal::TokenMismatch));
+    assert_eq!(own.verify(), Err(NotVerified::TokenMismatch));
     own.headers.append(named("X-Webhook-Token"), "a-token".parse().unwrap());
-    assert_eq!(own.verify(), Err(Refusal::Repeated("X-Webhook-Token")));
+    assert_eq!(own.verify(), Err(NotVerified::Repeated("X-Webhook-Token")));
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! What a step gave, taken in.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::step::INTERVALS_BEHIND_THE_BELL;
+use super::{Backlog, Blame, ClaimRequest, Dispatch, FEW, Point, RoutedStep, sleep};
+use crate::model::due::Due;
+use crate::model::endpoint::EndpointId;
+
+/// Endpoints that one claim looks at.
+pub(super) const ENDPOINTS_PER_CLAIM: usize = 500;
+/// After events that a step of few leaves to a whole step. Unusual events seldom come alone, and a try
+/// costs the database as much as a look.
+const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
+
+impl Dispatch {
+    /// A step failed other than by [claiming](Self::claim_failed) or [routing](Self::route_failed).
+    pub fn failed(&mut self) {
+        self.at = Point::BackOff;
+    }
+
+    /// Uncertain claims were given back by a statement that began at `now`.
+    pub fn disowned(&mut self, released: u64, now: Instant) {
+        self.uncertain.disowned(now, self.settings.patience());
+        self.at = Point::Bell;
+        if released > 0 {
+            // They are due, and no relay has been told.
+            self.poll_at = now;
+        }
+    }
+
+    /// A session that hears the bell was opened, or could not be. A poll is due then: what rang
+    /// meanwhile was not heard.
+    pub fn reconnected(&mut self, hears: bool, now: Instant) {
+        self.at = Point::Poll;
+        if hears {
+            self.poll_at = now;
+        }
+    }
+
+    /// The relay has asked what is due; `draw` is from 0 to 1.
+    pub fn polled(&mut self, draw: f64, now: Instant) {
+        let intervals = if self.hears { INTERVALS_BEHIND_THE_BELL } else { 1 };
+        // A tenth of jitter, so that several relays do not poll together.
+        let jitter = 0.9 + 0.2 * draw;
+        self.poll_at = now + (self.settings.poll_interval * intervals).mul_f64(jitter);
+        self.look_at = Some(now);
+        self.at = Point::TellOthers;
+    }
+
+    /// The other relays were told.
+    pub fn told_others(&mut self) {
+        self.at = Point::Claim;
+    }
+
+    /// What to claim: of endpoints that are due as much as each has room for, at most `room` in all.
+    pub fn ask(
+        &self,
+        due: &Due,
+        mut room: usize,
+        room_of: impl Fn(EndpointId) -> usize,
+        now: Instant,
+    ) -> ClaimRequest {
+        let mut asked = ClaimRequest::default();
+        room = room.min(self.suspects.most());
+        for endpoint in due.due(now) {
+            if asked.endpoints.len() == ENDPOINTS_PER_CLAIM || room == 0 {
+                break;
+            }
+            if self.suspects.is_left_out(endpoint, now) {
+                continue;
+            }
+            let most = room_of(endpoint).min(room);
+            if most > 0 {
+                room -= most;
+                asked.endpoints.push(endpoint);
+                asked.rooms.push(most);
+            }
+        }
+        asked
+    }
+
+    /// A claim has succeeded: `claimed` says how much of an endpoint, and `is_cut` that more was due
+    /// and had room, but for its size.
+    pub fn claimed(
+        &mut self,
+        asked: &ClaimRequest,
+        claimed: impl Fn(EndpointId) -> usize,
+        is_cut: bool,
+        due: &mut Due,
+    ) {
+        // More may be due than was asked for.
+        self.claims_again |= self.suspects.are_sought();
+        self.suspects.clear(&asked.endpoints);
+        for (endpoint, room) in asked.endpoints.iter().zip(&asked.rooms) {
+            // Fewer than asked for: nothing more is due, as far as the relay can see.
+            if !is_cut && claimed(*endpoint) < *room {
+                due.remove(*endpoint);
+            }
+        }
+    }
+
+    /// A claim has failed, and may have claimed something all the same. Sees to it that an endpoint
+    /// for which claiming fails does not hold up the others. `is_of_some_row`: what it read may be
+    /// the reason. Where the answer is [`Blame::Again`], the round ends by backing off.
+    pub fn claim_failed(
+        &mut self,
+        asked: &ClaimRequest,
+        is_of_some_row: bool,
+        due: &mut Due,
+        now: Instant,
+    ) -> Blame {
+        self.uncertain.add(self.token, now);
+        let blame = if is_of_some_row {
+            self.suspects.accuse(&asked.endpoints, asked.rooms.iter().sum(), now)
+        } else {
+            Blame::Again
+        };
+        match blame {
+            Blame::Again => self.failed = true,
+            Blame::Half => self.claims_again = true,
+            Blame::Without(endpoint, pause) => {
+                self.claims_again = true;
+                due.remove(endpoint);
+                due.put(endpoint, now + pause);
+            }
+        }
+        blame
+    }
+
+    /// The ledger says from where on events are still to be routed.
+    pub fn floor_is(&mut self, floor: Timestamp) {
+        self.floor = Some(floor);
+    }
+
+    /// A step of few has found unusual events and left them.
+    pub fn unusual(&mut self, now: Instant) {
+        self.unusual_until = now + UNUSUAL_PAUSE;
+    }
+
+    /// A step of routing has succeeded, at `at`; by `now`, what it claimed is in the lanes. `None`:
+    /// another relay was routing.
+    pub fn routed(&mut self, routed: Option<RoutedStep>, at: Instant, now: Instant) {
+        self.at = Point::Rise;
+        self.routed_at = at;
+        self.most_events = self.most_events.saturating_mul(2);
+        let look = routed.as_ref().map_or_else(sleep::Look::default, |routed| sleep::Look {
+            events: routed.events,
+            more: routed.more,
+            xmin: Some(routed.xmin),
+        });
+        if let Some(routed) = routed {
+            self.floor = Some(routed.floor);
+            if routed.events > 0 {
+                let fan_out = f64::from(routed.deliveries) / f64::from(routed.events);
+                self.fan_out = (self.fan_out + fan_out) / 2.0;
+            }
+            self.backlog = (routed.more && routed.deliveries > 0)
+                .then_some(Backlog { fed: routed.fed, finished: routed.finished });
+        }
+        let (wait, rises) = self.sleep.after(look, self.hears, now);
+        self.rises = rises;
+        self.look_at = wait.map(|wait| now + wait);
+    }
+
+    /// A step of routing has failed, and may have claimed something all the same. What it read may
+    /// have been too much for it: then fewer events are tried, down to a single one, and more again with
+    /// each step that succeeds.
+    pub fn route_failed(&mut self, events: u32, few: bool, is_of_some_row: bool, now: Instant) {
+        self.uncertain.add(self.token, now);
+        if is_of_some_row {
+            let tried = if few { FEW.into() } else { events };
+            self.most_events = (tried / 2).max(1);
+        }
+        self.failed();
+    }
+
+    /// The relay has let go of the bell's lock; transactions below `skippers` may not have rung.
+    /// `None`: the session is gone, and its lock with it. A look is due either way.
+    pub fn armed(&mut self, skippers: Option<i64>, now: Instant) {
+        match skippers {
+            Some(skippers) => self.sleep.armed(skippers),
+            None => self.sleep.lost(),
+        }
+        self.look_at = Some(now);
+    }
+}

@@ -1,0 +1,93 @@
+//! When the relay wakes, sleeps, and looks.
+
+use super::*;
+
+#[test]
+fn many_events_wake_the_relay_and_looks_that_find_nothing_let_it_sleep() {
+    let mut now = start();
+    let mut dispatch = at_rest(now);
+    assert!(dispatch.is_asleep());
+    dispatch.rang(now);
+    let _ = dispatch.next(now, &HEARS);
+    dispatch.routed(Some(routed(16, 16)), now, now);
+    assert_eq!(dispatch.next(now, &HEARS), Step::Silence);
+    let Step::Rest { until, .. } = dispatch.next(now, &HEARS) else { panic!("{dispatch:?}") };
+    assert_eq!(until, now + Duration::from_micros(300));
+    // It looks again and again, less and less often.
+    let mut pauses = Vec::new();
+    loop {
+        now = dispatch.look_at.expect("it looks");
+        assert!(matches!(dispatch.next(now, &HEARS), Step::Route { .. }));
+        dispatch.routed(Some(routed(0, 0)), now, now);
+        match dispatch.next(now, &HEARS) {
+            Step::Rest { until, .. } => pauses.push((until - now).as_micros()),
+            step => break assert_eq!(step, Step::Arm),
+        }
+    }
+    assert_eq!(pauses, [300, 600, 1200, 2400, 4800]);
+    // Transactions below 12 may have skipped the bell.
+    dispatch.armed(Some(12), now);
+    assert_eq!(dispatch.next(now, &HEARS), other(now));
+    for (xmin, wait) in [(Some(11), Some(300)), (None, Some(600)), (Some(12), None)] {
+        assert!(!dispatch.is_asleep());
+        assert!(matches!(dispatch.next(now, &HEARS), Step::Route { .. }));
+        dispatch.routed(xmin.map(|xmin| RoutedStep { xmin, ..routed(0, 0) }), now, now);
+        let _ = dispatch.next(now, &HEARS);
+        let waits = dispatch.look_at.map(|at| (at - now).as_micros());
+        assert_eq!(waits, wait, "{xmin:?}");
+        now = dispatch.look_at.unwrap_or(now);
+    }
+    assert!(dispatch.is_asleep());
+}
+
+#[test]
+fn a_relay_that_is_woken_while_it_falls_asleep_takes_the_lock_again() {
+    let now = start();
+    let mut dispatch = at_rest(now);
+    dispatch.armed(Some(12), now);
+    dispatch.routed(Some(routed(1, 1)), now, now);
+    assert!(!dispatch.rises);
+    dispatch.routed(Some(full(1000, 1000)), now, now);
+    assert_eq!(dispatch.next(now, &HEARS), Step::Silence);
+    assert_eq!(dispatch.look_at, Some(now));
+    // Once is enough.
+    dispatch.routed(Some(full(1000, 1000)), now, now);
+    assert!(!dispatch.rises);
+}
+
+#[test]
+fn ten_bells_within_50_ms_wake_the_relay_and_fewer_or_slower_ones_do_not() {
+    let now = start();
+    for (bells, apart, expected) in [(10, 5, true), (9, 5, false), (10, 6, false), (30, 5, true)] {
+        let mut dispatch = at_rest(now);
+        let mut now = now;
+        for _ in 0..bells {
+            now += apart * MILLI;
+            dispatch.rang(now);
+        }
+        dispatch.routed(Some(routed(1, 1)), now, now);
+        assert_eq!(dispatch.rises, expected, "{bells} {apart}");
+    }
+}
+
+#[test]
+fn a_relay_whose_session_goes_with_the_lock_looks_by_itself_until_it_has_another() {
+    let now = start();
+    let mut dispatch = at_rest(now);
+    dispatch.routed(Some(routed(16, 16)), now, now);
+    assert_eq!(dispatch.next(now, &HEARS), Step::Silence);
+    dispatch.armed(None, now);
+    assert!(dispatch.is_asleep());
+    assert_eq!(dispatch.look_at, Some(now));
+    dispatch.hears = false;
+    dispatch.routed(Some(routed(16, 16)), now, now);
+    assert!(!dispatch.rises && dispatch.is_asleep());
+    let mut pauses = Vec::new();
+    for _ in 0..14 {
+        dispatch.routed(Some(routed(0, 0)), now, now);
+        pauses.push((dispatch.look_at.expect("it looks") - now).as_micros());
+    }
+    assert_eq!(pauses[..4], [300, 600, 1200, 2400]);
+    // No longer than the poll's interval.
+    assert_eq!(pauses[12..], [1_000_000, 1_000_000]);
+}

@@ -1,0 +1,126 @@
+//! Looking at the outbox, and routing what is there.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::Dispatcher;
+use crate::model::dispatch::RoutedStep;
+use crate::store::StoreError;
+use crate::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
+
+impl Dispatcher {
+    /// Reads from where on events are still to be routed.
+    pub(super) async fn read_floor(&mut self) {
+        let found = match self.history.check(&self.database, &self.metrics).await {
+            Ok(()) => floor(&self.database.store).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(floor) => self.state.floor_is(floor),
+            Err(error) => self.look_failed(&error),
+        }
+    }
+
+    /// Routes at most this many new events.
+    pub(super) async fn route(&mut self, events: u32, few: bool) {
+        if let Err(error) = self.history.check(&self.database, &self.metrics).await {
+            return self.look_failed(&error);
+        }
+        let Some(floor) = self.state.floor() else { return };
+        let token = self.next_token();
+        let began = self.clock.instant();
+        match self.try_route(token, floor, events, few).await {
+            Ok(Few::Unusual) => return self.state.unusual(began),
+            Ok(Few::Routed(None)) => {
+                let now = self.clock.instant();
+                self.state.routed(None, now, now);
+            }
+            Ok(Few::Routed(Some(routed))) => self.take_in(token, routed, began).await,
+            Err(error) => {
+                let now = self.clock.instant();
+                self.state.route_failed(events, few, error.may_be_of_some_row(), now);
+                self.term.set_uncertain(true);
+                self.look_failed(&error);
+            }
+        }
+        self.metrics.asleep.set(if self.state.is_asleep() { 1.0 } else { 0.0 });
+    }
+
+    fn look_failed(&mut self, error: &StoreError) {
+        self.database.failed(&self.term, &self.metrics.database_errors.route, error);
+        self.state.failed();
+    }
+
+    async fn try_route(
+        &self,
+        token: i64,
+        floor: Timestamp,
+        events: u32,
+        few: bool,
+    ) -> Result<Few, StoreError> {
+        // Only lanes are named whose room differs from that of an endpoint without a lane.
+        let ordinary = self.lanes.first_room();
+        let (known, rooms): (Vec<_>, Vec<_>) = self
+            .lanes
+            .all()
+            .iter()
+            .map(|lane| (lane.id, lane.room_for_new()))
+            .filter(|(_, room)| *room != ordinary)
+            .map(|(id, room)| (id, i32::try_from(room).unwrap_or(i32::MAX)))
+            .unzip();
+        let room = RoutingRoom {
+            endpoints: &known,
+            rooms: &rooms,
+            of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),
+            in_all: i32::try_from(self.claims.room()).unwrap_or(i32::MAX),
+            bytes: i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX),
+        };
+        let (store, relay) = (&self.database.store, self.term.relay);
+        if few {
+            route_few(store, relay, token, floor, &room).await
+        } else {
+            Ok(Few::Routed(route(store, relay, token, events, floor, &room).await?))
+        }
+    }
+
+    /// Takes in a step of routing, and assigns what it claimed to lanes.
+    async fn take_in(&mut self, token: i64, routed: Routed, began: Instant) {
+        let at = self.clock.instant();
+        self.history.take_in(routed.step, &self.database, &self.metrics);
+        if routed.events > 0 {
+            self.metrics.route_duration.record(at.saturating_duration_since(began));
+            self.metrics.events_routed.increment(u64::from(routed.events));
+            self.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
+            self.metrics.events_unmatched.increment(u64::from(routed.unmatched));
+        }
+        self.lines.these(routed.lines);
+        if routed.closes_span {
+            self.lines.all();
+        }
+        {
+            let mut due = self.claims.due();
+            for endpoint in &routed.waiting {
+                due.put(*endpoint, at);
+            }
+        }
+        let is_others = |id| self.lanes.get(id).is_some_and(|lane| !lane.serves());
+        if routed.waiting.iter().any(|id| is_others(*id)) {
+            self.claims.let_others_know();
+        }
+        let fed: HashSet<_> = routed.claimed.iter().map(|one| one.delivery.endpoint_id).collect();
+        self.assign(token, routed.claimed).await;
+        let fed: Vec<_> = fed.into_iter().collect();
+        let step = RoutedStep {
+            events: routed.events,
+            deliveries: routed.deliveries,
+            more: routed.more,
+            xmin: routed.xmin,
+            floor: routed.floor,
+            finished: if routed.more { self.finished_by(&fed) } else { 0 },
+            fed,
+        };
+        self.state.routed(Some(step), at, self.clock.instant());
+    }
+}

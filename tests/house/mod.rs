@@ -1,0 +1,17 @@
+//! The house itself: its rules, its documents, its schema, and how it is installed and called.
+
+mod checklist;
+mod guides;
+mod readme;
+mod sql_reference;
+mod tidy;
+
+mod plans;
+mod schema;
+
+mod command_line;
+mod doctor;
+mod installing;
+mod receive;
+
+mod harness;

@@ -1,0 +1,23 @@
+//! Posthaste's guarantees, a module per promise, in the order in which an event meets them.
+
+mod journey;
+
+mod bad_input;
+mod bell;
+mod routing;
+mod subscriptions;
+
+mod guard;
+mod secrets;
+
+mod held;
+mod isolation;
+mod ordering;
+mod retries;
+mod rules;
+mod several_relays;
+mod stops;
+
+mod control_plane;
+mod roles;
+mod steering;
