@@ -21,8 +21,8 @@ pub(super) struct Results(mpsc::Sender<Ended>);
 
 /// A claim that this relay is done with. Its room is free when this is dropped, recorded.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) claim: Claim,
+pub struct Ended {
+    pub claim: Claim,
     end: End,
 }
 
@@ -59,7 +59,9 @@ impl Results {
 }
 
 impl Ended {
-    pub(super) fn attempted(claim: Claim, sent: JudgedAttempt) -> Self {
+    /// An attempt was made.
+    #[must_use]
+    pub fn attempted(claim: Claim, sent: JudgedAttempt) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -80,7 +82,8 @@ impl Ended {
     }
 
     /// Ended without an attempt, for this reason.
-    pub(super) fn cancelled(claim: Claim, reason: String, now: Instant) -> Self {
+    #[must_use]
+    pub fn cancelled(claim: Claim, reason: String, now: Instant) -> Self {
         let delivery = &claim.delivery;
         let attempt = Attempt {
             event_id: delivery.event_id,
@@ -98,7 +101,9 @@ impl Ended {
         Self { claim, end: End::Cancelled(Box::new(attempt)) }.without_event()
     }
 
-    pub(super) fn unsent(claim: Claim) -> Self {
+    /// No attempt was begun.
+    #[must_use]
+    pub fn unsent(claim: Claim) -> Self {
         Self { claim, end: End::Unsent }
     }
 
@@ -110,14 +115,17 @@ impl Ended {
     }
 
     /// The attempt to be recorded; `None`: the claim is released.
-    pub(super) fn attempt(&self) -> Option<&Attempt> {
+    #[must_use]
+    pub fn attempt(&self) -> Option<&Attempt> {
         match &self.end {
             End::Attempted(attempt) | End::Cancelled(attempt) => Some(attempt),
             End::Unsent => None,
         }
     }
 
-    pub(super) fn key(&self) -> ClaimKey {
+    /// By which it is released.
+    #[must_use]
+    pub fn key(&self) -> ClaimKey {
         let Delivery { event_id, endpoint_id, claim_token: token, .. } = *self.claim.delivery;
         ClaimKey { event_id, endpoint_id, token }
     }

@@ -46,8 +46,13 @@ use crate::stopper::Stopper;
 use crate::store::relays::Lease;
 use crate::store::{Database, Store, StoreError, bell, rules};
 
+pub use self::attempt::JudgedAttempt;
+pub use self::claims::holdings::{Booked, Claim, ClaimTokens, Holdings};
+pub use self::claims::most_claims;
 pub use self::client::RelayError;
+pub use self::ended::Ended;
 pub use self::judged::{Judged, judge};
+pub use self::limits::budget::share_of_requests;
 
 /// What is still to be written at the end takes milliseconds, or the database is blocked.
 const LAST_WORDS: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use crate::model::verdict::{Decision, Verdict};
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
 
 /// One attempt that was made, or a delivery that ended without one, to be recorded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Attempt {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,

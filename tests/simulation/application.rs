@@ -45,23 +45,24 @@ const REFUSALS: [&str; 4] = ["P0002", "55000", "55P03", "57014"];
 
 impl World<'_> {
     /// The endpoints of every list: for all, for a tenant, with a filter, one at a time, for the relay's
-    /// own news, in order; each other number of attempts.
+    /// own news, in order, at a rate; each other number of attempts.
     pub async fn add_endpoints(&mut self) {
         // Retries at once, which no endpoint may ask for: so a short list has more of them.
         let endpoints = "alter table posthaste.endpoints \
                 drop constraint if exists schedule_is_1_to_100_delays_of_1_second_to_30_days; \
              insert into posthaste.endpoints \
-                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, ordered, on_dead) values \
-             ('https://receiver.example/1', '{*}', null, null, 3, '{0 s, 60 s}', null, false, 'block'), \
-             ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null, true, 'skip'), \
-             ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null, false, 'block'), \
-             ('https://receiver.example/4', '{*}', 'b', null, 4, '{0 s, 2 s}', 1, true, 'block'), \
+                (url, subscriptions, tenant, filter, max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead) values \
+             ('https://receiver.example/1', '{*}', null, null, 3, '{0 s, 60 s}', null, null, false, 'block'), \
+             ('https://receiver.example/2', '{order.*}', 'a', null, 1, '{5 s}', null, null, true, 'skip'), \
+             ('https://receiver.example/3', '{user.left,order.sent}', null, '$ ? (@.n > 1)', 2, '{1 s}', null, null, false, 'block'), \
+             ('https://receiver.example/4', '{*}', 'b', null, 4, '{0 s, 2 s}', 1, null, true, 'block'), \
              ('https://receiver.example/5', \
               '{posthaste.delivery.dead,posthaste.endpoint.disabled,posthaste.endpoint.paused}', \
-              null, null, 2, '{1 s}', null, false, 'block'), \
-             ('https://receiver.example/6', '{order.*}', null, null, 3, '{0 s, 2 s}', null, true, 'block')";
+              null, null, 2, '{1 s}', null, null, false, 'block'), \
+             ('https://receiver.example/6', '{order.*}', null, null, 3, '{0 s, 2 s}', null, null, true, 'block'), \
+             ('https://receiver.example/7', '{order.sent}', null, null, 2, '{1 s}', null, 2, false, 'skip')";
         self.ground.applications[0].batch_execute(endpoints).await.expect("add the endpoints");
-        self.endpoints = 6;
+        self.endpoints = 7;
     }
 
     fn connection(&self, on: u8) -> (usize, &Client) {

@@ -121,7 +121,7 @@ impl World<'_> {
             let request = &self.truth.requests[number];
             let fits = request.pair == attempt.pair && request.relay == attempt.relay;
             hold(fits, || format!("{attempt:?} is not of {request:?}"))?;
-            let delivered = request.answer == Some(Answer::Accepted);
+            let delivered = request.answer.is_some_and(Answer::is_accepted);
             hold((attempt.verdict == "delivered") == delivered, || {
                 format!("{attempt:?} is recorded of {request:?}")
             })?;

@@ -5,7 +5,7 @@ use fastrand::Rng;
 use posthaste::store::routing::FEW;
 
 use super::operations::{
-    Answer, Event, Fate, Gate, Kind, Operation, PLAIN, States, Steering, Tenant,
+    Answer, Event, Fate, Gate, Kind, Notice, Operation, PLAIN, Size, States, Steering, Tenant,
 };
 
 /// Long enough for a delivery to be routed, sent, lost, released and sent again, several times.
@@ -15,7 +15,8 @@ const LENGTH: std::ops::RangeInclusive<usize> = 30..=220;
 pub fn list(seed: u64) -> Vec<Operation> {
     let mut rng = Rng::with_seed(seed);
     let taste = Taste::draw(&mut rng);
-    let mut list: Vec<_> = (0..taste.relays).map(|relay| Operation::Start { relay }).collect();
+    let start = |relay| Operation::Start { relay, size: taste.size };
+    let mut list: Vec<_> = (0..taste.relays).map(start).collect();
     let length = rng.usize(LENGTH);
     while list.len() < length {
         taste.add(&mut rng, &mut list);
@@ -29,6 +30,7 @@ struct Taste {
     connections: u8,
     /// Of a hundred statements, how many have another fate than `Fine`.
     mishaps: u8,
+    size: Size,
     weights: [(u32, Maker); 15],
 }
 
@@ -40,7 +42,7 @@ impl Taste {
             (14, insert),
             (14, transaction),
             (14, look),
-            (14, claim),
+            (24, turn),
             (30, send),
             (26, answer),
             (20, record),
@@ -63,6 +65,7 @@ impl Taste {
             relays: rng.u8(1..=3),
             connections: rng.u8(1..=3),
             mishaps: [0, 5, 12, 30][rng.usize(0..4)],
+            size: [Size::Usual, Size::Small, Size::Least][rng.usize(0..3)],
             weights,
         }
     }
@@ -142,23 +145,34 @@ fn transaction(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     }
 }
 
+/// The bell rings, and what was inserted is routed: by the second statement if a poll is due too.
 fn look(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
-    let most = [1, 2, 3, 8, 200, FEW, FEW][rng.usize(0..7)];
-    list.push(Operation::Look { relay, most, room: rng.u8(0..4), fate: taste.fate(rng) });
-    assign(taste, rng, list, relay);
+    let most = [1, 2, 3, 8, FEW, FEW, FEW][rng.usize(0..7)];
+    for _ in 0..rng.u8(1..4) {
+        list.push(Operation::Look { relay, most, fate: taste.fate(rng) });
+    }
+    turns(taste, rng, list, relay);
 }
 
-fn claim(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
+fn turn(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
-    list.push(Operation::Claim { relay, room: rng.u8(1..4), fate: taste.fate(rng) });
-    assign(taste, rng, list, relay);
+    if rng.bool() {
+        let notice = match rng.u8(0..10) {
+            0 => Notice::SessionEnded,
+            1..=3 => Notice::Rung,
+            4..=6 => Notice::Steered,
+            _ => Notice::Due,
+        };
+        list.push(Operation::Hear { relay, notice });
+    }
+    turns(taste, rng, list, relay);
 }
 
-/// What was claimed is handed out by the next step of the rounds, and some of it is sent.
-fn assign(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>, relay: u8) {
-    if rng.u8(0..8) > 0 {
-        list.push(Operation::Poll { relay, fate: taste.fate(rng) });
+/// What was claimed is handed out by the next turn, and some of it is sent.
+fn turns(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>, relay: u8) {
+    for _ in 0..rng.u8(1..4) {
+        list.push(Operation::Turn { relay, fate: taste.fate(rng) });
     }
     for _ in 0..rng.u8(0..3) {
         list.push(Operation::Send { relay, which: rng.u8(0..8) });
@@ -170,7 +184,7 @@ fn send(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
 }
 
 fn said(rng: &mut Rng) -> Answer {
-    match rng.u8(0..24) {
+    match rng.u8(0..25) {
         0..=7 => Answer::Accepted,
         8..=10 => Answer::AcceptedUnheard,
         11..=16 => Answer::Failed,
@@ -178,6 +192,7 @@ fn said(rng: &mut Rng) -> Answer {
         18 | 19 => Answer::Unwanted,
         20 => Answer::Gone,
         21 => Answer::Extinct,
+        22 => Answer::Known,
         _ => Answer::TimedOut,
     }
 }
@@ -199,8 +214,10 @@ fn round(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     if rng.bool() {
         look(taste, rng, list);
     }
-    list.push(Operation::Claim { relay, room: 3, fate: taste.fate(rng) });
-    list.push(Operation::Poll { relay, fate: Fate::Fine });
+    list.push(Operation::Hear { relay, notice: Notice::Due });
+    for _ in 0..4 {
+        list.push(Operation::Turn { relay, fate: taste.fate(rng) });
+    }
     for _ in 0..rng.u8(1..5) {
         list.push(Operation::Send { relay, which: rng.u8(0..8) });
         list.push(Operation::Answer { relay, which: rng.u8(0..8), answer: said(rng) });
@@ -218,7 +235,7 @@ fn lines(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
 fn beat(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
     if rng.u8(0..4) == 0 {
-        list.push(Operation::Start { relay });
+        list.push(Operation::Start { relay, size: taste.size });
     }
     list.push(Operation::Beat { relay, fate: taste.fate(rng) });
     if rng.bool() {
@@ -255,7 +272,9 @@ fn fault(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     }
     let relay = taste.relay(rng);
     match rng.u8(0..10) {
-        0 | 1 => list.extend([Operation::Crash { relay }, Operation::Start { relay }]),
+        0 | 1 => {
+            list.extend([Operation::Crash { relay }, Operation::Start { relay, size: taste.size }])
+        }
         2 => list.push(Operation::Crash { relay }),
         3 | 4 => list.push(Operation::Freeze { relay }),
         5 | 6 => list.push(Operation::Thaw { relay }),
@@ -280,13 +299,16 @@ fn pass(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
         if rng.u8(0..5) > 0 {
             list.push(Operation::Beat { relay, fate: taste.fate(rng) });
         }
+        if rng.u8(0..3) > 0 {
+            turns(taste, rng, list, relay);
+        }
     }
 }
 
 fn beside(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let (relay, fate) = (taste.relay(rng), taste.fate(rng));
     list.push(match rng.u8(0..6) {
-        0 => Operation::Start { relay },
+        0 => Operation::Start { relay, size: taste.size },
         1 | 2 => Operation::Note { relay, fate },
         3 => Operation::Upkeep { relay, fate },
         _ => Operation::Check,

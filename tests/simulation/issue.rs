@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::verdict::Decision;
-use posthaste::store::routing::{Claimed, FEW, Routed};
+use posthaste::store::routing::{Claimed, Routed};
 use posthaste::store::{RelayId, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::ground::{Micros, SECOND, SLOW, seconds};
 use super::operations::{Fate, Gate};
-use super::relay::Step;
-use super::statement::{Done, Look, Statement};
+use super::relay::{Relay, Step};
+use super::statement::{Answered, Done, Failure, Look, Statement};
 use super::truth::{Broken, Held, Plan, Subscriber, hold};
 use super::world::{TICK, World};
 use crate::support::within;
@@ -49,25 +49,29 @@ struct Running {
 impl World<'_> {
     /// Has a relay make its next statement, if there is one to make.
     pub async fn step(&mut self, relay: u8, step: Step, fate: Fate) -> Held<bool> {
-        // Those that are gone are passed over.
-        let endpoints: Vec<_> = (1..=self.endpoints).collect();
         let (ground, now) = (self.ground, self.now);
         let Some(relay) = self.relay(relay) else { return Ok(false) };
         let number = relay.number;
-        let Some(mut statement) = relay.next(step, &endpoints, now) else { return Ok(false) };
+        let next = relay.next(step, now);
+        let excess = relay.excess();
+        hold(excess.is_none(), || format!("relay {number} keeps too much of endpoint {excess:?}"))?;
+        let Some(mut statement) = next else { return Ok(false) };
         if matches!(statement, Statement::Floor) {
             // Asked once in a relay's life, right before it looks.
             let floor = statement.run(&ground.store, number).await;
-            relay.hear(&statement, floor.ok(), now);
-            let Some(look) = relay.next(step, &endpoints, now) else { return Ok(true) };
+            relay.hear(&statement, floor.map_err(|_| Failure::UNANSWERED), now);
+            let Some(look) = relay.next(step, now) else { return Ok(true) };
             statement = look;
+        }
+        if let Statement::Note { notes } = &statement {
+            notes.iter().try_for_each(|note| self.truth.check_note(number, note))?;
         }
         let statement = Arc::new(statement);
         if fate != Fate::Fine {
             self.count(&format!("{fate:?}"));
         }
         match fate {
-            Fate::NotRun => self.tell(number, &statement, None),
+            Fate::NotRun => self.tell(number, &statement, Err(Failure::UNANSWERED)),
             Fate::Slow(gate) if self.slow.len() < SLOW => {
                 self.begin_slowly(number, statement, gate).await?;
             }
@@ -75,15 +79,16 @@ impl World<'_> {
                 let plan = self.plan(&statement).await;
                 let done = statement.run(&self.ground.store, number).await;
                 let done = self.see(&statement, plan, done, now)?;
-                let heard = if fate == Fate::AnswerLost { None } else { done };
+                let lost = fate == Fate::AnswerLost;
+                let heard = if lost { Err(Failure::UNANSWERED) } else { done };
                 self.tell(number, &statement, heard);
             }
         }
         Ok(true)
     }
 
-    /// Tells a relay what came of its statement; `None`: an error.
-    fn tell(&mut self, number: RelayId, statement: &Arc<Statement>, done: Option<Done>) {
+    /// Tells a relay what came of its statement.
+    fn tell(&mut self, number: RelayId, statement: &Arc<Statement>, done: Answered) {
         let now = self.now;
         let Some(relay) = self.numbered(number) else { return };
         if relay.frozen {
@@ -182,7 +187,7 @@ impl World<'_> {
         let was_awaited = std::mem::take(&mut slow.awaited);
         let (relay, statement) = (slow.relay, Arc::clone(&slow.statement));
         if was_awaited {
-            self.tell(relay, &statement, None);
+            self.tell(relay, &statement, Err(Failure::UNANSWERED));
         }
         was_awaited
     }
@@ -190,12 +195,13 @@ impl World<'_> {
     /// Time goes by, and the server breaks off what takes too long.
     pub async fn pass(&mut self, by: u32) -> Held<bool> {
         self.now = self.ground.pass(seconds(by)).await;
+        self.relays.iter_mut().flatten().for_each(Relay::watch);
         let late = |slow: &Slow, now| now - slow.since > STATEMENT_TIMEOUT;
         while let Some(index) = self.slow.iter().position(|slow| late(slow, self.now)) {
             let mut slow = self.slow.remove(index);
             let Some(running) = slow.running.take() else {
                 if slow.awaited {
-                    self.tell(slow.relay, &slow.statement, None);
+                    self.tell(slow.relay, &slow.statement, Err(Failure::UNANSWERED));
                 }
                 continue;
             };
@@ -217,19 +223,19 @@ impl World<'_> {
         Some(self.truth.plan(most, &self.subscribers().await))
     }
 
-    /// Sees what a statement did that began then. Returns what it answers; `None`: an error.
+    /// Sees what a statement did that began then. Returns what it answers.
     fn see(
         &mut self,
         statement: &Statement,
         plan: Option<Plan>,
         done: Result<Done, StoreError>,
         began: Micros,
-    ) -> Held<Option<Done>> {
+    ) -> Held<Answered> {
         let done = match done {
             Ok(done) => done,
             Err(error) => {
                 self.forgive(&error)?;
-                return Ok(None);
+                return Ok(Err(Failure { may_be_of_some_row: error.may_be_of_some_row() }));
             }
         };
         match (statement, &done) {
@@ -238,12 +244,14 @@ impl World<'_> {
                 self.see_routed(look, &plan, routed)?;
                 self.see_claimed(&routed.claimed, began)?;
             }
-            (Statement::Claim { endpoints, rooms, .. }, Done::Claimed(claimed)) => {
-                for (endpoint, room) in endpoints.iter().zip(rooms) {
-                    within_room(claimed, *endpoint, *room)?;
+            (Statement::Claim { asked, .. }, Done::Claimed(claims)) => {
+                let claimed = &claims.claimed;
+                for (endpoint, room) in asked.endpoints.iter().zip(&asked.rooms) {
+                    within_room(claimed, *endpoint, i32::try_from(*room).unwrap_or(i32::MAX))?;
                 }
                 self.see_claimed(claimed, began)?;
             }
+            (_, Done::Unusual) => self.count("left to the whole statement"),
             (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
                 for attempt in attempts {
                     let pair = (attempt.event_id, attempt.endpoint_id);
@@ -264,7 +272,7 @@ impl World<'_> {
             }
             _ => {}
         }
-        Ok(Some(done))
+        Ok(Ok(done))
     }
 
     /// An error that a relay gets over.
@@ -296,7 +304,7 @@ impl World<'_> {
             within_room(&routed.claimed, endpoint, room)?;
         }
         self.truth.route(plan);
-        if look.most == u32::from(FEW) && routed.events > 0 {
+        if look.few && routed.events > 0 {
             self.count("steps of few events");
         }
         Ok(())

@@ -1,153 +1,116 @@
-//! What a simulated relay knows of one endpoint: a queue, a window, its health. As `relay::lanes`, but
-//! that nobody works here: the operation list says when something is sent.
+//! What a simulated relay has of one endpoint: the crate's own lane, and how attempts there are judged.
 
-use std::collections::VecDeque;
-use std::sync::LazyLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use posthaste::config::Config;
 use posthaste::model::delivery::Delivery;
 use posthaste::model::endpoint::{Endpoint, EndpointId, OnDead};
-use posthaste::model::health::{Allowance, Health, HealthPolicy, Sign, Ticket, Transition};
+use posthaste::model::health::{Ticket, Transition};
+use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState};
 use posthaste::model::outcome::Outcome;
-use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 use posthaste::model::schedule::Schedule;
-use posthaste::model::share::Share;
-use posthaste::model::verdict::{self, Decision, Verdict, VerdictPolicy};
-use posthaste::model::window::Window;
+use posthaste::model::share::{Part, Share};
+use posthaste::model::verdict::{self, Verdict, VerdictPolicy};
+use posthaste::relay::Claim;
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 
-const INITIAL_WINDOW: u32 = 2;
-const MAX_CONCURRENCY: u32 = 4;
-const CLAIMS_PER_WINDOW: i32 = 2;
-const RETRY_AFTER_CAP: Duration = Duration::from_secs(3600);
+use super::settings::{HEALTH, RULES};
+
 /// Chance is the operation list's.
 const DRAW: f64 = 0.0;
-
-static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    let rule = |status: u16, action: &str| {
-        let row = RuleRow {
-            name: format!("{status}"),
-            status: Some(status..=status),
-            action: action.to_owned(),
-            ..RuleRow::default()
-        };
-        Rule::new(row).expect("the simulation's rules are rules")
-    };
-    RuleSet::new(vec![rule(410, "disable_endpoint"), rule(418, "delete_endpoint")])
-});
-
-/// Soon paused, and disabled within what a list can last.
-static HEALTH: LazyLock<HealthPolicy> = LazyLock::new(|| HealthPolicy {
-    failure_threshold: 2,
-    first_pause: Duration::from_secs(20),
-    longest_pause: Duration::from_secs(120),
-    disable_after: Some(Duration::from_secs(1200)),
-    ..HealthPolicy::default()
-});
 
 /// A request whose end has not been seen.
 #[derive(Debug)]
 pub struct InFlight {
     /// Its number among all requests.
     pub request: usize,
-    pub delivery: Delivery,
+    pub claim: Claim,
     pub ticket: Ticket,
     pub began: Instant,
+}
+
+impl InFlight {
+    pub fn endpoint(&self) -> EndpointId {
+        self.claim.delivery.endpoint_id
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Lane {
-    pub id: EndpointId,
+    pub state: LaneState<Claim>,
     endpoint: Endpoint,
-    secrets_until: Option<Timestamp>,
-    pub health: Health,
-    window: Window,
-    /// Whether this relay has a part of the endpoint's limits; otherwise others serve it.
-    pub serves: bool,
-    pub queue: VecDeque<Delivery>,
-    /// Queued, in flight, or not yet recorded.
-    pub claimed: i32,
-    pub in_flight: u32,
-    pub closed: bool,
-    successes: u32,
-    failures: u32,
+    /// DueClaims that are in it: queued, in flight or not yet recorded.
+    claimed: Arc<AtomicUsize>,
+    /// When it was last handed a claim, or an attempt ended.
+    pub used_at: Instant,
+    /// Nothing has come of it that is not noted. (A relay notes every second, long before it forgets a lane.)
+    pub is_noted: bool,
 }
 
 impl Lane {
-    pub fn open(known: KnownEndpoint, share: Share) -> Self {
-        let mut lane = Self {
-            id: known.endpoint.id,
-            endpoint: known.endpoint,
-            secrets_until: known.secrets_until,
-            health: known.health,
-            window: Window::new(INITIAL_WINDOW, MAX_CONCURRENCY),
-            serves: true,
-            queue: VecDeque::new(),
-            claimed: 0,
-            in_flight: 0,
-            closed: false,
-            successes: 0,
-            failures: 0,
-        };
-        lane.divide(share);
-        lane
+    pub fn open(known: KnownEndpoint, config: &Config, share: Share, now: Instant) -> Self {
+        let limits = limits(&known, config);
+        let KnownEndpoint { endpoint, health, .. } = known;
+        let window = config.delivery.initial_window;
+        let state = LaneState::new(limits, window, health, share, now);
+        Self { state, endpoint, claimed: Arc::default(), used_at: now, is_noted: true }
     }
 
-    pub fn reopen(&mut self, known: KnownEndpoint, share: Share) {
-        self.closed = false;
-        self.health = known.health;
-        self.secrets_until = known.secrets_until;
+    pub fn reopen(&mut self, known: KnownEndpoint, config: &Config, share: Share, now: Instant) {
+        let limits = limits(&known, config);
+        self.state.reopen(limits, known.health, share, now);
         self.endpoint = known.endpoint;
-        self.divide(share);
     }
 
-    /// Takes this relay's part of the endpoint's limits.
-    pub fn divide(&mut self, share: Share) {
-        let max = self.endpoint.max_concurrency.unwrap_or(MAX_CONCURRENCY);
-        let part = share.of(self.id, max, None);
-        self.serves = part.is_some();
-        if let Some(part) = part {
-            self.window.set_max(part.max_concurrency);
-        }
+    pub fn id(&self) -> EndpointId {
+        self.endpoint.id
     }
 
-    pub fn is_current(&self, revision: i64, present: Timestamp) -> bool {
-        self.endpoint.revision == revision && self.secrets_until.is_none_or(|until| present < until)
+    pub fn claimed(&self) -> usize {
+        self.claimed.load(Ordering::Relaxed)
     }
 
-    /// How many more deliveries may be claimed for it.
-    pub fn room(&self, present: Timestamp) -> i32 {
-        if self.closed || !self.serves {
-            return 0;
-        }
-        let most = match self.health.may_send(present) {
-            Allowance::Freely => {
-                i32::try_from(self.window.size()).unwrap_or(i32::MAX) * CLAIMS_PER_WINDOW
-            }
-            Allowance::OneProbe => 1,
-            Allowance::FreshProbe | Allowance::No { .. } => 0,
-        };
-        (most - self.claimed).max(0)
+    /// Counts a claim until that is dropped.
+    pub fn enter(&self, claim: &mut Claim) {
+        claim.enter(&self.claimed);
     }
 
-    pub fn push(&mut self, delivery: Delivery) {
-        self.claimed += 1;
-        self.queue.push_back(delivery);
+    pub fn push(&mut self, mut claim: Claim, now: Instant) {
+        self.enter(&mut claim);
+        self.used_at = now;
+        self.state.push(claim);
     }
 
-    /// Whether it has something to send, and a worker for it.
-    pub fn is_ready(&self) -> bool {
-        !self.queue.is_empty() && self.in_flight < self.window.size()
+    pub fn max_concurrency(&self) -> Option<u32> {
+        self.endpoint.max_concurrency
     }
 
-    pub fn judge(&self, delivery: &Delivery, outcome: &Outcome, present: Timestamp) -> Verdict {
+    pub fn rate_limit(&self) -> Option<f64> {
+        self.endpoint.rate_limit
+    }
+
+    /// This relay's part of the endpoint's limits.
+    pub fn part(&self, share: Share, config: &Config) -> Option<Part> {
+        let most = self.endpoint.max_concurrency.unwrap_or(config.delivery.max_concurrency);
+        share.of(self.endpoint.id, most, self.endpoint.rate_limit)
+    }
+
+    pub fn judge(
+        &self,
+        delivery: &Delivery,
+        outcome: &Outcome,
+        config: &Config,
+        present: Timestamp,
+    ) -> Verdict {
         let schedule = Schedule::default();
         let schedule = schedule.for_endpoint(&self.endpoint);
-        let policy =
-            VerdictPolicy { rules: &RULES, schedule: &schedule, retry_after_cap: RETRY_AFTER_CAP };
+        let retry_after_cap = config.retry.retry_after_cap;
+        let policy = VerdictPolicy { rules: &RULES, schedule: &schedule, retry_after_cap };
         let age = present.duration_since(delivery.due_at);
         let attempt = verdict::AttemptFacts {
             number: delivery.attempt_count + 1,
@@ -158,41 +121,42 @@ impl Lane {
         verdict::judge(outcome, &policy, &attempt, present, DRAW)
     }
 
-    /// Whether a verdict makes its line wait.
-    pub fn blocks(&self, delivery: &Delivery, decision: Decision) -> bool {
-        decision == Decision::Dead
-            && delivery.ordering_key.is_some()
-            && self.endpoint.on_dead == OnDead::Block
+    pub fn on_dead(&self) -> OnDead {
+        self.endpoint.on_dead
     }
 
-    /// Takes in what came of an attempt.
-    pub fn ended(
+    pub fn finished(
         &mut self,
-        ticket: Ticket,
-        outcome: &Outcome,
-        decision: Decision,
+        end: AttemptEnd<'_>,
         present: Timestamp,
+        now: Instant,
     ) -> Option<Transition> {
-        // So long that the window grows with each.
-        self.window.after(outcome, 100.0, self.in_flight, present);
-        self.in_flight -= 1;
-        let delivered = decision == Decision::Delivered;
-        self.successes += u32::from(delivered);
-        self.failures += u32::from(!delivered);
-        let sign = Sign::of(outcome, decision);
-        self.health.after(ticket, sign, present, &HEALTH, DRAW)
+        (self.used_at, self.is_noted) = (now, false);
+        self.state.finished(end, present, &HEALTH, DRAW)
     }
 
     /// What has come of it since last asked.
     pub fn note(&mut self) -> Option<Note> {
-        let (successes, failures) = (self.successes, self.failures);
-        (self.successes, self.failures) = (0, 0);
-        (successes + failures > 0).then(|| Note {
-            endpoint_id: self.id,
-            successes,
-            failures,
-            duration_ms: 1.0,
-            health: self.health.clone(),
+        self.is_noted = true;
+        let endpoint_id = self.id();
+        self.state.take_tally().map(|(tally, health)| Note {
+            endpoint_id,
+            successes: tally.successes,
+            failures: tally.failures,
+            duration_ms: tally.duration_ms,
+            health,
         })
+    }
+}
+
+/// As `relay::attempt` reads them.
+fn limits(known: &KnownEndpoint, config: &Config) -> LaneLimits {
+    let endpoint = &known.endpoint;
+    LaneLimits {
+        endpoint: endpoint.id,
+        revision: endpoint.revision,
+        secrets_until: known.secrets_until,
+        max_concurrency: endpoint.max_concurrency.unwrap_or(config.delivery.max_concurrency),
+        rate_limit: endpoint.rate_limit,
     }
 }

@@ -42,6 +42,7 @@ pub enum Operation {
     // ── a relay's statements ──
     Start {
         relay: u8,
+        size: Size,
     },
     /// Renews the lease, or takes it again after its session was lost.
     Beat {
@@ -53,22 +54,22 @@ pub enum Operation {
         relay: u8,
         fate: Fate,
     },
-    /// Routes so many events at most, with so much room for each endpoint; `FEW` by the smaller statement.
+    /// The dispatcher's next statement, if one is due.
+    Turn {
+        relay: u8,
+        fate: Fate,
+    },
+    /// The bell rings, and the dispatcher's next statement is made. If it routes, it takes this many
+    /// events at most; `FEW`: as many as the dispatcher says.
     Look {
         relay: u8,
         most: u8,
-        room: u8,
         fate: Fate,
     },
-    Claim {
+    /// The relay hears a notice. Notices that no list has heard are lost.
+    Hear {
         relay: u8,
-        room: u8,
-        fate: Fate,
-    },
-    /// Asks what is due, and reads endpoints that have changed.
-    Poll {
-        relay: u8,
-        fate: Fate,
+        notice: Notice,
     },
     /// Writes down so many results at most.
     Record {
@@ -139,6 +140,30 @@ pub enum Operation {
     },
     /// Asks `check_consistency()`.
     Check,
+}
+
+/// What notices tell a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Events were inserted.
+    Rung,
+    /// A function of steering was called.
+    Steered,
+    /// Another relay has come upon deliveries that are due.
+    Due,
+    /// The session that hears the others has ended.
+    SessionEnded,
+}
+
+/// How large a relay's settings are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// The defaults.
+    Usual,
+    /// Some requests in flight, some events per statement.
+    Small,
+    /// One request in flight, one event per statement, hardly any memory.
+    Least,
 }
 
 /// What becomes of a statement.
@@ -282,6 +307,8 @@ pub enum Answer {
     Busy,
     /// 422.
     Unwanted,
+    /// 409: a rule counts it as delivered.
+    Known,
     /// 410: a rule disables the endpoint.
     Gone,
     /// 418: a rule deletes the endpoint.
@@ -329,6 +356,13 @@ impl Tenant {
     }
 }
 
+impl Answer {
+    /// Whether the delivery is delivered by it, as the relay heard it.
+    pub fn is_accepted(self) -> bool {
+        matches!(self, Self::Accepted | Self::Known)
+    }
+}
+
 impl States {
     pub fn sql(self) -> &'static str {
         match self {
@@ -351,9 +385,8 @@ impl Operation {
         match self {
             Self::Beat { fate, .. }
             | Self::Reap { fate, .. }
+            | Self::Turn { fate, .. }
             | Self::Look { fate, .. }
-            | Self::Claim { fate, .. }
-            | Self::Poll { fate, .. }
             | Self::Record { fate, .. }
             | Self::Lines { fate, .. }
             | Self::Note { fate, .. }

@@ -1,22 +1,26 @@
 //! Lists that have failed, as short as they could be made, each with the promise that it broke.
 
+use posthaste::store::routing::FEW;
+
 use super::ground::Ground;
 use super::operations::Fate::{Fine, NotRun, Slow};
-use super::operations::{Gate, Operation, Operation::*, PLAIN, Steering::Subscribe};
+use super::operations::{Gate, Operation, Operation::*, PLAIN, Size::Usual, Steering::Subscribe};
 use super::run;
 
+/// A relay's first turn asks what is due.
 const PINNED: &[(&str, &[Operation])] = &[
     (
         // It routed and claimed under a number that no relay would look for again.
         "a relay that was taken for dead and does not know it yet claims nothing",
         &[
-            Start { relay: 0 },
+            Start { relay: 0, size: Usual },
             Insert { on: 0, count: 1, event: PLAIN },
-            Start { relay: 1 },
+            Start { relay: 1, size: Usual },
             Pass { seconds: 16 },
             Beat { relay: 1, fate: Fine },
             Reap { relay: 1, fate: Fine },
-            Look { relay: 0, most: 200, room: 3, fate: Fine },
+            Turn { relay: 0, fate: Fine },
+            Look { relay: 0, most: FEW, fate: Fine },
         ],
     ),
     (
@@ -24,12 +28,13 @@ const PINNED: &[(&str, &[Operation])] = &[
         // lost.
         "a relay that takes its lease again ends nobody's statement",
         &[
-            Start { relay: 0 },
-            Start { relay: 1 },
-            Start { relay: 2 },
+            Start { relay: 0, size: Usual },
+            Start { relay: 1, size: Usual },
+            Start { relay: 2, size: Usual },
             Insert { on: 0, count: 1, event: PLAIN },
             Pass { seconds: 3 },
-            Look { relay: 2, most: 200, room: 3, fate: Fine },
+            Turn { relay: 2, fate: Fine },
+            Look { relay: 2, most: FEW, fate: Fine },
             Beat { relay: 0, fate: NotRun },
             Beat { relay: 2, fate: NotRun },
             Beat { relay: 1, fate: Fine },
@@ -41,12 +46,13 @@ const PINNED: &[(&str, &[Operation])] = &[
         // The check took the number of a subtransaction that was open for one that had ended.
         "a subscription that is committed after an event was routed owes nothing",
         &[
-            Start { relay: 0 },
+            Start { relay: 0, size: Usual },
             Begin { on: 0 },
             Savepoint { on: 0 },
             Steer { on: 0, what: Subscribe { endpoint: 4, to_all: true } },
             Insert { on: 1, count: 1, event: PLAIN },
-            Look { relay: 0, most: 200, room: 3, fate: Fine },
+            Turn { relay: 0, fate: Fine },
+            Look { relay: 0, most: FEW, fate: Fine },
         ],
     ),
 ];

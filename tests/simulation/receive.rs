@@ -1,11 +1,14 @@
 //! The receivers: what they get, and what they and the relay make of it.
 
 use posthaste::model::delivery::{Delivery, EventId};
+use posthaste::model::endpoint::EndpointId;
 use posthaste::model::outcome::{Answer as Response, Cause, Outcome, Phase};
 use posthaste::store::RelayId;
 use tokio_postgres::Row;
 
+use super::ground::Micros;
 use super::operations::Answer;
+use super::relay::Relay;
 use super::truth::{Held, Request, hold};
 use super::world::World;
 
@@ -14,13 +17,20 @@ impl World<'_> {
     pub async fn send(&mut self, relay: u8, which: u8) -> Held<bool> {
         let now = self.now;
         let request = self.truth.requests.len();
-        let Some(relay) = self.relay(relay).filter(|relay| relay.may_send(now)) else {
-            return Ok(false);
-        };
+        let Some(relay) = self.relay(relay) else { return Ok(false) };
         let Some(mut in_flight) = relay.send(which, now) else { return Ok(false) };
         in_flight.request = request;
-        let (number, delivery) = (relay.number, in_flight.delivery.clone());
+        let (number, delivery) = (relay.number, Delivery::clone(&in_flight.claim.delivery));
         relay.in_flight.push(in_flight);
+        check_bounds(relay, delivery.endpoint_id, now)?;
+        let lane = &relay.lanes[&delivery.endpoint_id];
+        let (rate, has_session) = (lane.rate_limit(), relay.has_session);
+        if let Some(rate) = rate {
+            self.truth.check_rate((number, delivery.endpoint_id), rate, now)?;
+        }
+        if has_session {
+            self.check_registered(number).await?;
+        }
 
         let pair = (delivery.event_id, delivery.endpoint_id);
         let event = self.truth.event(pair.0)?;
@@ -67,6 +77,13 @@ impl World<'_> {
         Ok(())
     }
 
+    /// A relay that sends while its session is there has not been taken for dead.
+    async fn check_registered(&self, relay: RelayId) -> Held {
+        let registered = "select exists (select from posthaste.relays where id = $1)";
+        let registered: bool = self.ground.read_with(registered, &[&relay]).await[0].get(0);
+        hold(registered, || format!("relay {relay} sends, and was taken for dead"))
+    }
+
     /// A request of a relay comes to an end.
     pub fn answer(&mut self, relay: u8, which: u8, answer: Answer) -> bool {
         let now = self.now;
@@ -76,10 +93,29 @@ impl World<'_> {
         };
         let in_flight = relay.in_flight.remove(index);
         let request = in_flight.request;
+        let (number, endpoint) = (relay.number, in_flight.endpoint());
         relay.ended(in_flight, outcome(answer, request), now);
+        self.truth.tally(number, endpoint, answer.is_accepted());
         self.truth.requests[request].answer = Some(answer);
         true
     }
+}
+
+/// A relay begins an attempt under a lease that is younger than others take it to last, and within its own
+/// bounds and the endpoint's.
+fn check_bounds(relay: &Relay, endpoint: EndpointId, now: Micros) -> Held {
+    let number = relay.number;
+    let lease = Micros::try_from(relay.lease_length().as_micros()).unwrap_or(Micros::MAX);
+    let age = now - relay.renewed_at;
+    hold(age < lease, || format!("relay {number} sends {age} µs after it renewed its lease"))?;
+    let most = relay.config.relay.max_in_flight;
+    hold(relay.in_flight.len() <= most, || format!("relay {number}: more than {most} requests"))?;
+    let default = relay.config.delivery.max_concurrency;
+    let most = relay.lanes[&endpoint].max_concurrency().unwrap_or(default);
+    let to_it = relay.in_flight.iter().filter(|request| request.endpoint() == endpoint).count();
+    hold(u32::try_from(to_it).is_ok_and(|count| count <= most), || {
+        format!("relay {number}: {to_it} requests at once to endpoint {endpoint}")
+    })
 }
 
 /// What the relay sees. The request's number is in it, so that what is recorded can be traced.
@@ -89,6 +125,7 @@ fn outcome(answer: Answer, request: usize) -> Outcome {
         Answer::Failed => 500,
         Answer::Busy => 429,
         Answer::Unwanted => 422,
+        Answer::Known => 409,
         Answer::Gone => 410,
         Answer::Extinct => 418,
         Answer::AcceptedUnheard => {

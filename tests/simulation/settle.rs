@@ -2,16 +2,22 @@
 
 use posthaste::store::routing::FEW;
 
-use super::ground::CONNECTIONS;
-use super::operations::{Answer, Fate};
+use super::ground::{CONNECTIONS, Micros, SECOND};
+use super::operations::{Answer, Fate, Size};
 use super::relay::Step;
-use super::truth::{Broken, Held};
-use super::world::{RELAYS, World};
+use super::truth::{Broken, Held, hold};
+use super::world::{RELAYS, TICK, World};
 
 /// A world in which so many rounds have ended nothing never will.
 const IDLE_ROUNDS: u32 = 8;
 /// So many of them are longer than any delay, pause and `deliver_at` of the lists.
 const ROUND_SECONDS: u32 = 120;
+/// More than a list has events, deliveries and endpoints to be looked at.
+const MOST_TURNS: u32 = 2_000;
+/// More than a list has endpoints to which something is owed at once.
+const MOST_LANES: u8 = 16;
+/// Longer than the dispatcher waits for lanes, and shorter than its polls.
+const LONGEST_MOMENT: Micros = SECOND / 2;
 
 impl World<'_> {
     /// Lets everything come to its end: first while those relays that are frozen stay so, then, when they
@@ -61,7 +67,7 @@ impl World<'_> {
         }
         if self.relays.iter().flatten().all(|relay| relay.frozen) {
             for relay in all.clone() {
-                self.start(relay).await;
+                self.start(relay, Size::Usual).await;
             }
         }
         // Beyond the first moments of a session, in which nobody is reaped.
@@ -73,22 +79,52 @@ impl World<'_> {
         for relay in all {
             // Each does one of the five things that upkeep does; another one each round.
             self.step(relay, Step::Upkeep, Fate::Fine).await?;
-            let look = |most| Step::Look { most, room: 3 };
-            for step in
-                [look(FEW), Step::Poll, look(200), Step::Poll, Step::Claim { room: 4 }, Step::Poll]
-            {
-                self.step(relay, step, Fate::Fine).await?;
+            self.turn_until_it_rests(relay).await?;
+            while self.deliver(relay).await? || self.wait_for_a_rate(relay).await? {
+                self.turn_until_it_rests(relay).await?;
             }
-            while self.deliver(relay).await? {
-                for step in [Step::Claim { room: 4 }, Step::Poll] {
-                    self.step(relay, step, Fate::Fine).await?;
-                }
-            }
+            self.check_all_is_let_go(relay)?;
             while self.step(relay, Step::Note, Fate::Fine).await? {}
             while self.step(relay, Step::Lines, Fate::Fine).await? {}
             self.end_if_stopping(relay).await;
         }
         Ok(())
+    }
+
+    /// The dispatcher goes on until it has nothing to do; moments that it waits go by.
+    async fn turn_until_it_rests(&mut self, relay: u8) -> Held {
+        for _ in 0..MOST_TURNS {
+            if self.step(relay, Step::Turn { most: FEW }, Fate::Fine).await? {
+                continue;
+            }
+            let now = self.now;
+            let rests = self.relay(relay).and_then(|relay| relay.rests_for(now));
+            match rests {
+                Some(rest) if rest <= LONGEST_MOMENT => {
+                    self.now = self.ground.pass(rest.max(TICK)).await;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(Broken(format!("the dispatcher of relay {relay} does not rest")))
+    }
+
+    /// Lets a second go by if a relay holds what only the rate of its endpoint keeps it from sending.
+    async fn wait_for_a_rate(&mut self, relay: u8) -> Held<bool> {
+        let waits = self.relay(relay).is_some_and(|relay| relay.waits_for_a_rate());
+        if waits {
+            self.pass(1).await?;
+            for relay in 0..u8::try_from(RELAYS).expect("there are three") {
+                self.beat(relay, Fate::Fine).await?;
+            }
+        }
+        Ok(waits)
+    }
+
+    /// A relay that has done all it could holds no claim that it keeps from others.
+    fn check_all_is_let_go(&mut self, relay: u8) -> Held {
+        let Some(relay) = self.relay(relay) else { return Ok(()) };
+        hold(relay.claims() == 0, || format!("relay {} keeps claims: {relay:#?}", relay.number))
     }
 
     /// One that stops ends in this round: what is in flight has been answered.
@@ -103,7 +139,7 @@ impl World<'_> {
         let mut did_any = false;
         loop {
             let mut did = false;
-            while self.send(relay, 0).await? {
+            while self.send_any(relay).await? {
                 did = true;
             }
             while self.answer(relay, 0, Answer::Accepted) {
@@ -117,6 +153,16 @@ impl World<'_> {
             }
             did_any = true;
         }
+    }
+
+    /// Has one of its lanes asked that has something to send: others may wait for a rate.
+    async fn send_any(&mut self, relay: u8) -> Held<bool> {
+        for which in 0..MOST_LANES {
+            if self.send(relay, which).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn is_settled(&mut self) -> bool {

@@ -1,8 +1,10 @@
 //! Makes a failing list short: leaves out ever smaller pieces, then makes single operations plainer, for
 //! as long as it still fails.
 
+use posthaste::store::routing::FEW;
+
 use super::ground::Ground;
-use super::operations::{Fate, Operation, PLAIN};
+use super::operations::{Fate, Operation, PLAIN, Size};
 use super::run;
 use super::truth::Broken;
 
@@ -79,7 +81,11 @@ fn plainer(operation: Operation) -> Vec<Operation> {
             candidates.push(Operation::Insert { on, count: 1, event });
         }
         Operation::Look { relay, fate, .. } => {
-            candidates.push(Operation::Look { relay, most: 200, room: 3, fate });
+            candidates.push(Operation::Turn { relay, fate });
+            candidates.push(Operation::Look { relay, most: FEW, fate });
+        }
+        Operation::Start { relay, .. } => {
+            candidates.push(Operation::Start { relay, size: Size::Usual });
         }
         Operation::Pass { seconds } => {
             let shorter = [1, 3, 16].into_iter().filter(|fewer| *fewer < seconds);

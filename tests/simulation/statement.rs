@@ -1,25 +1,25 @@
 //! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that it
 //! can run later or elsewhere than it was asked for.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use posthaste::model::dispatch::ClaimRequest;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
-use posthaste::store::deliveries::{ClaimKey, Owed, claim, disown, due, release};
+use posthaste::store::deliveries::{
+    ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
+};
 use posthaste::store::endpoints::{KnownEndpoint, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
 use posthaste::store::ordering::{Line, give_turns, lines};
 use posthaste::store::relays::{Reaped, reap};
-use posthaste::store::routing::{Claimed, FEW, Few, Routed, RoutingRoom, floor, route, route_few};
+use posthaste::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
 use posthaste::store::{RelayId, Store, StoreError};
 
-/// `relay.lease`, as it comes.
-pub const LEASE: Duration = Duration::from_secs(15);
 /// A day of the outbox may go a minute after its end.
 const OUTBOX_RETENTION: Duration = Duration::from_secs(60);
 /// Attempts are what is checked in the end, and idempotency keys are known for ever.
@@ -35,13 +35,14 @@ pub enum Statement {
     Look(Look),
     Claim {
         token: i64,
-        endpoints: Vec<EndpointId>,
-        rooms: Vec<i32>,
+        asked: ClaimRequest,
+        bytes: i64,
     },
     Endpoints {
         ids: Vec<EndpointId>,
     },
     Due,
+    TellOthers,
     Disown {
         tokens: Vec<i64>,
     },
@@ -49,7 +50,7 @@ pub enum Statement {
         claims: Vec<ClaimKey>,
     },
     Record {
-        attempts: Vec<Arc<Attempt>>,
+        attempts: Vec<Attempt>,
         now: Instant,
     },
     /// The next lines after this one.
@@ -59,7 +60,9 @@ pub enum Statement {
     GiveTurns {
         lines: Vec<Line>,
     },
-    Reap,
+    Reap {
+        lease: Duration,
+    },
     Strike {
         endpoint: EndpointId,
         delete: bool,
@@ -81,8 +84,9 @@ pub enum Statement {
 #[derive(Debug)]
 pub struct Look {
     pub token: i64,
-    /// [`FEW`]: by `route_few`.
     pub most: u32,
+    /// By `route_few`, which takes `FEW` at most.
+    pub few: bool,
     pub floor: Timestamp,
     pub endpoints: Vec<EndpointId>,
     pub rooms: Vec<i32>,
@@ -104,21 +108,42 @@ pub enum Upkeep {
 #[derive(Debug)]
 pub enum Done {
     Floor(Timestamp),
-    /// `None`: another relay is routing, or `route_few` has left it.
+    /// `None`: another relay is routing.
     Routed(Option<Routed>),
-    Claimed(Vec<Claimed>),
+    /// `route_few` leaves it to `route`.
+    Unusual,
+    Claimed(DueClaims),
     Endpoints(Vec<KnownEndpoint>),
     Due(Vec<Owed>),
     Recorded(RecordedDeliveries),
     Lines(Vec<Line>),
     Reaped(Reaped),
+    /// Endpoints of lines that moved on, and in how long each has something due.
+    TurnsGiven(Vec<(EndpointId, Duration)>),
+    /// How much was given back.
+    Disowned(u64),
     Nothing,
+}
+
+/// What a relay is told: what its statement did, or that it failed.
+pub type Answered = Result<Done, Failure>;
+
+/// An error, as a relay sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    /// A statement that asks for less may succeed.
+    pub may_be_of_some_row: bool,
+}
+
+impl Failure {
+    /// The connection broke.
+    pub const UNANSWERED: Self = Self { may_be_of_some_row: false };
 }
 
 /// What of a relay waits for a statement: each of them for one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Station {
-    Rounds,
+    Dispatch,
     Recorder,
     Lines,
     Keeper,
@@ -134,55 +159,47 @@ impl Statement {
             | Self::Claim { .. }
             | Self::Endpoints { .. }
             | Self::Due
-            | Self::Disown { .. } => Station::Rounds,
+            | Self::TellOthers
+            | Self::Disown { .. } => Station::Dispatch,
             Self::Release { .. } | Self::Record { .. } => Station::Recorder,
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
-            Self::Reap => Station::Keeper,
+            Self::Reap { .. } => Station::Keeper,
             Self::Strike { .. } | Self::Note { .. } => Station::Noter,
             Self::Upkeep(_) | Self::ReleaseOrphans { .. } => Station::Upkeep,
-        }
-    }
-
-    /// Its number, if it claims.
-    pub fn token(&self) -> Option<i64> {
-        match self {
-            Self::Look(look) => Some(look.token),
-            Self::Claim { token, .. } => Some(*token),
-            _ => None,
         }
     }
 
     pub async fn run(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
         Ok(match self {
             Self::Floor => Done::Floor(floor(store).await?),
-            Self::Look(look) => Done::Routed(look.run(store, relay).await?),
-            Self::Claim { token, endpoints, rooms } => {
-                let claims = claim(store, relay, *token, endpoints, rooms, i64::MAX).await?;
-                Done::Claimed(claims.claimed)
+            Self::Look(look) => look.run(store, relay).await?,
+            Self::Claim { token, asked, bytes } => {
+                let (ids, rooms) = (&asked.endpoints, asked.rooms.iter());
+                let rooms: Vec<_> =
+                    rooms.map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
+                Done::Claimed(claim(store, relay, *token, ids, &rooms, *bytes).await?)
             }
             Self::Endpoints { ids } => {
                 let found = endpoints(store, ids).await?.into_iter().map(|found| found.known);
                 Done::Endpoints(found.collect::<Result<_, _>>()?)
             }
             Self::Due => Done::Due(due(store).await?),
-            Self::Disown { tokens } => {
-                disown(store, relay, tokens).await?;
+            Self::TellOthers => {
+                tell_others(store).await?;
                 Done::Nothing
             }
+            Self::Disown { tokens } => Done::Disowned(disown(store, relay, tokens).await?),
             Self::Release { claims } => {
                 release(store, relay, claims).await?;
                 Done::Nothing
             }
             Self::Record { attempts, now } => {
-                let attempts: Vec<&Attempt> = attempts.iter().map(AsRef::as_ref).collect();
+                let attempts: Vec<&Attempt> = attempts.iter().collect();
                 Done::Recorded(record(store, relay, &attempts, *now).await?)
             }
             Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
-            Self::GiveTurns { lines } => {
-                give_turns(store, lines).await?;
-                Done::Nothing
-            }
-            Self::Reap => Done::Reaped(reap(store, relay, LEASE).await?),
+            Self::GiveTurns { lines } => Done::TurnsGiven(give_turns(store, lines).await?),
+            Self::Reap { lease } => Done::Reaped(reap(store, relay, *lease).await?),
             Self::Strike { endpoint, delete, reason } => {
                 apply_effect(store, *endpoint, *delete, reason).await?;
                 Done::Nothing
@@ -204,7 +221,7 @@ impl Statement {
 }
 
 impl Look {
-    async fn run(&self, store: &Store, relay: RelayId) -> Result<Option<Routed>, StoreError> {
+    async fn run(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
         let room = RoutingRoom {
             endpoints: &self.endpoints,
             rooms: &self.rooms,
@@ -212,14 +229,14 @@ impl Look {
             in_all: self.in_all,
             bytes: self.bytes,
         };
-        if self.most != u32::from(FEW) {
-            return route(store, relay, self.token, self.most, self.floor, &room).await;
+        if !self.few {
+            let routed = route(store, relay, self.token, self.most, self.floor, &room).await?;
+            return Ok(Done::Routed(routed));
         }
-        match route_few(store, relay, self.token, self.floor, &room).await? {
-            Few::Routed(routed) => Ok(routed),
-            // A relay would go on with `route`; here that is a look of its own.
-            Few::Unusual => Ok(None),
-        }
+        Ok(match route_few(store, relay, self.token, self.floor, &room).await? {
+            Few::Routed(routed) => Done::Routed(routed),
+            Few::Unusual => Done::Unusual,
+        })
     }
 }
 

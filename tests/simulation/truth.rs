@@ -3,11 +3,13 @@
 //! event is read off the rows of `endpoints`, and matched here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use posthaste::model::delivery::EventId;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::subscription;
 use posthaste::store::RelayId;
+use posthaste::store::health::Note;
 
 use super::ground::Micros;
 use super::operations::Answer;
@@ -136,6 +138,10 @@ pub struct Truth {
     pub keys: BTreeSet<(String, u8)>,
     pub owed: BTreeMap<Pair, Owed>,
     pub requests: Vec<Request>,
+    /// How many attempts of a relay were delivered and how many were not, of those it has not noted.
+    tallies: BTreeMap<(RelayId, EndpointId), (u32, u32)>,
+    /// What is left of the rate of an endpoint that has one, and when that was so.
+    rates: BTreeMap<(RelayId, EndpointId), (f64, Micros)>,
     /// How many events have been routed.
     pub routed: usize,
     cursor: Cursor,
@@ -237,6 +243,39 @@ impl Truth {
             let place = Place { from: span, to: span, event: pair.0, is_put_back: false };
             owed.line = line.clone().map(|key| (key, place));
         }
+    }
+
+    /// An attempt of this relay has ended.
+    pub fn tally(&mut self, relay: RelayId, endpoint: EndpointId, is_delivered: bool) {
+        let (delivered, not) = self.tallies.entry((relay, endpoint)).or_default();
+        *(if is_delivered { delivered } else { not }) += 1;
+    }
+
+    /// What a relay notes of an endpoint is what has come of its attempts since it last did.
+    pub fn check_note(&mut self, relay: RelayId, note: &Note) -> Held {
+        let expected = self.tallies.remove(&(relay, note.endpoint_id)).unwrap_or_default();
+        hold((note.successes, note.failures) == expected, || {
+            format!("{note:?} is noted of {expected:?}, delivered and not")
+        })
+    }
+
+    /// A relay begins an attempt at an endpoint of this rate, whose bucket holds one second's worth.
+    pub fn check_rate(
+        &mut self,
+        (relay, endpoint): (RelayId, EndpointId),
+        per_second: f64,
+        now: Micros,
+    ) -> Held {
+        /// The relay and this add up their fractions in different orders.
+        const ROUNDING: f64 = 1e-6;
+        let most = per_second.max(1.0);
+        let (left, at) = self.rates.get(&(relay, endpoint)).copied().unwrap_or((most, now));
+        let passed = Duration::from_micros(now.abs_diff(at)).as_secs_f64();
+        let left = (left + passed * per_second).min(most) - 1.0;
+        self.rates.insert((relay, endpoint), (left, now));
+        hold(left > -ROUNDING, || {
+            format!("relay {relay} sends faster to endpoint {endpoint} than {per_second} a second")
+        })
     }
 
     pub fn all_is_routed(&self) -> bool {

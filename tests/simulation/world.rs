@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 
 use posthaste::model::endpoint::EndpointId;
-use posthaste::model::outcome::Outcome;
 use posthaste::store::RelayId;
 use posthaste::store::relays::Lease;
+use posthaste::store::routing::FEW;
 
 use super::application::Transaction;
 use super::ground::{CONNECTIONS, Ground, Micros};
 use super::issue::Slow;
-use super::operations::{Fate, Operation};
+use super::operations::{Fate, Notice, Operation, Size};
 use super::relay::{Relay, Step};
-use super::statement::LEASE;
+use super::settings;
 use super::truth::{Held, Truth};
 
 pub const RELAYS: usize = 3;
@@ -70,7 +70,10 @@ impl<'g> World<'g> {
         }
         // What asks the database nothing needs not tell it the time.
         (self.now, self.behind) = (self.now + TICK, self.behind + TICK);
-        if !matches!(operation, Operation::Send { .. } | Operation::Answer { .. }) {
+        if !matches!(
+            operation,
+            Operation::Send { .. } | Operation::Answer { .. } | Operation::Hear { .. }
+        ) {
             self.now = self.ground.pass(self.behind).await;
             self.behind = 0;
         }
@@ -82,15 +85,16 @@ impl<'g> World<'g> {
             Operation::Commit { on } => self.commit(on).await?,
             Operation::RollBack { on } => self.roll_back(on).await,
             Operation::Steer { on, what } => self.steer(on, what).await?,
-            Operation::Start { relay } => self.start(relay).await,
+            Operation::Start { relay, size } => self.start(relay, size).await,
             Operation::Beat { relay, fate } => self.beat(relay, fate).await?,
-            Operation::Look { relay, most, room, fate } => {
-                self.step(relay, Step::Look { most: most.max(1), room }, fate).await?
+            Operation::Turn { relay, fate } => {
+                self.step(relay, Step::Turn { most: FEW }, fate).await?
             }
-            Operation::Claim { relay, room, fate } => {
-                self.step(relay, Step::Claim { room }, fate).await?
+            Operation::Look { relay, most, fate } => {
+                self.hear(relay, Notice::Rung);
+                self.step(relay, Step::Turn { most: most.max(1) }, fate).await?
             }
-            Operation::Poll { relay, fate } => self.step(relay, Step::Poll, fate).await?,
+            Operation::Hear { relay, notice } => self.hear(relay, notice),
             Operation::Reap { relay, fate } => self.step(relay, Step::Reap, fate).await?,
             Operation::Record { relay, most, fate } => {
                 self.step(relay, Step::Record { most }, fate).await?
@@ -126,14 +130,14 @@ impl<'g> World<'g> {
             | Operation::RollBackToSavepoint { on }
             | Operation::Commit { on }
             | Operation::RollBack { on } => is_open(on),
-            Operation::Start { relay } => slot(relay).is_none(),
+            Operation::Start { relay, .. } => slot(relay).is_none(),
             Operation::Crash { relay } | Operation::LoseSession { relay } => slot(relay).is_some(),
             Operation::Thaw { relay } => slot(relay).is_some_and(|relay| relay.frozen),
             Operation::Beat { relay, .. }
             | Operation::Reap { relay, .. }
+            | Operation::Turn { relay, .. }
             | Operation::Look { relay, .. }
-            | Operation::Claim { relay, .. }
-            | Operation::Poll { relay, .. }
+            | Operation::Hear { relay, .. }
             | Operation::Record { relay, .. }
             | Operation::Lines { relay, .. }
             | Operation::Note { relay, .. }
@@ -159,17 +163,25 @@ impl<'g> World<'g> {
         self.relays.iter_mut().flatten().find(|relay| relay.number == number)
     }
 
+    fn hear(&mut self, relay: u8, notice: Notice) -> bool {
+        let now = self.now;
+        let Some(relay) = self.relay(relay) else { return false };
+        relay.notice(notice, now);
+        true
+    }
+
     // ── the lease ──
 
-    pub async fn start(&mut self, relay: u8) -> bool {
+    pub async fn start(&mut self, relay: u8, size: Size) -> bool {
         let slot = usize::from(relay) % RELAYS;
         if self.relays[slot].is_some() {
             return false;
         }
         let lease = Lease::take(&self.ground.database, &self.ground.sessions, "one").await;
         let lease = lease.expect("register a relay");
-        let found = lease.renew(0, LEASE).await.expect("look who else is there");
-        let mut relay = Relay::new(lease, self.now);
+        let config = settings::of(size);
+        let found = lease.renew(0, config.relay.lease).await.expect("look who else is there");
+        let mut relay = Relay::new(lease, config, self.now);
         relay.renewed(self.now, &found);
         self.relays[slot] = Some(relay);
         true
@@ -182,6 +194,7 @@ impl<'g> World<'g> {
         let number = relay.number;
         if fate == Fate::NotRun {
             relay.lease = None;
+            relay.has_session = false;
             ground.session_is_gone(number).await;
             return Ok(true);
         }
@@ -199,12 +212,13 @@ impl<'g> World<'g> {
             }
             return Ok(true);
         };
-        match lease.renew(relay.claims(), LEASE).await {
+        match lease.renew(relay.claims(), relay.lease_length()).await {
             Ok(found) if fate != Fate::AnswerLost && found.held => relay.renewed(now, &found),
             Ok(_) if fate != Fate::AnswerLost => self.remove(number).await,
             // An error: the session may be broken, and another one is taken.
             _ => {
                 relay.lease = None;
+                relay.has_session = false;
                 ground.session_is_gone(number).await;
             }
         }
@@ -252,7 +266,11 @@ impl<'g> World<'g> {
     async fn lose_session(&mut self, relay: u8) -> bool {
         let relay = self.relays[usize::from(relay) % RELAYS].as_ref();
         let Some(relay) = relay.filter(|relay| relay.lease.is_some()) else { return false };
-        self.ground.end_session(relay.number).await;
+        let number = relay.number;
+        self.ground.end_session(number).await;
+        if let Some(relay) = self.numbered(number) {
+            relay.has_session = false;
+        }
         true
     }
 
@@ -263,9 +281,9 @@ impl<'g> World<'g> {
         let number = relay.number;
         if !relay.stopping {
             relay.stop();
-        } else if !relay.in_flight.is_empty() {
-            for in_flight in std::mem::take(&mut relay.in_flight) {
-                relay.ended(in_flight, Outcome::Interrupted, now);
+        } else if relay.has_requests() {
+            for endpoint in relay.interrupt(now) {
+                self.truth.tally(number, endpoint, false);
             }
         } else if relay.busy.is_empty() && relay.claims() == 0 && !relay.has_lines() {
             if relay.leaves_nothing()

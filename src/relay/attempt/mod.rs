@@ -53,13 +53,13 @@ pub(super) struct ConnectionSlot {
 
 /// An attempt that has ended, judged.
 #[derive(Debug)]
-pub(super) struct JudgedAttempt {
-    pub(super) began: Instant,
-    pub(super) took: Duration,
-    pub(super) phases: Phases,
-    pub(super) outcome: Outcome,
-    pub(super) verdict: Verdict,
-    pub(super) on_dead: OnDead,
+pub struct JudgedAttempt {
+    pub began: Instant,
+    pub took: Duration,
+    pub phases: Phases,
+    pub outcome: Outcome,
+    pub verdict: Verdict,
+    pub on_dead: OnDead,
 }
 
 /// An attempt that ended by a panic.

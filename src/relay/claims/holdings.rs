@@ -10,7 +10,7 @@ use crate::store::routing::Claimed;
 
 /// The claims of this relay that are not recorded yet.
 #[derive(Debug, Default)]
-pub(in crate::relay) struct Holdings {
+pub struct Holdings {
     count: AtomicUsize,
     bytes: AtomicUsize,
     /// Of the events of one claim statement after the other.
@@ -20,19 +20,19 @@ pub(in crate::relay) struct Holdings {
 
 /// Under which tokens it is held.
 #[derive(Debug, Clone, Default)]
-pub(in crate::relay) struct ClaimTokens {
+pub struct ClaimTokens {
     /// Those that still hold something.
-    pub(in crate::relay) held: HashSet<i64>,
+    pub held: HashSet<i64>,
     /// Of the statement that claims now or claimed last; its claims are not booked yet.
-    pub(in crate::relay) newest: i64,
+    pub newest: i64,
 }
 
 /// A delivery that this relay has claimed, and the room that it takes: in the relay and, once it is
 /// in one, in its lane. Dropping it frees both.
 #[derive(Debug)]
-pub(in crate::relay) struct Claim {
+pub struct Claim {
     /// Boxed, so that a claim is moved from queue to queue for little.
-    pub(in crate::relay) delivery: Box<Delivery>,
+    pub delivery: Box<Delivery>,
     bytes: usize,
     statement: Arc<Statement>,
     /// The count of its lane.
@@ -41,9 +41,9 @@ pub(in crate::relay) struct Claim {
 
 /// A claim that has come, and why its delivery is to be ended without an attempt, if it is.
 #[derive(Debug)]
-pub(in crate::relay) struct Booked {
-    pub(in crate::relay) claim: Claim,
-    pub(in crate::relay) cancelled: Option<String>,
+pub struct Booked {
+    pub claim: Claim,
+    pub cancelled: Option<String>,
 }
 
 /// A statement that has claimed: its token is held until the last of its claims is dropped.
@@ -56,16 +56,12 @@ struct Statement {
 impl Holdings {
     /// A statement is about to claim under this token; all before it have been
     /// [booked](Self::book).
-    pub(in crate::relay) fn begin(&self, token: i64) {
+    pub fn begin(&self, token: i64) {
         self.tokens().newest = token;
     }
 
     /// Books all that one statement has claimed.
-    pub(in crate::relay) fn book(
-        self: &Arc<Self>,
-        token: i64,
-        claimed: Vec<Claimed>,
-    ) -> Vec<Booked> {
+    pub fn book(self: &Arc<Self>, token: i64, claimed: Vec<Claimed>) -> Vec<Booked> {
         if claimed.is_empty() {
             return Vec::new();
         }
@@ -94,19 +90,34 @@ impl Holdings {
     }
 
     /// The tokens as they are at this moment.
-    pub(in crate::relay) fn tokens_now(&self) -> ClaimTokens {
+    #[must_use]
+    pub fn tokens_now(&self) -> ClaimTokens {
         self.tokens().clone()
     }
 
-    pub(in crate::relay) fn count(&self) -> usize {
+    /// How many more deliveries may be claimed where there may be `most`, of `most_bytes`. The next
+    /// events are taken to be as large as the last; one at least always goes.
+    #[must_use]
+    pub fn room(&self, most: usize, most_bytes: usize) -> usize {
+        let held = self.count();
+        let count = most.saturating_sub(held);
+        let by_bytes = most_bytes.saturating_sub(self.bytes()) / self.mean_bytes().max(1);
+        if held == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
+    }
+
+    /// Claims that are held.
+    #[must_use]
+    pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub(in crate::relay) fn bytes(&self) -> usize {
+    /// Bytes of their events.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(in crate::relay) fn mean_bytes(&self) -> usize {
+    fn mean_bytes(&self) -> usize {
         self.mean_bytes.load(Ordering::Relaxed)
     }
 }
@@ -120,7 +131,7 @@ impl Claim {
     }
 
     /// Takes room in a lane that counts what it holds here.
-    pub(in crate::relay) fn enter(&mut self, lane: &Arc<AtomicUsize>) {
+    pub fn enter(&mut self, lane: &Arc<AtomicUsize>) {
         lane.fetch_add(1, Ordering::Relaxed);
         if let Some(before) = self.lane.replace(Arc::clone(lane)) {
             before.fetch_sub(1, Ordering::Relaxed);

@@ -20,7 +20,8 @@ use crate::model::endpoint::EndpointId;
 const CLAIMS_PER_REQUEST: usize = 4;
 
 /// How many claims a relay holds at most.
-pub(super) fn most_claims(config: &Config) -> usize {
+#[must_use]
+pub fn most_claims(config: &Config) -> usize {
     config.relay.max_in_flight * CLAIMS_PER_REQUEST
 }
 
@@ -59,11 +60,7 @@ impl Claims {
         if !self.term.may_send() {
             return 0;
         }
-        let held = self.holdings.count();
-        let count = self.most.saturating_sub(held);
-        // The next events are taken to be as large as the last; one at least always goes.
-        let by_bytes = self.room_for_bytes() / self.holdings.mean_bytes().max(1);
-        if held == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
+        self.holdings.room(self.most, self.most_bytes)
     }
 
     /// How many more bytes of events may be held.

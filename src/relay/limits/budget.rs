@@ -13,6 +13,12 @@ pub(in crate::relay) struct Budget {
 /// lane alone gets a fifth of all, many hanging lanes never get everything.
 const SHARE: usize = 4;
 
+/// How many requests one lane may have in flight while `free` of all are free; at least one.
+#[must_use]
+pub fn share_of_requests(free: usize) -> usize {
+    (free / SHARE).max(1)
+}
+
 impl Budget {
     pub(in crate::relay) fn new(most: usize) -> Self {
         Self { most, free: Semaphore::new(most.max(1)) }
@@ -20,7 +26,7 @@ impl Budget {
 
     /// How many requests one lane may have in flight now; at least 1.
     pub(in crate::relay) fn share(&self) -> usize {
-        (self.free.available_permits() / SHARE).max(1)
+        share_of_requests(self.free.available_permits())
     }
 
     pub(in crate::relay) fn in_flight(&self) -> usize {

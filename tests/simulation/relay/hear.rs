@@ -1,77 +1,60 @@
 //! What a simulated relay makes of the answer to a statement, or of an error.
 
-use super::{
-    DISOWN_INTERVAL, DISOWN_PATIENCE, Decision, Done, Effect, Finished, Micros, RecordedDeliveries,
-    Relay, Statement, Upkeep, timestamp, unsent,
-};
+use posthaste::model::verdict::Effect;
+
+use super::{Micros, Relay, instant};
+use crate::simulation::statement::{Answered, Done, Failure, Statement, Upkeep};
 
 impl Relay {
-    /// Takes in what a statement has answered; `None`: an error.
-    pub fn hear(&mut self, statement: &Statement, done: Option<Done>, now: Micros) {
-        let Some(done) = done else { return self.hear_an_error(statement, now) };
+    /// Takes in what a statement has answered.
+    pub fn hear(&mut self, statement: &Statement, answered: Answered, now: Micros) {
+        let done = match answered {
+            Ok(done) => done,
+            Err(failure) => return self.hear_an_error(statement, failure, now),
+        };
         match (statement, done) {
-            (_, Done::Floor(floor)) => self.floor = Some(floor),
-            (_, Done::Routed(Some(routed))) => {
-                self.lines.these.extend(routed.lines);
-                self.lines.all |= routed.closes_span;
-                self.floor = Some(routed.floor);
-                self.fresh = routed.claimed;
+            (_, Done::Floor(floor)) => self.floor_is(floor),
+            (_, Done::Unusual) => self.unusual(now),
+            (Statement::Look(look), Done::Routed(routed)) => self.routed(look.token, routed, now),
+            (Statement::Claim { token, asked, .. }, Done::Claimed(claims)) => {
+                self.claimed(*token, asked, claims);
             }
-            (_, Done::Claimed(claimed)) => self.fresh = claimed,
-            (_, Done::Endpoints(known)) => {
-                self.open(known);
-                self.assign(now);
-            }
-            (_, Done::Due(due)) => {
-                let present = timestamp(now);
-                let changed = due.iter().filter(|owed| {
-                    let lane = self.lanes.get(&owed.endpoint_id);
-                    lane.is_some_and(|lane| !lane.is_current(owed.revision, present))
-                });
-                self.changed = changed.map(|owed| owed.endpoint_id).collect();
-            }
-            (Statement::Disown { .. }, _) => {
-                self.disown_at = now + DISOWN_INTERVAL;
-                self.doubtful.retain(|(_, since)| now - since < DISOWN_PATIENCE);
-            }
+            (_, Done::Endpoints(known)) => self.opened(known, now),
+            (_, Done::Due(due)) => self.polled(&due, now),
+            (_, Done::Disowned(count)) => self.disowned(count, now),
+            (Statement::TellOthers, _) => self.told_others(),
             (Statement::Release { .. }, _) => {
                 self.released = true;
-                if self.batch.iter().all(|finished| finished.attempt.is_none()) {
-                    self.settle();
+                if self.batch.iter().all(|ended| ended.attempt().is_none()) {
+                    self.batch.clear();
                 }
             }
             (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
-                self.move_on(&held);
-                for attempt in attempts {
-                    if let Some(effect) = attempt.verdict.effect {
-                        let reason = attempt.verdict.reason.clone().unwrap_or_default();
-                        self.strikes.push((attempt.endpoint_id, effect, reason));
-                    }
-                }
-                self.settle();
+                self.recorded(attempts, &held, now);
             }
             (_, Done::Lines(found)) => {
                 self.lines.walk = found.last().cloned();
                 self.lines.found = found;
             }
-            (_, Done::Reaped(reaped)) => self.lines.all |= reaped.relays > 0,
+            (_, Done::TurnsGiven(given)) => {
+                for (endpoint, due_in) in given {
+                    self.due.put(endpoint, instant(now) + due_in);
+                }
+            }
+            (_, Done::Reaped(reaped)) if reaped.relays > 0 => {
+                self.lines.all = true;
+                // What they held is due now, for whichever relay serves its endpoint.
+                self.let_others_know();
+            }
             // The last of what it does there.
             (Statement::Upkeep(Upkeep::Orphans), _) => self.lines.all = true,
             _ => {}
         }
     }
 
-    fn hear_an_error(&mut self, statement: &Statement, now: Micros) {
-        if let Some(token) = statement.token() {
-            self.doubtful.push((token, now));
-            self.disown_at = now;
-        }
+    fn hear_an_error(&mut self, statement: &Statement, failure: Failure, now: Micros) {
         match statement {
-            // What it has claimed stays its own until it is in a lane, unless it stops.
-            Statement::Endpoints { .. } if self.stopping => {
-                let fresh = std::mem::take(&mut self.fresh);
-                self.results.extend(fresh.iter().map(|claimed| unsent(&claimed.delivery)));
-            }
+            Statement::Endpoints { .. } => self.not_opened(),
             Statement::Lines { .. } => self.lines.look_at_all_again(),
             Statement::GiveTurns { .. } if self.lines.walk.is_some() => {
                 self.lines.look_at_all_again();
@@ -81,29 +64,19 @@ impl Relay {
             Statement::Release { .. } | Statement::Record { .. } => self.released = false,
             Statement::Strike { endpoint, delete, reason } => {
                 let effect = if *delete { Effect::Delete } else { Effect::Disable };
-                self.strikes.push((*endpoint, effect, reason.clone()));
+                self.effects.push((*endpoint, effect, reason.clone()));
             }
-            _ => {}
-        }
-    }
-
-    fn settle(&mut self) {
-        for finished in self.batch.drain(..) {
-            if let Some(lane) = self.lanes.get_mut(&finished.claim.endpoint_id) {
-                lane.claimed = lane.claimed.saturating_sub(1);
-            }
-        }
-    }
-
-    /// Has lines looked at whose head has ended, and that did not move on.
-    fn move_on(&mut self, held: &RecordedDeliveries) {
-        for Finished { claim, line, attempt } in &self.batch {
-            let (Some(key), Some(attempt)) = (line, attempt) else { continue };
-            let retried = matches!(attempt.verdict.decision, Decision::Retry { .. });
-            let next = held.get(&(claim.event_id, claim.endpoint_id));
-            if next == Some(&None) && !attempt.blocks && !retried {
-                self.lines.these.insert((claim.endpoint_id, key.clone()));
-            }
+            // Lost counts come again, and the keeper and upkeep go on.
+            Statement::Note { .. }
+            | Statement::Reap { .. }
+            | Statement::Upkeep(_)
+            | Statement::ReleaseOrphans { .. } => {}
+            Statement::Floor
+            | Statement::Look(_)
+            | Statement::Claim { .. }
+            | Statement::Due
+            | Statement::TellOthers
+            | Statement::Disown { .. } => self.turn_failed(statement, failure, now),
         }
     }
 }
