@@ -54,14 +54,14 @@ pub use self::ended::Ended;
 pub use self::judged::{Judged, judge};
 pub use self::limits::budget::share_of_requests;
 
-/// What is still to be written at the end takes milliseconds, or the database is blocked.
+/// For the last statements of a station: they take milliseconds, or the database is blocked.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Delivers what the outbox holds until it is stopped.
 ///
 /// # Errors
-/// When it cannot start: the settings cannot be used, or the database is not there. Once it runs, it
-/// waits for a database that goes away.
+/// When it cannot start: the settings cannot be used, or the database is not there. Once it runs,
+/// it waits for a database that goes away.
 pub async fn run(
     config: &Config,
     database: Database,
@@ -164,14 +164,14 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     tokio::select! {
         () = term.workers.wait() => {}
         () = patience(Duration::ZERO) => {
-            // What is still in flight is recorded as interrupted and made again.
+            // Attempts still in flight are recorded as interrupted and made again.
             term.abort.cancel();
             term.workers.wait().await;
         }
     }
     term.no_more_results.cancel();
-    // The results have as long as the requests had; a database that is away for longer hears of them
-    // by the claims that are then released for this relay.
+    // The results have as long as the requests had; a database that is away for longer hears of
+    // them by the claims that are then released for this relay.
     if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
         term.over.cancel();
     }
@@ -194,8 +194,8 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     term.sessions.close();
 }
 
-/// What a station ends with. `None`: it ended by a bug, or it was held up for longer than it is waited for,
-/// and was left.
+/// Waits for a station's result. `None`: it ended by a bug, or it was held up for longer than it is
+/// waited for, and was left.
 async fn ended<T>(
     mut station: JoinHandle<T>,
     name: &str,

@@ -34,7 +34,7 @@ use crate::outbound::client::Client;
 use crate::store::Store;
 use crate::store::relays::Lease;
 
-/// What outlasts the terms of one relay.
+/// Outlasts the terms of one relay.
 #[derive(Debug)]
 pub(super) struct Lasting {
     pub(super) config: Config,
@@ -46,7 +46,7 @@ pub(super) struct Lasting {
     pub(super) history: Arc<History>,
 }
 
-/// What a term begins with.
+/// A new term's lease, and the facts read with it.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) lease: Lease,
@@ -76,7 +76,7 @@ fn files_of_senders(config: &Config) -> usize {
     config.ingest.listen.map_or(0, |_| config.ingest.max_connections + BESIDE)
 }
 
-/// What most stations use.
+/// Used by most stations.
 #[derive(Debug)]
 struct Common {
     database: Arc<Link>,

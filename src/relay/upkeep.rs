@@ -18,7 +18,7 @@ use crate::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
 
-/// What upkeep needs.
+/// Performs the tasks of upkeep.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     pub(super) database: Arc<Link>,
@@ -72,7 +72,7 @@ impl Upkeep {
         self.done("trim_received", received::trim(store, upkeep.received_retention).await);
     }
 
-    /// What a task has done. `None`: it failed, and the error was told.
+    /// The result of a task. `None`: it failed, and the error was told.
     fn done<T>(&self, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
         result
             .inspect_err(|error| {

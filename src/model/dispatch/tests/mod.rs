@@ -175,7 +175,7 @@ fn a_session_that_is_gone_is_opened_once_a_second_and_an_idle_one_is_checked_eve
     let later = now + SECOND;
     assert_eq!(dispatch.next(later, &deaf), Step::Reconnect);
     dispatch.reconnected(true, later);
-    // What rang meanwhile was not heard.
+    // Bells that rang meanwhile were not heard.
     assert_eq!(dispatch.next(later, &HEARS), Step::Poll);
     dispatch.polled(0.5, later);
     let _ = dispatch.next(later, &HEARS);
@@ -217,7 +217,7 @@ fn what_may_have_been_claimed_is_given_back_every_ten_seconds_for_twice_a_statem
         dispatch.at = Point::Disown;
         if dispatch.next(now, &HEARS) == Step::Disown {
             dispatch.disowned(u64::from(seconds == 0), now);
-            // What was given back is due.
+            // Claims that were given back are due.
             assert_eq!(dispatch.poll_at == now, seconds == 0);
             tries.push(seconds);
         }
