@@ -44,7 +44,7 @@ impl InFlight {
 pub struct Lane {
     pub state: LaneState<Claim>,
     endpoint: Endpoint,
-    /// DueClaims that are in it: queued, in flight or not yet recorded.
+    /// Claims that are in it: queued, in flight or not yet recorded.
     claimed: Arc<AtomicUsize>,
     /// When it was last handed a claim, or an attempt ended.
     pub used_at: Instant,

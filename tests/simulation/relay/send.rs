@@ -136,7 +136,7 @@ impl Relay {
         self.results.extend(claims.into_iter().map(Ended::unsent));
     }
 
-    /// DueClaims nothing more, and gives back what is not begun.
+    /// Claims nothing more, and gives back what is not begun.
     pub fn stop(&mut self) {
         self.stopping = true;
         let mut queued = Vec::new();
