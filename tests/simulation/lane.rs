@@ -12,7 +12,7 @@ use posthaste::model::health::{Ticket, Transition};
 use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::schedule::Schedule;
-use posthaste::model::share::{Part, Share};
+use posthaste::model::share::{EndpointShare, Share};
 use posthaste::model::verdict::{self, Verdict, VerdictPolicy};
 use posthaste::relay::Claim;
 use posthaste::store::endpoints::KnownEndpoint;
@@ -95,7 +95,7 @@ impl Lane {
     }
 
     /// This relay's part of the endpoint's limits.
-    pub fn part(&self, share: Share, config: &Config) -> Option<Part> {
+    pub fn part(&self, share: Share, config: &Config) -> Option<EndpointShare> {
         let most = self.endpoint.max_concurrency.unwrap_or(config.delivery.max_concurrency);
         share.of(self.endpoint.id, most, self.endpoint.rate_limit)
     }
