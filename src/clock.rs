@@ -1,4 +1,7 @@
-//! The source of time. `clippy.toml` forbids other code to read a clock, so a test can stand still.
+//! The source of time, so that a test can let it stand still.
+//!
+//! No other code of this crate reads the standard library's clocks (`clippy.toml` forbids them).
+//! tokio's timers and Postgres have clocks of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -30,15 +33,15 @@ impl Clock {
     }
 }
 
-/// The present that a relay goes by, and Postgres with it: the real one, or one that a test has
-/// moved ahead or set wrong. A test lets hours pass without waiting.
+/// The present of a relay, which it tells Postgres: the real one, or one that a test has moved
+/// ahead or set wrong. Hours pass in it without a wait.
 #[derive(Debug, Clone, Default)]
 pub struct Present {
     /// Milliseconds ahead of the real time. `None`: it cannot be moved.
     ahead: Option<Arc<AtomicU64>>,
-    /// Milliseconds by which the wall clock is wrong. Postgres does not learn of them.
+    /// Milliseconds by which the wall clock is wrong, without the relay's knowledge.
     wrong: Arc<AtomicI64>,
-    /// The time of a stopped wall clock. `None`: it runs.
+    /// The time of the wall clock, if it stands still.
     still: Option<Timestamp>,
 }
 
@@ -49,8 +52,8 @@ impl Present {
         Self { ahead: Some(Arc::default()), ..Self::default() }
     }
 
-    /// A present whose wall clock stands still, for tests that depend on the second; monotonic time
-    /// goes on.
+    /// A present whose wall clock stands still, for tests that depend on the second; the monotonic
+    /// clock goes on.
     #[must_use]
     pub fn still_at(at: Timestamp) -> Self {
         Self { still: Some(at), ..Self::default() }
@@ -63,8 +66,8 @@ impl Present {
         }
     }
 
-    /// Sets the wall clock wrong by this much, as an operator or a virtual machine may; monotonic
-    /// time goes on, and Postgres has a clock of its own.
+    /// Sets the wall clock wrong by this much, as an operator or a virtual machine may; the
+    /// monotonic clock goes on, and Postgres has a clock of its own.
     pub fn set_wrong(&self, by: SignedDuration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.wrong.store(by, Ordering::Relaxed);
@@ -89,7 +92,7 @@ impl Present {
         self.instant().saturating_duration_since(earlier)
     }
 
-    /// The present that Postgres is to use. `None`: its own clock.
+    /// The present that Postgres is told. `None`: its own clock.
     #[must_use]
     pub fn handed_in(&self) -> Option<Timestamp> {
         self.ahead.as_ref().map(|_| self.now())

@@ -38,6 +38,7 @@ pub mod model;
 pub mod observe;
 pub mod outbound;
 pub mod panics;
+pub mod process;
 pub mod receiver;
 pub mod relay;
 pub mod sandbox;

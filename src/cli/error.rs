@@ -1,8 +1,9 @@
 //! Errors that end a command early, with their exit codes and hints.
 
 use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::ReceiveError;
 use crate::config::ConfigError;
 use crate::demo::DemoError;
 use crate::ingest::IngestError;
@@ -10,6 +11,7 @@ use crate::observe::log::LoggingError;
 use crate::relay::RelayError;
 use crate::serve::probe::ProbeError;
 use crate::serve::server::ServerError;
+use crate::signing::verify::VerifierError;
 use crate::store::StoreError;
 
 /// Why a command failed.
@@ -55,6 +57,17 @@ pub enum CliError {
     Unwell { failed: usize, of: usize },
     #[error("write to standard output")]
     Output(#[source] io::Error),
+}
+
+/// Why receiving failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    #[error("read {}", path.display())]
+    SecretFile { path: PathBuf, source: io::Error },
+    #[error("use the secrets")]
+    Secrets(#[source] VerifierError),
+    #[error("listen on {address}")]
+    Bind { address: SocketAddr, source: io::Error },
 }
 
 /// The command could not be done, or ended in the middle. Trying again may help.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{CliError, say};
+use super::error::CliError;
+use super::output::say;
 use crate::config::Config;
 use crate::serve::probe;
 

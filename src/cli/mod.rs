@@ -2,24 +2,27 @@
 //! `main` prints them.
 
 mod arguments;
+mod database;
 mod doctor;
 mod error;
 mod health;
+mod output;
 mod receive;
 mod run;
 
-use std::io::{self, Write};
-
-use crate::config::{self, Config, Hidden, LogFormat, LogSettings, Pooler};
+use crate::config::{self, Config, LogFormat, LogSettings};
 use crate::demo;
 use crate::stopper::Stopper;
 use crate::store::adopt::{self, Adopted};
 use crate::store::roles::{self, Lacking};
-use crate::store::{Database, migrate, place, reach, refill};
+use crate::store::{migrate, place, reach, refill};
+
+use database::database;
+use output::say;
 
 pub use arguments::{Arguments, Command, SettingArguments};
-pub use error::CliError;
-pub use receive::{ReceiveError, ReceiveOptions};
+pub use error::{CliError, ReceiveError};
+pub use receive::ReceiveOptions;
 
 /// A command, with the settings it needs.
 #[derive(Debug)]
@@ -157,31 +160,4 @@ fn for_administrator(lacking: &Lacking) -> String {
     format!(
         "-- roles {found}. This role may not make them; an administrator may, in this database:\n{sql}\n"
     )
-}
-
-fn database(config: &Config) -> Result<Database, CliError> {
-    let settings = &config.database;
-    let parse = |setting: &'static str, url: &Hidden| {
-        let password = settings.password.as_ref().map(Hidden::expose);
-        let ca_file = settings.ca_file.as_deref();
-        Database::parse(url.expose(), password, ca_file, settings.connect_timeout)
-            .map_err(|source| CliError::Database { setting, source })
-    };
-    let database = match settings.pooler {
-        Pooler::None => parse("database.url", &settings.url)?,
-        Pooler::Transaction => parse("database.url", &settings.url)?.behind_pooler(),
-    };
-    Ok(match &settings.direct_url {
-        Some(url) => database.with_direct(parse("database.direct_url", url)?),
-        None => database,
-    })
-}
-
-/// Writes to standard output. A reader that has closed the pipe, as `head` does, is no failure.
-fn say(text: &str) -> Result<(), CliError> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
-        _ => Ok(()),
-    }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use hyper::StatusCode;
 
-use super::CliError;
+use super::error::{CliError, ReceiveError};
 use crate::config::{parse_duration, parse_size};
-use crate::receiver::listener::Listener;
-use crate::receiver::{Fault, Form, Receiving, Script, receive};
-use crate::signing::verify::{Scheme, Verifier, VerifierError};
+use crate::receiver::listener::ReceiverListener;
+use crate::receiver::{OutputForm, ReceiverFault, ReceiverScript, Receiving, receive};
+use crate::signing::verify::{Scheme, Verifier};
 use crate::stopper::Stopper;
 
 /// As Standard Webhooks advises.
@@ -56,21 +56,10 @@ pub struct ReceiveOptions {
     json: bool,
 }
 
-/// Why receiving failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReceiveError {
-    #[error("read {}", path.display())]
-    SecretFile { path: PathBuf, source: io::Error },
-    #[error("use the secrets")]
-    Secrets(#[source] VerifierError),
-    #[error("listen on {address}")]
-    Bind { address: SocketAddr, source: io::Error },
-}
-
 pub(super) async fn run(options: ReceiveOptions, stopper: &Stopper) -> Result<(), CliError> {
     let address = options.address;
     let receiving = options.receiving()?;
-    let bind = Listener::bind(address).await;
+    let bind = ReceiverListener::bind(address).await;
     let listener = bind.map_err(|source| ReceiveError::Bind { address, source })?;
     // Standard output is for webhooks alone. A closed standard error is no failure.
     drop(writeln!(io::stderr(), "receiving at http://{}", listener.address()));
@@ -93,15 +82,15 @@ impl ReceiveOptions {
             }
         };
         let fault = match (self.close, self.status, self.fail) {
-            (true, _, _) => Some(Fault::HangUp),
-            (_, Some(status), _) => Some(Fault::Status(status)),
-            (_, None, Some(_)) => Some(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)),
+            (true, _, _) => Some(ReceiverFault::HangUp),
+            (_, Some(status), _) => Some(ReceiverFault::Status(status)),
+            (_, None, Some(_)) => Some(ReceiverFault::Status(StatusCode::SERVICE_UNAVAILABLE)),
             (_, None, None) => None,
         };
         Ok(Receiving {
             verifier,
-            script: Script { fault, first: self.fail, delay: self.delay },
-            form: if self.json { Form::Json } else { Form::Text },
+            script: ReceiverScript { fault, first: self.fail, delay: self.delay },
+            form: if self.json { OutputForm::Json } else { OutputForm::Text },
             count: self.count,
             body_max: self.max_body,
         })

@@ -1,57 +1,39 @@
-//! The bounds of the settings, and what they ask of one another. Runs after every value has its type; finds
-//! everything that is wrong, not only the first.
+//! Checks the settings' bounds, and settings against one another. Runs after every value has its
+//! type; finds every violation, not only the first.
 
-use std::{borrow::Cow, ops::RangeInclusive, path::Path, time::Duration};
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use jiff::SignedDuration;
 
+use super::bounds::{
+    DAY, GIB, HOUR, KIB, MIB, MILLISECOND, MINUTE, SECOND, TEN_YEARS, Violation, Violations,
+};
 use super::ingest;
-use super::settings::{Config, Pooler, Wake};
-use super::units::Hidden;
-
-pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// No time in the settings means anything beyond ten years; it also keeps sums of them in range.
-const TEN_YEARS: Duration = Duration::from_secs(3653 * 24 * 3600);
-const KIB: usize = 1 << 10;
-const GIB: usize = 1 << 30;
-
-/// A setting that is out of bounds.
-#[derive(Debug)]
-pub(super) struct Violation {
-    pub(super) key: Cow<'static, str>,
-    /// The other setting it disagrees with: it may be the one that was written down.
-    pub(super) with: Option<&'static str>,
-    /// What would be right.
-    pub(super) what: String,
-}
+use super::settings::{Config, Pooler, WakeMode};
+use crate::model::secret::Secret;
 
 /// Everything that is out of bounds.
 pub(super) fn check(config: &Config) -> Vec<Violation> {
-    let mut found = Found(Vec::new());
+    let mut found = Violations::default();
     check_database(config, &mut found);
     ingest::check(&config.ingest, &mut found);
     check_relay(config, &mut found);
     check_delivery(config, &mut found);
     check_retry(config, &mut found);
     check_health_and_upkeep(config, &mut found);
-    found.0
+    found.into_vec()
 }
 
-fn check_database(config: &Config, found: &mut Found) {
+fn check_database(config: &Config, found: &mut Violations) {
     let database = &config.database;
     let key = if database.url_file.is_some() { "database.url_file" } else { "database.url" };
     found.url(key, database.url.expose());
     let file = database.direct_url_file.as_ref();
     let key = file.map_or("database.direct_url", |_| "database.direct_url_file");
-    found.url(key, database.direct_url.as_ref().map_or("", Hidden::expose));
+    found.url(key, database.direct_url.as_ref().map_or("", Secret::expose));
     let keeps_sessions = database.pooler == Pooler::None || database.direct_url.is_some();
-    if !keeps_sessions && config.relay.wake == Wake::Listen {
-        found.0.push(Violation {
+    if !keeps_sessions && config.relay.wake == WakeMode::Listen {
+        found.add(Violation {
             key: "database.pooler".into(),
             with: Some("relay.wake"),
             what: "with \"transaction\" the bell needs another way to the database: give \
@@ -70,7 +52,7 @@ fn check_database(config: &Config, found: &mut Found) {
     found.file("database.ca_file", database.ca_file.as_deref());
 }
 
-fn check_relay(config: &Config, found: &mut Found) {
+fn check_relay(config: &Config, found: &mut Violations) {
     let relay = &config.relay;
     found.unless(
         relay.name.chars().count() <= 100 && !relay.name.chars().any(char::is_control),
@@ -80,7 +62,7 @@ fn check_relay(config: &Config, found: &mut Found) {
     found.count("relay.max_in_flight", relay.max_in_flight, 1..=65_536);
     found.size("relay.max_in_flight_bytes", relay.max_in_flight_bytes, KIB..=64 * GIB);
     found.count("relay.batch", relay.batch, 1..=10_000);
-    // an idle relay moves once in this time, and one that does not move counts as stuck
+    // an idle relay moves once in this time, and a relay that does not move counts as stuck
     found.time("relay.poll_interval", relay.poll_interval, 10 * MILLISECOND..=MINUTE);
     found.time("relay.heartbeat", relay.heartbeat, 100 * MILLISECOND..=MINUTE);
     found.time("relay.lease", relay.lease, SECOND..=10 * MINUTE);
@@ -96,7 +78,7 @@ fn check_relay(config: &Config, found: &mut Found) {
     found.count("relay.threads", relay.configured_threads(), 0..=1024);
 }
 
-fn check_delivery(config: &Config, found: &mut Found) {
+fn check_delivery(config: &Config, found: &mut Violations) {
     let delivery = &config.delivery;
     for (key, time) in [
         ("delivery.timeout", delivery.timeout),
@@ -109,7 +91,7 @@ fn check_delivery(config: &Config, found: &mut Found) {
     }
     found.time("delivery.idle_timeout", delivery.idle_timeout, Duration::ZERO..=HOUR);
     // a kept body is a column of a row for every attempt
-    found.size("delivery.response_body_limit", delivery.response_body_limit, 0..=KIB * KIB);
+    found.size("delivery.response_body_limit", delivery.response_body_limit, 0..=MIB);
     found.count("delivery.max_concurrency", delivery.max_concurrency as usize, 1..=65_536);
     found.count("delivery.initial_window", delivery.initial_window as usize, 1..=65_536);
     found.at_least(
@@ -132,7 +114,7 @@ fn check_delivery(config: &Config, found: &mut Found) {
     found.file("delivery.ca_file", delivery.ca_file.as_deref());
 }
 
-fn check_retry(config: &Config, found: &mut Found) {
+fn check_retry(config: &Config, found: &mut Violations) {
     let retry = &config.retry;
     found.count("retry.exponent", retry.exponent as usize, 0..=10);
     found.time("retry.jitter_min", retry.jitter_min, Duration::ZERO..=DAY);
@@ -153,7 +135,7 @@ fn check_retry(config: &Config, found: &mut Found) {
     found.time("retry.retry_after_cap", retry.retry_after_cap, Duration::ZERO..=365 * DAY);
 }
 
-fn check_health_and_upkeep(config: &Config, found: &mut Found) {
+fn check_health_and_upkeep(config: &Config, found: &mut Violations) {
     let health = &config.health;
     found.count("health.failure_threshold", health.failure_threshold as usize, 1..=1_000_000);
     found.count("health.rejection_threshold", health.rejection_threshold as usize, 1..=1_000_000);
@@ -171,102 +153,9 @@ fn check_health_and_upkeep(config: &Config, found: &mut Found) {
     let upkeep = &config.upkeep;
     found.time("upkeep.interval", upkeep.interval, SECOND..=HOUR);
     found.count("upkeep.partitions_ahead", upkeep.partitions_ahead as usize, 1..=60);
-    // partitions are days, so nothing shorter can be dropped
+    // partitions are days, so no shorter time can be dropped
     found.time("upkeep.outbox_retention", upkeep.outbox_retention, DAY..=TEN_YEARS);
     found.time("upkeep.attempts_retention", upkeep.attempts_retention, DAY..=TEN_YEARS);
-    // with less, a sender's next try is taken for another event
+    // with less, a sender's next try becomes a second event
     found.time("upkeep.received_retention", upkeep.received_retention, HOUR..=365 * DAY);
-}
-
-pub(super) struct Found(pub(super) Vec<Violation>);
-
-impl Found {
-    pub(super) fn push(&mut self, key: &'static str, what: String) {
-        self.0.push(Violation { key: key.into(), with: None, what });
-    }
-
-    fn at_least(&mut self, is: bool, key: &'static str, times: &str, with: &'static str) {
-        if !is {
-            let what = format!("must be at least {times}{with}");
-            self.0.push(Violation { key: key.into(), with: Some(with), what });
-        }
-    }
-
-    pub(super) fn unless(&mut self, right: bool, key: &'static str, what: &str) {
-        if !right {
-            self.push(key, what.to_owned());
-        }
-    }
-
-    fn url(&mut self, key: &'static str, url: &str) {
-        let looks_right =
-            ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-                || (!url.contains("://") && url.contains('='));
-        // the text is not repeated: it may hold a password
-        self.unless(
-            looks_right || url.is_empty(),
-            key,
-            "not a Postgres URL; write postgres://user:password@host:port/database",
-        );
-    }
-
-    pub(super) fn count(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
-        let (least, most) = bounds.into_inner();
-        if !(least..=most).contains(&value) {
-            self.push(key, format!("{value} is out of bounds; write {least} to {most}"));
-        }
-    }
-
-    pub(super) fn size(&mut self, key: &'static str, value: usize, bounds: RangeInclusive<usize>) {
-        let (least, most) = bounds.into_inner();
-        if !(least..=most).contains(&value) {
-            let what = format!(
-                "{value} bytes are out of bounds; write {} to {}",
-                in_bytes(least),
-                in_bytes(most)
-            );
-            self.push(key, what);
-        }
-    }
-
-    pub(super) fn time(
-        &mut self,
-        key: &'static str,
-        value: Duration,
-        bounds: RangeInclusive<Duration>,
-    ) {
-        if !bounds.contains(&value) {
-            let (least, most) = bounds.into_inner();
-            let what = format!(
-                "\"{}\" is out of bounds; write \"{}\" to \"{}\"",
-                in_words(value),
-                in_words(least),
-                in_words(most)
-            );
-            self.push(key, what);
-        }
-    }
-
-    pub(super) fn file(&mut self, key: &'static str, path: Option<&Path>) {
-        if let Some(path) = path.filter(|path| !path.is_file()) {
-            self.push(key, format!("there is no file {}", path.display()));
-        }
-    }
-}
-
-fn in_words(time: Duration) -> String {
-    let days = time.as_secs() / DAY.as_secs();
-    if days > 0 && DAY * u32::try_from(days).unwrap_or(u32::MAX) == time {
-        return format!("{days}d");
-    }
-    SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), |time| format!("{time:#}"))
-}
-
-fn in_bytes(size: usize) -> String {
-    for (factor, unit) in [(GIB, "GiB"), (KIB * KIB, "MiB"), (KIB, "KiB")] {
-        if size >= factor && size.is_multiple_of(factor) {
-            return format!("{}{unit}", size / factor);
-        }
-    }
-    format!("{size}B")
 }

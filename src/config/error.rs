@@ -1,24 +1,24 @@
-//! What is wrong with the settings, said so that an operator can fix it: where it stands (file and line,
-//! or variable), which key, what is wrong, and what would be right. Never shows a secret.
+//! Problems of the settings, told so that an operator can fix them: the place (file and line, or
+//! variable), the key, what is wrong, and what would be right. Never shows a secret.
 
 use std::fmt;
 
 use figment::error::{Actual, Kind};
 
-/// The settings cannot be used. Lists all that is wrong with them, of every kind.
+/// The settings cannot be used. Lists every problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// A problem of a setting, or of a file of settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `posthaste.toml:3`, `POSTHASTE_RELAY__BATCH`, `--set relay.batch`. `None`: not set anywhere.
     pub place: Option<String>,
     /// As in `default.toml`, with its section: `relay.batch`. `None`: not about one key.
     pub key: Option<String>,
-    /// What is wrong, and what would be right.
+    /// Tells what is wrong, and what would be right.
     pub what: String,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What was wrong with a value that did not fit its setting's type.
+/// Tells why a value does not fit its setting's type.
 pub(super) fn misfit(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(Actual::Str(text), expected)

@@ -1,13 +1,13 @@
-//! What `log.level` may say: a level for everything, and others for parts of the program.
+//! Checks `log.level`: a level for everything, and others for parts of the program.
 //!
-//! `tracing` takes more. A word that is no level is the name of a part to it, and with that alone nothing else is
-//! logged, errors included: `"warning"` would silence a relay.
+//! `tracing` accepts more. It takes a word that is no level for a part's name, and with such a word
+//! alone logs nothing else, not even errors: `"warning"` would silence a relay.
 
 use super::error::nearest;
 
 /// From nothing to everything.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Whose parts are asked for, nearly always.
+/// The crate whose parts operators nearly always mean.
 const OURS: &str = "posthaste";
 
 /// Accepts levels and `part=level`, separated by commas.
@@ -38,7 +38,7 @@ fn is_level(word: &str) -> Result<(), String> {
     if LEVELS.contains(&&*small) {
         return Ok(());
     }
-    // "warning", "err", "information": what one is the beginning of the other's name.
+    // "warning", "err", "information": the word begins with a level, or a level with the word.
     let begins = |level: &&&str| {
         small.len() > 1 && (small.starts_with(**level) || level.starts_with(&small))
     };

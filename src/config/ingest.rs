@@ -1,28 +1,27 @@
-//! `[ingest]` and its sources: the typed settings, their secrets, and what they ask of one another.
+//! `[ingest]` and its sources: the typed settings, their secrets and their bounds.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::check::{Found, MILLISECOND, MINUTE, SECOND, Violation};
-use super::units::{Hidden, serde_as};
+use super::bounds::{GIB, KIB, MIB, MILLISECOND, MINUTE, SECOND, Violation, Violations};
+use super::serde_as;
+use super::units::EventType;
+use crate::model::secret::Secret;
 use crate::model::selector::Selector;
 use crate::signing::verify::{Scheme, Verifier};
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
 /// While secrets rotate there are two; a file with more of them is another file.
 const SECRETS_MAX: usize = 16;
 
 /// `[ingest]`: webhooks that come in.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct IngestSettings {
-    /// `None`: nothing is taken in.
+    /// `None`: no webhook is taken in.
     #[serde(deserialize_with = "serde_as::listen")]
     pub listen: Option<SocketAddr>,
     /// There if `key_file` is.
@@ -51,25 +50,25 @@ pub struct IngestSettings {
     #[serde(deserialize_with = "serde_as::bytes")]
     pub spool_bytes: usize,
     pub spool_files: usize,
-    /// By name, which is the end of the path that it sends to.
+    /// By name, which is the end of the path that the sender posts to.
     #[serde(skip)]
     pub sources: BTreeMap<String, SourceSettings>,
 }
 
-/// `[ingest.sources.NAME]`: who sends, how it proves that, and what becomes of it.
+/// `[ingest.sources.NAME]`: a sender, its proof, and the events that its webhooks become.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
     pub verify: Scheme,
     #[serde(deserialize_with = "serde_as::hidden")]
-    secret: Option<Hidden>,
+    secret: Option<Secret>,
     #[serde(deserialize_with = "serde_as::hidden")]
-    old_secret: Option<Hidden>,
+    old_secret: Option<Secret>,
     #[serde(deserialize_with = "serde_as::path")]
     secret_file: Option<PathBuf>,
     /// All that are accepted, from the three above.
     #[serde(skip)]
-    pub secrets: Vec<Hidden>,
+    pub secrets: Vec<Secret>,
     #[serde(deserialize_with = "serde_as::duration")]
     pub tolerance: Duration,
     #[serde(deserialize_with = "serde_as::bytes")]
@@ -79,7 +78,7 @@ pub struct SourceSettings {
     pub event_type: EventType,
     #[serde(deserialize_with = "serde_as::unless_empty")]
     pub tenant: Option<String>,
-    #[serde(deserialize_with = "serde_as::pick")]
+    #[serde(deserialize_with = "serde_as::selector")]
     pub ordering_key: Option<Selector>,
     /// In lower case.
     #[serde(deserialize_with = "serde_as::header_patterns")]
@@ -89,16 +88,7 @@ pub struct SourceSettings {
     pub clients: Vec<IpNet>,
 }
 
-/// Where the type of an event comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventType {
-    /// As the sender calls it by its own convention.
-    Conventional,
-    Fixed(String),
-    Picked(Selector),
-}
-
-/// What a body may be.
+/// An accepted kind of body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Content {
@@ -113,7 +103,7 @@ impl SourceSettings {
         self.secrets.iter().map(|secret| secret.expose().to_owned()).collect()
     }
 
-    /// Where to look for what is wrong with one of them.
+    /// The setting that an error about a secret names.
     fn key_of_secrets(&self) -> &'static str {
         match (&self.secret, &self.old_secret) {
             (Some(_), _) => "secret",
@@ -122,7 +112,7 @@ impl SourceSettings {
         }
     }
 
-    /// Gathers the secrets. What is wrong with a file is told by its key.
+    /// Gathers the secrets. The error tells what is wrong with the file.
     pub(super) fn read_secrets(
         &mut self,
         read: impl FnOnce(&PathBuf) -> Result<String, String>,
@@ -131,7 +121,7 @@ impl SourceSettings {
         if let Some(path) = &self.secret_file {
             let text = read(path)?;
             let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-            self.secrets.extend(lines.map(|line| Hidden::new(line.to_owned())));
+            self.secrets.extend(lines.map(|line| Secret::new(line.to_owned())));
             if self.secrets.is_empty() {
                 return Err("the file is empty".to_owned());
             }
@@ -140,57 +130,7 @@ impl SourceSettings {
     }
 }
 
-impl EventType {
-    /// As in the settings.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Ok(Self::Conventional);
-        }
-        if text.starts_with('$') || text.starts_with("header:") {
-            return text
-                .parse()
-                .map(Self::Picked)
-                .map_err(|wrong| format!("{text:?} is no path or header; {wrong}"));
-        }
-        let word = |word: &str| {
-            !word.is_empty()
-                && !word.contains(|c: char| c.is_whitespace() || c == '*' || c.is_control())
-        };
-        if text.len() > 256 || !text.split('.').all(word) || text.starts_with("posthaste.") {
-            return Err(format!(
-                "{text:?} is not an event type; write dotted words such as \"build.finished\" (not posthaste.…), \
-                 \"header:X-Kind\", \"$.kind\", or nothing"
-            ));
-        }
-        Ok(Self::Fixed(text.to_owned()))
-    }
-}
-
-/// A header's name, or the beginning of some.
-pub(super) fn header_pattern(text: &str) -> Result<String, String> {
-    let pattern = text.trim().to_ascii_lowercase();
-    let name = pattern.strip_suffix('*').unwrap_or(&pattern);
-    let fits = (pattern == "*" || !name.is_empty())
-        && name.len() <= 128
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if fits {
-        Ok(pattern)
-    } else {
-        Err(format!(
-            "{text:?} is not a header's name; write \"x-acme-kind\", \"x-acme-*\" or \"*\""
-        ))
-    }
-}
-
-/// A CIDR, or an address alone.
-pub(super) fn network(text: &str) -> Result<IpNet, String> {
-    let text = text.trim();
-    text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        format!("{text:?} is not a network; write \"34.74.90.64/28\" or \"2001:db8::1\"")
-    })
-}
-
-pub(super) fn check(ingest: &IngestSettings, found: &mut Found) {
+pub(super) fn check(ingest: &IngestSettings, found: &mut Violations) {
     let files = [
         ("ingest.certificate_file", &ingest.certificate_file, &ingest.key_file),
         ("ingest.key_file", &ingest.key_file, &ingest.certificate_file),
@@ -220,24 +160,25 @@ pub(super) fn check(ingest: &IngestSettings, found: &mut Found) {
         found.push("ingest.spool", what);
     }
     if ingest.listen.is_some() && ingest.sources.is_empty() {
-        let what = "nobody may send; write a section such as [ingest.sources.gitlab], or \"off\"";
+        let what =
+            "no source may send; write a section such as [ingest.sources.gitlab], or \"off\"";
         found.push("ingest.listen", what.to_owned());
     }
     for (name, source) in &ingest.sources {
-        let mut of_source = Found(Vec::new());
+        let mut of_source = Violations::default();
         check_source(ingest, source, &mut of_source);
-        found.0.extend(of_source.0.into_iter().map(|violation| Violation {
-            key: format!("ingest.sources.{name}.{}", violation.key).into(),
-            ..violation
-        }));
+        for violation in of_source.into_vec() {
+            let key = format!("ingest.sources.{name}.{}", violation.key).into();
+            found.add(Violation { key, ..violation });
+        }
     }
 }
 
-fn check_source(ingest: &IngestSettings, source: &SourceSettings, found: &mut Found) {
+fn check_source(ingest: &IngestSettings, source: &SourceSettings, found: &mut Violations) {
     found.time("tolerance", source.tolerance, SECOND..=24 * 60 * MINUTE);
     found.size("max_body", source.max_body, 1..=256 * MIB);
     if source.max_body > ingest.max_in_flight_bytes && source.max_body <= 256 * MIB {
-        found.0.push(Violation {
+        found.add(Violation {
             key: "max_body".into(),
             with: Some("ingest.max_in_flight_bytes"),
             what: "must be at most ingest.max_in_flight_bytes".to_owned(),
@@ -269,7 +210,7 @@ fn check_source(ingest: &IngestSettings, source: &SourceSettings, found: &mut Fo
             found.push("verify", what.to_owned());
         }
     } else if source.secrets.is_empty() && source.secret_file.is_some() {
-        // what is wrong with the file has been told
+        // the problem of the file has been told
     } else if source.secrets.is_empty() {
         let what = "not set; write the secret that the sender knows, or its file in secret_file, or verify = \"none\"";
         found.push("secret", what.to_owned());

@@ -1,4 +1,5 @@
-//! What keys there are: those of `default.toml`. Says of one that is none which was likely meant.
+//! The keys of `default.toml`: there are no others. Suggests the nearest for a key that does not
+//! exist.
 
 use figment::{
     providers::{Format, Toml},
@@ -7,23 +8,23 @@ use figment::{
 
 use super::error::{Problem, nearest};
 
-/// Where sources of ingest stand; each is a section of its own, named by the operator.
+/// The sources of ingest; each is a section of its own, named by the operator.
 pub(super) const SOURCES: &str = "ingest.sources.";
-/// Of settings that have one name, the relay's comes first and those of ingest last.
+/// Of settings with the same name, the relay's is suggested first and those of ingest last.
 const RELAY: &str = "relay.";
 const INGEST: &str = "ingest.";
-/// The section that says what each is unless it says otherwise.
+/// The section with the defaults of every source.
 const EXAMPLE: &str = "example";
 
-/// What keys there are, and what kind of value each has: the defaults.
+/// The keys and the kind of each value: the defaults.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownKeys {
     sections: Dict,
-    /// What every source of ingest has.
+    /// The settings of every source of ingest.
     source: Dict,
 }
 
-impl Known {
+impl KnownKeys {
     /// # Panics
     ///
     /// If the built-in defaults are not TOML, which a test rules out.
@@ -44,7 +45,7 @@ impl Known {
         &self.sections
     }
 
-    /// What every source of ingest has.
+    /// The settings of every source of ingest.
     pub(super) fn source(&self) -> &Dict {
         &self.source
     }
@@ -60,7 +61,7 @@ impl Known {
         self.keys_with_source(EXAMPLE)
     }
 
-    /// Those of sources as they are for the one of this name.
+    /// Every key; those of sources are given for the source of this name.
     fn keys_with_source(&self, source: &str) -> Vec<String> {
         let mut keys = Vec::new();
         for (section, values) in &self.sections {
@@ -86,7 +87,7 @@ impl Known {
         let source = key.strip_prefix(SOURCES).and_then(|rest| rest.split('.').next());
         let mut keys = self.keys_with_source(source.unwrap_or(EXAMPLE));
         if !key.starts_with(INGEST) {
-            // What a source is set to is not what one means at the top.
+            // A setting of sources is not meant at the top.
             keys.retain(|known| !known.starts_with(SOURCES));
         }
         keys.sort_by_key(|known| (!known.starts_with(RELAY), known.starts_with(INGEST)));
@@ -112,7 +113,7 @@ impl Known {
     }
 }
 
-/// It stands in a URL's path, in a variable's name and before an event's type.
+/// A source's name is part of a URL's path, of variables' names and of events' types.
 pub(super) fn is_source_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
     (1..=64).contains(&name.len()) && name.chars().all(plain) && name != "posthaste"

@@ -1,7 +1,7 @@
 //! One source of settings: the built-in defaults, a file, the environment or the flags.
 //!
-//! Knows for each key where it was written, and reports keys that are none. The values' types are left to
-//! [`settings`](super::settings).
+//! Knows for each key where it was written, and reports keys that do not exist. The values' types
+//! are left to [`settings`](super::settings).
 
 use std::{collections::BTreeMap, ffi::OsString, path::Path};
 
@@ -13,12 +13,12 @@ use figment::{
 use toml_edit::{ImDocument, TableLike};
 
 use super::error::Problem;
-use super::known::{Known, SOURCES, is_source_name};
+use super::known::{KnownKeys, SOURCES, is_source_name};
 
 const PREFIX: &str = "POSTHASTE_";
-/// Names a configuration file; not a setting itself.
+/// Names a settings file; not a setting itself.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "POSTHASTE_CONFIG";
-/// The customary name, set by many platforms.
+/// Many platforms set it.
 const DATABASE_URL: &str = "DATABASE_URL";
 
 /// Settings from one source, laid over those from the sources before it.
@@ -38,7 +38,7 @@ struct Assignment {
 }
 
 impl Layer {
-    pub(super) fn defaults(known: &Known) -> Self {
+    pub(super) fn defaults(known: &KnownKeys) -> Self {
         Self { name: "defaults", values: known.values().clone(), places: BTreeMap::new() }
     }
 
@@ -74,8 +74,8 @@ impl Layer {
         sources.into_iter().flatten().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Gives each of these sources what every source has.
-    pub(super) fn with_sources(mut self, names: &[String], known: &Known) -> Self {
+    /// Gives each of these sources the defaults of every source.
+    pub(super) fn with_sources(mut self, names: &[String], known: &KnownKeys) -> Self {
         for name in names {
             for (key, value) in known.source() {
                 put(&mut self.values, &format!("{SOURCES}{name}.{key}"), value.clone());
@@ -84,11 +84,11 @@ impl Layer {
         self
     }
 
-    /// What stands in a TOML file. Keys that are none are left out and reported.
+    /// Reads a TOML file. Unknown keys are left out and reported.
     pub(super) fn file(
         path: &Path,
         text: &str,
-        known: &Known,
+        known: &KnownKeys,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let shown = path.display().to_string();
@@ -121,7 +121,7 @@ impl Layer {
     /// `DATABASE_URL`, below our own variables.
     pub(super) fn database_url(
         environment: &[(OsString, OsString)],
-        known: &Known,
+        known: &KnownKeys,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let given = environment
@@ -131,10 +131,11 @@ impl Layer {
         Self::texts("database url", given, known, problems)
     }
 
-    /// `POSTHASTE_SECTION__KEY`. What orchestrators put under the same prefix is passed over.
+    /// `POSTHASTE_SECTION__KEY`. Variables that orchestrators set under the same prefix are passed
+    /// over.
     pub(super) fn environment(
         environment: &[(OsString, OsString)],
-        known: &Known,
+        known: &KnownKeys,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let given = environment.iter().filter_map(|(name, value)| {
@@ -149,7 +150,7 @@ impl Layer {
     /// `--set section.key=value`.
     pub(super) fn flags(
         flags: &[(String, String)],
-        known: &Known,
+        known: &KnownKeys,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let given =
@@ -162,12 +163,12 @@ impl Layer {
         self.places.get(key).map(String::as_str)
     }
 
-    /// Settings given as text take the kind of value that their default has. Each item is a key, the
-    /// place where it is written, and the text.
+    /// Settings given as text take the kind of value that their default has. Each item is a key,
+    /// the place where it is written, and the text.
     fn texts(
         name: &'static str,
         given: impl Iterator<Item = (String, String, OsString)>,
-        known: &Known,
+        known: &KnownKeys,
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut layer = Self { name, values: Dict::new(), places: BTreeMap::new() };
@@ -194,7 +195,7 @@ impl Layer {
         self.places.insert(assignment.key.clone(), assignment.place.clone());
     }
 
-    fn drop_unknown(&mut self, known: &Known, problems: &mut Vec<Problem>) {
+    fn drop_unknown(&mut self, known: &KnownKeys, problems: &mut Vec<Problem>) {
         let places = &self.places;
         let place = |key: &str| places.get(key).cloned();
         self.values.retain(|section, value| {
@@ -266,7 +267,7 @@ impl Provider for Layer {
     }
 }
 
-/// What stands where the key says.
+/// The value of a key.
 fn value<'a>(values: &'a Dict, key: &str) -> Option<&'a Value> {
     match key.split_once('.') {
         None => values.get(key),
@@ -289,10 +290,11 @@ fn put(values: &mut Dict, key: &str, value: Value) {
     }
 }
 
-/// Drops and reports what is no source, or no setting of one. Whether anything is left.
+/// Drops and reports names that no source can have, and settings that do not exist. Whether the
+/// value is a section at all.
 fn keep_known_sources(
     sources: &mut Value,
-    known: &Known,
+    known: &KnownKeys,
     places: &BTreeMap<String, String>,
     problems: &mut Vec<Problem>,
 ) -> bool {
@@ -338,7 +340,8 @@ fn keep_known_sources(
     true
 }
 
-/// The text as a value of the same kind. What does not fit stays text, and the setting's type objects.
+/// The text as a value of the same kind. A text that does not fit stays a text, and the setting's
+/// type objects.
 fn typed(text: &str, kind: &Value) -> Value {
     match kind {
         Value::Num(..) => match text.trim().parse::<i64>() {
@@ -359,8 +362,8 @@ fn typed(text: &str, kind: &Value) -> Value {
     }
 }
 
-/// Whether Kubernetes set this variable, as it does for every Service in the namespace: one that is named
-/// `posthaste` would otherwise keep the relay from starting.
+/// Whether Kubernetes set this variable, as it does for every Service in the namespace. A Service
+/// named `posthaste` would otherwise keep the relay from starting.
 fn is_service_link(name: &str) -> bool {
     let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
     !name.contains("__")

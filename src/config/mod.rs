@@ -1,9 +1,10 @@
 //! Settings: built-in `default.toml` < `posthaste.toml` < `DATABASE_URL` < `POSTHASTE_*` < flags.
 //!
-//! `default.toml` is the reference manual and the list of keys: a key that does not stand there does not
-//! exist, and one that stands there and is not read fails a test. [`load`] is the only place where the
-//! process's environment is read; everything past it is handed typed values that are within bounds.
+//! `default.toml` is the reference manual and the list of keys: no other key exists, and a key that
+//! is there and is not read fails a test. [`load`] is the only place where the process's
+//! environment is read; everything past it is handed typed values that are within bounds.
 
+mod bounds;
 mod check;
 mod error;
 mod filter;
@@ -11,6 +12,7 @@ mod ingest;
 mod known;
 mod layer;
 mod sections;
+mod serde_as;
 mod settings;
 mod units;
 
@@ -25,24 +27,26 @@ use std::{
 
 use figment::Figment;
 
-use known::{Known, SOURCES};
+use known::{KnownKeys, SOURCES};
 use layer::{CONFIG_FILE_VARIABLE, Layer};
 use sections::Sections;
 
+use crate::model::secret::Secret;
+
 pub use error::{ConfigError, Problem};
-pub use ingest::{Content, EventType, IngestSettings, SourceSettings};
+pub use ingest::{Content, IngestSettings, SourceSettings};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
-    LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings, UpkeepSettings, Wake,
+    LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings, UpkeepSettings, WakeMode,
 };
-pub use units::Hidden;
+pub use units::EventType;
 pub(crate) use units::{parse_duration, parse_size};
 
 /// The reference: every setting, its default and its reason.
 pub const DEFAULTS: &str = include_str!("default.toml");
 /// Read from the working directory if it is there and no other file is named.
 const CUSTOMARY_FILE: &str = "posthaste.toml";
-/// A settings file or secret that is larger is something else, mounted by mistake.
+/// A larger settings file or secret is another file, mounted by mistake.
 const FILE_BOUND: u64 = 1 << 20;
 
 /// Where settings are looked for besides the built-in defaults. The default is nowhere, for tests.
@@ -80,11 +84,11 @@ impl Sources {
 ///
 /// # Errors
 ///
-/// Everything that is wrong with them: unknown keys, values that do not fit or are out of bounds, files
-/// that cannot be read, no database.
+/// Every problem: unknown keys, values that do not fit or are out of bounds, files that cannot be
+/// read, no database.
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut problems = Vec::new();
-    let known = Known::new(DEFAULTS);
+    let known = KnownKeys::new(DEFAULTS);
     let (layers, names) = layers(sources, &known, &mut problems);
     let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
     let place =
@@ -99,7 +103,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
         let secret = layers.iter().find_map(Layer::secret_in_file)?;
         Some((path.to_owned(), secret))
     });
-    // What follows from a value that was told already is not told again.
+    // A problem that follows from one that was told already is not told again.
     let mut told: BTreeSet<_> = problems.iter().filter_map(|one| one.key.clone()).collect();
     if problems.iter().any(|problem| problem.key.is_none()) {
         // It may stand in the file that could not be read.
@@ -126,7 +130,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
 }
 
-/// What stands in one file by its lines, and what stands nowhere at the end.
+/// Problems of one file by their lines; those without a place at the end.
 fn in_order(place: Option<&str>) -> (bool, String, Option<usize>) {
     let (file, line) = place
         .and_then(|place| {
@@ -140,7 +144,7 @@ fn in_order(place: Option<&str>) -> (bool, String, Option<usize>) {
 /// All layers, and the names of the sources of ingest.
 fn layers(
     sources: &Sources,
-    known: &Known,
+    known: &KnownKeys,
     problems: &mut Vec<Problem>,
 ) -> (Vec<Layer>, Vec<String>) {
     let mut layers = Vec::new();
@@ -201,7 +205,7 @@ fn settings_file(sources: &Sources, problems: &mut Vec<Problem>) -> Option<(Path
     }
 }
 
-/// Puts what the secrets' files hold in their place.
+/// Reads the secrets' files into the settings.
 fn read_secrets(
     config: &mut Config,
     place: &impl Fn(&str) -> Option<String>,
@@ -226,7 +230,7 @@ fn read_secrets(
             let text = text.trim_end_matches(['\r', '\n']);
             if text.is_empty() { Err("the file is empty".to_owned()) } else { Ok(text.to_owned()) }
         });
-        text.map(Hidden::new).map_err(refused).ok()
+        text.map(Secret::new).map_err(refused).ok()
     };
     if let Some(url) = secret("database.url_file", database.url_file.as_ref()) {
         database.url = url;
@@ -243,7 +247,7 @@ fn read_secrets(
     }
 }
 
-/// Puts what depends on the host or the build in the place of an empty text.
+/// Replaces empty texts by the host's name and this build's user agent.
 fn fill_in(config: &mut Config, sources: &Sources) {
     if config.relay.name.is_empty() {
         config.relay.name = host_name(sources);

@@ -1,31 +1,31 @@
-//! From layers of values to sections in their types. What does not fit is told, and its default stands in for it, so that all
-//! that is wrong is found in one go.
+//! From layers of values to sections in their types. A value that does not fit is reported and
+//! replaced by its default, so that one start finds every problem.
 
 use figment::{Figment, error::Kind, value::Value};
 use serde::de::DeserializeOwned;
 
 use super::error::{Problem, misfit};
 use super::ingest::IngestSettings;
-use super::known::{Known, SOURCES};
+use super::known::{KnownKeys, SOURCES};
 use super::layer::Layer;
 use super::settings::{Config, Origin};
 
-/// The values of all layers, and what was wrong with them.
+/// The values of all layers, and their problems.
 pub(super) struct Sections<'a, P> {
     figment: Figment,
-    known: &'a Known,
+    known: &'a KnownKeys,
     place: &'a P,
     pub(super) problems: Vec<Problem>,
 }
 
 impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
-    pub(super) fn new(figment: Figment, known: &'a Known, place: &'a P) -> Self {
+    pub(super) fn new(figment: Figment, known: &'a KnownKeys, place: &'a P) -> Self {
         Self { figment, known, place, problems: Vec::new() }
     }
 
     /// Every section in its type. `None` if something is missing that has no default.
     pub(super) fn read_all(&mut self, sources: &[String]) -> Option<Config> {
-        // all are read before any is asked for, so that a problem in each is reported
+        // all are read before one of them is unwrapped, so that a problem in each is reported
         let database = self.read("database");
         let http = self.read("http");
         let ingest = self.read_ingest(sources);
@@ -86,8 +86,8 @@ impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
         }
     }
 
-    /// What stands in for a value that does not fit: the list without its entry of this number, or the
-    /// default. `None` where there is no other.
+    /// Replaces a value that does not fit: by the list without its entry of this number, or by the
+    /// default. `None` where there is no other value.
     fn fixed(&self, key: &str, entry: Option<usize>) -> Option<Value> {
         let given = self.figment.find_value(key).ok()?;
         if let (Value::Array(_, mut entries), Some(entry)) = (given.clone(), entry)
@@ -96,7 +96,7 @@ impl<'a, P: Fn(&str) -> Option<String>> Sections<'a, P> {
             entries.remove(entry);
             return Some(entries.into());
         }
-        // A default that does not fit either is no way on.
+        // A default that does not fit either would loop.
         self.known.kind(key).filter(|default| **default != given).cloned()
     }
 }

@@ -1,6 +1,5 @@
-//! The settings as types: one struct per section of `default.toml`, where each one's reason, default and
-//! what happens when it is too small or too large is told. What depends on bounds or on one another is
-//! checked in [`check`](super::check).
+//! The settings as types: a struct for each section of `default.toml`, which has each default and
+//! its reason. [`check`](super::check) checks bounds, and settings against one another.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -9,9 +8,10 @@ use std::{fmt, fs, net::SocketAddr, thread, time::Duration};
 use serde::Deserialize;
 
 use super::ingest::IngestSettings;
-use super::units::{Hidden, serde_as};
-use crate::outbound::addresses::AllowEntry;
-use crate::outbound::client::ProxyUrl;
+use super::serde_as;
+use crate::model::allow::AllowEntry;
+use crate::model::proxy::ProxyUrl;
+use crate::model::secret::Secret;
 
 /// All settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,20 +69,20 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseSettings {
-    /// Never empty once loaded; what `url_file` holds has been read into it.
-    pub url: Hidden,
+    /// Never empty once loaded; the text of `url_file` has been read into it.
+    pub url: Secret,
     #[serde(deserialize_with = "serde_as::path")]
     pub(super) url_file: Option<PathBuf>,
     #[serde(deserialize_with = "serde_as::path")]
     pub(super) password_file: Option<PathBuf>,
     /// Replaces the password of both URLs. Read from `password_file`.
     #[serde(skip)]
-    pub password: Option<Hidden>,
+    pub password: Option<Secret>,
     pub pooler: Pooler,
-    /// The way to sessions that are kept, if it is another; what `direct_url_file` holds has been read
-    /// into it.
+    /// The way to sessions that are kept, if it is another. The text of `direct_url_file` has been
+    /// read into it.
     #[serde(deserialize_with = "serde_as::hidden")]
-    pub direct_url: Option<Hidden>,
+    pub direct_url: Option<Secret>,
     #[serde(deserialize_with = "serde_as::path")]
     pub(super) direct_url_file: Option<PathBuf>,
     /// Pooled connections, besides the relay's own session. 1 to 100.
@@ -100,11 +100,11 @@ pub struct DatabaseSettings {
     pub ca_file: Option<PathBuf>,
 }
 
-/// What lies between the relay and the database.
+/// Whether a pooler lies between the relay and the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooler {
-    /// Nothing that matters: a connection is a session.
+    /// No pooler, or one in session mode: a connection is a session.
     None,
     /// A pooler that lends a session for each transaction.
     Transaction,
@@ -141,7 +141,7 @@ pub struct RelaySettings {
     pub lease: Duration,
     #[serde(deserialize_with = "serde_as::duration")]
     pub grace: Duration,
-    pub wake: Wake,
+    pub wake: WakeMode,
     /// Longest wait before results are written; may be zero.
     #[serde(deserialize_with = "serde_as::duration")]
     pub record_interval: Duration,
@@ -166,7 +166,7 @@ impl RelaySettings {
 /// How an idle relay learns of new events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Wake {
+pub enum WakeMode {
     /// LISTEN for the bell, with a slow poll behind it.
     Listen,
     /// Look every `poll_interval`.
@@ -210,7 +210,7 @@ pub struct DeliverySettings {
     pub cloudevents_source: String,
 }
 
-/// `[retry]`: when the next attempt comes, and when there is none.
+/// `[retry]`: the time of the next attempt, and when a delivery is given up.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetrySettings {
@@ -251,7 +251,7 @@ pub struct HealthSettings {
     pub disable_after: Option<Duration>,
 }
 
-/// `[addresses]`: whom we may dial besides the public internet over HTTPS.
+/// `[addresses]`: receivers that may be dialled besides the public internet over HTTPS.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressSettings {
@@ -259,7 +259,7 @@ pub struct AddressSettings {
     pub allow_http: Vec<AllowEntry>,
 }
 
-/// `[upkeep]`: partitions and what is kept.
+/// `[upkeep]`: partitions and retention.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpkeepSettings {
@@ -278,7 +278,7 @@ pub struct UpkeepSettings {
     pub received_retention: Duration,
 }
 
-/// `[log]`: what is logged, and how it looks.
+/// `[log]`: its level and its form.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSettings {
@@ -288,7 +288,7 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
-/// What a line of the log looks like.
+/// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {

@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::secret::Secret;
 
 const URL: &str = "postgres://app:hunter2@db.internal/shop";
 
@@ -56,7 +57,7 @@ fn the_defaults_need_nothing_but_a_database() {
     assert_eq!(config.database.url.expose(), URL);
     assert_eq!(config.http.listen, Some("127.0.0.1:7878".parse().unwrap()));
     assert_eq!(config.relay.batch, 500);
-    assert_eq!(config.relay.wake, Wake::Listen);
+    assert_eq!(config.relay.wake, WakeMode::Listen);
     assert!(config.relay.worker_threads() >= 1);
     assert_eq!(config.delivery.user_agent, concat!("posthaste/", env!("CARGO_PKG_VERSION")));
     assert_eq!(config.retry.max_age, None);
@@ -71,10 +72,11 @@ fn without_a_database_the_error_says_how_to_name_one() {
 
 #[test]
 fn every_default_is_read_and_none_is_missing() {
-    let known = Known::new(DEFAULTS);
+    let known = KnownKeys::new(DEFAULTS);
     let example = ["example".to_owned()];
-    let figment =
-        |known: &Known| Figment::new().merge(Layer::defaults(known).with_sources(&example, known));
+    let figment = |known: &KnownKeys| {
+        Figment::new().merge(Layer::defaults(known).with_sources(&example, known))
+    };
     for key in known.keys() {
         // a key that is not read, or that the types do without, could be taken away unnoticed
         let (section, name) = key.rsplit_once('.').unwrap();
@@ -89,7 +91,7 @@ fn every_default_is_read_and_none_is_missing() {
             })
             .fold(String::new(), |text, line| text + line + "\n");
         assert!(without.len() < DEFAULTS.len(), "{key} has a line of its own");
-        let figment = figment(&Known::new(&without));
+        let figment = figment(&KnownKeys::new(&without));
         let mut sections = Sections::new(figment, &known, &|_| None);
         assert!(sections.read_all(&example).is_none(), "{key} is required");
         let problems = sections.problems;
@@ -110,12 +112,12 @@ fn every_default_has_its_reason_above_it() {
         }
         above = line;
     }
-    assert_eq!(settings, Known::new(DEFAULTS).keys().len());
+    assert_eq!(settings, KnownKeys::new(DEFAULTS).keys().len());
 }
 
 #[test]
 fn every_setting_can_come_from_the_environment() {
-    for key in Known::new(DEFAULTS).keys() {
+    for key in KnownKeys::new(DEFAULTS).keys() {
         let name = format!("POSTHASTE_{}", key.replace('.', "__").to_uppercase());
         // no setting takes this, so each must object, and say where it stands
         let source = ("POSTHASTE_INGEST__SOURCES__EXAMPLE__VERIFY", "none");
@@ -220,7 +222,7 @@ fn an_unknown_key_is_an_error_that_names_its_line_and_the_nearest_key() {
         ("[relay]\nquux = 1", "settings: posthaste.toml:2: relay.quux: no such setting"),
         (
             "# first\nbatch = 1",
-            "settings: posthaste.toml:2: batch: no such setting; did you mean relay.batch?",
+            "settings: posthaste.toml:2: batch: no such setting; did you mean relay.batch or ingest.batch?",
         ),
         (
             "[relays]\nexponent = 1",
@@ -288,7 +290,7 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
             r#"settings: posthaste.toml:2: database.pooler: with "transaction" the bell needs another way to the database: give database.direct_url, or do without the bell by relay.wake = "poll""#,
         ),
         (
-            "[delivery]\nbody_kept = \"2MiB\"",
+            "[delivery]\nresponse_body_limit = \"2MiB\"",
             "settings: posthaste.toml:2: delivery.response_body_limit: 2097152 bytes are out of bounds; write 0B to 1MiB",
         ),
         (
@@ -499,7 +501,7 @@ fn behind_a_pooler_there_is_a_direct_way_or_no_bell() {
     fs::write(&path, "postgres://app:hunter2@past.the.pooler\n").unwrap();
     let file = format!("{pooled}direct_url_file = {:?}", path.to_str().unwrap());
     let listening = with_file(&file).load().unwrap();
-    let direct = listening.database.direct_url.as_ref().map(Hidden::expose);
+    let direct = listening.database.direct_url.as_ref().map(Secret::expose);
     assert_eq!(direct, Some("postgres://app:hunter2@past.the.pooler"));
     assert_eq!(listening.database.url.expose(), URL);
     assert!(!format!("{listening:?}").contains("hunter2"));
@@ -618,7 +620,7 @@ fn what_is_wrong_with_ingest_is_said_where_it_stands() {
         ),
         (
             "[ingest]\nlisten = \"[::]:7879\"",
-            "settings: posthaste.toml:2: ingest.listen: nobody may send; write a section such as [ingest.sources.gitlab], or \"off\"",
+            "settings: posthaste.toml:2: ingest.listen: no source may send; write a section such as [ingest.sources.gitlab], or \"off\"",
         ),
         (
             "[ingest]\nspool = \"/no/such\"",

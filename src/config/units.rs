@@ -1,48 +1,16 @@
-//! How a setting's text becomes a value: durations, sizes and "off". Each says in its error
-//! what would be right; where the text came from is added by [`load`](super::load).
+//! From a setting's text to its value: durations, sizes, addresses, "off". Each error says what
+//! would be right; [`load`](super::load) adds the place of the text.
 
-use std::{
-    fmt::{self, Display},
-    net::SocketAddr,
-    path::PathBuf,
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
-use serde::{Deserialize, Deserializer, de};
 
-use super::filter::parse_filter;
-use super::ingest::{EventType, header_pattern, network};
 use crate::model::selector::Selector;
-use crate::outbound::client::ProxyUrl;
 
-/// What an operator writes for "none of it". An empty text says the same.
+/// An operator's word for "none". An empty text says the same.
 const OFF: &str = "off";
-
-/// A text that must not be shown: a URL with a password, a password.
-#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Hidden(String);
-
-impl Hidden {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text itself, for whoever opens the connection and nobody else.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hidden(…)")
-    }
-}
 
 /// A duration such as `"500ms"`, `"1h 30m"` or `"30d"`; a day is 24 hours.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -94,7 +62,7 @@ fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
             "{text:?} is not an address and port; write \"127.0.0.1:7878\", \"0.0.0.0:7878\", \"[::]:7878\" or \"off\""
@@ -103,7 +71,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// `None` for an empty text or "off".
-fn unless_off<T>(
+pub(super) fn unless_off<T>(
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Option<T>, String> {
@@ -113,188 +81,63 @@ fn unless_off<T>(
     }
 }
 
-pub(super) mod serde_as {
-    //! The functions above in the shape that `#[serde(deserialize_with)]` asks for.
+/// The origin of an event's type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventType {
+    /// The sender's own convention.
+    Conventional,
+    Fixed(String),
+    Picked(Selector),
+}
 
-    use super::{
-        Deserialize, Deserializer, Display, Duration, EventType, Hidden, IpNet, PathBuf, ProxyUrl,
-        Selector, SocketAddr, de, fmt, header_pattern, network, parse_duration, parse_filter,
-        parse_listen, parse_size, unless_off,
-    };
-
-    pub(in crate::config) fn duration<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Duration, D::Error> {
-        parsed(d, parse_duration)
-    }
-
-    pub(in crate::config) fn duration_or_off<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        parsed(d, |text| {
-            unless_off(text, parse_duration).map_err(|wrong| format!("{wrong}, or \"off\""))
-        })
-    }
-
-    pub(in crate::config) fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
-        parsed(d, |text| {
-            usize::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is out of reach"))
-        })
-    }
-
-    pub(in crate::config) fn listen<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<SocketAddr>, D::Error> {
-        parsed(d, |text| unless_off(text, parse_listen))
-    }
-
-    pub(in crate::config) fn proxy<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<ProxyUrl>, D::Error> {
-        parsed(d, |text| {
-            unless_off(text, |text| {
-                text.parse::<ProxyUrl>().map_err(|error| {
-                    format!("{error}; write http://host:port, or \"off\" for no proxy")
-                })
-            })
-        })
-    }
-
-    pub(in crate::config) fn filter<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-        parsed(d, parse_filter)
-    }
-
-    /// Empty: none. A file named "off" is a file.
-    pub(in crate::config) fn path<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<PathBuf>, D::Error> {
-        Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()).map(PathBuf::from))
-    }
-
-    pub(in crate::config) fn path_or_off<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<PathBuf>, D::Error> {
-        parsed(d, |text| unless_off(text, |text| Ok::<_, String>(PathBuf::from(text))))
-    }
-
-    pub(in crate::config) fn event_type<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<EventType, D::Error> {
-        parsed(d, EventType::parse)
-    }
-
-    /// Empty: none.
-    pub(in crate::config) fn pick<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Selector>, D::Error> {
-        parsed(d, |text| match text {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(|wrong| format!("{text:?} is neither; {wrong}")),
-        })
-    }
-
-    pub(in crate::config) fn header_patterns<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Vec<String>, D::Error> {
-        all(d, header_pattern)
-    }
-
-    pub(in crate::config) fn networks<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Vec<IpNet>, D::Error> {
-        all(d, network)
-    }
-
-    /// Each of the list; of those that do not fit, all are told.
-    fn all<'de, T, D: Deserializer<'de>>(
-        d: D,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, D::Error> {
-        let (mut fit, mut wrong) = (Vec::new(), Vec::new());
-        for text in Vec::<String>::deserialize(d)? {
-            match parse(&text) {
-                Ok(one) => fit.push(one),
-                Err(what) => wrong.push(what),
-            }
+impl EventType {
+    /// Reads `event_type` of a source.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::Conventional);
         }
-        if wrong.is_empty() { Ok(fit) } else { Err(de::Error::custom(wrong.join("; "))) }
+        if text.starts_with('$') || text.starts_with("header:") {
+            return text
+                .parse()
+                .map(Self::Picked)
+                .map_err(|wrong| format!("{text:?} is no path or header; {wrong}"));
+        }
+        let word = |word: &str| {
+            !word.is_empty()
+                && !word.contains(|c: char| c.is_whitespace() || c == '*' || c.is_control())
+        };
+        if text.len() > 256 || !text.split('.').all(word) || text.starts_with("posthaste.") {
+            return Err(format!(
+                "{text:?} is not an event type; write dotted words such as \"build.finished\" (not posthaste.…), \
+                 \"header:X-Kind\", \"$.kind\", or nothing"
+            ));
+        }
+        Ok(Self::Fixed(text.to_owned()))
     }
+}
 
-    /// Empty: none.
-    pub(in crate::config) fn unless_empty<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<String>, D::Error> {
-        Ok(Some(String::deserialize(d)?).filter(|text| !text.is_empty()))
+/// A header's name, or a beginning of names.
+pub(super) fn parse_header_pattern(text: &str) -> Result<String, String> {
+    let pattern = text.trim().to_ascii_lowercase();
+    let name = pattern.strip_suffix('*').unwrap_or(&pattern);
+    let fits = (pattern == "*" || !name.is_empty())
+        && name.len() <= 128
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if fits {
+        Ok(pattern)
+    } else {
+        Err(format!(
+            "{text:?} is not a header's name; write \"x-acme-kind\", \"x-acme-*\" or \"*\""
+        ))
     }
+}
 
-    /// Empty: none.
-    pub(in crate::config) fn hidden<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Hidden>, D::Error> {
-        let text = String::deserialize(d)?;
-        Ok((!text.trim().is_empty()).then(|| Hidden::new(text)))
-    }
-
-    fn parsed<'de, T, W: Display, D: Deserializer<'de>>(
-        d: D,
-        parse: impl FnOnce(&str) -> Result<T, W>,
-    ) -> Result<T, D::Error> {
-        let Written { text, in_quotes } = Written::deserialize(d)?;
-        match parse(&text) {
-            Ok(value) if in_quotes => Ok(value),
-            Ok(_) => Err(de::Error::custom(format!("{text} does not fit; write {text:?}"))),
-            Err(wrong) => Err(de::Error::custom(wrong)),
-        }
-    }
-
-    /// What stands where a text belongs. A number or a word without quotes is kept, so that all that is
-    /// wrong with it can be told at once, the missing unit too.
-    struct Written {
-        text: String,
-        in_quotes: bool,
-    }
-
-    impl<'de> Deserialize<'de> for Written {
-        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-            d.deserialize_any(WrittenVisitor)
-        }
-    }
-
-    struct WrittenVisitor;
-
-    impl WrittenVisitor {
-        fn bare(value: impl Display) -> Written {
-            Written { text: value.to_string(), in_quotes: false }
-        }
-    }
-
-    impl de::Visitor<'_> for WrittenVisitor {
-        type Value = Written;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-
-        fn visit_str<E>(self, text: &str) -> Result<Written, E> {
-            Ok(Written { text: text.to_owned(), in_quotes: true })
-        }
-
-        fn visit_bool<E>(self, value: bool) -> Result<Written, E> {
-            Ok(Self::bare(value))
-        }
-
-        fn visit_i64<E>(self, value: i64) -> Result<Written, E> {
-            Ok(Self::bare(value))
-        }
-
-        fn visit_u64<E>(self, value: u64) -> Result<Written, E> {
-            Ok(Self::bare(value))
-        }
-
-        fn visit_f64<E>(self, value: f64) -> Result<Written, E> {
-            Ok(Self::bare(value))
-        }
-    }
+/// A CIDR, or an address alone.
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        format!("{text:?} is not a network; write \"34.74.90.64/28\" or \"2001:db8::1\"")
+    })
 }
 
 #[cfg(test)]
@@ -327,10 +170,5 @@ mod tests {
         for text in ["", "4096", "KiB", "-1B", "1.5MiB", "1mib", "99999999999GiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_hidden_is_not_shown() {
-        assert!(!format!("{:?}", Hidden::new("hunter2".to_owned())).contains("hunter2"));
     }
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-use crate::receiver::listener::{Answer, Listener, Taken};
+use crate::receiver::listener::{ReceiverAnswer, ReceiverListener, Taken};
 use crate::stopper::Stopper;
 
 /// An event of the demo has some 150 bytes.
@@ -102,7 +102,7 @@ impl Receiver {
     /// If no port can be bound.
     pub async fn start(moods: &[(&str, Mood)]) -> Result<Self, ReceiverError> {
         let any = (Ipv4Addr::LOCALHOST, 0);
-        let listener = Listener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
+        let listener = ReceiverListener::bind(any.into()).await.map_err(ReceiverError::Listen)?;
         let address = listener.address();
         // Bound and not listening: no other process can get the port, and it refuses connections.
         let refusing = TcpSocket::new_v4().map_err(ReceiverError::Listen)?;
@@ -195,7 +195,7 @@ enum Failure {
 }
 
 /// Until it is dropped.
-async fn serve(listener: Listener, shared: Arc<DemoEndpoints>) {
+async fn serve(listener: ReceiverListener, shared: Arc<DemoEndpoints>) {
     let handler = move |taken| {
         let shared = Arc::clone(&shared);
         async move { answer(&taken, &shared).await }
@@ -203,29 +203,31 @@ async fn serve(listener: Listener, shared: Arc<DemoEndpoints>) {
     listener.serve(BODY_MAX, handler, &Stopper::new()).await;
 }
 
-async fn answer(taken: &Taken, shared: &DemoEndpoints) -> Answer {
+async fn answer(taken: &Taken, shared: &DemoEndpoints) -> ReceiverAnswer {
     let Some((mood, state)) = shared.endpoints.get(&taken.path) else {
-        return Answer::Status(StatusCode::NOT_FOUND);
+        return ReceiverAnswer::Status(StatusCode::NOT_FOUND);
     };
     let Some(body) = &taken.body else {
-        return Answer::Status(StatusCode::PAYLOAD_TOO_LARGE);
+        return ReceiverAnswer::Status(StatusCode::PAYLOAD_TOO_LARGE);
     };
     let key = locked(state).key.clone();
     let Some(id) = key.and_then(|key| genuine(&key, &taken.headers, body)) else {
         locked(state).inbox.forged += 1;
-        return Answer::Status(StatusCode::UNAUTHORIZED);
+        return ReceiverAnswer::Status(StatusCode::UNAUTHORIZED);
     };
     match mood {
         Mood::Good => {}
         Mood::Slow => tokio::time::sleep(SLOW).await,
         Mood::Flaky => match locked(state).failure(id) {
             None => {}
-            Some(Failure::Status) => return Answer::Status(StatusCode::INTERNAL_SERVER_ERROR),
-            Some(Failure::HangUp) => return Answer::HangUp,
+            Some(Failure::Status) => {
+                return ReceiverAnswer::Status(StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            Some(Failure::HangUp) => return ReceiverAnswer::HangUp,
         },
     }
     locked(state).accept(id, body);
-    Answer::Status(StatusCode::OK)
+    ReceiverAnswer::Status(StatusCode::OK)
 }
 
 /// The webhook's id, if one of its signatures is right (Standard Webhooks, `v1`).

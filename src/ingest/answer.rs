@@ -1,5 +1,5 @@
-//! What a sender hears: where its webhook is, or why it is not taken, with the status that says whose
-//! affair that is. Nothing that it did not say itself, and nothing of the inside.
+//! The answers to a sender: where its webhook is kept, or why it is not taken, with a status that
+//! says which side is at fault. They hold nothing of the relay's inside.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -13,23 +13,24 @@ use crate::serve::problem::{JSON, problem, respond};
 use crate::signing::verify::NotVerified;
 use crate::store::received::Stored;
 
-/// When to try again where we are at fault: soon, since senders have little patience and few tries.
+/// When to try again if the relay is at fault, in seconds: soon, since senders have little patience
+/// and few tries.
 const SOON: HeaderValue = HeaderValue::from_static("5");
-/// When there are only too many at once.
+/// When to try again if there are only too many requests at once, in seconds.
 const AT_ONCE: HeaderValue = HeaderValue::from_static("1");
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type IngestAnswer = Response<Full<Bytes>>;
 
-/// Where a webhook is.
+/// Where a webhook is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
     Stored(Stored),
     Spooled,
-    /// Nowhere: it only asked whether it had come to the right place, and hears this.
+    /// Nowhere: the request only asked whether it had come to the right place, and hears this.
     Challenge(String),
 }
 
-/// Why it is not taken.
+/// Why a webhook is not taken.
 #[derive(Debug)]
 pub(super) enum Refused {
     NoSource,
@@ -48,7 +49,7 @@ pub(super) enum Refused {
     SourceFull,
     /// Too many at once.
     Full,
-    /// The database is well and does not take it.
+    /// The database is well and refuses it.
     NotStorable,
     /// The spool has no room.
     SpoolFull,
@@ -56,7 +57,7 @@ pub(super) enum Refused {
     Away,
 }
 
-pub(super) fn kept(kept: Kept) -> Answer {
+pub(super) fn kept(kept: Kept) -> IngestAnswer {
     let (status, body) = match kept {
         Kept::Stored(stored) => {
             let id = stored.event.map(|(id, created_at)| webhook_id(id, created_at));
@@ -70,7 +71,7 @@ pub(super) fn kept(kept: Kept) -> Answer {
 }
 
 /// Problems of RFC 9457.
-pub(super) fn refused(refused: Refused) -> Answer {
+pub(super) fn refused(refused: Refused) -> IngestAnswer {
     let text = |text| HeaderValue::from_static(text);
     match refused {
         Refused::NoSource => {
@@ -117,7 +118,8 @@ pub(super) fn refused(refused: Refused) -> Answer {
     }
 }
 
-/// hyper closes the connection of a head that does not come to its end without a word. This is the word.
+/// The answer to a head that does not come to its end. hyper would close its connection without an
+/// answer.
 pub(super) fn slow_head() -> String {
     let status = StatusCode::REQUEST_TIMEOUT;
     let body = json!({
@@ -134,16 +136,16 @@ pub(super) fn slow_head() -> String {
     )
 }
 
-fn unavailable(why: &str) -> Answer {
+fn unavailable(why: &str) -> IngestAnswer {
     with(RETRY_AFTER, SOON, problem(StatusCode::SERVICE_UNAVAILABLE, why))
 }
 
-/// With this answer the connection ends: what is left of the request is not read.
-fn closing(answer: Answer) -> Answer {
+/// The connection ends with this answer: the rest of the request is not read.
+fn closing(answer: IngestAnswer) -> IngestAnswer {
     with(CONNECTION, HeaderValue::from_static("close"), answer)
 }
 
-fn with(name: HeaderName, value: HeaderValue, mut answer: Answer) -> Answer {
+fn with(name: HeaderName, value: HeaderValue, mut answer: IngestAnswer) -> IngestAnswer {
     answer.headers_mut().insert(name, value);
     answer
 }

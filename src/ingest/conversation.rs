@@ -1,5 +1,6 @@
-//! One connection, from its first byte to its end: HTTP/1.1 within bounds of time and size, on whatever
-//! carries bytes. What is answered is decided by the [`handler`](super::handler).
+//! One connection, from its first byte to its end: HTTP/1.1 within bounds of time and size, on any
+//! stream of bytes. The [`request`](super::request) handler decides the answers. Unlike
+//! [`serve::connection`](crate::serve::connection) it tells a slow sender so before it hangs up.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -20,20 +21,30 @@ use super::answer;
 use super::request::Handler;
 use crate::stopper::Stopper;
 
-/// No connection is kept longer: one whose peer does not read its answers would never end by itself.
+/// No connection is kept longer: one whose peer does not read its answers would never end by
+/// itself.
 const CONNECTION_TIME: Duration = Duration::from_secs(3600);
-/// How long the peer may take to hear the last answer and hang up. Whoever closes while bytes are still
-/// coming takes the answer away with it.
+/// How long the peer may take to hear the last answer and hang up. Closing while bytes are still
+/// coming would take the answer away.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// What is asked on one connection, and by whom.
+/// One connection: its peer, the handler of its requests, and its bounds.
 pub(super) struct Conversation {
     pub(super) handler: Arc<Handler>,
     pub(super) peer: IpAddr,
-    pub(super) head_timeout: Duration,
-    pub(super) max_head: usize,
-    pub(super) grace: Duration,
+    pub(super) bounds: ConversationBounds,
     pub(super) stopper: Stopper,
+}
+
+/// The bounds of a conversation, from the settings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConversationBounds {
+    /// A request's head must be whole this long after the connection or the last answer.
+    pub(super) head_timeout: Duration,
+    /// Bytes of a request's head.
+    pub(super) max_head: usize,
+    /// How long a request may take to its answer after a stop.
+    pub(super) grace: Duration,
 }
 
 impl Conversation {
@@ -45,10 +56,10 @@ impl Conversation {
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            // whoever has said all it has to say may still hear what we say of it
+            // A peer that has sent all may close its half and still hear the answer.
             .half_close(true)
-            .header_read_timeout(self.head_timeout)
-            .max_buf_size(self.max_head)
+            .header_read_timeout(self.bounds.head_timeout)
+            .max_buf_size(self.bounds.max_head)
             .serve_connection(TokioIo::new(stream), service);
         let over = async {
             tokio::select! {
@@ -64,10 +75,11 @@ impl Conversation {
             Some(ended) => Ok(ended),
             None => {
                 Pin::new(&mut connection).graceful_shutdown();
-                time::timeout(self.grace, poll_fn(|cx| connection.poll_without_shutdown(cx))).await
+                time::timeout(self.bounds.grace, poll_fn(|cx| connection.poll_without_shutdown(cx)))
+                    .await
             }
         };
-        // how a connection ends is its peer's affair, but for the one that dripped
+        // How a connection ends is its peer's affair, unless the peer dripped.
         let Ok(ended) = ended else { return };
         let parts = connection.into_parts();
         let dripped = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
@@ -75,7 +87,7 @@ impl Conversation {
     }
 }
 
-/// Says the last word, hangs up, and listens until the peer has too.
+/// Sends the last word, hangs up, and reads until the peer has hung up too.
 async fn part(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     dripped: bool,

@@ -1,7 +1,5 @@
-//! The in_memory: the conversation and the handler as they are, with neither a port nor a database.
-//!
-//! Whoever stands here brings the bytes and says what becomes of each webhook that is taken. Tests throw
-//! anything at it.
+//! The conversation and the handler as they are, with neither a port nor a database. The caller, a
+//! test, brings the bytes and decides where each webhook is kept.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,29 +11,32 @@ use tokio::sync::mpsc;
 
 pub use super::answer::Kept;
 use super::answer::Refused;
-use super::conversation::Conversation;
+use super::conversation::{Conversation, ConversationBounds};
+use super::error::IngestError;
 use super::request::Handler;
+use super::sources;
 use super::writer::WaitingRequest;
-use super::{IngestError, sources};
 use crate::clock::Present;
 use crate::config::IngestSettings;
 use crate::model::incoming::Incoming;
 use crate::observe::metrics::Metrics;
 use crate::stopper::Stopper;
 
-/// A handler for one conversation.
-pub struct Doorstep {
+/// One conversation, and the webhooks it has taken.
+pub struct InMemoryIngest {
     conversation: Conversation,
     waiting: mpsc::Receiver<WaitingRequest>,
 }
 
-impl fmt::Debug for Doorstep {
+impl fmt::Debug for InMemoryIngest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Doorstep")
+        f.write_str("InMemoryIngest")
     }
 }
 
-impl Doorstep {
+impl InMemoryIngest {
+    /// A handler for the connection of this peer.
+    ///
     /// # Errors
     /// When a secret cannot be used.
     pub fn new(
@@ -48,15 +49,18 @@ impl Doorstep {
         let conversation = Conversation {
             handler: Arc::new(Handler::new(sources(settings)?, settings, sender, metrics, present)),
             peer,
-            head_timeout: settings.head_timeout,
-            max_head: settings.max_head,
-            grace: Duration::ZERO,
+            bounds: ConversationBounds {
+                head_timeout: settings.head_timeout,
+                max_head: settings.max_head,
+                grace: Duration::ZERO,
+            },
             stopper: Stopper::new(),
         };
         Ok(Self { conversation, waiting })
     }
 
-    /// Until the conversation is over. `keep` stands for database and spool: with `None` they are away.
+    /// Holds the conversation to its end. `keep` stands for database and spool: with `None` they
+    /// are away.
     pub async fn hold(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -70,7 +74,7 @@ impl Doorstep {
                 let _heard = answer.send(keep(incoming).ok_or(Refused::Away));
             }
         };
-        // ends when the handler is gone
+        // The keeping ends when the handler is gone.
         tokio::join!(conversation.hold(stream), keeping);
     }
 }

@@ -1,32 +1,29 @@
-//! Webhooks that come in: what a sender may never send again is kept before it is answered.
+//! Webhooks that come in. A sender may never send one again, so it is kept before it is answered.
 //!
 //! # One webhook's way
 //!
-//! The **listener** (`listener`) takes connections, bounded in number, and each is a **conversation**
-//! (`conversation`), bounded in time. The **handler** (`handler`) reads
-//! one request of a **source** (`source`) within its bounds, lets the verifier ([`signing::verify`](crate::signing::verify)) say whether it is
-//! the source's, and makes of it what is to be stored. The **writer** (`writer`) gathers what comes
-//! while a commit is under way into the next, and answers when it is committed. While the database is
-//! away, or slower than it may be, the **spool** (`spool`) keeps it on disk; the writer stores it from
-//! there when the database is back, in order, and each once.
+//! The **listener** ([`serve::listener`](crate::serve::listener)) takes connections, bounded in
+//! number, and each is a **conversation** (`conversation`), bounded in time. The **handler**
+//! (`request`) reads one request of a **source** (`source`) within its bounds, lets the verifier
+//! ([`signing::verify`](crate::signing::verify)) say whether it is the source's, and makes an event
+//! of it. The **writer** (`writer`) gathers the events that come while a commit is under way into
+//! the next, and answers when that is committed. While the database is away, or slower than it may
+//! be, the **spool** (`spool`) keeps them on disk; the writer stores them from there when the
+//! database is back, in order, and each once.
 //!
 //! From the outbox on it is an event like any other.
 
 mod answer;
 mod conversation;
+mod error;
 pub mod in_memory;
-mod listener;
 mod request;
 mod source;
 mod spool;
-mod tls;
 mod writer;
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -34,55 +31,39 @@ use crate::clock::Present;
 use crate::config::{Config, IngestSettings};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
+use crate::serve::listener::Listener;
+use crate::serve::tls::CertificateFiles;
 use crate::stopper::Stopper;
-use crate::store::{Database, Store, StoreError};
+use crate::store::{Database, Store};
 
-use listener::Listener;
+use conversation::{Conversation, ConversationBounds};
+pub use error::IngestError;
 use request::Handler;
 use source::Source;
 use spool::Spool;
 pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
-use tls::Tls;
 use writer::Writer;
 
-/// What comes in is one statement at a time; beside it one may be looking whether the database is back.
+/// Webhooks are stored by one statement at a time; beside it another may look whether the database
+/// is back.
 const CONNECTIONS: usize = 2;
 
-/// Webhooks cannot be taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    #[error("listen on {address} (ingest.listen)")]
-    Bind { address: SocketAddr, source: io::Error },
-    #[error("read {setting} {}", path.display())]
-    Certificate { setting: &'static str, path: PathBuf, source: io::Error },
-    #[error("use the certificate and key of ingest")]
-    Tls(#[from] rustls::Error),
-    #[error("use the spool {}", path.display())]
-    Spool { path: PathBuf, source: io::Error },
-    #[error("the spool {} is in use by another process", path.display())]
-    SpoolInUse { path: PathBuf },
-    #[error("ingest.sources.{name}.secret")]
-    Secret { name: String, source: crate::signing::verify::VerifierError },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// A front handler that is bound and lets nobody in yet.
+/// A listener, a handler and a writer that are ready, and take no webhook yet.
 #[derive(Debug)]
 pub struct Ingest {
     listener: Listener,
     handler: Handler,
     writer: Writer,
     waiting: mpsc::Receiver<writer::WaitingRequest>,
-    grace: Duration,
+    bounds: ConversationBounds,
 }
 
 impl Ingest {
-    /// Takes the port and the spool, so that what is wrong with either is known before anything starts.
-    /// `None`: nothing is to be taken in.
+    /// Takes the port and the spool, so that a fault of either is known before anything starts.
+    /// `None`: no webhooks are to be taken in.
     ///
     /// # Errors
-    /// When it cannot be as it is set.
+    /// If the port, the certificate, the spool or a secret cannot be used.
     pub async fn open(
         config: &Config,
         database: &Database,
@@ -91,11 +72,7 @@ impl Ingest {
     ) -> Result<Option<Self>, IngestError> {
         let settings = &config.ingest;
         let Some(address) = settings.listen else { return Ok(None) };
-        let tls = match (&settings.certificate_file, &settings.key_file) {
-            (Some(certificate), Some(key)) => Some(Tls::open(certificate, key)?),
-            _ => None,
-        };
-        let listener = Listener::bind(address, tls, settings, metrics).await?;
+        let listener = listen(address, settings, metrics).await?;
         let spool = match &settings.spool {
             Some(path) => Some(Spool::open(path, settings.spool_bytes, settings.spool_files)?),
             None => None,
@@ -106,10 +83,15 @@ impl Ingest {
         let (sender, waiting) = mpsc::channel(settings.max_in_flight);
         let writer = Writer::new(store, spool, settings, metrics, status);
         let handler = Handler::new(sources, settings, sender, metrics, Present::default());
-        Ok(Some(Self { listener, handler, writer, waiting, grace: config.relay.grace }))
+        let bounds = ConversationBounds {
+            head_timeout: settings.head_timeout,
+            max_head: settings.max_head,
+            grace: config.relay.grace,
+        };
+        Ok(Some(Self { listener, handler, writer, waiting, bounds }))
     }
 
-    /// Where it listens: the port is the one that was given by the system if 0 was asked for.
+    /// The address it listens at: with the port that the system chose if 0 was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
@@ -121,12 +103,35 @@ impl Ingest {
         self.writer.has_spool()
     }
 
-    /// Takes webhooks in until the stop; then answers what had come, and returns.
+    /// Takes webhooks in until the stop; then answers the requests that had come, and returns.
     pub async fn run(self, stopper: &Stopper) {
-        let serving = self.listener.serve(self.handler, self.grace, stopper);
-        // ends when the handler is gone, and with it the last that could wait
-        tokio::join!(serving, self.writer.run(self.waiting));
+        let (handler, bounds, told) = (Arc::new(self.handler), self.bounds, stopper.clone());
+        let hold = move |stream, peer| {
+            let (handler, stopper) = (Arc::clone(&handler), told.clone());
+            Conversation { handler, peer, bounds, stopper }.hold(stream)
+        };
+        // The writer ends when the handler is gone, and with it the last request that could wait.
+        tokio::join!(self.listener.serve(hold, stopper), self.writer.run(self.waiting));
     }
+}
+
+async fn listen(
+    address: SocketAddr,
+    settings: &IngestSettings,
+    metrics: &Metrics,
+) -> Result<Listener, IngestError> {
+    // Read before the port is taken: without its certificate a listener is of no use.
+    let files = match (&settings.certificate_file, &settings.key_file) {
+        (Some(certificate), Some(key)) => Some(CertificateFiles::open("ingest", certificate, key)?),
+        _ => None,
+    };
+    let listener = Listener::bind("ingest.listen", address, settings.max_connections).await;
+    let listener = listener.map_err(|source| IngestError::Bind { address, source })?;
+    let listener = listener.counted_by(metrics.ingest.connections.clone());
+    Ok(match files {
+        Some(files) => listener.with_tls(files, settings.head_timeout),
+        None => listener,
+    })
 }
 
 fn sources(settings: &IngestSettings) -> Result<Vec<Source>, IngestError> {

@@ -1,5 +1,6 @@
-//! The front handler: one request of one source, read within its bounds, verified, and handed to the
-//! writer. Whatever is wrong with it is said in a problem of RFC 9457; what is wrong with us is 503.
+//! The handler of requests: reads one request of one source within its bounds, verifies it, and
+//! hands it to the writer. A fault of the request is answered with a problem of RFC 9457, a fault
+//! of the relay with 503.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use hyper::{Method, Request};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::answer::{self, Answer, Kept, Refused};
+use super::answer::{self, IngestAnswer, Kept, Refused};
 use super::source::Source;
 use super::writer::{BytesPermit, RequestPermit, WaitingRequest};
 use crate::clock::Present;
@@ -32,7 +33,7 @@ pub(super) struct Handler {
     bytes: Arc<Semaphore>,
     writer: mpsc::Sender<WaitingRequest>,
     metrics: Arc<Metrics>,
-    /// By which signed times are judged.
+    /// The clock that signed times are compared with.
     present: Present,
     random: SystemRandom,
 }
@@ -57,13 +58,13 @@ impl Handler {
         }
     }
 
-    /// The answer to one request. It counts what it says.
-    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
+    /// Answers one request, and counts its answer.
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> IngestAnswer {
         let answer = match self.take(request, peer).await {
             Ok(kept) => answer::kept(kept),
             Err(refused) => answer::refused(refused),
         };
-        self.metrics.ingest.answers(answer.status().as_u16()).increment(1);
+        self.metrics.ingest.answers.of(answer.status().as_u16()).increment(1);
         answer
     }
 
@@ -85,14 +86,14 @@ impl Handler {
         let body = body.await.map_err(|_| Refused::TooSlow)??;
         let verified =
             source.verifier.verify(headers, &body, self.present.now()).map_err(|refusal| {
-                // not louder: anybody can have it said as often as they like
+                // Not louder: any peer could fill the log with it.
                 tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
                 Refused::Unverified(refusal)
             })?;
         if let Some(challenge) = source.challenge(&verified, &body) {
             return Ok(Kept::Challenge(challenge));
         }
-        // Only now: nobody who proves nothing, or drips, keeps others from their places.
+        // Only now: a sender that proves nothing, or drips, keeps no place from the others.
         let place = self.place(source)?;
         let incoming = source.incoming(verified, headers, content, &body, || self.draw());
         let incoming = incoming.map_err(Refused::Wrong)?;
@@ -104,7 +105,7 @@ impl Handler {
         kept.await.unwrap_or(Err(Refused::Away))
     }
 
-    /// A place for one request, of its source's and of all.
+    /// A place for one request, among its source's and among all.
     fn place(&self, source: &Source) -> Result<RequestPermit, Refused> {
         let of_source = Arc::clone(&source.places).try_acquire_owned();
         let of_all = Arc::clone(&self.places);
@@ -120,8 +121,8 @@ impl Handler {
         Arc::clone(&self.bytes).try_acquire_many_owned(more).map_err(|_| Refused::Full)
     }
 
-    /// The whole body, no longer than it may be. What has come of it is taken from the room; what is only
-    /// told is not, or a few words would keep out everybody else.
+    /// The whole body, within its source's bound. The bytes that have come take room; a length that
+    /// is only announced does not, or a few heads would keep out all other senders.
     async fn read(
         &self,
         source: &Source,
@@ -135,7 +136,8 @@ impl Handler {
         }
         let told = body.size_hint().exact().map_or(Ok(0), usize::try_from);
         told.ok().filter(|&told| told <= most).ok_or(Refused::TooLong { most })?;
-        // Put together when all are here: one that grows takes twice as much, of each that is refused too.
+        // Put together when all are here: a buffer that grows would take twice the memory, and for
+        // bodies that are refused too.
         let mut pieces = Vec::new();
         let mut length = 0;
         while let Some(frame) = body.frame().await {
@@ -152,7 +154,7 @@ impl Handler {
         Ok(whole.freeze())
     }
 
-    /// A name for what its sender has not named, drawn before anything is tried.
+    /// A random id for a webhook that its sender gave none, drawn before it is stored.
     fn draw(&self) -> String {
         let mut bytes = [0; 16];
         self.random.fill(&mut bytes).expect("the system has random bytes");

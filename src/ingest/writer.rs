@@ -217,7 +217,7 @@ impl Writer {
         let error = match storing.await {
             Ok(Ok(stored)) => {
                 let counts = &self.metrics.ingest;
-                counts.receive_duration.record(Clock.since(began));
+                self.metrics.statement_duration.receive.record(Clock.since(began));
                 #[expect(clippy::cast_precision_loss, reason = "at most some thousand")]
                 counts.batch_size.record(stored.len() as f64);
                 counts

@@ -1,12 +1,12 @@
-//! When each endpoint is next owed something that is not claimed. A hint: the database decides what
-//! is due, and is asked for all of it with every poll.
+//! Remembers when each endpoint is next owed something that is not claimed. A hint: the database
+//! decides what is due, and is asked for all of it with every poll.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::model::endpoint::EndpointId;
 
-/// What is due later than this is left to a later poll.
+/// Deliveries that are due later than this are left to a later poll.
 pub const HORIZON: Duration = Duration::from_secs(60);
 
 /// The next moment of each endpoint.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::secret::Secret;
+
 /// `posthaste.endpoints.id`.
 pub type EndpointId = i64;
 
@@ -76,27 +78,4 @@ pub enum BodyFormat {
     Raw,
     /// `CloudEvents` 1.0 in structured mode.
     CloudEvents,
-}
-
-/// The text of a signing secret. Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself, for the signer alone.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }

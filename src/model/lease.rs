@@ -1,24 +1,25 @@
-//! When a relay renews its lease, and what it may do under it. A relay that has not renewed its lease for
-//! its length may be taken for dead by the others, which then make its deliveries.
+//! When a relay renews its lease, and what it may do under it. A relay that has not renewed its
+//! lease for its length may be taken for dead by the others, which then make its deliveries.
 
 use std::time::Duration;
 
 /// Between two tries to take a lease up again.
 const RETAKE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// When the database has been away, every relay's lock is free and every heartbeat is old. The relay that
-/// is back first gives the others this long to take theirs again before it takes them for dead.
+/// When the database has been away, every relay's lock is free and every heartbeat is old. The
+/// relay that is back first gives the others this long to take theirs again before it takes them
+/// for dead.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// How long after the last renewal requests may begin: so much before the lease ends that they have come
-/// back by then, as a rule.
+/// How long after the last renewal requests may begin: so much before the lease ends that they have
+/// come back by then, as a rule.
 #[must_use]
 pub fn sends_for(lease: Duration) -> Duration {
     lease.mul_f64(2.0 / 3.0)
 }
 
-/// How long to wait between two heartbeats. `is_held`: there is a session that holds the lease's lock.
-/// `is_alone`: there is no other relay.
+/// How long to wait between two heartbeats. `is_held`: there is a session that holds the lease's
+/// lock. `is_alone`: there is no other relay.
 #[must_use]
 pub fn next_heartbeat(
     heartbeat: Duration,

@@ -4,6 +4,11 @@
 //! neither a sleep nor a mock.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+// Texts of operators.
+pub mod allow;
+pub mod proxy;
+pub mod secret;
+
 // Events, endpoints and the deliveries between them.
 pub mod delivery;
 pub mod endpoint;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// However many keys there are, the database has this much longer to itself than it took to look at them.
+/// However many keys there are, the database has this much longer to itself than it took to look at
+/// them.
 const REST: u32 = 20;
 
 /// How long to wait before all keys are looked at again, after a look at them that took so long.

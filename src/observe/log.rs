@@ -1,8 +1,7 @@
-//! The log: lines on standard error, JSON unless somebody is reading along.
+//! The log: lines on standard error, as text on a terminal, otherwise as JSON.
 //!
-//! Spans carry `event`, `endpoint`,
-//! `delivery` and `attempt`; a line adds only what is new. Payloads and secrets are never fields, which is
-//! for those who log to see to.
+//! A line within an attempt carries the ids of its span ([`trace`](super::trace)) at debug.
+//! Payloads and secrets are never fields; each caller sees to that.
 
 use tracing::{Subscriber, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::MakeWriter};
@@ -18,7 +17,7 @@ pub enum LoggingError {
     Start(#[from] SetGlobalDefaultError),
 }
 
-/// From now on this process logs to standard error. `terminal` says whether that is a terminal.
+/// Starts the log of this process on standard error. `terminal` says whether that is a terminal.
 ///
 /// # Errors
 ///
@@ -57,18 +56,19 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         io,
         sync::{Arc, Mutex},
     };
 
     use serde_json::{Value, json};
+    use tracing::subscriber::DefaultGuard;
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::observe) struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -80,46 +80,71 @@ mod tests {
         }
     }
 
-    fn logged(level: &str, format: LogFormat, terminal: bool) -> String {
+    impl Lines {
+        /// Until the guard is dropped this thread logs to these lines, as to no terminal.
+        pub(in crate::observe) fn log_here(&self, level: &str, format: LogFormat) -> DefaultGuard {
+            self.log(level, format, false)
+        }
+
+        fn log(&self, level: &str, format: LogFormat, terminal: bool) -> DefaultGuard {
+            let lines = self.clone();
+            let settings = LogSettings { level: level.to_owned(), format };
+            let subscriber = subscriber(&settings, terminal, move || lines.clone()).unwrap();
+            tracing::subscriber::set_default(subscriber)
+        }
+
+        pub(in crate::observe) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// The log of `work`.
+    pub(in crate::observe) fn logged(
+        level: &str,
+        format: LogFormat,
+        terminal: bool,
+        work: impl FnOnce(),
+    ) -> String {
         let lines = Lines::default();
-        let writer = lines.clone();
-        let settings = LogSettings { level: level.to_owned(), format };
-        let subscriber = subscriber(&settings, terminal, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
-            let _span = tracing::info_span!("delivery", event = 7, endpoint = 3).entered();
+        let guard = lines.log(level, format, terminal);
+        work();
+        drop(guard);
+        lines.text()
+    }
+
+    fn two_lines(level: &str, format: LogFormat, terminal: bool) -> String {
+        logged(level, format, terminal, || {
+            let _span = tracing::info_span!("attempt", event = 7, endpoint = 3).entered();
             tracing::info!(status = 200, "receiver accepted delivery");
             tracing::debug!("not at this level");
-        });
-        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+        })
     }
 
     #[test]
     fn a_line_of_json_has_the_message_its_fields_and_the_ids_of_its_span() {
-        let text = logged("info", LogFormat::Auto, false);
+        let text = two_lines("info", LogFormat::Auto, false);
         let line: Value = serde_json::from_str(&text).expect("one line, one object");
         assert_eq!(line["level"], "INFO");
         assert_eq!(line["message"], "receiver accepted delivery");
         assert_eq!(line["status"], 200);
-        assert_eq!(line["span"], json!({"name": "delivery", "event": 7, "endpoint": 3}));
+        assert_eq!(line["span"], json!({"name": "attempt", "event": 7, "endpoint": 3}));
     }
 
     #[test]
     fn a_terminal_gets_text_and_a_file_gets_it_without_colours() {
-        assert!(logged("info", LogFormat::Auto, true).contains("receiver accepted delivery"));
-        assert!(serde_json::from_str::<Value>(&logged("info", LogFormat::Auto, true)).is_err());
-        let plain = logged("info", LogFormat::Text, false);
+        assert!(two_lines("info", LogFormat::Auto, true).contains("receiver accepted delivery"));
+        assert!(serde_json::from_str::<Value>(&two_lines("info", LogFormat::Auto, true)).is_err());
+        let plain = two_lines("info", LogFormat::Text, false);
         assert!(plain.contains("receiver accepted delivery status=200"), "{plain}");
         assert!(!plain.contains('\x1b'));
-        assert!(serde_json::from_str::<Value>(&logged("info", LogFormat::Json, true)).is_ok());
+        assert!(serde_json::from_str::<Value>(&two_lines("info", LogFormat::Json, true)).is_ok());
     }
 
     #[test]
     fn the_level_is_a_filter() {
-        assert_eq!(logged("warn", LogFormat::Json, false), "");
-        assert_eq!(logged("debug", LogFormat::Json, false).lines().count(), 2);
-        assert_eq!(
-            logged("warn,posthaste::observe::log=info", LogFormat::Json, false).lines().count(),
-            1
-        );
+        assert_eq!(two_lines("warn", LogFormat::Json, false), "");
+        assert_eq!(two_lines("debug", LogFormat::Json, false).lines().count(), 2);
+        let part = two_lines("warn,posthaste::observe::log=info", LogFormat::Json, false);
+        assert_eq!(part.lines().count(), 1);
     }
 }

@@ -1,5 +1,5 @@
-//! How this process is doing, as its parts say: whether it is ready, and which of them still move. Written by
-//! the relay's loops, read by [`http::admin`](crate::serve::admin).
+//! The state of this process as its parts report it: whether it is ready, and which parts still
+//! move. The relay's loops write it, [`serve::admin`](crate::serve::admin) reads it.
 
 use std::{
     collections::BTreeMap,
@@ -13,26 +13,26 @@ use serde_json::{Value, json};
 use crate::clock::Clock;
 use crate::stopper::Stopper;
 
-/// What the parts of one process say of themselves. Clones are the same.
+/// The reports of the parts of one process. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Status(Arc<Shared>);
+pub struct Status(Arc<Reports>);
 
 #[derive(Debug)]
-struct Shared {
+struct Reports {
     clock: Clock,
     stopper: Stopper,
     /// `Err`: why not, for an operator to read.
     ready: Mutex<Result<(), String>>,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Vec<PartMotion>>,
     /// Since when the database has been away.
     away: Mutex<Option<Instant>>,
-    /// What parts say of themselves, by their names.
+    /// The parts' own reports, by their names.
     told: Mutex<BTreeMap<&'static str, Value>>,
 }
 
 #[derive(Debug)]
-struct Part {
-    /// Tells apart parts of one name.
+struct PartMotion {
+    /// Tells apart parts of the same name.
     id: u64,
     name: &'static str,
     bound: Duration,
@@ -42,7 +42,7 @@ struct Part {
 /// A part's sign that it moves. A part whose pulse is dropped has ended, and is not stuck.
 #[derive(Debug)]
 pub struct Pulse {
-    shared: Arc<Shared>,
+    reports: Arc<Reports>,
     id: u64,
 }
 
@@ -54,11 +54,11 @@ pub struct Stuck {
 }
 
 impl Status {
-    /// Not ready yet, and nothing that could be stuck. Once a stop is asked for it is not ready again.
+    /// Not ready yet, and without parts. After a stop is asked for, the process is not ready again.
     #[must_use]
     pub fn new(clock: Clock, stopper: Stopper) -> Self {
         let ready = Mutex::new(Err("starting".to_owned()));
-        Self(Arc::new(Shared {
+        Self(Arc::new(Reports {
             clock,
             stopper,
             ready,
@@ -68,7 +68,7 @@ impl Status {
         }))
     }
 
-    /// `Ok` when connected and the schema is right; otherwise why not. No secrets: it is served.
+    /// `Ok` when connected and the schema is right; otherwise the reason. No secrets: it is served.
     pub fn set_ready(&self, ready: Result<(), String>) {
         *locked(&self.0.ready) = ready;
     }
@@ -94,22 +94,22 @@ impl Status {
         Some(self.0.clock.since(since))
     }
 
-    /// A part of this name starts now. It is stuck when it has not moved for longer than the bound, which
-    /// must leave room for its longest wait.
+    /// A part of this name starts now. It is stuck when it has not moved for longer than the bound,
+    /// which must leave room for its longest wait.
     #[must_use]
     pub fn pulse(&self, name: &'static str, bound: Duration) -> Pulse {
         let mut parts = locked(&self.0.parts);
         let id = parts.iter().map(|part| part.id + 1).max().unwrap_or(0);
-        parts.push(Part { id, name, bound, moved: self.0.clock.instant() });
-        Pulse { shared: Arc::clone(&self.0), id }
+        parts.push(PartMotion { id, name, bound, moved: self.0.clock.instant() });
+        Pulse { reports: Arc::clone(&self.0), id }
     }
 
-    /// What a part says of itself now, in place of what it said before. No secrets: it is served.
+    /// Replaces a part's own report. No secrets: it is served.
     pub fn tell(&self, part: &'static str, said: Value) {
         locked(&self.0.told).insert(part, said);
     }
 
-    /// All of it.
+    /// The whole state, as `/status` serves it.
     #[must_use]
     pub fn report(&self) -> Value {
         let ready = self.ready();
@@ -141,8 +141,8 @@ impl Status {
 impl Pulse {
     /// The part moves. Cheap enough for every turn of a loop, not for every delivery.
     pub fn beat(&self) {
-        let now = self.shared.clock.instant();
-        let mut parts = locked(&self.shared.parts);
+        let now = self.reports.clock.instant();
+        let mut parts = locked(&self.reports.parts);
         if let Some(part) = parts.iter_mut().find(|part| part.id == self.id) {
             part.moved = now;
         }
@@ -151,7 +151,7 @@ impl Pulse {
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        locked(&self.shared.parts).retain(|part| part.id != self.id);
+        locked(&self.reports.parts).retain(|part| part.id != self.id);
     }
 }
 
@@ -161,7 +161,7 @@ impl fmt::Display for Stuck {
     }
 }
 
-/// What is behind these locks is whole at every moment, so a panic elsewhere spoils nothing.
+/// The values behind these locks are whole at every moment, so a panic elsewhere spoils nothing.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

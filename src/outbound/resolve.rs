@@ -1,5 +1,6 @@
-//! From a host name to addresses: one lookup for each new connection. Judging what comes back is
-//! for [`addresses`](super::addresses); a host that is an address already never comes here.
+//! From a host name to addresses: one lookup for each new connection.
+//! [`addresses`](super::addresses) judges the answer; a host that is an address already needs no
+//! lookup.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,12 +16,12 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 
 /// Looks names up: the system's way, or from a script.
 #[derive(Clone)]
-pub struct Resolver(Kind);
+pub struct Resolver(NameSource);
 
 #[derive(Clone)]
-enum Kind {
+enum NameSource {
     System(Arc<TokioResolver>),
-    Scripted(Arc<Script>),
+    Scripted(Arc<ScriptedAnswers>),
 }
 
 /// One scripted answer.
@@ -48,11 +49,12 @@ pub enum LookupError {
 #[error("set up the system's resolver")]
 pub struct ResolverError(#[source] NetError);
 
-/// However long a name server lets a failure be kept, ask again after this: a mistake in DNS that
-/// has been fixed should not go on failing deliveries.
+/// The longest time a failure is kept, whatever the name server allows: deliveries should not go on
+/// failing by a mistake in DNS that has been fixed.
 const FAILURE_KEPT: Duration = Duration::from_secs(10);
 
-/// However long an address may be kept, ask again after this: receivers fail over by DNS.
+/// The longest time an address is kept, whatever the name server allows: receivers fail over by
+/// DNS.
 const ANSWER_KEPT: Duration = Duration::from_secs(300);
 
 impl Resolver {
@@ -64,16 +66,16 @@ impl Resolver {
     /// [`ResolverError`] if the configuration cannot be used.
     pub fn system() -> Result<Self, ResolverError> {
         let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no usable resolv.conf: only /etc/hosts is looked at");
-            let nobody = ResolverConfig::from_parts(None, vec![], vec![]);
-            TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default())
+            tracing::warn!(%error, "no usable resolv.conf: names are looked up in /etc/hosts only");
+            let no_servers = ResolverConfig::from_parts(None, vec![], vec![]);
+            TokioResolver::builder_with_config(no_servers, TokioRuntimeProvider::default())
         });
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6; // every address must be judged
         options.negative_max_ttl = Some(FAILURE_KEPT);
         options.positive_max_ttl = Some(ANSWER_KEPT);
         let resolver = builder.build().map_err(ResolverError)?;
-        Ok(Self(Kind::System(Arc::new(resolver))))
+        Ok(Self(NameSource::System(Arc::new(resolver))))
     }
 
     /// Every name has these addresses.
@@ -86,23 +88,23 @@ impl Resolver {
     /// knows no names.
     #[must_use]
     pub fn scripted(answers: impl IntoIterator<Item = Lookup>) -> Self {
-        let script = Script {
+        let script = ScriptedAnswers {
             answers: Mutex::new(answers.into_iter().collect()),
             asked: AtomicUsize::new(0),
         };
-        Self(Kind::Scripted(Arc::new(script)))
+        Self(NameSource::Scripted(Arc::new(script)))
     }
 
     /// How many lookups a scripted resolver has answered; 0 for the system's.
     #[must_use]
     pub fn lookups(&self) -> usize {
         match &self.0 {
-            Kind::System(_) => 0,
-            Kind::Scripted(script) => script.asked.load(Ordering::Relaxed),
+            NameSource::System(_) => 0,
+            NameSource::Scripted(script) => script.asked.load(Ordering::Relaxed),
         }
     }
 
-    /// Every address of `name`. `localhost` and all below it are loopback without asking anybody
+    /// Every address of `name`. `localhost` and all names below it are loopback without a lookup
     /// (RFC 6761).
     ///
     /// # Errors
@@ -110,9 +112,9 @@ impl Resolver {
     /// [`LookupError`]; an answer without addresses is one too.
     pub async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         let found = match &self.0 {
-            Kind::Scripted(script) => script.next().await?,
-            Kind::System(_) if is_localhost(name) => known_addresses(name),
-            Kind::System(resolver) => {
+            NameSource::Scripted(script) => script.next().await?,
+            NameSource::System(_) if is_localhost(name) => known_addresses(name),
+            NameSource::System(resolver) => {
                 resolver.lookup_ip(name).await.map_err(LookupError::from)?.iter().collect()
             }
         };
@@ -120,7 +122,7 @@ impl Resolver {
     }
 }
 
-/// The addresses of `name` where nobody is to be asked for them.
+/// The addresses of `name` that need no lookup.
 #[must_use]
 pub fn known_addresses(name: &str) -> Vec<IpAddr> {
     if is_localhost(name) {
@@ -147,12 +149,12 @@ impl From<NetError> for LookupError {
     }
 }
 
-struct Script {
+struct ScriptedAnswers {
     answers: Mutex<VecDeque<Lookup>>,
     asked: AtomicUsize,
 }
 
-impl Script {
+impl ScriptedAnswers {
     async fn next(&self) -> Result<Vec<IpAddr>, LookupError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = {
@@ -170,8 +172,8 @@ impl Script {
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Kind::System(_) => "Resolver(system)",
-            Kind::Scripted(_) => "Resolver(scripted)",
+            NameSource::System(_) => "Resolver(system)",
+            NameSource::Scripted(_) => "Resolver(scripted)",
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Where a request goes: an endpoint's URL, parsed once, with everything a request needs of it made
-//! ready. Whether it may be sent to is for [`addresses`](super::addresses) to say.
+//! The target of a request: an endpoint's URL, parsed once, with everything that a request needs of
+//! it made ready. [`addresses`](super::addresses) says whether it may be sent to.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,10 +17,10 @@ pub const URL_MAX: usize = 4096;
 
 /// A parsed `http` or `https` URL. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target(Arc<Parts>);
+pub struct Target(Arc<TargetParts>);
 
 #[derive(PartialEq, Eq)]
-struct Parts {
+struct TargetParts {
     https: bool,
     host: Host,
     /// The host with the trailing dot it may have had.
@@ -32,7 +32,7 @@ struct Parts {
     host_header: HeaderValue,
 }
 
-/// Why a text cannot be sent to.
+/// Why a text is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error("the URL has more than {URL_MAX} bytes")]
@@ -57,7 +57,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError`] says what is wrong with it, without repeating the URL, which may hold a token.
+    /// [`TargetError`] says what is wrong with it, without repeating the URL, which may hold a
+    /// token.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.len() > URL_MAX {
             return Err(TargetError::TooLong);
@@ -79,7 +80,7 @@ impl Target {
         Self::assemble(&url, https, host, port).map(|parts| Self(Arc::new(parts)))
     }
 
-    fn assemble(url: &Url, https: bool, host: Host, port: u16) -> Result<Parts, TargetError> {
+    fn assemble(url: &Url, https: bool, host: Host, port: u16) -> Result<TargetParts, TargetError> {
         let path = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
@@ -99,7 +100,7 @@ impl Target {
             let builder = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
             builder.build().map_err(|_| TargetError::NotAUri)
         };
-        Ok(Parts {
+        Ok(TargetParts {
             https,
             port,
             lookup_name,
@@ -132,7 +133,7 @@ impl Target {
         &self.0.host
     }
 
-    /// What to ask the resolver for: a trailing dot, if there is one, keeps it from trying search
+    /// The name for the resolver: a trailing dot, if there is one, keeps it from trying search
     /// domains.
     #[must_use]
     pub fn lookup_name(&self) -> &str {
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trailing_dot_stays_for_the_resolver_and_goes_for_everybody_else() {
+    fn a_trailing_dot_stays_for_the_resolver_and_goes_elsewhere() {
         let target = target("https://example.com.:8443/");
         assert_eq!(target.lookup_name(), "example.com.");
         assert_eq!(target.host(), &Host::Domain("example.com".to_owned()));

@@ -1,36 +1,33 @@
-//! The HTTP side of every receiver here: takes webhooks on one address, bounded in connections, size and
-//! time, and hands each of them over. What is answered, its caller decides.
+//! The HTTP side of every receiver here: takes webhooks at one address, bounded in connections,
+//! size and time, and hands each of them over. Its caller decides the answers.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time;
 
+use crate::serve::connection::{ConnectionBounds, converse};
+use crate::serve::listener::Listener;
 use crate::stopper::Stopper;
 
-/// More than a relay opens to one endpoint. What comes beyond waits in the kernel's backlog.
+/// More than a relay opens to one endpoint. Further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 128;
-/// For a request's head. Longer than a relay keeps an idle connection, so that none is closed under a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// For its body.
+const BOUNDS: ConnectionBounds = ConnectionBounds {
+    // Longer than a relay keeps an idle connection, so that none is closed under a request.
+    head_timeout: Duration::from_secs(75),
+    // More than other servers take: a relay that is tried out may send any header.
+    head_size: 400 * 1024,
+    // A relay keeps its connections for as long as it sends.
+    lifetime: Duration::MAX,
+};
+/// For a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long answers that are on their way may take when the listener is to end.
-const LAST_WORD: Duration = Duration::from_secs(1);
-/// When accepting fails for want of files, trying again at once would only burn the core.
-const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
 /// A webhook as it was received.
 #[derive(Debug)]
@@ -43,9 +40,9 @@ pub struct Taken {
     pub body: Option<Bytes>,
 }
 
-/// What the sender is to see.
+/// A receiver's answer to one webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum ReceiverAnswer {
     Status(StatusCode),
     /// The connection ends without an answer.
     HangUp,
@@ -53,97 +50,56 @@ pub enum Answer {
 
 /// A port that is taken, and accepts no connection yet.
 #[derive(Debug)]
-pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
-}
+pub struct ReceiverListener(Listener);
 
 /// Makes hyper close the connection without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("hang up, as was asked for")]
 struct HangUp;
 
-impl Listener {
+impl ReceiverListener {
     /// Takes the port; 0 is any that is free.
     ///
     /// # Errors
-    /// If the address is in use, or not ours.
+    /// If the address is in use, or not this host's.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Listener::bind("the receiver's address", address, CONNECTIONS_MAX).await.map(Self)
     }
 
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
-    /// Hands over every request until the stop; then lets those that are being answered end, shortly.
+    /// Hands over every request until the stop; then lets answers on their way end, shortly.
     pub async fn serve<H, F>(self, body_max: usize, handler: H, stopper: &Stopper)
     where
-        H: Fn(Taken) -> F + Clone + Send + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        H: Fn(Taken) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ReceiverAnswer> + Send + 'static,
     {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
-                (self.listener.accept().await, permit)
-            };
-            // Each arm may be dropped: a permit is given back, and accepting is cancel safe.
-            tokio::select! {
-                () = stopper.stopping() => break,
-                Some(_) = connections.join_next() => {}
-                (accepted, permit) = accepted => match accepted {
-                    Ok((stream, _)) => {
-                        let (handler, stopper) = (handler.clone(), stopper.clone());
-                        connections.spawn(async move {
-                            converse(stream, body_max, handler, &stopper).await;
-                            drop(permit);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        time::sleep(AFTER_FAILED_ACCEPT).await;
-                    }
-                },
+        let told = stopper.clone();
+        let hold = move |stream, _peer| {
+            let (handler, stopper) = (handler.clone(), told.clone());
+            async move {
+                let answer = |request| answer(request, body_max, &handler);
+                converse(stream, BOUNDS, answer, &stopper).await;
             }
-        }
-        drop(self.listener);
-        while connections.join_next().await.is_some() {}
+        };
+        self.0.serve(hold, stopper).await;
     }
 }
 
-/// One connection, from its first request to its end.
-async fn converse<H, F>(stream: TcpStream, body_max: usize, handler: H, stopper: &Stopper)
+async fn answer<F>(
+    request: Request<Incoming>,
+    body_max: usize,
+    handler: impl Fn(Taken) -> F,
+) -> Result<Response<Full<Bytes>>, HangUp>
 where
-    H: Fn(Taken) -> F + Clone + Send + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output = ReceiverAnswer>,
 {
-    let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move {
-            let Some(taken) = take(request, body_max).await else { return Err(HangUp) };
-            match handler(taken).await {
-                Answer::Status(status) => Ok(respond(status)),
-                Answer::HangUp => Err(HangUp),
-            }
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    // An error is a connection that was broken, by us or by its peer.
-    tokio::select! {
-        ended = &mut connection => drop(ended),
-        () = stopper.stopping() => {
-            connection.as_mut().graceful_shutdown();
-            drop(time::timeout(LAST_WORD, connection).await);
-        }
+    match handler(take(request, body_max).await.ok_or(HangUp)?).await {
+        ReceiverAnswer::Status(status) => Ok(respond(status)),
+        ReceiverAnswer::HangUp => Err(HangUp),
     }
 }
 
@@ -160,7 +116,7 @@ async fn take(request: Request<Incoming>, body_max: usize) -> Option<Taken> {
     Some(Taken { method: head.method, path: path.to_owned(), headers: head.headers, body })
 }
 
-/// The status's own words are the body, so that there is something to be kept.
+/// The status's own words are the body, so that the relay has a body to keep.
 fn respond(status: StatusCode) -> Response<Full<Bytes>> {
     let words = status.canonical_reason().unwrap_or_default();
     let mut response = Response::new(Full::new(words.into()));

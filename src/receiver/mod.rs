@@ -1,7 +1,7 @@
-//! `posthaste receive`: a receiver for those who try Posthaste.
+//! `posthaste receive`: a receiver to try Posthaste with.
 //!
-//! It prints each webhook, says whether its signature is right and whether it came before, and fails on
-//! demand. The [`listener`] serves the demo's endpoints too.
+//! It prints each webhook, says whether its signature is right and whether it came before, and
+//! fails on demand. The [`listener`] serves the demo's endpoints too.
 
 mod script;
 mod show;
@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::{HeaderMap, StatusCode};
 
-use self::listener::{Answer, Listener, Taken};
-pub use self::script::{Fault, Script};
-use self::show::Seen;
-pub use self::show::{Form, Signature};
+use self::listener::{ReceiverAnswer, ReceiverListener, Taken};
+pub use self::script::{ReceiverFault, ReceiverScript};
+use self::show::ShownWebhook;
+pub use self::show::{OutputForm, Signature};
 use crate::clock::Clock;
 use crate::signing::verify::Verifier;
 use crate::stopper::Stopper;
 
-/// How many `webhook-id`s are remembered. An id that comes again after as many others is taken for new.
+/// `webhook-id`s that are remembered. An id that comes again after as many others is taken for new.
 const IDS_MAX: usize = 100_000;
 
 /// How to receive.
@@ -31,9 +31,9 @@ const IDS_MAX: usize = 100_000;
 pub struct Receiving {
     /// `None`: signatures are not checked.
     pub verifier: Option<Verifier>,
-    pub script: Script,
-    pub form: Form,
-    /// Ends after so many requests.
+    pub script: ReceiverScript,
+    pub form: OutputForm,
+    /// Ends after this number of requests.
     pub count: Option<u64>,
     /// The longest body that is taken, in bytes.
     pub body_max: usize,
@@ -44,7 +44,7 @@ pub struct Receiving {
 /// # Errors
 /// If the output cannot be written to. One whose reader is gone ends the receiving in order.
 pub async fn receive(
-    listener: Listener,
+    listener: ReceiverListener,
     receiving: Receiving,
     output: impl io::Write + Send + 'static,
     stopper: &Stopper,
@@ -54,7 +54,7 @@ pub async fn receive(
     let desk = Arc::new(Desk {
         receiving,
         requests: AtomicU64::new(0),
-        state: Mutex::new(State { ids: Ids::default(), output, failed: None }),
+        notebook: Mutex::new(Notebook { ids: Ids::default(), output, failed: None }),
         done: done.clone(),
     });
     let handler = {
@@ -71,39 +71,40 @@ pub async fn receive(
         }
     };
     tokio::join!(listener.serve(body_max, handler, &done), told);
-    let failed = desk.state.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
+    let failed = desk.notebook.lock().unwrap_or_else(PoisonError::into_inner).failed.take();
     match failed {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Where webhooks are looked at, one after the other.
+/// Looks at webhooks, one after the other.
 struct Desk<W> {
     receiving: Receiving,
-    /// So many came, those beyond the count included.
+    /// Requests that came, those beyond the count included.
     requests: AtomicU64,
-    state: Mutex<State<W>>,
+    notebook: Mutex<Notebook<W>>,
     done: Stopper,
 }
 
-struct State<W> {
+/// The ids that the desk has seen, and its output.
+struct Notebook<W> {
     ids: Ids,
     output: W,
     failed: Option<io::Error>,
 }
 
 impl<W: io::Write> Desk<W> {
-    async fn answer(&self, taken: Taken) -> Answer {
+    async fn answer(&self, taken: Taken) -> ReceiverAnswer {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let count = self.receiving.count.unwrap_or(u64::MAX);
         if number > count {
-            return Answer::HangUp;
+            return ReceiverAnswer::HangUp;
         }
         let signature = self.signature(&taken);
         let answer = match (&taken.body, signature) {
-            (None, _) => Answer::Status(StatusCode::PAYLOAD_TOO_LARGE),
-            (_, Signature::Wrong(_)) => Answer::Status(StatusCode::UNAUTHORIZED),
+            (None, _) => ReceiverAnswer::Status(StatusCode::PAYLOAD_TOO_LARGE),
+            (_, Signature::Wrong(_)) => ReceiverAnswer::Status(StatusCode::UNAUTHORIZED),
             (_, Signature::Right | Signature::Unchecked) => self.receiving.script.answer(number),
         };
         self.show(number, &taken, signature, answer);
@@ -128,14 +129,14 @@ impl<W: io::Write> Desk<W> {
     }
 
     /// Written and flushed as one, so that requests do not mix.
-    fn show(&self, number: u64, taken: &Taken, signature: Signature, answer: Answer) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = webhook_id(&taken.headers).and_then(|id| state.ids.first(id, number));
-        let seen = Seen { number, at: Clock.now(), taken, signature, first, answer };
+    fn show(&self, number: u64, taken: &Taken, signature: Signature, answer: ReceiverAnswer) {
+        let mut notebook = self.notebook.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = webhook_id(&taken.headers).and_then(|id| notebook.ids.first(id, number));
+        let seen = ShownWebhook { number, at: Clock.now(), taken, signature, first, answer };
         let text = self.receiving.form.write(&seen);
-        let written = state.output.write_all(text.as_bytes());
-        if let Err(error) = written.and_then(|()| state.output.flush()) {
-            state.failed = Some(error);
+        let written = notebook.output.write_all(text.as_bytes());
+        if let Err(error) = written.and_then(|()| notebook.output.flush()) {
+            notebook.failed = Some(error);
             self.done.stop();
         }
     }

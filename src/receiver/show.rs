@@ -7,22 +7,22 @@ use hyper::HeaderMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::listener::{Answer, Taken};
+use super::listener::{ReceiverAnswer, Taken};
 use crate::signing::verify::NotVerified;
 
-/// People are not shown more of a body; JSON has all of it.
+/// Bytes of a body that people are shown; JSON has all of it.
 const BODY_SHOWN: usize = 4 * 1024;
-/// Of each connection or request, and no news.
+/// Headers of every request: no news.
 const PLAIN: [&str; 4] = ["host", "content-length", "accept", "connection"];
 
 /// How it is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputForm {
     Text,
     Json,
 }
 
-/// What is known of a signature.
+/// The verdict on a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signature {
     Right,
@@ -31,19 +31,19 @@ pub enum Signature {
     Unchecked,
 }
 
-/// A webhook, and what was made of it.
-pub(super) struct Seen<'a> {
+/// A webhook with its verdict and its answer.
+pub(super) struct ShownWebhook<'a> {
     pub(super) number: u64,
     pub(super) at: Timestamp,
     pub(super) taken: &'a Taken,
     pub(super) signature: Signature,
     /// The request that brought the same `webhook-id` first.
     pub(super) first: Option<u64>,
-    pub(super) answer: Answer,
+    pub(super) answer: ReceiverAnswer,
 }
 
-impl Form {
-    pub(super) fn write(self, seen: &Seen<'_>) -> String {
+impl OutputForm {
+    pub(super) fn write(self, seen: &ShownWebhook<'_>) -> String {
         match self {
             Self::Text => text(seen),
             Self::Json => format!("{}\n", object(seen)),
@@ -51,8 +51,8 @@ impl Form {
     }
 }
 
-fn text(seen: &Seen<'_>) -> String {
-    let Seen { number, taken, .. } = seen;
+fn text(seen: &ShownWebhook<'_>) -> String {
+    let ShownWebhook { number, taken, .. } = seen;
     let mut text = format!("\n#{number} {} {}\n", taken.method, harmless(&taken.path));
     for (name, value) in &taken.headers {
         if !PLAIN.contains(&name.as_str()) {
@@ -80,16 +80,16 @@ fn text(seen: &Seen<'_>) -> String {
     };
     let again = seen.first.map(|first| format!("; the same webhook-id as #{first}"));
     let answered = match seen.answer {
-        Answer::Status(status) => format!("answered {}", status.as_u16()),
-        Answer::HangUp => "connection closed".to_owned(),
+        ReceiverAnswer::Status(status) => format!("answered {}", status.as_u16()),
+        ReceiverAnswer::HangUp => "connection closed".to_owned(),
     };
     writeln!(text, "\n   {signature}{}; {answered}", again.unwrap_or_default())
         .expect("a string takes all");
     text
 }
 
-fn object(seen: &Seen<'_>) -> Value {
-    let Seen { number, at, taken, signature, first, answer } = seen;
+fn object(seen: &ShownWebhook<'_>) -> Value {
+    let ShownWebhook { number, at, taken, signature, first, answer } = seen;
     let body = taken.body.as_ref().map(|body| String::from_utf8_lossy(body));
     let (signature, reason) = match signature {
         Signature::Right => ("verified", None),
@@ -97,8 +97,8 @@ fn object(seen: &Seen<'_>) -> Value {
         Signature::Unchecked => ("not checked", None),
     };
     let answered = match answer {
-        Answer::Status(status) => json!(status.as_u16()),
-        Answer::HangUp => json!("closed"),
+        ReceiverAnswer::Status(status) => json!(status.as_u16()),
+        ReceiverAnswer::HangUp => json!("closed"),
     };
     json!({
         "number": number,
@@ -125,7 +125,7 @@ fn headers(headers: &HeaderMap) -> Value {
     all.into()
 }
 
-/// What a sender wrote must not steer the terminal.
+/// A sender's text must not steer the terminal.
 fn harmless(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\t';
     if !text.contains(steers) {
@@ -153,17 +153,17 @@ mod tests {
         Taken { method: Method::POST, path: "/hooks?x=1".to_owned(), headers, body }
     }
 
-    fn seen(taken: &Taken, signature: Signature, answer: Answer) -> Seen<'_> {
+    fn seen(taken: &Taken, signature: Signature, answer: ReceiverAnswer) -> ShownWebhook<'_> {
         let at = Timestamp::UNIX_EPOCH;
-        Seen { number: 2, at, taken, signature, first: Some(1), answer }
+        ShownWebhook { number: 2, at, taken, signature, first: Some(1), answer }
     }
 
     #[test]
-    fn people_read_the_request_and_what_was_made_of_it() {
+    fn people_read_the_request_its_signature_and_its_answer() {
         let taken = taken(Some("{\"a\":\n1}".into()));
-        let answer = Answer::Status(StatusCode::SERVICE_UNAVAILABLE);
+        let answer = ReceiverAnswer::Status(StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(
-            Form::Text.write(&seen(&taken, Signature::Right, answer)),
+            OutputForm::Text.write(&seen(&taken, Signature::Right, answer)),
             "\n#2 POST /hooks?x=1\n   webhook-id: evt_1\n   x-shop: a\n   x-shop: b\n\n   \
              {\"a\":\n   1}\n\n   signature verified; the same webhook-id as #1; answered 503\n"
         );
@@ -173,7 +173,7 @@ mod tests {
     fn programs_read_an_object_a_line() {
         let taken = taken(Some("{\"a\":\n1}".into()));
         let wrong = Signature::Wrong(NotVerified::SignatureMismatch);
-        let line = Form::Json.write(&seen(&taken, wrong, Answer::HangUp));
+        let line = OutputForm::Json.write(&seen(&taken, wrong, ReceiverAnswer::HangUp));
         assert_eq!(line.matches('\n').count(), 1);
         let object: Value = serde_json::from_str(&line).unwrap();
         let expected = json!({
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn a_long_body_is_cut_and_what_steers_a_terminal_is_spelled_out() {
         let taken = taken(Some(format!("\u{1b}[2J{}", "y".repeat(BODY_SHOWN)).into()));
-        let answer = Answer::Status(StatusCode::OK);
-        let text = Form::Text.write(&seen(&taken, Signature::Unchecked, answer));
+        let answer = ReceiverAnswer::Status(StatusCode::OK);
+        let text = OutputForm::Text.write(&seen(&taken, Signature::Unchecked, answer));
         assert!(text.contains("\n   \\u{1b}[2Jyyy"), "{text}");
         assert!(text.contains("\n   … 4100 bytes in all\n"), "{text}");
     }

@@ -37,12 +37,12 @@ pub(super) async fn client(config: &Config, database: &Database) -> Result<Clien
     let rules = AddressRules::new(&config.addresses.allow, &config.addresses.allow_http, own);
     let delivery = &config.delivery;
     let mut settings = ClientSettings::new(rules, resolver);
-    settings.resolve_time = delivery.resolve_timeout;
-    settings.connect_time = delivery.connect_timeout;
-    settings.tls_time = delivery.tls_timeout;
+    settings.resolve_timeout = delivery.resolve_timeout;
+    settings.connect_timeout = delivery.connect_timeout;
+    settings.tls_timeout = delivery.tls_timeout;
     settings.response_body_limit = delivery.response_body_limit;
     settings.body_timeout = delivery.body_timeout;
-    settings.idle_kept = delivery.idle_timeout;
+    settings.idle_timeout = delivery.idle_timeout;
     if let Some(path) = &delivery.ca_file {
         settings.extra_ca =
             Some(std::fs::read(path).map_err(|source| RelayError::CaFile {

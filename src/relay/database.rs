@@ -15,7 +15,8 @@ use crate::store::{Store, StoreError};
 /// A database that is away fails every statement of every station.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// Long enough not to hammer a database that is starting, short enough to notice soon that it has started.
+/// Long enough not to hammer a database that is starting, short enough to notice soon that it has
+/// started.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// The store, and how this process stands with it.
@@ -32,7 +33,8 @@ impl Link {
         Self { store, status, clock, reported_at: Mutex::new(None) }
     }
 
-    /// Counts an error of the database, logs it at most once a second, and lets the relay be unready.
+    /// Counts an error of the database, logs it at most once a second, and lets the relay be
+    /// unready.
     pub(super) fn failed(&self, term: &Term, errors: &Counter, error: &StoreError) {
         errors.increment(1);
         self.set_ready(term, Err(error.in_brief()));
@@ -56,7 +58,8 @@ impl Link {
         }
     }
 
-    /// The dispatcher has come round: the relay is ready, unless an address leads to another database.
+    /// The dispatcher has come round: the relay is ready, unless an address leads to another
+    /// database.
     pub(super) fn works(&self, term: &Term) {
         if let Some(away) = self.status.is_back() {
             let (at, away_s) = (self.store.database().address(), away.as_secs_f64());

@@ -1,7 +1,7 @@
-//! Remembers which step of routing this process has seen committed, and notices when that is gone: a standby
-//! took over that never had it, or an old primary was brought back over a new one. The tables of such a
-//! database agree with one another and say nothing; but events of the lost time have been sent, and no
-//! row tells of them.
+//! Remembers which step of routing this process has seen committed, and notices when that is gone:
+//! a standby took over that never had it, or an old primary was brought back over a new one. The
+//! tables of such a database agree with one another and say nothing; but events of the lost time
+//! have been sent, and no row tells of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,8 +32,9 @@ impl History {
         }
     }
 
-    /// Asks whether the last step that was seen is there still, if sessions were opened since: a session may be
-    /// in a server that has taken over, where another relay has routed on and reached that number again.
+    /// Asks whether the last step that was seen is there still, if sessions were opened since: a
+    /// session may be in a server that has taken over, where another relay has routed on and
+    /// reached that number again.
     pub(super) async fn check(&self, database: &Link, metrics: &Metrics) -> Result<(), StoreError> {
         let opened = database.store.database().opened();
         let last = {

@@ -1,5 +1,5 @@
-//! Finds the endpoints that this relay's settings would refuse, without sending anything: `posthaste doctor`
-//! tells of them before a delivery has to find it out.
+//! Finds the endpoints that this relay's settings would refuse, without sending anything:
+//! `posthaste doctor` tells of them before a delivery has to find it out.
 
 use std::time::Duration;
 

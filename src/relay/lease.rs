@@ -28,7 +28,7 @@ pub(super) enum TermEnd {
     Lost,
 }
 
-/// What keeping the lease needs.
+/// Renews the lease of one term.
 #[derive(Debug)]
 pub(super) struct Heartbeats {
     pub(super) database: Arc<Link>,
@@ -38,7 +38,8 @@ pub(super) struct Heartbeats {
     pub(super) claims: Arc<Claims>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) lines: Arc<ToLookAt>,
-    /// Notified when the lease was taken up again, perhaps in a database that has forgotten something.
+    /// Notified when the lease was taken up again, perhaps in a database that has forgotten
+    /// something.
     pub(super) retaken: Arc<Notify>,
     /// Between two heartbeats.
     pub(super) heartbeat: Duration,
@@ -149,7 +150,7 @@ impl Heartbeats {
         let reaped = reap(&self.database.store, self.term.relay, self.lease).await?;
         if reaped.relays > 0 {
             self.lines.all();
-            // What they held is due now, for the relay that serves its endpoint.
+            // Their claims are due now, for the relay that serves its endpoint.
             self.claims.let_others_know();
             self.metrics.relay_takeovers.increment(u64::try_from(reaped.relays).unwrap_or(0));
             tracing::warn!(

@@ -29,13 +29,17 @@ mod term;
 mod upkeep;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use self::client::client;
+use self::fault::guarded;
+use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
 use crate::clock::Present;
-use crate::config::{Config, RelaySettings, Wake as Mode};
+use crate::config::{Config, RelaySettings, WakeMode as Mode};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::stopper::Stopper;
@@ -50,11 +54,14 @@ pub use self::ended::Ended;
 pub use self::judged::{Judged, judge};
 pub use self::limits::budget::share_of_requests;
 
+/// For the last statements of a station: they take milliseconds, or the database is blocked.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Delivers what the outbox holds until it is stopped.
 ///
 /// # Errors
-/// When it cannot start: the settings cannot be used, or the database is not there. Once it runs, it
-/// waits for a database that goes away.
+/// When it cannot start: the settings cannot be used, or the database is not there. Once it runs,
+/// it waits for a database that goes away.
 pub async fn run(
     config: &Config,
     database: Database,
@@ -116,6 +123,100 @@ async fn term(lasting: &Lasting, beginning: Beginning, stopper: &Stopper) {
     let relay = beginning.lease.registration().relay;
     let RelaySettings { name, grace, .. } = &lasting.config.relay;
     tracing::info!(relay, name, "the relay's term began");
-    Stations::new(lasting, beginning).run(*grace, stopper).await;
+    run_term(Stations::new(lasting, beginning), *grace, stopper).await;
     tracing::info!(relay, "the relay's term ended");
+}
+
+/// One term: until the stop, or until the lease is lost. `grace` is for what is in flight then.
+async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
+    let term = Arc::clone(&parts.dispatcher.term);
+    let (lanes, status) =
+        (Arc::clone(&parts.dispatcher.lanes), parts.dispatcher.database.status.clone());
+    // Each of these ends by itself when told to; the set only lets them use every core.
+    let stations = &term.stations;
+    let over = || term.over.clone();
+    let dispatch = stations.spawn(guarded(over(), parts.dispatcher.run()));
+    let recorder = stations.spawn(guarded(over(), parts.recorder.run(parts.results)));
+    let notes = stations.spawn(guarded(over(), parts.notes.run()));
+    let upkeep = stations.spawn(guarded(over(), parts.upkeep.run()));
+    let turns = stations.spawn(guarded(over(), parts.turns.run()));
+    let heartbeats = stations.spawn(guarded(over(), parts.heartbeats.run(parts.lease)));
+
+    tokio::select! {
+        () = stopper.stopping() => {}
+        () = term.over.cancelled() => {}
+    }
+    term.ending.cancel();
+    status.set_ready(Err("stopping".to_owned()));
+    let over_at = tokio::time::Instant::now() + grace;
+    let patience = async |after: Duration| {
+        tokio::select! {
+            () = tokio::time::sleep_until(over_at) => {}
+            () = async { term.over.cancelled().await; tokio::time::sleep(after).await } => {}
+        }
+    };
+    if ended(dispatch, "dispatch", patience(LAST_WORDS)).await.is_none() {
+        // Its statement may go on in the server and claim for this relay.
+        term.set_uncertain(true);
+    }
+    lanes.dismiss().await;
+    term.workers.close();
+    tokio::select! {
+        () = term.workers.wait() => {}
+        () = patience(Duration::ZERO) => {
+            // Attempts still in flight are recorded as interrupted and made again.
+            term.abort.cancel();
+            term.workers.wait().await;
+        }
+    }
+    term.no_more_results.cancel();
+    // The results have as long as the requests had; a database that is away for longer hears of
+    // them by the claims that are then released for this relay.
+    if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
+        term.over.cancel();
+    }
+    let last_words = || tokio::time::sleep(LAST_WORDS);
+    ended(notes, "health", last_words()).await;
+    ended(upkeep, "upkeep", last_words()).await;
+    term.recorded.cancel();
+    if ended(turns, "ordering", last_words()).await != Some(true) {
+        // The relay that reaps this one looks at all lines.
+        term.set_uncertain(true);
+    }
+    term.done.cancel();
+    if let Some(TermEnd::Lost) = ended(heartbeats, "lease", last_words()).await {
+        tracing::warn!(
+            relay = term.relay,
+            "the lease was lost: what this relay held is made again by others"
+        );
+    }
+    stations.close();
+    term.sessions.close();
+}
+
+/// Waits for a station's result. `None`: it ended by a bug, or it was held up for longer than it is
+/// waited for, and was left.
+async fn ended<T>(
+    mut station: JoinHandle<T>,
+    name: &str,
+    patience: impl Future<Output = ()>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        ended = &mut station => match ended {
+            Ok(ended) => Some(ended),
+            Err(error) => {
+                tracing::error!(station = name, %error, "a station ended by a bug");
+                None
+            }
+        },
+        () = patience => {
+            station.abort();
+            tracing::warn!(
+                station = name,
+                "the database holds up the end of a station: it is not waited for"
+            );
+            None
+        }
+    }
 }

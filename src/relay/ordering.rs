@@ -1,9 +1,10 @@
 //! Keeps lines moving: an ordered endpoint's deliveries of one key, of which only the first is due.
 //!
-//! Recording lets the next delivery follow. But recording does not see what is being routed at the same
-//! time, nor routing what is being recorded; so each of them has the line looked at once more when
-//! it has committed, and one of the two sees it. Lines that a crash leaves standing are found by looking at
-//! all of them: at the beginning, when dead relays were reaped, after steering, and with upkeep.
+//! Recording lets the next delivery follow. But recording does not see what is being routed at the
+//! same time, nor routing what is being recorded; so each of them has the line looked at once more
+//! when it has committed, and one of the two sees it. Lines that a crash leaves standing are found
+//! by looking at all of them: at the beginning, when dead relays were reaped, after steering, and
+//! with upkeep.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +67,7 @@ impl ToLookAt {
     }
 }
 
-/// What keeping lines moving needs.
+/// Gives each line's next delivery its turn.
 #[derive(Debug)]
 pub(super) struct Turns {
     pub(super) database: Arc<Link>,
@@ -78,8 +79,8 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Looks at lines until everything is recorded, and then a last time. Returns whether no line is left to
-    /// be looked at.
+    /// Looks at lines until everything is recorded, and then a last time. Returns whether no line
+    /// is left to be looked at.
     pub(super) async fn run(self) -> bool {
         self.lines.all();
         let mut backoff = Backoff::default();

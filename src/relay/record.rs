@@ -101,7 +101,7 @@ impl Recorder {
         }
         let began = self.clock.instant();
         let held = record(store, relay, &attempts, began).await?;
-        metrics.record_duration.record(self.clock.since(began));
+        metrics.statement_duration.record.record(self.clock.since(began));
         #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
         metrics.record_batch_size.record(attempts.len() as f64);
         self.move_on(batch, &held);
@@ -154,7 +154,7 @@ impl Recorder {
     fn count(&self, attempt: &Attempt) {
         let metrics = &self.metrics;
         if let Some(outcome) = &attempt.outcome {
-            metrics.attempts(outcome).increment(1);
+            metrics.attempts.of(outcome).increment(1);
             metrics.attempt_duration.record(attempt.took);
         }
         match attempt.verdict.decision {

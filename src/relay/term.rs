@@ -66,8 +66,8 @@ impl Term {
         self.ending.is_cancelled() || self.over.is_cancelled()
     }
 
-    /// Whether the lease is fresh enough to send under: well before another relay takes this one for dead.
-    /// Leases go by the real time, as the relays that would take over do.
+    /// Whether the lease is fresh enough to send under: well before another relay takes this one
+    /// for dead. Leases go by the real time, as the relays that would take over do.
     pub(super) fn may_send(&self) -> bool {
         let renewed = Duration::from_millis(self.renewed.load(Ordering::Relaxed));
         Clock.since(self.began).saturating_sub(renewed) < self.sends_for
@@ -83,8 +83,9 @@ impl Term {
         self.is_uncertain.store(is_uncertain, Ordering::Relaxed);
     }
 
-    /// Whether the database holds no claim for this relay any more. Otherwise its row in `relays` stays: the
-    /// next relay finds it dead and releases its claims, with an interrupted attempt for each.
+    /// Whether the database holds no claim for this relay any more. Otherwise its row in `relays`
+    /// stays: the next relay finds it dead and releases its claims, with an interrupted attempt for
+    /// each.
     pub(super) fn leaves_nothing(&self) -> bool {
         !self.over.is_cancelled() && !self.is_uncertain.load(Ordering::Relaxed)
     }

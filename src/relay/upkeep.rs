@@ -18,7 +18,7 @@ use crate::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
 
-/// What upkeep needs.
+/// Performs the tasks of upkeep.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     pub(super) database: Arc<Link>,
@@ -72,11 +72,11 @@ impl Upkeep {
         self.done("trim_received", received::trim(store, upkeep.received_retention).await);
     }
 
-    /// What a task has done. `None`: it failed, and the error was told.
+    /// The result of a task. `None`: it failed, and the error was told.
     fn done<T>(&self, task: &'static str, result: Result<T, StoreError>) -> Option<T> {
         result
             .inspect_err(|error| {
-                self.metrics.upkeep_failures(task).increment(1);
+                self.metrics.upkeep_failures.of(task).increment(1);
                 if error.sqlstate().is_none() {
                     // The database is away: each task need not tell of that.
                     return self.database.failed(

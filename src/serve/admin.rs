@@ -1,25 +1,27 @@
-//! What the relay's own listener answers: is it alive, is it ready, how are its parts, what has it counted.
+//! The relay's own pages: whether it is alive, whether it is ready, how its parts are, and its
+//! metrics.
 //!
-//! Decides without waiting for anything, so a probe is answered even when the database is not. Connections
-//! are the [`server`](super::server)'s affair.
+//! They answer without waiting for anything, so a probe is answered even when the database is away.
+//! Connections are the [`server`](super::server)'s affair.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{
-    Method, Response, StatusCode,
-    header::{ALLOW, HeaderValue},
-};
+use hyper::{Method, Response, StatusCode, header::HeaderValue};
 
 use super::problem::{JSON, problem, respond};
+use super::router::Router;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-/// The version is what tells Prometheus how to parse it.
+/// The version tells Prometheus how to parse it.
 const PROMETHEUS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// A page that answers at once.
+type AdminPage = fn(&Admin) -> Response<Full<Bytes>>;
 
 /// Answers for one process.
 #[derive(Debug, Clone)]
@@ -29,29 +31,23 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// `GET /live`, `/ready`, `/status` and `/metrics`; a problem for everything else.
+    /// `GET /live`, `/ready`, `/status` and `/metrics`.
     #[must_use]
-    pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let answer: fn(&Self) -> Response<Full<Bytes>> = match path {
-            "/live" => Self::live,
-            "/ready" => Self::ready,
-            "/status" => Self::status,
-            "/metrics" => Self::metrics,
-            _ => {
-                let detail = "there are /live, /ready, /status and /metrics";
-                return problem(StatusCode::NOT_FOUND, detail);
-            }
-        };
-        if method == Method::GET || method == Method::HEAD {
-            return answer(self);
-        }
-        let mut refused = problem(StatusCode::METHOD_NOT_ALLOWED, "write GET");
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        refused
+    pub fn router<B: 'static>(&self) -> Router<B> {
+        let pages: [(_, AdminPage); 4] = [
+            ("/live", Self::live),
+            ("/ready", Self::ready),
+            ("/status", Self::status),
+            ("/metrics", Self::metrics),
+        ];
+        pages.into_iter().fold(Router::default(), |router, (path, page)| {
+            let admin = self.clone();
+            router.with(Method::GET, path, move |_| std::future::ready(page(&admin)))
+        })
     }
 
-    /// Whether a restart would help: it would if a part of the relay is stuck, and not if the database is
-    /// away, which leaves every part moving.
+    /// Whether a restart would help: it would if a part of the relay is stuck, and not if the
+    /// database is away, since every part still moves then.
     fn live(&self) -> Response<Full<Bytes>> {
         let stuck: Vec<_> = self.status.stuck().iter().map(ToString::to_string).collect();
         if stuck.is_empty() {
@@ -83,7 +79,8 @@ mod tests {
     use std::time::Duration;
 
     use http_body_util::BodyExt;
-    use hyper::header::CONTENT_TYPE;
+    use hyper::Request;
+    use hyper::header::{ALLOW, CONTENT_TYPE};
     use serde_json::{Value, json};
 
     use super::*;
@@ -97,8 +94,13 @@ mod tests {
         (Admin { status, metrics: Arc::new(Metrics::new()) }, stopper)
     }
 
+    async fn ask(admin: &Admin, method: Method, path: &str) -> Response<Full<Bytes>> {
+        let request = Request::builder().method(method).uri(path).body(()).unwrap();
+        admin.router().answer(request).await
+    }
+
     async fn get(admin: &Admin, path: &str) -> (u16, String) {
-        let response = admin.answer(&Method::GET, path);
+        let response = ask(admin, Method::GET, path).await;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -131,7 +133,8 @@ mod tests {
             "a process that is stopping is not to be killed"
         );
         let pulse = admin.status.pulse("route", Duration::ZERO);
-        while Clock.since(Clock.instant()).is_zero() {} // the clock has moved on from the pulse's start
+        // Until the clock has moved on from the pulse's start.
+        while Clock.since(Clock.instant()).is_zero() {}
         let (status, detail) = detail(&admin, "/live").await;
         assert_eq!(status, 503);
         assert!(detail.starts_with("route has not moved for "), "{detail}");
@@ -154,20 +157,20 @@ mod tests {
     async fn metrics_are_in_the_format_that_prometheus_reads() {
         let (admin, _) = admin();
         admin.metrics.bells.increment(1);
-        let response = admin.answer(&Method::GET, "/metrics");
+        let response = ask(&admin, Method::GET, "/metrics").await;
         assert_eq!(response.headers()[CONTENT_TYPE], PROMETHEUS);
         assert!(get(&admin, "/metrics").await.1.contains("posthaste_bells_total 1"));
     }
 
     #[tokio::test]
-    async fn whatever_else_is_asked_gets_a_problem() {
+    async fn any_other_request_gets_a_problem() {
         let (admin, _) = admin();
         assert_eq!(detail(&admin, "/").await.0, 404);
         assert_eq!(detail(&admin, "/ready/").await.0, 404);
-        let refused = admin.answer(&Method::POST, "/ready");
+        let refused = ask(&admin, Method::POST, "/ready").await;
         assert_eq!(refused.status(), 405);
         assert_eq!(refused.headers()[ALLOW], "GET, HEAD");
         assert_eq!(refused.headers()[CONTENT_TYPE], PROBLEM);
-        assert_eq!(admin.answer(&Method::HEAD, "/metrics").status(), 200);
+        assert_eq!(ask(&admin, Method::HEAD, "/metrics").await.status(), 200);
     }
 }

@@ -1,7 +1,13 @@
-//! What this process serves over HTTP: health and metrics. Also the probe that asks another process for its
-//! health.
+//! HTTP that this process serves: the relay's own pages (health, status and metrics).
+//!
+//! One [`listener`] serves them and the webhooks that come in, with TLS where it is set. Also here:
+//! the probe that asks another process for its health.
 
 pub mod admin;
+pub mod connection;
+pub mod listener;
 pub mod probe;
 pub mod problem;
+pub mod router;
 pub mod server;
+pub mod tls;

@@ -1,5 +1,5 @@
-//! Asks a relay's own listener how it is: one GET over plain HTTP, bounded in time and size. For container
-//! health checks, where there is no curl, and for the demo.
+//! Asks a relay's own listener for its health: one GET over plain HTTP, bounded in time and size.
+//! For container health checks, where there is no curl, and for the demo.
 
 use std::io;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time;
 
-/// An answer of ours is a line, or a problem of a few.
+/// Bytes of an answer. The relay answers with a line, or a problem of a few lines.
 const ANSWER_MAX: usize = 64 * 1024;
 
-/// Why nothing can be said of the relay's health.
+/// The relay's health cannot be learnt.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     #[error("the URL is not http://HOST:PORT/PATH")]
@@ -54,7 +54,7 @@ async fn ask(uri: &Uri, authority: &str) -> Result<(StatusCode, String), ProbeEr
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        // The status tells; a body that does not come is not missed.
+        // The status is the answer; a body that does not come is not missed.
         let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
         Ok((status, text.unwrap_or_default()))
     };
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_says_why() {
+    async fn a_probe_without_an_answer_says_why() {
         assert!(matches!(answering("").await, Err(ProbeError::Ask(..))));
         assert!(matches!(answering("SSH-2.0-x\r\n\r\n").await, Err(ProbeError::Ask(..))));
         for url in ["https://127.0.0.1/ready", "127.0.0.1:7878", "x"] {
             assert!(matches!(get(url, SOON).await, Err(ProbeError::Url)), "{url}");
         }
-        let nobody = get("http://127.0.0.1:1/ready", SOON).await.unwrap_err();
-        assert!(matches!(nobody, ProbeError::Connect(..)), "{nobody:?}");
+        let refused = get("http://127.0.0.1:1/ready", SOON).await.unwrap_err();
+        assert!(matches!(refused, ProbeError::Connect(..)), "{refused:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Answers of our own listeners: a text, or what is wrong, for programs and people alike.
+//! Answers of this process's listeners: a text, or a problem, for programs and people alike.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -21,7 +21,7 @@ pub fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
     respond(status, PROBLEM, body.to_string())
 }
 
-/// An answer that nobody is to keep.
+/// An answer that no cache may keep.
 #[must_use]
 pub fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));

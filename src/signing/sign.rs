@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair};
 use ring::{digest, hmac};
 
-use crate::model::endpoint::Secret;
+use crate::model::secret::Secret;
 
 /// More would make the header grow for nothing: a rotation needs 2, a rotation of a shared and an
 /// own key 4.

@@ -110,7 +110,7 @@ fn recorded(rows: &[Row]) -> RecordedDeliveries {
     for row in rows {
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
         let next = recorded.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
-        *next = next.or(next_due_in.map(super::deliveries::millis));
+        *next = next.or(next_due_in.map(super::rows::millis));
     }
     recorded
 }

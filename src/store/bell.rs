@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::connect::answered;
 use super::error::in_full;
 use super::session::for_session;
-use super::{Database, StoreError, answered};
+use super::{Database, StoreError};
 
 const LISTEN: &str = "listen posthaste";
 /// The payload that `posthaste_internal.wake` sends; the bell itself sends none.

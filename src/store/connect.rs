@@ -13,10 +13,10 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::StoreError;
 use super::session::{Identity, KnownDatabase};
 use super::tls::{Check, client_config};
 use super::url::{self, Mode, Roots, Way};
-use super::{StoreError, answered};
 
 /// A database and how to reach it: by one URL, or by two, of which one leads through a pooler.
 #[derive(Clone)]
@@ -334,6 +334,16 @@ where
         }
         Ok(())
     })
+}
+
+/// Ends a wait that no statement time-out ends, because the server itself may hang.
+pub(super) async fn answered<T>(
+    doing: &'static str,
+    within: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(within, work).await;
+    done.map_err(|_| StoreError::NoAnswer { doing, within })?
 }
 
 #[cfg(test)]

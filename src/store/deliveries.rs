@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::routing::{Claimed, delivery};
-use super::statements::Parameters;
+use super::rows::{Claimed, delivery, millis};
+use super::run::Parameters;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
@@ -124,9 +124,4 @@ pub async fn due(store: &Store) -> Result<Vec<Owed>, StoreError> {
             }
         })
         .collect())
-}
-
-/// A negative number is zero.
-pub(super) fn millis(millis: f64) -> Duration {
-    Duration::try_from_secs_f64(millis.max(0.0) / 1000.0).unwrap_or(Duration::MAX)
 }

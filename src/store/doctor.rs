@@ -6,9 +6,10 @@ use serde::Serialize;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
+use super::connect::answered;
 use super::place::Place;
-use super::statements::{Parameters, Sessions};
-use super::{Database, StoreError, adopt, answered, migrate, place, reach, roles, rules};
+use super::run::{Parameters, Sessions};
+use super::{Database, StoreError, adopt, migrate, place, reach, roles, rules};
 use crate::clock::Clock;
 use crate::model::endpoint::EndpointId;
 

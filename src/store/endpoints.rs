@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::routing::texts;
+use super::rows::texts;
 use super::{Store, StoreError};
-use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead, Secret};
+use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead};
 use crate::model::health::{Health, Left, State, Trouble, TroubleKind};
+use crate::model::secret::Secret;
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");

@@ -1,65 +1,17 @@
 //! The schema's versions: embedded, numbered, checksummed, applied in order under an advisory lock.
 //! Forward only. A relay refuses a schema that is newer than it knows.
 
-use ring::digest::{SHA256, digest};
 use tokio_postgres::Client;
 
+use super::migrations::{LEDGER, LOCK, TIMEOUTS};
 use super::session::for_transaction;
 use super::{Database, StoreError, refill};
 
-/// One step of the schema.
-#[derive(Debug, Clone, Copy)]
-pub struct Migration {
-    pub version: i32,
-    pub name: &'static str,
-    pub sql: &'static str,
-}
-
-macro_rules! sum {
-    ($($subject:literal),* $(,)?) => {
-        concat!($(include_str!(concat!("../../sql/schema/", $subject, ".sql")), "\n"),*)
-    };
-}
-
-/// The schema as it is, a file for each subject, in the order in which one builds on the other.
-const SCHEMA: &str = sum![
-    "01_outbox",
-    "02_endpoints",
-    "03_deliveries",
-    "04_attempts",
-    "05_routing",
-    "06_relays",
-    "07_rules",
-    "08_partitions",
-    "09_received",
-    "10_announcements",
-    "11_steering_endpoints",
-    "12_steering_deliveries",
-    "13_inspection",
-    "14_consistency",
-    "15_roles",
-];
-
-/// All migrations, in order. A released migration is never edited.
-///
-/// Nothing has been released: so there is one, and it is the schema. A release puts its text into
-/// `sql/migrations`, and from then on a change is a migration and an edit of the schema that come
-/// to the same.
-pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schema", sql: SCHEMA }];
-
-/// The table of applied versions.
-pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
-
-/// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
-pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
+pub use super::migrations::{MIGRATIONS, Migration};
 
 /// Settings that a migration needs, whatever is set for the database or the role.
 const SETTINGS: &str = "set local standard_conforming_strings = on; \
      set local row_security = off; set local timezone = 'UTC';";
-
-/// A lock that an application holds for long makes the migration fail, and changes nothing.
-pub(super) const TIMEOUTS: &str =
-    "set local lock_timeout = '2s'; set local statement_timeout = '5min';";
 
 /// Applies what is missing, each migration in a transaction of its own. Returns what it applied.
 ///
@@ -187,27 +139,6 @@ fn guard(from: i32) -> String {
         + if from == 0 { LEDGER } else { "" }
 }
 
-impl Migration {
-    /// SHA-256 of the text, in hex.
-    #[must_use]
-    pub fn checksum(&self) -> String {
-        digest(&SHA256, self.sql.as_bytes())
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-
-    /// Its text, and the statement that records it in the ledger.
-    pub(super) fn script(&self) -> String {
-        let Self { version, name, sql } = self;
-        let checksum = self.checksum();
-        format!(
-            "{sql}\ninsert into posthaste.migrations (version, name, checksum) values ({version}, '{name}', '{checksum}');\n"
-        )
-    }
-}
-
 struct Applied {
     version: i32,
     name: String,
@@ -250,27 +181,4 @@ fn newest(applied: &[Applied]) -> i32 {
 
 fn newest_known() -> i32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_file_of_the_schema_is_part_of_it() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/schema");
-        let mut files: Vec<_> =
-            std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        let texts = files.iter().map(|file| std::fs::read_to_string(file).unwrap() + "\n");
-        assert_eq!(texts.collect::<String>(), SCHEMA);
-    }
-
-    #[test]
-    fn migrations_are_numbered_without_a_gap_and_named_by_their_number() {
-        for (place, migration) in MIGRATIONS.iter().enumerate() {
-            assert_eq!(usize::try_from(migration.version), Ok(place + 1));
-            assert!(migration.name.starts_with(&format!("{:04}_", migration.version)));
-        }
-    }
 }

@@ -16,23 +16,26 @@ mod error;
 pub mod health;
 mod loan;
 pub mod migrate;
+mod migrations;
 pub mod ordering;
 pub mod place;
 mod pool;
+pub mod preflight;
 pub mod reach;
 pub mod received;
 pub mod refill;
 pub mod relays;
 pub mod roles;
 pub mod routing;
+mod rows;
 pub mod rules;
+mod run;
 mod session;
 mod statements;
 mod tls;
 pub mod upkeep;
 mod url;
 
-use std::future::Future;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -41,8 +44,8 @@ use crate::clock::Present;
 
 pub use connect::Database;
 pub use error::StoreError;
+pub use run::parameter_types;
 pub use session::SESSION;
-pub use statements::parameter_types;
 
 use statements::Statements;
 
@@ -101,10 +104,18 @@ const UPKEEP_PLANS: &str = "set enable_seqscan = off; set jit = off;";
 /// Postgres has ended a statement long before its answer is this much later than its time-out.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// Routing runs one statement at a time; incoming webhooks may need two connections.
+/// A relay routes with one statement at a time; a listener for webhooks stores with two.
 const ROUTER_CONNECTIONS: usize = 2;
-/// A statement that waits for a lock does not hold up reaping a relay.
+/// While one waits for a lock, the other can still reap a relay.
 const UPKEEP_CONNECTIONS: usize = 2;
+
+/// The most connections of a relay besides `database.pool_size`.
+///
+/// Two sessions of its own, for the bell and the lease, one for routing, and those of upkeep. Behind
+/// a pooler routing may borrow a second one, and never both at a time.
+pub const CONNECTIONS_BESIDE_POOL: usize = 2 + 1 + UPKEEP_CONNECTIONS;
+/// The most connections of a listener for webhooks, besides the relay's.
+pub const INGEST_CONNECTIONS: usize = ROUTER_CONNECTIONS;
 
 impl Store {
     /// Opens the pools; connections are made when first needed.
@@ -144,14 +155,4 @@ impl Store {
     pub fn database(&self) -> &Database {
         &self.database
     }
-}
-
-/// Bounds a wait that no statement time-out bounds, because the server itself may hang.
-async fn answered<T>(
-    doing: &'static str,
-    within: Duration,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let done = tokio::time::timeout(within, work).await;
-    done.map_err(|_| StoreError::NoAnswer { doing, within })?
 }

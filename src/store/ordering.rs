@@ -3,18 +3,17 @@
 
 use std::time::Duration;
 
-use super::deliveries::millis;
+use super::rows::millis;
 use super::{Store, StoreError};
 use crate::model::endpoint::EndpointId;
+
+pub use super::rows::Line;
 
 const GIVE_TURNS: &str = include_str!("../../sql/queries/give_turns.sql");
 const LINES: &str = include_str!("../../sql/queries/lines.sql");
 
-/// An endpoint and an ordering key.
-pub type Line = (EndpointId, String);
-
-/// Gives the next delivery in each of these lines its turn where no delivery has it. Returns the
-/// endpoints that may have a delivery due by it, and in how long.
+/// Gives the next in these lines its turn where nobody has it. Returns the endpoints that may have
+/// something due by it, and in how long.
 ///
 /// # Errors
 /// When the statement fails; also, and rarely, when another relay gave a turn at the same moment:

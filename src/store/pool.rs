@@ -4,8 +4,9 @@
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
 
-use super::statements::Sessions;
-use super::{Database, StoreError, answered};
+use super::connect::answered;
+use super::run::Sessions;
+use super::{Database, StoreError};
 
 /// Connections that wait for the next statement.
 pub(super) type Pool = managed::Pool<Manager>;

@@ -7,7 +7,7 @@
 
 use tokio_postgres::Client;
 
-use super::migrate::{LEDGER, LOCK, MIGRATIONS, Migration, TIMEOUTS};
+use super::migrations::{LEDGER, LOCK, MIGRATIONS, Migration, TIMEOUTS};
 use super::{Database, StoreError};
 
 const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
+use super::connect::answered;
 use super::error::in_full;
-use super::statements::{Parameters, Sessions, StatementResult};
-use super::{Database, RelayId, Store, StoreError, answered};
+use super::run::{Parameters, Sessions, StatementResult};
+use super::{Database, RelayId, Store, StoreError};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
 const EVICT: &str = include_str!("../../sql/queries/evict.sql");

@@ -1,18 +1,16 @@
 //! Routing: from events to the deliveries they owe. One statement does it all, and a smaller one
 //! the usual case.
 
-use std::time::Duration;
-
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
 
-use super::ordering::Line;
+use super::rows::{Line, delivery, lines};
 use super::statements::Statements;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::{Delivery, EventId};
+use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
+
+pub use super::rows::Claimed;
 
 const ROUTE: &str = include_str!("../../sql/queries/route.sql");
 const ROUTE_FEW: &str = include_str!("../../sql/queries/route_few.sql");
@@ -71,15 +69,8 @@ pub struct RoutingStep {
     pub routed_at: Timestamp,
 }
 
-/// A claimed delivery, and whether it is to be sent at all.
-#[derive(Debug)]
-pub struct Claimed {
-    pub delivery: Delivery,
-    /// Why it is to be cancelled instead of sent.
-    pub cancelled: Option<String>,
-}
-
-/// The floor of the next step. Refuses a restored dump, whose ledger means nothing.
+/// Where the ledger stands, as far as routing needs to know beforehand. In a restored dump it means
+/// nothing, and is refused.
 ///
 /// # Errors
 /// When the database is a restored dump, or fails.
@@ -213,68 +204,4 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
     }
     routed.claimed.sort_by_key(|one| one.delivery.event_id);
     Ok(Some(routed))
-}
-
-fn lines(row: &Row) -> Vec<Line> {
-    let endpoints: Option<Vec<i64>> = row.get("line_endpoints");
-    let keys: Option<Vec<String>> = row.get("line_keys");
-    endpoints.unwrap_or_default().into_iter().zip(keys.unwrap_or_default()).collect()
-}
-
-/// Reads the columns that routing and claiming have in common.
-///
-/// `now` is the relay's. The database says how old an event is; that becomes a moment of the
-/// relay's clock, which may be wrong, so that both mistakes cancel out.
-///
-/// # Errors
-/// When the row holds a value that this relay cannot read.
-pub(super) fn delivery(
-    row: &Row,
-    claim_token: i64,
-    attempt_count: u32,
-    now: Timestamp,
-) -> Result<Delivery, StoreError> {
-    let event_id = row.get("event_id");
-    let read = || {
-        let age = Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
-        let payload = row.try_get::<_, Option<JsonBytes>>("payload")?;
-        let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
-        Ok(Delivery {
-            event_id,
-            endpoint_id: row.try_get("endpoint_id")?,
-            claim_token,
-            attempt_count,
-            endpoint_revision: row.try_get("revision")?,
-            event_type: row.try_get::<_, Option<String>>("event_type")?.unwrap_or_default(),
-            event_created_at: row.try_get("created_at")?,
-            ordering_key: row.try_get("ordering_key")?,
-            payload: payload.map(|payload| payload.0).unwrap_or_default(),
-            headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
-            due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
-        })
-    };
-    read().map_err(StoreError::unreadable("event", event_id))
-}
-
-/// The pairs of a JSON object of texts.
-pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
-    object
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-        .collect()
-}
-
-/// A `json` column, whose binary form is the text itself.
-struct JsonBytes(Bytes);
-
-impl<'a> FromSql<'a> for JsonBytes {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(Bytes::copy_from_slice(raw)))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSON
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::statements::Parameters;
+use super::run::Parameters;
 use super::{RelayId, Store, StoreError};
 
 const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sql");

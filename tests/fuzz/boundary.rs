@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use posthaste::clock::Present;
-use posthaste::config::{self, Hidden, IngestSettings, Sources};
-use posthaste::ingest::in_memory::{Doorstep, Kept};
+use posthaste::config::{self, IngestSettings, Sources};
+use posthaste::ingest::in_memory::{InMemoryIngest, Kept};
 use posthaste::model::incoming::Incoming;
+use posthaste::model::secret::Secret;
 use posthaste::model::selector::is_json;
 use posthaste::observe::metrics::Metrics;
 use posthaste::signing::verify::{Scheme, Verifier};
@@ -145,12 +146,12 @@ fn converse(case: &Case, way: &Way, sent: &[u8]) -> (Vec<u8>, Vec<Took>) {
     let mut settings = SETTINGS.clone();
     let source = settings.sources.get_mut("source").expect("it is set above");
     source.verify = case.scheme;
-    source.secrets = case.secrets.iter().cloned().map(Hidden::new).collect();
+    source.secrets = case.secrets.iter().cloned().map(Secret::new).collect();
     source.tolerance = TOLERANCE;
     let now = Timestamp::from_second(case.now).expect("the case keeps within the range");
     let present = Present::still_at(now);
     let in_memory =
-        Doorstep::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
+        InMemoryIngest::new(&settings, &METRICS, present, way.peer()).expect("usable secrets");
     let mut took: Vec<Took> = Vec::new();
     let keep = |incoming| {
         let number = took.len();

@@ -5,6 +5,7 @@ mod guides;
 mod readme;
 mod sql_reference;
 mod tidy;
+mod told_once;
 
 mod plans;
 mod schema;

@@ -88,6 +88,7 @@ impl Terminal {
         let mut bash = Command::new("bash")
             .args(["--norc", "--noprofile"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("POSTHASTE_TEST_POSTGRES")
             .env("PATH", std::env::join_paths(path).unwrap())
             .env("TMPDIR", directory.path())
             .env("POSTHASTE_HTTP__LISTEN", "127.0.0.1:0")

@@ -342,7 +342,7 @@ async fn a_commit_whose_answer_was_lost_is_one_event() {
     wire.cut().await;
     wire.fix();
     spool_is_empty(&relay).await;
-    assert_eq!(relay.metric("posthaste_spool_out_total", "").await, 1.0);
+    assert_eq!(relay.metric("posthaste_spool_stored_total", "").await, 1.0);
     assert_eq!(value::<i64>(&client, "select count(*) from posthaste.outbox").await, 2);
 }
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use posthaste::config::{self, Config, Sources, Wake};
+use posthaste::config::{self, Config, Sources, WakeMode};
 use posthaste::model::health::HealthPolicy;
 use posthaste::model::rules::{Rule, RuleRow, RuleSet};
 
@@ -60,7 +60,7 @@ fn smaller(in_flight: usize, batch: usize, bytes: usize) -> Arc<Config> {
     config.relay.max_in_flight = in_flight;
     config.relay.max_in_flight_bytes = bytes;
     config.relay.batch = batch;
-    config.relay.wake = Wake::Poll;
+    config.relay.wake = WakeMode::Poll;
     config.delivery.initial_window = 1;
     config.delivery.max_concurrency = 4;
     Arc::new(config)

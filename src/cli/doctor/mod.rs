@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{CliError, database, say};
-use crate::config::{Config, IngestSettings, Wake};
+use super::database::database;
+use super::error::CliError;
+use super::output::say;
+use crate::config::{Config, IngestSettings, WakeMode};
 use crate::ingest::{self, SpoolRoom, Spooled};
 use crate::relay::{self, Judged, RelayError};
 use crate::store::Database;
@@ -20,7 +22,7 @@ const MOST_JUDGED: i64 = 1000;
 const MOST_TOLD: usize = 10;
 
 pub(super) async fn run(config: &Config, as_json: bool) -> Result<(), CliError> {
-    let rings = config.relay.wake == Wake::Listen;
+    let rings = config.relay.wake == WakeMode::Listen;
     let database = database(config)?;
     let mut findings = examine(&database, config.relay.lease, rings).await;
     // Without the finding on endpoints, they cannot be read either.

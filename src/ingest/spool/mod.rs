@@ -18,7 +18,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 
-use super::IngestError;
+use super::error::IngestError;
 use crate::model::incoming::Incoming;
 
 pub(super) use record::Broken;

@@ -1,6 +1,8 @@
-//! What the dispatcher does next: give back uncertain claims, keep the bell's session, ask what is due,
-//! claim it, route new events, rest. One round does each of these at most once, in this order, and
-//! ends with a rest.
+//! Decides what the dispatcher does next.
+//!
+//! A round gives back uncertain claims, keeps the bell's session, asks what is due, tells other
+//! relays, claims what is due, routes new events, and ends with a rest: each if there is reason to,
+//! in this order.
 //!
 //! [`Dispatch::next`] names the next step; the dispatcher performs it and tells what came of it.
 //! A claim that fails does not keep new events from being routed; any other error ends the round.
@@ -37,14 +39,14 @@ const TELL_INTERVAL: Duration = Duration::from_millis(20);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle session is asked for a sign of life.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as they
-/// have: what is routed without room is written once more when it is claimed. But a full lane must not
-/// hold up the others' events: where nothing moves, routing goes on after this …
+/// A backlog is routed on as soon as the lanes that were fed have room again, and only as far as
+/// they have: what is routed without room is written once more when it is claimed. But a full lane
+/// must not hold up the others' events: where nothing moves, routing goes on after this …
 const STUCK_LANES_WAIT: Duration = Duration::from_millis(20);
 /// … and where it moves too slowly, after this.
 const SLOW_LANES_WAIT: Duration = Duration::from_millis(200);
 
-/// What goes on from one round to the next.
+/// The dispatcher's state, which goes on from one round to the next.
 #[derive(Debug)]
 pub struct Dispatch {
     settings: DispatchSettings,
@@ -97,7 +99,7 @@ enum Point {
     BackOff,
 }
 
-/// What a full step of routing has left.
+/// Left by a full step of routing.
 #[derive(Debug)]
 struct Backlog {
     fed: Vec<EndpointId>,
@@ -135,7 +137,8 @@ impl Dispatch {
     }
 
     /// The next step. Unless there was nothing to claim, or it is one of `CheckBell`, `Silence`,
-    /// `BackOff` and `Rest`, the method that takes in what it gave is to follow, or [`failed`](Self::failed).
+    /// `BackOff` and `Rest`, the method that takes in what it gave is to follow, or
+    /// [`failed`](Self::failed).
     pub fn next(&mut self, now: Instant, facts: &Facts) -> Step {
         self.hears = facts.hears;
         loop {
@@ -157,7 +160,7 @@ impl Dispatch {
         }
     }
 
-    /// What there is to do at this point of the round, if anything.
+    /// The step at this point of the round, if there is reason for one.
     fn step_of(&mut self, at: Point, now: Instant, facts: &Facts) -> Option<Step> {
         match at {
             Point::Disown => self.uncertain.are_to_be_disowned(now).then_some(Step::Disown),
@@ -224,7 +227,8 @@ impl Dispatch {
         Step::Route { events: self.events_per_step(facts), few }
     }
 
-    /// How many events to route: in a backlog no more than there is room for, unless that is little.
+    /// How many events to route: in a backlog no more than there is room for, unless that is
+    /// little.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -273,8 +277,6 @@ impl Dispatch {
         };
         Step::Rest { until, reason }
     }
-
-    // ── what there is to know about it ──
 
     /// The settings it goes by.
     #[must_use]

@@ -1,4 +1,4 @@
-//! What a step gave, taken in.
+//! Takes in what a step gave.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::model::endpoint::EndpointId;
 
 /// Endpoints that one claim looks at.
 pub(super) const ENDPOINTS_PER_CLAIM: usize = 500;
-/// After events that a step of few leaves to a whole step. Unusual events seldom come alone, and a try
-/// costs the database as much as a look.
+/// After events that a step of few leaves to a whole step. Unusual events seldom come alone, and a
+/// try costs the database as much as a look.
 const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Dispatch {
@@ -55,7 +55,8 @@ impl Dispatch {
         self.at = Point::Claim;
     }
 
-    /// What to claim: of endpoints that are due as much as each has room for, at most `room` in all.
+    /// Chooses what to claim: of endpoints that are due as much as each has room for, at most
+    /// `room` in all.
     pub fn ask(
         &self,
         due: &Due,
@@ -82,8 +83,8 @@ impl Dispatch {
         asked
     }
 
-    /// A claim has succeeded: `claimed` says how much of an endpoint, and `is_cut` that more was due
-    /// and had room, but for its size.
+    /// A claim has succeeded: `claimed` says how much of an endpoint, and `is_cut` that more was
+    /// due and had room, but for its size.
     pub fn claimed(
         &mut self,
         asked: &ClaimRequest,
@@ -166,8 +167,8 @@ impl Dispatch {
     }
 
     /// A step of routing has failed, and may have claimed something all the same. What it read may
-    /// have been too much for it: then fewer events are tried, down to a single one, and more again with
-    /// each step that succeeds.
+    /// have been too much for it: then fewer events are tried, down to a single one, and more again
+    /// with each step that succeeds.
     pub fn route_failed(&mut self, events: u32, few: bool, is_of_some_row: bool, now: Instant) {
         self.uncertain.add(self.token, now);
         if is_of_some_row {

@@ -1,9 +1,9 @@
 //! Decides when to look for events: again and again while awake, on NOTIFY while asleep.
 //!
-//! While awake, the relay holds the bell's lock, so no insert pays for a NOTIFY. While asleep, every
-//! insert rings. In between, the relay has let go of the lock but may still miss the transactions
-//! that tried the bell while it was held: it looks until all of them have ended. A few events a
-//! second are heard by the bell alone; the relay takes the lock only when there are many.
+//! While awake, the relay holds the bell's lock, so no insert pays for a NOTIFY. While asleep,
+//! every insert rings. In between, the relay has let go of the lock but may still miss the
+//! transactions that tried the bell while it was held: it looks until all of them have ended. A few
+//! events a second are heard by the bell alone; the relay takes the lock only when there are many.
 //!
 //! A lost bell costs latency only: a poll always runs behind it.
 
@@ -16,7 +16,8 @@ const MANY: u32 = 16;
 const BELLS: usize = 10;
 /// … within this: beyond 200 a second, looking is cheaper than being rung for.
 const WITHIN: Duration = Duration::from_millis(50);
-/// Looks that find nothing before the relay goes to sleep, each after twice the pause of the one before.
+/// Looks that find nothing before the relay goes to sleep, each after twice the pause of the one
+/// before.
 const QUIET_LOOKS: u32 = 5;
 /// The timer ends on a full millisecond: after 0.3 to 1.3 of them.
 const FIRST_PAUSE: Duration = Duration::from_micros(300);
@@ -44,14 +45,14 @@ enum State {
     Asleep,
 }
 
-/// What a look at the outbox found.
+/// The result of a look at the outbox.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Look {
-    pub events: u32,
+    pub(super) events: u32,
     /// Whether there may be more to route at once.
-    pub more: bool,
+    pub(super) more: bool,
     /// Transactions below this have ended; `None`: another relay was routing.
-    pub xmin: Option<i64>,
+    pub(super) xmin: Option<i64>,
 }
 
 impl Sleep {
@@ -107,7 +108,7 @@ impl Sleep {
             self.state = State::Awake { quiet: 0 };
         }
         let wait = match self.state {
-            // What came since has rung, and is heard.
+            // Events that came since have rung, and are heard.
             State::Asleep if hears => None,
             State::Awake { .. } if look.more => Some(Duration::ZERO),
             State::Asleep | State::Falling { .. } | State::Awake { .. } | State::Tired => {

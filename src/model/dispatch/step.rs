@@ -56,7 +56,8 @@ pub enum Step {
     Route {
         /// At most this many.
         events: u32,
-        /// By the statement for [few](super::FEW) events, which does nothing where they are unusual.
+        /// By the statement for [few](super::FEW) events, which does nothing where they are
+        /// unusual.
         few: bool,
     },
     /// Take the bell's lock: no insert rings from then on.
@@ -69,7 +70,7 @@ pub enum Step {
     Rest {
         /// The moment.
         until: Instant,
-        /// What is to be done then.
+        /// The reason to end then.
         reason: Reason,
     },
 }
@@ -85,7 +86,7 @@ pub enum Reason {
     Other,
 }
 
-/// What the next step depends on beside the dispatcher's own state.
+/// Facts that the next step depends on, beside the dispatcher's own state.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
     /// Whether there is a session that hears the bell.
@@ -102,7 +103,7 @@ pub struct Facts {
     pub finished_by_fed: u64,
 }
 
-/// What a claim asks for.
+/// Asked for by a claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimRequest {
     /// Endpoints that are due.
@@ -111,7 +112,7 @@ pub struct ClaimRequest {
     pub rooms: Vec<usize>,
 }
 
-/// What a step of routing did.
+/// The result of a step of routing.
 #[derive(Debug, Clone, Default)]
 pub struct RoutedStep {
     /// Events that were routed.

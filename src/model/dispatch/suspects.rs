@@ -1,15 +1,15 @@
-//! Finds the endpoint for which claiming fails. A claim serves many endpoints in one statement, so one row that
-//! the database cannot read would hold up all of them, for ever. A claim that fails twice is therefore
-//! tried for half as many deliveries, down to a single one, and the endpoint of that one goes without
-//! claims for a while.
+//! Finds the endpoint for which claiming fails. A claim serves many endpoints in one statement, so
+//! one row that the database cannot read would hold up all of them, for ever. A claim that fails
+//! twice is therefore tried for half as many deliveries, down to a single one, and the endpoint of
+//! that one goes without claims for a while.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::model::endpoint::EndpointId;
 
-/// Long enough that an endpoint which always fails costs little, short enough that an endpoint which was
-/// fixed goes on soon; twice as long each time …
+/// Long enough that an endpoint which always fails costs little, short enough that an endpoint
+/// which was fixed goes on soon; twice as long each time …
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ struct LeftOut {
     pause: Duration,
 }
 
-/// What follows from a claim that failed.
+/// Follows from a claim that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// The same is tried again: the error may have passed.
@@ -76,7 +76,8 @@ impl Suspects {
         }
     }
 
-    /// A claim for these endpoints, of `asked` deliveries, has failed, and one of its rows may be the reason.
+    /// A claim for these endpoints, of `asked` deliveries, has failed, and one of its rows may be
+    /// the reason.
     pub fn accuse(&mut self, endpoints: &[EndpointId], asked: usize, now: Instant) -> Blame {
         if !std::mem::replace(&mut self.failed, true) {
             return Blame::Again;
@@ -100,8 +101,8 @@ impl Suspects {
 mod tests {
     use super::*;
 
-    /// Claims one delivery for each of these but those left out, as far as it may, where any claim for
-    /// one of `bad` fails. Returns the endpoints it claimed for.
+    /// Claims one delivery for each of these but those left out, as far as it may, where any claim
+    /// for one of `bad` fails. Returns the endpoints it claimed for.
     fn claim(
         suspects: &mut Suspects,
         all: &[EndpointId],

@@ -1,5 +1,5 @@
-//! Claims that a statement may have made although the relay was told of an error. The relay gives them
-//! back; otherwise they would stay claimed, and no attempt would be made.
+//! Claims that a statement may have made although the relay was told of an error. The relay gives
+//! them back; otherwise they would stay claimed, and no attempt would be made.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
 //! One endpoint's lane as a value: what a relay has queued for the endpoint, how much more it may
 //! claim, and what a worker of the lane does next.
 //!
-//! A slow, dead or hostile endpoint fills its own lane and no other. Knows no lock, task, clock or chance: the relay keeps a lane behind a lock and calls workers,
-//! the simulation steps one by hand. The queue holds claims with their guards there, plain
-//! deliveries here, so the caller counts what it holds and hands the count in as `claimed`.
+//! A slow, dead or hostile endpoint fills its own lane and no other. Knows no lock, task, clock or
+//! chance: the relay keeps a lane behind a lock and calls workers, the simulation steps one by
+//! hand. The queue holds claims with their guards there, plain deliveries here, so the caller
+//! counts what it holds and hands the count in as `claimed`.
 //!
 //! How many requests may be in flight is [`window`](super::window)'s to say, whether any may
 //! [`health`](super::health)'s, how fast [`rate`](super::rate)'s, which part of a limit is this

@@ -1,11 +1,11 @@
-//! Whom we may dial: one rule set for checking an endpoint, testing it and delivering to it.
+//! Decides which addresses may be dialled: one rule set for checking an endpoint, testing it and
+//! delivering to it.
 //!
-//! Pure: it judges addresses that somebody else resolved ([`resolve`](super::resolve)) and dials
-//! nothing ([`client`](super::client) does).
+//! Pure: [`resolve`](super::resolve) finds the addresses, and [`client`](super::client) dials them.
 //!
-//! An address is judged by the narrowest special range it lies in, and by every IPv4 address that its
-//! IPv6 spelling may reach (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP): all of them
-//! must be allowed. Ranges come in tiers:
+//! An address is judged by the narrowest special range it lies in, and by every IPv4 address that
+//! its IPv6 spelling may reach (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP): all
+//! of them must be allowed. Ranges come in tiers:
 //!
 //! | tier | ranges | opened by |
 //! |---|---|---|
@@ -15,16 +15,15 @@
 //! | never | unspecified, multicast, broadcast, discard-only, unassigned, … | nothing |
 //!
 //! So `0.0.0.0/0` opens 10.0.0.1 and neither 127.0.0.1 nor the metadata service, and
-//! `169.254.0.0/16` opens link-local but not the metadata service within it. Named ranges other than
-//! loopback, link-local and metadata can be opened because laboratories do use them.
+//! `169.254.0.0/16` opens link-local but not the metadata service within it. Named ranges other
+//! than loopback, link-local and metadata can be opened because laboratories do use them.
 //!
-//! What cannot be seen from here: a NAT64 prefix of the network's own within global unicast space, or a
-//! port that a router forwards inward from a public address.
+//! Two ways inward cannot be seen from here: a NAT64 prefix of the network's own within global
+//! unicast space, and a port that a router forwards inward from a public address.
 //!
-//! Whatever is opened, this relay's own listeners and its database are refused: a webhook must not be
-//! able to talk to them.
+//! This relay's own listeners and its database are always refused: a webhook must not be able to
+//! talk to them.
 
-mod entry;
 mod objections;
 mod ranges;
 
@@ -33,17 +32,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use url::Host;
 
-pub use entry::{AllowEntry, AllowEntryError};
 pub use objections::Objection;
 use ranges::{Tier, range_of, reached};
 
+use crate::model::allow::AllowEntry;
 use crate::model::outcome::Refusal;
 
-/// What the operator has opened, and what stays shut regardless.
+/// The addresses that the operator has opened, and those that stay shut regardless.
 #[derive(Debug, Clone, Default)]
 pub struct AddressRules {
-    allow: Opened,
-    allow_http: Opened,
+    allow: AllowList,
+    allow_http: AllowList,
     own: Vec<SocketAddr>,
 }
 
@@ -76,7 +75,11 @@ impl AddressRules {
         allow_http: &[AllowEntry],
         always_refused: Vec<SocketAddr>,
     ) -> Self {
-        Self { allow: Opened::new(allow), allow_http: Opened::new(allow_http), own: always_refused }
+        Self {
+            allow: AllowList::new(allow),
+            allow_http: AllowList::new(allow_http),
+            own: always_refused,
+        }
     }
 
     /// Judges one address that `host`, as written in the URL, resolved to.
@@ -102,8 +105,8 @@ impl AddressRules {
     /// Judges every address that a target resolved to, and whether it may do without TLS.
     ///
     /// One forbidden address among several refuses them all. An honest name has no reason to point
-    /// both outside and inside; a rebinding attack answers with both and waits for the outside one to
-    /// fail.
+    /// both outside and inside; a rebinding attack answers with both and waits for the outside one
+    /// to fail.
     ///
     /// # Errors
     ///
@@ -127,8 +130,8 @@ impl AddressRules {
         Ok(())
     }
 
-    /// Whether plain HTTP to `host` could be admitted once its addresses are known; if not, there is
-    /// no need to resolve it.
+    /// Whether plain HTTP to `host` could be admitted once its addresses are known; if not, there
+    /// is no need to resolve it.
     #[must_use]
     pub fn may_be_plain(&self, host: &Host) -> bool {
         self.allow_http.has_host(host) || !self.allow_http.nets.is_empty()
@@ -188,21 +191,21 @@ fn is_this_machine(ip: IpAddr) -> bool {
 
 /// The entries of one list, sorted by kind.
 #[derive(Debug, Clone, Default)]
-struct Opened {
+struct AllowList {
     nets: Vec<IpNet>,
     hosts: Vec<String>,
 }
 
-impl Opened {
+impl AllowList {
     fn new(entries: &[AllowEntry]) -> Self {
-        let mut opened = Self::default();
+        let mut list = Self::default();
         for entry in entries {
             match entry {
-                AllowEntry::Net(net) => opened.nets.push(*net),
-                AllowEntry::Host(name) => opened.hosts.push(name.clone()),
+                AllowEntry::Net(net) => list.nets.push(*net),
+                AllowEntry::Host(name) => list.hosts.push(name.clone()),
             }
         }
-        opened
+        list
     }
 
     fn has_host(&self, host: &Host) -> bool {

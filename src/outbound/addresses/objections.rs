@@ -1,5 +1,5 @@
-//! What stands against a target, in words that name the setting and the value that would open it. All of
-//! it at once, so that an operator need not try again after each.
+//! The objections to a target, in words that name the setting and the value that would open it. All
+//! at once, so that an operator need not try again after each.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,20 +7,21 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use url::Host;
 
+use super::AddressRules;
 use super::ranges::{METADATA, Tier, range_of, reached};
-use super::{AddressRules, AllowEntry};
+use crate::model::allow::AllowEntry;
 
 /// A name may have many addresses; the first few say what there is to say.
 const TOLD: usize = 3;
 
-/// Something that keeps a relay from sending to a target.
+/// A reason that keeps a relay from sending to a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objection {
     what: String,
     opening: Opening,
 }
 
-/// What would open it.
+/// The setting that would open it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Opening {
     Nothing,
@@ -38,7 +39,7 @@ enum Opening {
 }
 
 impl AddressRules {
-    /// What stands against sending to `host`, at these addresses as far as they are known.
+    /// The objections to sending to `host`, at these addresses as far as they are known.
     #[must_use]
     pub fn objections(
         &self,
@@ -72,7 +73,7 @@ impl AddressRules {
         self.allow_http.has_host(host) || (self.may_be_plain(host) && addresses.iter().all(covered))
     }
 
-    /// What stands against one address.
+    /// The objections to one address.
     fn against(&self, host: &Host, address: IpAddr, port: u16) -> Vec<Objection> {
         let reached = reached(address);
         let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! What an address is: the special ranges of the IANA registries, and the IPv4 address that hides in
-//! an IPv6 spelling. A table and arithmetic; what is opened is decided in [`super`].
+//! Classifies an address: the special ranges of the IANA registries, and the IPv4 address that
+//! hides in an IPv6 spelling. A table and arithmetic; [`super`] decides what is opened.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,13 +8,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// How a range can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tier {
-    /// Open to everybody.
+    /// Always open.
     Global,
     /// Opened by any CIDR that covers the address: networks that an operator means when they say
     /// "inside".
     Private,
-    /// Opened only by a CIDR that lies within this very range, so that nobody opens it by accident
-    /// with `0.0.0.0/0`.
+    /// Opened only by a CIDR that lies within this very range, so that `0.0.0.0/0` does not open it
+    /// by accident.
     Named,
     /// Never: no webhook receiver can live there.
     Never,
@@ -100,8 +100,8 @@ static V6_PUBLIC: Range = v6("public", Tier::Global, [0x2000, 0, 0, 0, 0, 0, 0, 
 /// Nothing outside `2000::/3` is handed out as global unicast, so what is not listed is refused.
 static V6_UNASSIGNED: Range = v6("outside global unicast (2000::/3)", Tier::Never, [0; 8], 0);
 
-/// Where clouds answer with credentials. Ranges of their own, before those they lie in: whoever opens
-/// link-local or 10.0.0.0/8 has not opened these.
+/// Clouds answer with credentials there. Ranges of their own, before those they lie in: an operator
+/// who opens link-local or 10.0.0.0/8 has not opened these.
 pub(super) const METADATA: &str = "cloud metadata";
 
 /// From the narrowest to the widest where they overlap.

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use url::Host;
 
 use super::ranges::tables;
-use super::{AddressRules, AllowEntry, AllowEntryError, Forbidden, NotAdmitted};
+use super::{AddressRules, Forbidden, NotAdmitted};
+use crate::model::allow::{AllowEntry, AllowEntryError};
 use crate::model::outcome::Refusal;
 use crate::outbound::target::Target;
 
-/// What a name may resolve to and must not be dialled, with the range it is refused for.
+/// Addresses that must not be dialled, with the range that each is refused for.
 const FORBIDDEN_ADDRESSES: &[(&str, &[&str])] = &[
     (
         "unspecified",

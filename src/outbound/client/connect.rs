@@ -1,5 +1,5 @@
 //! From a target to an open connection: resolve, judge every address, dial a judged address, then
-//! TLS. There is one lookup and nothing is looked up again afterwards, so DNS rebinding has no room.
+//! TLS. There is one lookup and no other afterwards, so DNS rebinding has no room.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::Uri;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 use tower_service::Service;
 
-use super::connection::{Connection, Limits};
-use super::ear::Stream;
+use super::connection::Connection;
+use super::dial::{in_turn, race};
+use super::ear::{Overheard, Stream};
 use super::failure;
-use super::proxy::{self, ProxyUrl};
-use super::wire::{Allowance, Wire};
+use super::proxy;
+use super::settings::Limits;
+use super::wire::{ReadAllowance, Wire};
 use crate::clock::Clock;
 use crate::model::outcome::{Cause, Outcome, Phase, Phases};
+use crate::model::proxy::ProxyUrl;
 use crate::outbound::addresses::{AddressRules, NotAdmitted, Objection};
 use crate::outbound::resolve::{LookupError, Resolver, known_addresses};
 use crate::outbound::target::Target;
@@ -32,17 +34,10 @@ pub(super) struct Connector {
     pub(super) resolver: Resolver,
     pub(super) tls: Arc<rustls::ClientConfig>,
     pub(super) proxy: Option<ProxyUrl>,
-    pub(super) resolve_time: Duration,
-    pub(super) connect_time: Duration,
-    pub(super) tls_time: Duration,
+    pub(super) resolve_timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) tls_timeout: Duration,
 }
-
-/// A name may have thousands of addresses; if none of the first few answers, the next attempt may
-/// find others first.
-const ADDRESSES_TRIED: usize = 6;
-
-/// How long an address is waited for before the next one is tried beside it (RFC 8305).
-const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A TLS handshake with a long certificate chain takes some 10 kB.
 const HANDSHAKE_BYTES: usize = 256 * 1024;
@@ -59,16 +54,16 @@ impl Connector {
         let addresses = self.judged(target, deadline, phases).await?;
 
         let started = Clock.instant();
-        let tcp = within(deadline, started + self.connect_time, Phase::Connect, async {
+        let tcp = within(deadline, started + self.connect_timeout, Phase::Connect, async {
             self.connect(&in_turn(&addresses, target.port())).await
         })
         .await;
         phases.connect = Some(Clock.since(started));
 
-        let allowance = Allowance::new(HANDSHAKE_BYTES);
+        let allowance = ReadAllowance::new(HANDSHAKE_BYTES);
         let wire = Wire::new(tcp??, allowance.clone());
         let started = Clock.instant();
-        let opened = within(deadline, started + self.tls_time, Phase::Tls, async {
+        let opened = within(deadline, started + self.tls_timeout, Phase::Tls, async {
             let stream = self.secure(wire, target).await?;
             Box::pin(Connection::handshake(stream, allowance, target, deadline, limits))
                 .await
@@ -89,7 +84,7 @@ impl Connector {
         phases: &mut Phases,
     ) -> Result<Vec<IpAddr>, Outcome> {
         if !target.is_https() && !self.rules.may_be_plain(target.host()) {
-            // Nobody is asked for its addresses; what is known without asking is judged all the same.
+            // No lookup is made; addresses that are known without one are judged all the same.
             let known =
                 target.ip().map_or_else(|| known_addresses(target.lookup_name()), |ip| vec![ip]);
             return Err(self.refused(target, NotAdmitted::NotHttps, &known));
@@ -101,7 +96,7 @@ impl Connector {
         Ok(addresses)
     }
 
-    /// The outcome, and in its detail all that stands against the target.
+    /// The outcome, with every objection to the target in its detail.
     fn refused(&self, target: &Target, not: NotAdmitted, addresses: &[IpAddr]) -> Outcome {
         let (host, port) = (target.host(), target.port());
         let against = self.rules.objections(host, port, target.is_https(), addresses);
@@ -119,7 +114,7 @@ impl Connector {
         }
         let started = Clock.instant();
         let lookup = self.resolver.lookup(target.lookup_name());
-        let found = within(deadline, started + self.resolve_time, Phase::Resolve, lookup).await;
+        let found = within(deadline, started + self.resolve_timeout, Phase::Resolve, lookup).await;
         phases.resolve = Some(Clock.since(started));
         found?.map_err(|error| match error {
             LookupError::TimedOut => Outcome::TimedOut { phase: Phase::Resolve },
@@ -158,15 +153,15 @@ impl Connector {
     /// TLS with the target's name if the URL says https; ALPN chooses the protocol.
     async fn secure(&self, wire: Wire, target: &Target) -> Result<Stream, Outcome> {
         let mut connector = HttpsConnector::from((Dialled(Some(wire)), Arc::clone(&self.tls)));
-        connector.call(target.dial().clone()).await.map(Stream::new).map_err(|error| {
+        connector.call(target.dial().clone()).await.map(Overheard::new).map_err(|error| {
             let doing = format!("TLS with {}:{}", target.host(), target.port());
             failure::while_doing(&doing, &*error, Phase::Tls)
         })
     }
 }
 
-/// The inner connector of hyper-rustls: it hands out the connection that has been judged and dialled
-/// already, and could not dial another.
+/// The inner connector of hyper-rustls: it hands out the connection that has been judged and
+/// dialled already, and could not dial another.
 struct Dialled(Option<Wire>);
 
 impl Service<Uri> for Dialled {
@@ -184,28 +179,6 @@ impl Service<Uri> for Dialled {
     }
 }
 
-/// Dials one address after the other, each with a head start, and takes the first that answers.
-pub(super) async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut tries = FuturesUnordered::new();
-    let mut left = addresses.iter();
-    let mut first_error = None;
-    loop {
-        if let Some(address) = left.next() {
-            tries.push(TcpStream::connect(*address));
-        }
-        tokio::select! {
-            Some(tried) = tries.next() => match tried {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => { first_error.get_or_insert(error); }
-            },
-            () = sleep(HEAD_START), if left.len() > 0 => {}
-            else => {
-                return Err(first_error.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()));
-            }
-        }
-    }
-}
-
 /// The addresses that were dialled, the first of them by number.
 fn named(addresses: &[SocketAddr]) -> String {
     match addresses {
@@ -213,20 +186,6 @@ fn named(addresses: &[SocketAddr]) -> String {
         [one] => one.to_string(),
         [first, others @ ..] => format!("{first} and {} more", others.len()),
     }
-}
-
-/// IPv6 and IPv4 in turn, so that a network without one of them costs one head start only.
-fn in_turn(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-    let dialled = || addresses.iter().map(IpAddr::to_canonical);
-    let mut six = dialled().filter(IpAddr::is_ipv6);
-    let mut four = dialled().filter(IpAddr::is_ipv4);
-    let mut ordered = Vec::new();
-    for _ in 0..addresses.len().min(ADDRESSES_TRIED) {
-        ordered.extend(six.next());
-        ordered.extend(four.next());
-    }
-    ordered.truncate(ADDRESSES_TRIED);
-    ordered.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
 /// Runs a phase until its own deadline or the whole request's, whichever comes first.

@@ -1,23 +1,24 @@
 //! One open connection and the exchanges on it. Owned by one worker at a time: there is no pool, no
-//! lock and no task besides the caller's; hyper's connection future is polled along with the exchange,
-//! and between exchanges nothing runs.
+//! lock and no task besides the caller's; hyper's connection future is polled along with the
+//! exchange, and between exchanges nothing runs.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderMap;
 
 use super::alarm::Alarm;
 use super::ear::{Ear, Stream};
 use super::failure;
+use super::head::{headers, not_kept, odd};
 use super::protocol::{Http, Post};
-use super::wire::Allowance;
+use super::settings::Limits;
+use super::wire::ReadAllowance;
 use crate::clock::Clock;
 use crate::model::outcome::{Answer, Cause, Outcome, Phase, Phases};
 use crate::outbound::target::Target;
@@ -26,54 +27,42 @@ use crate::outbound::target::Target;
 pub struct Connection {
     target: Target,
     http: Http,
-    allowance: Allowance,
+    allowance: ReadAllowance,
     ear: Ear,
     alarm: Alarm,
     opened: Instant,
     used: Instant,
 }
 
-/// How much is read, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) head_bytes: usize,
-    pub(super) head_count: usize,
-    pub(super) response_body_limit: usize,
-    pub(super) body_timeout: Duration,
-    pub(super) idle_kept: Duration,
-    pub(super) connection_life: Duration,
-}
-
-/// What an exchange came to.
-pub(super) enum Sent {
+/// The end of an exchange.
+pub(super) enum Exchanged {
     /// The connection may serve another request if it is reusable.
     Finished { outcome: Outcome, reusable: bool },
-    /// The connection was closed and no byte of an answer had come. Whether the request arrived, nobody
-    /// knows.
+    /// The connection was closed and no byte of an answer had come. The request may have arrived.
     Unheard(Outcome),
     /// The connection was closed before a byte of the request was written: sending it elsewhere is
     /// not a second attempt.
     Unsent(Box<Post>),
 }
 
-/// A body that is longer than what is kept is read on for this much, since a new connection costs
-/// more than that; then the connection is dropped.
+/// Bytes that are read of a body beyond those that are kept, since a new connection costs more;
+/// then the connection is dropped.
 const DRAINED: usize = 64 * 1024;
 
-/// What hyper may have read of the body, or HTTP/2 of its own frames, besides the bytes that are
-/// being counted. Far above what an honest peer sends, far below what hurts.
+/// Bytes of the body, or of HTTP/2's own frames, that hyper may read besides those that are
+/// counted. An honest peer sends far fewer, and this many do not hurt.
 const READ_AHEAD: usize = 256 * 1024;
 
 impl Connection {
     /// Takes over a stream that is ready for HTTP.
     pub(super) async fn handshake(
         stream: Stream,
-        allowance: Allowance,
+        allowance: ReadAllowance,
         target: &Target,
         deadline: Instant,
         limits: &Limits,
     ) -> hyper::Result<Self> {
-        let ear = stream.ear();
+        let ear = stream.inner().ear();
         let http = Http::handshake(stream, limits).await?;
         let now = Clock.instant();
         Ok(Self {
@@ -93,7 +82,7 @@ impl Connection {
     pub(super) fn serves(&self, target: &Target, now: Instant, limits: &Limits) -> bool {
         self.target.same_origin(target)
             && now.saturating_duration_since(self.opened) < limits.connection_life
-            && now.saturating_duration_since(self.used) < limits.idle_kept
+            && now.saturating_duration_since(self.used) < limits.idle_timeout
     }
 
     /// Looks whether the peer has closed it in the meantime, which only polling tells.
@@ -114,7 +103,7 @@ impl Connection {
         deadline: Instant,
         limits: &Limits,
         phases: &mut Phases,
-    ) -> Sent {
+    ) -> Exchanged {
         self.http.address(&mut request, target);
         self.allowance.grant(limits.head_bytes.saturating_add(READ_AHEAD));
         self.alarm.set(deadline);
@@ -132,7 +121,7 @@ impl Connection {
                 return self.answer(response, deadline, limits, phases).await;
             }
             Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => return Sent::Unsent(Box::new(request)),
+                Some(request) => return Exchanged::Unsent(Box::new(request)),
                 None => failure::of(error.error(), Phase::Headers),
             },
             Err(Stopped::Late) => Outcome::TimedOut { phase: Phase::Headers },
@@ -146,14 +135,14 @@ impl Connection {
                     .ear
                     .understood()
                     .map(|(status, headers)| Outcome::Answered(odd(status, headers, detail)));
-                Sent::Finished { outcome: odd.unwrap_or(outcome), reusable: false }
+                Exchanged::Finished { outcome: odd.unwrap_or(outcome), reusable: false }
             }
             Outcome::Unreachable { cause: Cause::Closed | Cause::Reset, .. }
                 if is_heard && self.ear.has_heard_nothing() =>
             {
-                Sent::Unheard(outcome)
+                Exchanged::Unheard(outcome)
             }
-            _ => Sent::Finished { outcome, reusable: false },
+            _ => Exchanged::Finished { outcome, reusable: false },
         }
     }
 
@@ -164,7 +153,7 @@ impl Connection {
         deadline: Instant,
         limits: &Limits,
         phases: &mut Phases,
-    ) -> Sent {
+    ) -> Exchanged {
         let (head, body) = response.into_parts();
         let mut read = ReadBody::default();
         if !body.is_end_stream() {
@@ -186,7 +175,7 @@ impl Connection {
         };
         self.used = Clock.instant();
         let reusable = read.complete && self.is_open().await;
-        Sent::Finished { outcome: Outcome::Answered(answer), reusable }
+        Exchanged::Finished { outcome: Outcome::Answered(answer), reusable }
     }
 
     /// Whether the body was read to its end.
@@ -238,51 +227,6 @@ struct ReadBody {
 enum Stopped {
     Late,
     Closed,
-}
-
-/// An answer whose head could be read only in part, and no further than its beginning.
-fn odd(status: u16, headers: Vec<(String, String)>, why: &str) -> Answer {
-    let (headers, dropped) = kept(headers.into_iter());
-    let mut detail = format!("the head of the answer is odd, and no more of it was read: {why}");
-    if dropped > 0 {
-        detail = format!("{detail}; {}", not_kept(dropped));
-    }
-    Answer { status, headers, body: Vec::new(), body_truncated: true, detail: Some(detail) }
-}
-
-/// Bytes of an answer's headers that are kept with the attempt, for weeks and for each attempt: what matters in
-/// an answer to a webhook fits into a few hundred, and more is what a receiver might fill our tables with.
-const HEADERS_KEPT: usize = 4 * 1024;
-
-fn headers(map: &HeaderMap) -> (Vec<(String, String)>, usize) {
-    kept(map.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes()))))
-}
-
-/// As many of these as are kept, in their order, and how many are not. What decides about a retry is kept
-/// whatever comes before it.
-fn kept(headers: impl Iterator<Item = (String, String)>) -> (Vec<(String, String)>, usize) {
-    const DECIDES: &str = "retry-after";
-    let (mut room, mut dropped) = (HEADERS_KEPT, 0);
-    let kept = headers.filter(|(name, value)| {
-        let size = name.len() + value.len();
-        let fits = size <= room || (name == DECIDES && size < HEADERS_KEPT / 16);
-        room = room.saturating_sub(if fits { size } else { 0 });
-        dropped += usize::from(!fits);
-        fits
-    });
-    (kept.collect(), dropped)
-}
-
-fn not_kept(headers: usize) -> String {
-    let (s, are) = if headers == 1 { ("", "is") } else { ("s", "are") };
-    format!("{headers} more header{s} of the answer, beyond {HEADERS_KEPT} bytes, {are} not kept")
-}
-
-pub(super) fn text(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.iter().copied().map(char::from).collect(),
-    }
 }
 
 impl fmt::Debug for Connection {

@@ -1,66 +1,75 @@
-//! Hears the beginning of an answer as it came, beside the reader that understands it: what hyper cannot read
-//! may still say plainly that the receiver has taken the event. HTTP/1 only; lies above TLS.
+//! Keeps the beginning of an answer as it came, beside hyper, which reads the same bytes. An answer
+//! that hyper cannot read may still say plainly that the receiver has taken the event. HTTP/1 only;
+//! lies above TLS.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wire::Wire;
 
-/// So much is kept of an answer's beginning: no more of its headers would be stored either.
+/// Bytes of an answer's beginning that are kept: no more of its headers would be stored either.
 const KEPT: usize = 4 * 1024;
 
-/// What is read at once while it is listened to; an honest head is shorter.
-const AT_ONCE: usize = 2 * 1024;
+/// Bytes whose allocation outlasts an answer. Most heads are shorter.
+const ROOM: usize = 1024;
 
-/// What one connection's receiver has said since it was last listened to. Shared between the stream, inside
-/// hyper, and the connection that owns it.
+/// The bytes that one connection's receiver has sent since [`listen`](Self::listen). Shared between
+/// the stream, inside hyper, and the connection that owns it. One task uses both, so the lock is
+/// free and the order of the atomic does not matter.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ear(Arc<Mutex<Heard>>);
+pub(super) struct Ear(Arc<Heard>);
 
 #[derive(Debug, Default)]
 struct Heard {
-    listens: bool,
-    bytes: Vec<u8>,
+    listens: AtomicBool,
+    bytes: Mutex<Vec<u8>>,
 }
 
 impl Ear {
-    /// From now on, and forgets what was before.
+    /// Keeps from now on, and forgets the answer before.
     pub(super) fn listen(&self) {
-        let mut heard = self.heard();
-        heard.listens = true;
-        heard.bytes.clear();
+        let mut bytes = self.bytes();
+        bytes.clear();
+        bytes.shrink_to(ROOM);
+        self.0.listens.store(true, Ordering::Relaxed);
     }
 
-    /// The head has been understood.
+    /// Ends the keeping: hyper has understood the head.
     pub(super) fn stop(&self) {
-        let mut heard = self.heard();
-        heard.listens = false;
-        heard.bytes.clear();
-        heard.bytes.shrink_to(AT_ONCE / 4);
+        self.0.listens.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn has_heard_nothing(&self) -> bool {
-        self.heard().bytes.is_empty()
+        self.bytes().is_empty()
     }
 
     /// Status and headers of the answer, as far as they can be told.
     pub(super) fn understood(&self) -> Option<(u16, Vec<(String, String)>)> {
-        understood(&self.heard().bytes)
+        understood(&self.bytes())
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hear(&self, more: &[u8]) {
+        if self.0.listens.load(Ordering::Relaxed) {
+            let mut bytes = self.bytes();
+            let room = KEPT.saturating_sub(bytes.len());
+            bytes.extend_from_slice(&more[..more.len().min(room)]);
+        }
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads a head as leniently as can be: the first whole status line of a final answer, and then each line
-/// that is a name, a colon and a value, up to an empty one.
+/// Reads a head as leniently as can be: the first whole status line of a final answer, and then
+/// each line that is a name, a colon and a value, up to an empty one.
 fn understood(bytes: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n')?;
     let mut lines = bytes[..whole].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
@@ -78,7 +87,7 @@ fn understood(bytes: &[u8]) -> Option<(u16, Vec<(String, String)>)> {
             let (name, value) = line.split_at_checked(line.iter().position(|b| *b == b':')?)?;
             let name = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
             hyper::header::HeaderName::try_from(&name).ok()?;
-            Some((name, super::connection::text(value[1..].trim_ascii())))
+            Some((name, super::head::text(value[1..].trim_ascii())))
         })
         .collect();
     Some((status, headers))
@@ -95,14 +104,17 @@ fn status(line: &[u8]) -> Option<u16> {
 }
 
 /// The stream under hyper, with an ear to it.
-pub(super) struct Stream {
-    inner: MaybeHttpsStream<TokioIo<Wire>>,
+pub(super) type Stream = TokioIo<Overheard>;
+
+/// A stream whose reads an ear hears.
+pub(super) struct Overheard {
+    inner: TokioIo<MaybeHttpsStream<TokioIo<Wire>>>,
     ear: Ear,
 }
 
-impl Stream {
-    pub(super) fn new(inner: MaybeHttpsStream<TokioIo<Wire>>) -> Self {
-        Self { inner, ear: Ear::default() }
+impl Overheard {
+    pub(super) fn new(inner: MaybeHttpsStream<TokioIo<Wire>>) -> Stream {
+        TokioIo::new(Self { inner: TokioIo::new(inner), ear: Ear::default() })
     }
 
     pub(super) fn ear(&self) -> Ear {
@@ -110,35 +122,27 @@ impl Stream {
     }
 
     pub(super) fn is_http2(&self) -> bool {
-        match &self.inner {
+        match self.inner.inner() {
             MaybeHttpsStream::Http(_) => false,
             MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 }
 
-impl Read for Stream {
+impl AsyncRead for Overheard {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut into: ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.ear.heard().listens {
-            return Pin::new(&mut self.inner).poll_read(cx, into);
-        }
-        let mut bytes = [0; AT_ONCE];
-        let room = into.remaining().min(AT_ONCE);
-        let mut read = ReadBuf::new(&mut bytes[..room]);
-        ready!(Pin::new(&mut self.inner).poll_read(cx, read.unfilled()))?;
-        into.put_slice(read.filled());
-        let mut heard = self.ear.heard();
-        let more = read.filled().len().min(KEPT.saturating_sub(heard.bytes.len()));
-        heard.bytes.extend_from_slice(&read.filled()[..more]);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.ear.hear(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl Write for Stream {
+impl AsyncWrite for Overheard {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -196,6 +200,22 @@ mod tests {
         ] {
             assert_eq!(heard(nothing), None, "{nothing:?}");
         }
+    }
+
+    #[test]
+    fn an_ear_keeps_the_beginning_while_it_listens() {
+        let ear = Ear::default();
+        ear.hear(b"unasked");
+        assert!(ear.has_heard_nothing());
+        ear.listen();
+        ear.hear(b"HTTP/1.1 200 OK\r\n");
+        ear.hear(&[b'x'; KEPT]);
+        assert_eq!(ear.bytes().len(), KEPT);
+        assert_eq!(ear.understood().map(|(status, _)| status), Some(200));
+        ear.stop();
+        ear.listen();
+        assert!(ear.has_heard_nothing());
+        assert!(ear.bytes().capacity() <= ROOM);
     }
 
     proptest! {

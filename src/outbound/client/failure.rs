@@ -1,5 +1,5 @@
-//! From an error to a fact: which [`Cause`] an IO, TLS, HTTP/1 or HTTP/2 error is. Decided by type and
-//! code, never by text; the text is only the detail that an operator reads.
+//! From an error to a fact: the [`Cause`] of an IO, TLS, HTTP/1 or HTTP/2 error. Type and code
+//! decide, never the text, which is only the detail that an operator reads.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -12,7 +12,7 @@ use crate::model::outcome::{Cause, Outcome, Phase, Refusal};
 /// Details are stored with every attempt; a chain of errors longer than this says nothing new.
 const DETAIL_MAX: usize = 300;
 
-/// What an error in this phase was. A time-out of the kernel's is a time-out.
+/// The outcome of an error in this phase. A time-out of the kernel's is a time-out.
 pub(super) fn of(error: &(dyn Error + 'static), phase: Phase) -> Outcome {
     let mut kernel_timed_out = false;
     let mut found = None;
@@ -28,7 +28,7 @@ pub(super) fn of(error: &(dyn Error + 'static), phase: Phase) -> Outcome {
     unreachable(found.unwrap_or(Cause::Io), &describe(error))
 }
 
-/// The same, with what was being done and with whom.
+/// The same, with what the client was doing, and with which peer.
 pub(super) fn while_doing(doing: &str, error: &(dyn Error + 'static), phase: Phase) -> Outcome {
     match of(error, phase) {
         Outcome::Unreachable { cause, detail } => {
@@ -40,7 +40,7 @@ pub(super) fn while_doing(doing: &str, error: &(dyn Error + 'static), phase: Pha
     }
 }
 
-/// What a TLS error means to whom it is told, where its own words do not say it.
+/// The meaning of a TLS error for an operator, where its own words do not tell it.
 fn in_words(error: &rustls::Error) -> Option<&'static str> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enums may grow; they have words too")]
     match error {
@@ -57,9 +57,9 @@ fn in_words(error: &rustls::Error) -> Option<&'static str> {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Some("the certificate is for another name")
             }
-            CertificateError::UnknownIssuer => Some(
-                "nobody that is trusted has issued the certificate; delivery.ca_file adds an authority",
-            ),
+            CertificateError::UnknownIssuer => {
+                Some("the certificate's issuer is not trusted; delivery.ca_file adds an authority")
+            }
             _ => None,
         },
         _ => None,
@@ -71,7 +71,7 @@ pub(super) fn unreachable(cause: Cause, detail: &str) -> Outcome {
     Outcome::Unreachable { cause, detail: shortened(detail) }
 }
 
-/// We would not send.
+/// The relay did not send.
 pub(super) fn refused(why: Refusal, detail: &str) -> Outcome {
     Outcome::Refused { why, detail: shortened(detail) }
 }

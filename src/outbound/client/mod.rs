@@ -1,19 +1,22 @@
-//! Sends one request and says what happened; every way in which it can go wrong is an [`Outcome`].
+//! Sends one request and says what happened; every failure of it is an [`Outcome`].
 //!
-//! Runs between signing and judging. Whom it may dial is decided by [`addresses`](super::addresses),
-//! what follows from an outcome by [`verdict`](crate::model::verdict).
+//! Runs between signing and judging. [`addresses`](super::addresses) decides which addresses it may
+//! dial, [`verdict`](crate::model::verdict) what follows from an outcome.
 //!
-//! The caller owns the connection, in a slot that it hands in with every request. One worker with one
-//! slot has at most one connection, so a window of requests is enforced by the number of workers.
-//! Nothing is ever sent twice here: the one case in which a request goes out on a second connection is that
-//! the first was found closed before a byte of it was written. That a kept connection was closed without a
-//! word is told, and the caller decides. Redirects are answers like any other.
+//! The caller owns the connection, in a slot that it hands in with every request. One worker with
+//! one slot has at most one connection, so a window of requests is enforced by the number of
+//! workers. No request is sent twice here: it goes out on a second connection only if the first was
+//! found closed before a byte of the request was written. When a kept connection was closed without
+//! an answer, [`Exchange::unheard`] tells it, and the caller decides. Redirects are answers like
+//! any other.
 
 mod alarm;
 mod connect;
 mod connection;
+mod dial;
 mod ear;
 mod failure;
+mod head;
 mod protocol;
 mod proxy;
 mod settings;
@@ -33,9 +36,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use connect::Connector;
 pub use connection::Connection;
-use connection::{Limits, Sent};
-pub use proxy::{ProxyUrl, ProxyUrlError};
+use connection::Exchanged;
 pub use settings::ClientSettings;
+use settings::Limits;
 
 use super::target::Target;
 use crate::clock::Clock;
@@ -43,9 +46,9 @@ use crate::model::outcome::{Cause, Outcome, Phases};
 
 /// The sending half of the relay. Cheap to clone; shared by all workers.
 #[derive(Clone)]
-pub struct Client(Arc<Inner>);
+pub struct Client(Arc<ClientParts>);
 
-struct Inner {
+struct ClientParts {
     connector: Connector,
     limits: Limits,
 }
@@ -63,15 +66,15 @@ pub enum ClientError {
     BadExtraCa(#[source] rustls::Error),
 }
 
-/// One request and what became of it.
+/// The outcome of one request, and how it came about.
 #[derive(Debug)]
 pub struct Exchange {
     pub outcome: Outcome,
     pub phases: Phases,
     /// Whether it went over a connection that was already open.
     pub reused: bool,
-    /// Whether that connection was closed before a byte of an answer came: perhaps as the receiver closes
-    /// any connection that has served it, perhaps with the request half done.
+    /// Whether that connection was closed before a byte of an answer came: perhaps as the receiver
+    /// closes any connection that has served it, perhaps with the request half done.
     pub unheard: bool,
 }
 
@@ -87,7 +90,7 @@ impl Client {
             head_count: settings.head_count,
             response_body_limit: settings.response_body_limit,
             body_timeout: settings.body_timeout,
-            idle_kept: settings.idle_kept,
+            idle_timeout: settings.idle_timeout,
             connection_life: settings.connection_life,
         };
         let connector = Connector {
@@ -95,16 +98,16 @@ impl Client {
             resolver: settings.resolver,
             tls,
             proxy: settings.proxy,
-            resolve_time: settings.resolve_time,
-            connect_time: settings.connect_time,
-            tls_time: settings.tls_time,
+            resolve_timeout: settings.resolve_timeout,
+            connect_timeout: settings.connect_timeout,
+            tls_timeout: settings.tls_timeout,
         };
-        Ok(Self(Arc::new(Inner { connector, limits })))
+        Ok(Self(Arc::new(ClientParts { connector, limits })))
     }
 
-    /// Sends `request` to `target` within `timeout`, over the connection in `slot` if it is open and
-    /// goes there, else over a new one, which is left in `slot` if it can serve another request. URI
-    /// and `Host` are the target's, whatever the request says.
+    /// Sends `request` to `target` within `timeout`, over the connection in `slot` if it is open
+    /// and goes there, else over a new one, which is left in `slot` if it can serve another
+    /// request. URI and `Host` are the target's, whatever the request says.
     ///
     /// Dropping the future ends the exchange and closes the connection; the request may or may not
     /// have arrived.
@@ -120,20 +123,20 @@ impl Client {
         let limits = &self.0.limits;
         let mut phases = Phases::default();
         let mut unsent = request;
-        // Out of the slot while it is in use: should this future be dropped, so is the connection.
+        // Out of the slot while it is in use: if this future is dropped, so is the connection.
         if let Some(mut kept) = slot.take()
             && kept.serves(target, started, limits)
             && kept.is_open().await
         {
             match kept.exchange(target, unsent, deadline, limits, &mut phases).await {
-                Sent::Finished { outcome, reusable } => {
+                Exchanged::Finished { outcome, reusable } => {
                     *slot = reusable.then_some(kept);
                     return Exchange { outcome, phases, reused: true, unheard: false };
                 }
-                Sent::Unheard(outcome) => {
+                Exchanged::Unheard(outcome) => {
                     return Exchange { outcome, phases, reused: true, unheard: true };
                 }
-                Sent::Unsent(request) => unsent = *request,
+                Exchanged::Unsent(request) => unsent = *request,
             }
         }
         phases = Phases::default();
@@ -142,7 +145,8 @@ impl Client {
         Exchange { outcome, phases, reused: false, unheard: false }
     }
 
-    /// Whether `target` could be sent to, as far as its name and addresses tell: nothing is dialled.
+    /// Whether `target` could be sent to, as far as its name and addresses tell: nothing is
+    /// dialled.
     ///
     /// # Errors
     ///
@@ -166,13 +170,13 @@ impl Client {
             Err(outcome) => return outcome,
         };
         match new.exchange(target, request, deadline, limits, phases).await {
-            Sent::Finished { outcome, reusable } => {
+            Exchanged::Finished { outcome, reusable } => {
                 *slot = reusable.then_some(new);
                 outcome
             }
-            Sent::Unheard(outcome) => outcome,
+            Exchanged::Unheard(outcome) => outcome,
             // Closed at once, and so would be the next one.
-            Sent::Unsent(_) => failure::unreachable(
+            Exchanged::Unsent(_) => failure::unreachable(
                 Cause::Closed,
                 "the connection was closed before the request was written",
             ),

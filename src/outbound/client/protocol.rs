@@ -1,6 +1,5 @@
-//! HTTP/1.1 and HTTP/2 behind one face: hyper's two client connections, each as a sending half and a
-//! future that somebody has to poll. Who polls it, and until when, is for
-//! [`connection`](super::connection) to say.
+//! HTTP/1.1 and HTTP/2 behind one face: hyper's two client connections, each as a sending half and
+//! a future that moves its bytes. [`connection`](super::connection) polls that future.
 
 use std::pin::Pin;
 use std::task::Context;
@@ -13,30 +12,30 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::HOST;
 use hyper::{Request, Response, Version};
 
-use super::connection::Limits;
 use super::ear::Stream;
-use super::tasks::{Inbox, Tasks};
+use super::settings::Limits;
+use super::tasks::{TaskInbox, Tasks};
 use crate::outbound::target::Target;
 
 pub(super) type Post = Request<Full<Bytes>>;
 
-/// What moves a connection's bytes; `None` once it has ended.
-type Driver<D> = Option<Pin<Box<D>>>;
+/// The future that moves a connection's bytes; `None` once it has ended.
+type HttpDriver<D> = Option<Pin<Box<D>>>;
 
 /// A protocol's sending half, and the future that moves its bytes.
 pub(super) enum Http {
     One {
         sender: http1::SendRequest<Full<Bytes>>,
-        driver: Driver<http1::Connection<Stream, Full<Bytes>>>,
+        driver: HttpDriver<http1::Connection<Stream, Full<Bytes>>>,
     },
     Two {
         sender: http2::SendRequest<Full<Bytes>>,
-        driver: Driver<http2::Connection<Stream, Full<Bytes>, Inbox>>,
+        driver: HttpDriver<http2::Connection<Stream, Full<Bytes>, TaskInbox>>,
         tasks: Tasks,
     },
 }
 
-/// How much of a body an HTTP/2 peer may send before we have read it.
+/// Bytes of a body that an HTTP/2 peer may send before they are read.
 const HTTP2_WINDOW: u32 = 64 * 1024;
 
 /// hyper wants no less.
@@ -45,7 +44,7 @@ const HYPER_HEAD_BYTES_MIN: usize = 8 * 1024;
 impl Http {
     /// Speaks whichever the two sides agreed on.
     pub(super) async fn handshake(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
-        if stream.is_http2() {
+        if stream.inner().is_http2() {
             Self::two(stream, limits).await
         } else {
             Self::one(stream, limits).await
@@ -56,8 +55,8 @@ impl Http {
         let mut builder = http1::Builder::new();
         builder
             .max_buf_size(limits.head_bytes.max(HYPER_HEAD_BYTES_MIN))
-            // A 2xx with a header that is no header is still a 2xx, and so is one that is written as it
-            // was thirty years ago. What hyper does not read even so, the ear has heard.
+            // A 2xx with a header that is no header is still a 2xx, and so is one that is written
+            // as it was thirty years ago. What hyper does not read even so, the ear has heard.
             .ignore_invalid_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -67,7 +66,7 @@ impl Http {
     }
 
     async fn two(stream: Stream, limits: &Limits) -> hyper::Result<Self> {
-        let inbox = Inbox::default();
+        let inbox = TaskInbox::default();
         let (sender, driver) = http2::Builder::new(inbox.clone())
             .initial_stream_window_size(HTTP2_WINDOW)
             .initial_connection_window_size(HTTP2_WINDOW)
@@ -77,7 +76,8 @@ impl Http {
         Ok(Self::Two { sender, driver: Some(Box::pin(driver)), tasks: Tasks::new(inbox) })
     }
 
-    /// HTTP/1.1 has the path in its first line and the host in a header; HTTP/2 has both in the URI.
+    /// HTTP/1.1 has the path in its first line and the host in a header; HTTP/2 has both in the
+    /// URI.
     pub(super) fn address(&self, request: &mut Post, target: &Target) {
         match self {
             Self::One { .. } => {
@@ -103,8 +103,8 @@ impl Http {
         }
     }
 
-    /// Moves bytes as far as they go. An error needs no look here: whatever waits for the connection
-    /// is told of it.
+    /// Moves bytes as far as they go. Errors are not looked at here: the part of the exchange that
+    /// waits for the connection gets them.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::One { driver, .. } => poll_once(driver, cx),
@@ -131,7 +131,10 @@ impl Http {
     }
 }
 
-fn poll_once<D: Future<Output = hyper::Result<()>>>(driver: &mut Driver<D>, cx: &mut Context<'_>) {
+fn poll_once<D: Future<Output = hyper::Result<()>>>(
+    driver: &mut HttpDriver<D>,
+    cx: &mut Context<'_>,
+) {
     if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
         *driver = None;
     }

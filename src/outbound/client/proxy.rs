@@ -4,93 +4,25 @@
 //! tunnel to the judged address, for http and https alike; TLS inside the tunnel still proves the
 //! name, and `Host` still says it. What the proxy changes: it sees addresses, so rules of its own
 //! that go by name do not work; it must let CONNECT through to the ports in use (many allow 443
-//! only); the name must resolve on this side; and the addresses are judged as seen from here, so the
-//! proxy's own loopback and metadata service are refused by number only. The proxy itself is the
-//! operator's choice and is not judged.
+//! only); the name must resolve on this side; and the addresses are judged as seen from here, so
+//! the proxy's own loopback and metadata service are refused by number only. The proxy itself is
+//! the operator's choice and is not judged.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use url::{Host, Url};
+use url::Host;
 
-use super::connect::race;
+use super::dial::race;
 use super::failure;
 use crate::model::outcome::{Cause, Outcome};
+use crate::model::proxy::ProxyUrl;
 use crate::outbound::resolve::Resolver;
-
-/// `http://[user:password@]host:port`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyUrl {
-    host: Host,
-    port: u16,
-    /// The value of `Proxy-Authorization`.
-    authorization: Option<String>,
-}
-
-/// Why a text names no proxy. Never holds the text, which may hold a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProxyUrlError {
-    #[error("the proxy's URL cannot be parsed")]
-    Malformed(#[from] url::ParseError),
-    #[error("the proxy's URL must begin with http://")]
-    Scheme,
-    #[error("the proxy's URL has no host")]
-    NoHost,
-    #[error("the proxy's URL has a path, query or fragment")]
-    Path,
-}
 
 /// A proxy says little before the tunnel stands.
 const PROXY_HEAD_MAX: usize = 8 * 1024;
-
-impl FromStr for ProxyUrl {
-    type Err = ProxyUrlError;
-
-    fn from_str(text: &str) -> Result<Self, ProxyUrlError> {
-        let url = Url::parse(text)?;
-        if url.scheme() != "http" {
-            return Err(ProxyUrlError::Scheme);
-        }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(ProxyUrlError::Path);
-        }
-        let host = url.host().ok_or(ProxyUrlError::NoHost)?.to_owned();
-        let port = url.port_or_known_default().ok_or(ProxyUrlError::NoHost)?;
-        let authorization = (!url.username().is_empty() || url.password().is_some()).then(|| {
-            let mut pair = unescaped(url.username());
-            pair.push(b':');
-            pair.extend(unescaped(url.password().unwrap_or_default()));
-            format!("Basic {}", STANDARD.encode(pair))
-        });
-        Ok(Self { host, port, authorization })
-    }
-}
-
-/// The bytes behind `%xx`.
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.filter(|_| first == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    bytes
-}
 
 /// A tunnel through the proxy to the first of these addresses that it can reach.
 pub(super) async fn tunnel(
@@ -98,13 +30,13 @@ pub(super) async fn tunnel(
     resolver: &Resolver,
     addresses: &[SocketAddr],
 ) -> Result<TcpStream, Outcome> {
-    let proxies = proxy.addresses(resolver).await?;
+    let proxies = addresses_of(proxy, resolver).await?;
     let mut failed = String::from("no address to ask the proxy for");
     for &address in addresses {
         let mut tcp = race(&proxies).await.map_err(|error| {
             failed_to("the proxy cannot be reached", &failure::describe(&error))
         })?;
-        match proxy.ask(&mut tcp, address).await {
+        match ask(proxy, &mut tcp, address).await {
             Ok(()) => return Ok(tcp),
             Err(error) => failed = failure::describe(&error),
         }
@@ -116,7 +48,7 @@ fn failed_to(what: &str, detail: &str) -> Outcome {
     failure::unreachable(Cause::Proxy, &format!("{what}: {detail}"))
 }
 
-/// What a proxy may do instead of opening a tunnel.
+/// Why a proxy opened no tunnel.
 #[derive(Debug, thiserror::Error)]
 enum TunnelError {
     #[error("talk to the proxy")]
@@ -129,41 +61,43 @@ enum TunnelError {
     TooLong,
 }
 
-impl ProxyUrl {
-    async fn addresses(&self, resolver: &Resolver) -> Result<Vec<SocketAddr>, Outcome> {
-        let found: Vec<IpAddr> = match &self.host {
-            Host::Ipv4(ip) => vec![(*ip).into()],
-            Host::Ipv6(ip) => vec![(*ip).into()],
-            Host::Domain(name) => resolver.lookup(name).await.map_err(|error| {
-                failed_to("the proxy's name does not resolve", &failure::describe(&error))
-            })?,
-        };
-        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
-    }
+async fn addresses_of(proxy: &ProxyUrl, resolver: &Resolver) -> Result<Vec<SocketAddr>, Outcome> {
+    let found: Vec<IpAddr> = match proxy.host() {
+        Host::Ipv4(ip) => vec![(*ip).into()],
+        Host::Ipv6(ip) => vec![(*ip).into()],
+        Host::Domain(name) => resolver.lookup(name).await.map_err(|error| {
+            failed_to("the proxy's name does not resolve", &failure::describe(&error))
+        })?,
+    };
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, proxy.port())).collect())
+}
 
-    async fn ask(&self, tcp: &mut TcpStream, address: SocketAddr) -> Result<(), TunnelError> {
-        let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
-        if let Some(authorization) = &self.authorization {
-            request.push_str("Proxy-Authorization: ");
-            request.push_str(authorization);
-            request.push_str("\r\n");
-        }
+async fn ask(
+    proxy: &ProxyUrl,
+    tcp: &mut TcpStream,
+    address: SocketAddr,
+) -> Result<(), TunnelError> {
+    let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
+    if let Some(authorization) = proxy.authorization() {
+        request.push_str("Proxy-Authorization: ");
+        request.push_str(authorization);
         request.push_str("\r\n");
-        tcp.write_all(request.as_bytes()).await?;
+    }
+    request.push_str("\r\n");
+    tcp.write_all(request.as_bytes()).await?;
 
-        // Byte by byte, because what follows the head belongs to the tunnel. It is one short head
-        // for each new connection.
-        let mut head = Vec::with_capacity(256);
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() == PROXY_HEAD_MAX {
-                return Err(TunnelError::TooLong);
-            }
-            head.push(tcp.read_u8().await?);
+    // Byte by byte, because what follows the head belongs to the tunnel. It is one short head
+    // for each new connection.
+    let mut head = Vec::with_capacity(256);
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == PROXY_HEAD_MAX {
+            return Err(TunnelError::TooLong);
         }
-        match status(&head).ok_or(TunnelError::NotHttp)? {
-            200..=299 => Ok(()),
-            other => Err(TunnelError::Status(other)),
-        }
+        head.push(tcp.read_u8().await?);
+    }
+    match status(&head).ok_or(TunnelError::NotHttp)? {
+        200..=299 => Ok(()),
+        other => Err(TunnelError::Status(other)),
     }
 }
 
@@ -172,10 +106,4 @@ fn status(head: &[u8]) -> Option<u16> {
     let rest = head.strip_prefix(b"HTTP/1.")?;
     let digits = rest.get(2..5).filter(|_| rest.get(1) == Some(&b' '))?;
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-impl fmt::Debug for ProxyUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ProxyUrl(http://{}:{})", self.host, self.port)
-    }
 }

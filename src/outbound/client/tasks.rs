@@ -11,20 +11,20 @@ use hyper::rt::Executor;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Takes tasks over from hyper. One connection hands in one task for itself and at most one for each
-/// request, so it stays short.
+/// Takes tasks over from hyper. One connection hands in one task for itself and at most one for
+/// each request, so it stays short.
 #[derive(Clone, Default)]
-pub(super) struct Inbox(Arc<Mutex<Vec<Task>>>);
+pub(super) struct TaskInbox(Arc<Mutex<Vec<Task>>>);
 
-/// Runs what came into an [`Inbox`].
+/// Runs what came into an [`TaskInbox`].
 #[derive(Default)]
 pub(super) struct Tasks {
-    inbox: Inbox,
+    inbox: TaskInbox,
     running: FuturesUnordered<Task>,
 }
 
 impl Tasks {
-    pub(super) fn new(inbox: Inbox) -> Self {
+    pub(super) fn new(inbox: TaskInbox) -> Self {
         Self { inbox, running: FuturesUnordered::new() }
     }
 
@@ -47,13 +47,13 @@ impl Tasks {
     }
 }
 
-impl Inbox {
+impl TaskInbox {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Task>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F> Executor<F> for Inbox
+impl<F> Executor<F> for TaskInbox
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -1,8 +1,9 @@
-//! The TCP stream under everything, with a bound on what the peer may make us read.
+//! The TCP stream under everything, with a bound on the bytes that the peer may make the relay
+//! read.
 //!
 //! hyper bounds the size of one message head, but not how many informational responses, pings or
-//! settings come before the answer. So the stream itself counts: each stage of an exchange grants an
-//! allowance, and reading past it is an error of its own.
+//! settings come before the answer. So the stream itself counts: each stage of an exchange grants
+//! an allowance, and reading past it is an error of its own.
 
 use std::io;
 use std::pin::Pin;
@@ -18,13 +19,13 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub(super) struct Wire {
     tcp: TcpStream,
-    allowance: Allowance,
+    allowance: ReadAllowance,
 }
 
 /// How many more bytes may be read; shared between the stream, deep inside TLS and hyper, and the
 /// connection that owns them.
 #[derive(Debug, Clone)]
-pub(super) struct Allowance(Arc<AtomicUsize>);
+pub(super) struct ReadAllowance(Arc<AtomicUsize>);
 
 /// The peer sent more than the present stage of the exchange allows.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +33,12 @@ pub(super) struct Allowance(Arc<AtomicUsize>);
 pub(super) struct AllowanceUsedUp;
 
 impl Wire {
-    pub(super) fn new(tcp: TcpStream, allowance: Allowance) -> Self {
+    pub(super) fn new(tcp: TcpStream, allowance: ReadAllowance) -> Self {
         Self { tcp, allowance }
     }
 }
 
-impl Allowance {
+impl ReadAllowance {
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
@@ -99,7 +100,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// What hyper-rustls asks of a transport; nothing reads it here.
+/// hyper-rustls demands it of a transport; nothing reads it here.
 impl Connection for Wire {
     fn connected(&self) -> Connected {
         Connected::new()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 pub(super) use self::endpoint::ReadyEndpoint;
 use self::endpoint::{Defaults, Sending};
@@ -26,6 +27,7 @@ use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
 use crate::model::verdict::{self, Verdict};
 use crate::observe::metrics::Metrics;
+use crate::observe::trace;
 use crate::outbound::client::{Client, Connection, Exchange};
 
 /// Makes the attempts of one term.
@@ -84,8 +86,10 @@ impl Attempts {
         slot: &'a mut ConnectionSlot,
     ) -> impl Future<Output = Result<JudgedAttempt, Panicked>> + 'a {
         let began = self.clock.instant();
+        let number = delivery.attempt_count + 1;
+        let span = trace::attempt(delivery.event_id, delivery.endpoint_id, number);
         // Not `async`: that would keep room for the attempt twice.
-        fault::caught(self.attempt(ready, delivery, slot)).map(move |sent| {
+        fault::caught(self.attempt(ready, delivery, slot)).instrument(span).map(move |sent| {
             sent.map_err(|detail| {
                 tracing::error!(
                     event = delivery.event_id,

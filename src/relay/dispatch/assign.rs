@@ -67,8 +67,8 @@ impl Dispatcher {
         }
     }
 
-    /// Opens the lanes of what is claimed: it is this relay's own until it is in a lane, so an error must not
-    /// leave it claimed for ever. `Err`: the term ends, and the error was told.
+    /// Opens the lanes of what is claimed: it is this relay's own until it is in a lane, so an
+    /// error must not leave it claimed for ever. `Err`: the term ends, and the error was told.
     async fn open_lanes_however_long(&self, ids: &[EndpointId]) -> Result<(), StoreError> {
         let mut backoff = Backoff::default();
         while let Err(error) = self.open_lanes(ids).await {
@@ -93,8 +93,8 @@ impl Dispatcher {
     }
 }
 
-/// Opens an endpoint's lane. Where the endpoint cannot be read, or a bug is in the way, what is owed to it is
-/// refused with the reason; no other endpoint is concerned.
+/// Opens an endpoint's lane. Where the endpoint cannot be read, or a bug is in the way, what is
+/// owed to it is refused with the reason; no other endpoint is concerned.
 fn open(lanes: &Lanes, metrics: &Metrics, found: FoundEndpoint) -> Arc<Lane> {
     let FoundEndpoint { id, revision, known } = found;
     let (why, detail) = match known {

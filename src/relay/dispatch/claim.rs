@@ -31,7 +31,7 @@ impl Dispatcher {
         let (store, relay) = (&self.database.store, self.term.relay);
         match claim(store, relay, token, &request.endpoints, &rooms, bytes).await {
             Ok(claims) => {
-                self.metrics.claim_duration.record(self.clock.since(began));
+                self.metrics.statement_duration.claim.record(self.clock.since(began));
                 let mut counts: HashMap<EndpointId, usize> =
                     HashMap::with_capacity(request.endpoints.len());
                 for one in &claims.claimed {

@@ -1,6 +1,6 @@
-//! The dispatcher: looks for events and routes them, claims what is due, assigns claims to lanes, and
-//! rests until there is reason to look again. One task does this, one statement at a time; sending
-//! and recording go on beside it.
+//! The dispatcher: looks for events and routes them, claims what is due, assigns claims to lanes,
+//! and rests until there is reason to look again. One task does this, one statement at a time;
+//! sending and recording go on beside it.
 //!
 //! [`Dispatch`] decides what the next step is; this loop performs it.
 
@@ -27,7 +27,7 @@ use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::deliveries::{disown, due, tell_others};
 
-/// What the dispatcher needs.
+/// The dispatcher's state, and its means.
 #[derive(Debug)]
 pub(super) struct Dispatcher {
     pub(super) state: Dispatch,

@@ -90,7 +90,7 @@ impl Dispatcher {
         let at = self.clock.instant();
         self.history.take_in(routed.step, &self.database, &self.metrics);
         if routed.events > 0 {
-            self.metrics.route_duration.record(at.saturating_duration_since(began));
+            self.metrics.statement_duration.route.record(at.saturating_duration_since(began));
             self.metrics.events_routed.increment(u64::from(routed.events));
             self.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
             self.metrics.events_unmatched.increment(u64::from(routed.unmatched));

@@ -1,5 +1,5 @@
-//! The session that hears the bell. The [dispatcher's state](crate::model::dispatch::Sleep) says when it is
-//! opened, silenced and armed.
+//! The session that hears the bell. The [dispatcher's state](crate::model::dispatch::Sleep) says
+//! when it is opened, silenced and armed.
 
 use std::time::Duration;
 

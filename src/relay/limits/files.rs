@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Nine for the database, some for the runtime and the listener's probes, the rest for lookups.
+/// Those of the database (`database.pool_size` and `CONNECTIONS_BESIDE_POOL`), some for the runtime
+/// and the listener's probes, the rest for lookups.
 const RESERVE: usize = 32;
 
 /// See the module.

@@ -2,11 +2,7 @@
 
 use hyper::HeaderMap;
 
-use super::NotVerified;
-
-/// The longest header a scheme needs holds [`SIGNATURES_MAX`](super::compare::SIGNATURES_MAX)
-/// ed25519 signatures in base64: under 1 KB. Tokens are short.
-pub(super) const VALUE_MAX: usize = 4096;
+use super::not_verified::{NotVerified, VALUE_MAX};
 
 /// Fits a unique index and a line of a log. Ids are UUIDs and the like.
 const NAME_MAX: usize = 255;

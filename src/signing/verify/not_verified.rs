@@ -1,7 +1,9 @@
 //! Why a request is not verified, in words that help an honest sender and tell a forger nothing
 //! beyond its own request.
 
-use super::headers::VALUE_MAX;
+/// The longest header a scheme needs holds [`SIGNATURES_MAX`](super::compare::SIGNATURES_MAX)
+/// ed25519 signatures in base64: under 1 KB. Tokens are short.
+pub(super) const VALUE_MAX: usize = 4096;
 
 /// A request was not verified. Its text may be told to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

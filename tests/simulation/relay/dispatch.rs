@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use posthaste::config::{Config, Wake};
+use posthaste::config::{Config, WakeMode};
 use posthaste::model::dispatch::{
     ClaimRequest, Dispatch, DispatchSettings, Facts, RoutedStep, Step,
 };
@@ -52,7 +52,7 @@ impl Dispatcher {
             batch: config.relay.batch,
             poll_interval: config.relay.poll_interval,
             statement_timeout: config.database.statement_timeout,
-            listens: config.relay.wake == Wake::Listen,
+            listens: config.relay.wake == WakeMode::Listen,
         };
         Self {
             dispatch: Dispatch::new(settings, TOKENS * i64::from(relay), instant(now)),
@@ -365,7 +365,7 @@ impl Relay {
             }
             Some(Unfinished::Poll) => {
                 self.forget_idle(now);
-                if self.config.relay.wake == Wake::Poll {
+                if self.config.relay.wake == WakeMode::Poll {
                     // It hears of no steering.
                     self.lines.all = true;
                 }

@@ -175,7 +175,7 @@ fn a_session_that_is_gone_is_opened_once_a_second_and_an_idle_one_is_checked_eve
     let later = now + SECOND;
     assert_eq!(dispatch.next(later, &deaf), Step::Reconnect);
     dispatch.reconnected(true, later);
-    // What rang meanwhile was not heard.
+    // Bells that rang meanwhile were not heard.
     assert_eq!(dispatch.next(later, &HEARS), Step::Poll);
     dispatch.polled(0.5, later);
     let _ = dispatch.next(later, &HEARS);
@@ -217,7 +217,7 @@ fn what_may_have_been_claimed_is_given_back_every_ten_seconds_for_twice_a_statem
         dispatch.at = Point::Disown;
         if dispatch.next(now, &HEARS) == Step::Disown {
             dispatch.disowned(u64::from(seconds == 0), now);
-            // What was given back is due.
+            // Claims that were given back are due.
             assert_eq!(dispatch.poll_at == now, seconds == 0);
             tries.push(seconds);
         }
@@ -240,7 +240,7 @@ fn a_claim_asks_for_what_is_due_and_has_room() {
     };
     assert_eq!(request(&dispatch, 100), [(1, 3), (3, 5), (4, 9)]);
     assert_eq!(request(&dispatch, 5), [(1, 3), (3, 2)]);
-    assert_eq!(request(&dispatch, 0), []);
+    assert!(request(&dispatch, 0).is_empty());
     // An endpoint for which claiming failed alone is left out for a while.
     for _ in 0..2 {
         dispatch.claim_failed(&asked(&[3], 1), true, &mut Due::default(), now);
@@ -256,7 +256,7 @@ fn what_gave_less_than_was_asked_for_is_due_no_more_unless_the_claim_was_cut() {
     let now = start();
     for (is_cut, expected) in [(false, vec![2]), (true, vec![1, 2])] {
         let mut due = Due::default();
-        [1, 2].map(|endpoint| due.put(endpoint, now));
+        [1, 2].into_iter().for_each(|endpoint| due.put(endpoint, now));
         let mut dispatch = at_rest(now);
         let claimed = |endpoint| if endpoint == 1 { 7 } else { 8 };
         dispatch.claimed(&asked(&[1, 2], 8), claimed, is_cut, &mut due);
@@ -270,7 +270,7 @@ fn a_claim_that_fails_twice_of_a_row_is_halved_at_once_and_its_endpoint_waits() 
     let now = start();
     let facts = Facts { is_due: true, ..HEARS };
     let mut due = Due::default();
-    [1, 2].map(|endpoint| due.put(endpoint, now));
+    [1, 2].into_iter().for_each(|endpoint| due.put(endpoint, now));
     let mut dispatch = at_rest(now);
     dispatch.next_token();
     let both = asked(&[1, 2], 1);

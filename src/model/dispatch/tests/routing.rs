@@ -5,10 +5,8 @@ use super::*;
 #[test]
 fn the_statement_for_few_is_used_while_events_are_few_and_usual() {
     let now = start();
-    let few = |dispatch: &Dispatch| match dispatch.route(now, &HEARS) {
-        Step::Route { few, .. } => few,
-        step => panic!("{step:?}"),
-    };
+    let few =
+        |dispatch: &Dispatch| matches!(dispatch.route(now, &HEARS), Step::Route { few: true, .. });
     let mut dispatch = at_rest(now);
     assert!(few(&dispatch));
     // Unusual events: the whole statement follows in the same round, and alone for a second.

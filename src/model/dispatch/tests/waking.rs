@@ -19,10 +19,9 @@ fn many_events_wake_the_relay_and_looks_that_find_nothing_let_it_sleep() {
         now = dispatch.look_at.expect("it looks");
         assert!(matches!(dispatch.next(now, &HEARS), Step::Route { .. }));
         dispatch.routed(Some(routed(0, 0)), now, now);
-        match dispatch.next(now, &HEARS) {
-            Step::Rest { until, .. } => pauses.push((until - now).as_micros()),
-            step => break assert_eq!(step, Step::Arm),
-        }
+        let step = dispatch.next(now, &HEARS);
+        let Step::Rest { until, .. } = step else { break assert_eq!(step, Step::Arm) };
+        pauses.push((until - now).as_micros());
     }
     assert_eq!(pauses, [300, 600, 1200, 2400, 4800]);
     // Transactions below 12 may have skipped the bell.

@@ -35,7 +35,7 @@ async fn a_closed_port_refuses_the_connection() {
 
 #[tokio::test]
 async fn a_full_backlog_is_a_connect_time_out() {
-    // A listener that accepts nobody, with its queue filled up: the kernel drops what comes next.
+    // A listener that never accepts, with its queue full: the kernel drops further connections.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();

@@ -1,4 +1,4 @@
-//! What is refused, and that a refusal touches nobody.
+//! Refused targets, and that a refusal sends nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -127,7 +127,7 @@ async fn a_request_lost_with_a_kept_connection_is_told_and_not_sent_again() {
 async fn a_stale_or_old_connection_is_not_used_again() {
     let base = settings();
     for limits in [
-        ClientSettings { idle_kept: Duration::ZERO, ..base.clone() },
+        ClientSettings { idle_timeout: Duration::ZERO, ..base.clone() },
         ClientSettings { connection_life: Duration::ZERO, ..base },
     ] {
         let peer = Peer::replying(OK).await;

@@ -1,4 +1,4 @@
-//! What our reader finds odd about an answer does not undo what the answer says.
+//! An answer that hyper finds odd still counts by its status.
 
 use tokio::io::AsyncWriteExt;
 

@@ -10,8 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::model::allow::AllowEntry;
 use crate::model::outcome::{Answer, Outcome};
-use crate::outbound::addresses::{AddressRules, AllowEntry};
+use crate::outbound::addresses::AddressRules;
 use crate::outbound::client::{Client, ClientSettings, Connection, Exchange};
 use crate::outbound::resolve::Resolver;
 use crate::outbound::target::Target;
@@ -100,9 +101,9 @@ pub(super) fn settings() -> ClientSettings {
     let rules = AddressRules::new(&open, &open, vec![]);
     ClientSettings {
         system_roots: false,
-        resolve_time: LONG,
-        connect_time: LONG,
-        tls_time: LONG,
+        resolve_timeout: LONG,
+        connect_timeout: LONG,
+        tls_timeout: LONG,
         body_timeout: LONG,
         ..ClientSettings::new(rules, Resolver::fixed([Ipv4Addr::LOCALHOST.into()]))
     }
@@ -111,9 +112,9 @@ pub(super) fn settings() -> ClientSettings {
 /// The same with every phase's deadline short, where passing it is the subject.
 pub(super) fn impatient() -> ClientSettings {
     ClientSettings {
-        resolve_time: SHORT,
-        connect_time: SHORT,
-        tls_time: SHORT,
+        resolve_timeout: SHORT,
+        connect_timeout: SHORT,
+        tls_timeout: SHORT,
         body_timeout: SHORT,
         ..settings()
     }

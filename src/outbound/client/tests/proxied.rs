@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use super::peer::{LONG, Peer, SHORT, impatient, read_request, send, send_in, settings};
 use super::tls::{Authority, GOOD, target};
 use crate::model::outcome::{Cause, Outcome, Phase, Refusal};
-use crate::outbound::client::{Client, ClientSettings, ProxyUrl, ProxyUrlError};
+use crate::model::proxy::{ProxyUrl, ProxyUrlError};
+use crate::outbound::client::{Client, ClientSettings};
 use crate::outbound::target::Target;
 
 /// A proxy that opens tunnels, and what it was asked.

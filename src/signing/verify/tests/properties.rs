@@ -4,7 +4,7 @@ use hyper::header::HeaderValue;
 use proptest::prelude::*;
 
 use super::{Example, Scheme, Verified, examples, named, verifier};
-use crate::{model::endpoint::Secret, signing::sign::Signer};
+use crate::{model::secret::Secret, signing::sign::Signer};
 
 /// Another letter case says the same in hex digits and in the word `Bearer`, nowhere else.
 fn says_the_same(name: &str, at: usize, before: u8, after: u8) -> bool {

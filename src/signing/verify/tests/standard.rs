@@ -130,7 +130,7 @@ fn the_bodys_type_names_the_event() {
 
 #[test]
 fn the_body_may_be_empty() {
-    use crate::{model::endpoint::Secret, signing::sign::Signer};
+    use crate::{model::secret::Secret, signing::sign::Signer};
     let signer = Signer::new(&[Secret::new(SYMMETRIC.to_owned())]).unwrap();
     let mut empty = symmetric().header(
         "webhook-signature",

@@ -8,10 +8,10 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use url::Host;
 
-/// What an operator opens.
+/// An address range or host that an operator opens.
 ///
 /// ```
-/// use posthaste::outbound::addresses::AllowEntry;
+/// use posthaste::model::allow::AllowEntry;
 ///
 /// assert_eq!("10.0.0.0/8".parse::<AllowEntry>().unwrap().to_string(), "10.0.0.0/8");
 /// assert_eq!("::1".parse::<AllowEntry>().unwrap().to_string(), "::1/128");
