@@ -94,6 +94,8 @@ impl World<'_> {
     /// The dispatcher goes on until it has nothing to do; moments that it waits go by.
     async fn turn_until_it_rests(&mut self, relay: u8) -> Held {
         for _ in 0..MOST_TURNS {
+            // What a statement did is before what follows from it.
+            self.now = self.ground.pass(TICK).await;
             if self.step(relay, Step::Turn { most: FEW }, Fate::Fine).await? {
                 continue;
             }

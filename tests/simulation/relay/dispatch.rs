@@ -93,6 +93,9 @@ impl Relay {
 
     /// For how long the dispatcher rests from now on.
     pub fn rests_for(&self, now: Micros) -> Option<Micros> {
+        if self.stopping {
+            return None;
+        }
         let rest = self.dispatcher.rests_until?.saturating_duration_since(instant(now));
         i64::try_from(rest.as_micros()).ok()
     }
