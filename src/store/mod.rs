@@ -111,8 +111,8 @@ const UPKEEP_CONNECTIONS: usize = 2;
 
 /// The most connections of a relay besides `database.pool_size`.
 ///
-/// Two sessions of its own, for the bell and the lease, one for routing, and those of upkeep. Behind
-/// a pooler routing may borrow a second one, and never both at a time.
+/// Two sessions of its own, for the bell and the lease, one for routing, and those of upkeep.
+/// Behind a pooler routing may borrow a second one, and never both at a time.
 pub const CONNECTIONS_BESIDE_POOL: usize = 2 + 1 + UPKEEP_CONNECTIONS;
 /// The most connections of a listener for webhooks, besides the relay's.
 pub const INGEST_CONNECTIONS: usize = ROUTER_CONNECTIONS;

@@ -1,5 +1,5 @@
-//! Where statements are run: the one way from the functions of this folder to the database. A connection
-//! is borrowed from a pool; [`run`](super::run) runs the statement on it.
+//! Where statements are run: the one way from the functions of this folder to the database. A
+//! connection is borrowed from a pool; [`run`](super::run) runs the statement on it.
 
 use std::time::Duration;
 

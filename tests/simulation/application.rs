@@ -1,5 +1,5 @@
-//! Applications and people: transactions with events in them, and the functions that steer. What they
-//! did counts when it is committed, and not at all if it is rolled back.
+//! Applications and people: transactions with events in them, and the functions that steer. What
+//! they did counts when it is committed, and not at all if it is rolled back.
 
 use posthaste::model::delivery::EventId;
 use posthaste::model::endpoint::EndpointId;
@@ -44,8 +44,8 @@ const ANNOUNCEMENTS: &str = "select id, xid::text::bigint, event_type, tenant, e
 const REFUSALS: [&str; 4] = ["P0002", "55000", "55P03", "57014"];
 
 impl World<'_> {
-    /// The endpoints of every list: for all, for a tenant, with a filter, one at a time, for the relay's
-    /// own news, in order, at a rate; each other number of attempts.
+    /// The endpoints of every list: for all, for a tenant, with a filter, one at a time, for the
+    /// relay's own news, in order, at a rate; each other number of attempts.
     pub async fn add_endpoints(&mut self) {
         // Retries at once, which no endpoint may ask for: so a short list has more of them.
         let endpoints = "alter table posthaste.endpoints \
@@ -398,8 +398,8 @@ impl World<'_> {
         self.revive(client, endpoint, replay, &parameters).await
     }
 
-    /// Calls what makes deliveries of an endpoint live again, or due that blocked their line. It says
-    /// how many, and the deliveries say which.
+    /// Calls what makes deliveries of an endpoint live again, or due that blocked their line. It
+    /// says how many, and the deliveries say which.
     async fn revive(
         &self,
         client: &Client,

@@ -273,7 +273,7 @@ fn fault(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     let relay = taste.relay(rng);
     match rng.u8(0..10) {
         0 | 1 => {
-            list.extend([Operation::Crash { relay }, Operation::Start { relay, size: taste.size }])
+            list.extend([Operation::Crash { relay }, Operation::Start { relay, size: taste.size }]);
         }
         2 => list.push(Operation::Crash { relay }),
         3 | 4 => list.push(Operation::Freeze { relay }),

@@ -1,4 +1,5 @@
-//! What a simulated relay has of one endpoint: the crate's own lane, and how attempts there are judged.
+//! What a simulated relay has of one endpoint: the crate's own lane, and how attempts there are
+//! judged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,7 +49,8 @@ pub struct Lane {
     claimed: Arc<AtomicUsize>,
     /// When it was last handed a claim, or an attempt ended.
     pub used_at: Instant,
-    /// Nothing has come of it that is not noted. (A relay notes every second, long before it forgets a lane.)
+    /// Nothing has come of it that is not noted. (A relay notes every second, long before it
+    /// forgets a lane.)
     pub is_noted: bool,
 }
 

@@ -1,13 +1,13 @@
-//! Random operation lists, with faults, against the real store: nothing is lost, nothing goes to the
-//! wrong endpoint, states are legal, attempts stay within policy.
+//! Random operation lists, with faults, against the real store: nothing is lost, nothing goes to
+//! the wrong endpoint, states are legal, attempts stay within policy.
 //!
 //! A list ([`operations`]) runs in a [`world`] of simulated relays, receivers and applications on a
-//! real PostgreSQL with a manual clock ([`ground`]). Relays step the values that the running relay steps,
-//! make the crate's own statements and judge by its own model; how much time passes, who has its turn, and
-//! what goes wrong, is the list's choice. Then faults stop,
-//! everything comes to its end ([`settle`]), and what happened is compared with what must have
-//! ([`check`], [`truth`]). A list that fails is made shorter ([`shrink`]) and printed as Rust: with
-//! the fix it is pinned in [`pinned`].
+//! real PostgreSQL with a manual clock ([`ground`]). Relays step the values that the running relay
+//! steps, make the crate's own statements and judge by its own model; how much time passes, who has
+//! its turn, and what goes wrong, is the list's choice. Then faults stop, everything comes to its
+//! end ([`settle`]), and what happened is compared with what must have ([`check`], [`truth`]). A
+//! list that fails is made shorter ([`shrink`]) and printed as Rust: with the fix it is pinned in
+//! [`pinned`].
 //!
 //! `cargo test` runs some lists, always the same; `make simulate` others, for as long as one likes.
 

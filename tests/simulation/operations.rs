@@ -59,8 +59,8 @@ pub enum Operation {
         relay: u8,
         fate: Fate,
     },
-    /// The bell rings, and the dispatcher's next statement is made. If it routes, it takes this many
-    /// events at most; `FEW`: as many as the dispatcher says.
+    /// The bell rings, and the dispatcher's next statement is made. If it routes, it takes this
+    /// many events at most; `FEW`: as many as the dispatcher says.
     Look {
         relay: u8,
         most: u8,
@@ -128,8 +128,8 @@ pub enum Operation {
     Finish {
         which: u8,
     },
-    /// The connection of a slow statement breaks: whoever waits is told of an error, and the statement
-    /// goes on.
+    /// The connection of a slow statement breaks: whoever waits is told of an error, and the
+    /// statement goes on.
     BreakOff {
         which: u8,
     },

@@ -52,8 +52,9 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// Of a line, only the first that is live is sent, and no other is claimed. (A relay that has lost
-    /// its claim and does not know yet sends what is made again: that comes twice, as any may.)
+    /// Of a line, only the first that is live is sent, and no other is claimed. (A relay that has
+    /// lost its claim and does not know yet sends what is made again: that comes twice, as any
+    /// may.)
     async fn check_turn(&self, delivery: &Delivery, relay: RelayId) -> Held {
         let pair = (delivery.event_id, delivery.endpoint_id);
         let Some((key, place)) = &self.truth.owed[&pair].line else { return Ok(()) };
@@ -101,8 +102,8 @@ impl World<'_> {
     }
 }
 
-/// A relay begins an attempt under a lease that is younger than others take it to last, and within its own
-/// bounds and the endpoint's.
+/// A relay begins an attempt under a lease that is younger than others take it to last, and within
+/// its own bounds and the endpoint's.
 fn check_bounds(relay: &Relay, endpoint: EndpointId, now: Micros) -> Held {
     let number = relay.number;
     let lease = Micros::try_from(relay.lease_length().as_micros()).unwrap_or(Micros::MAX);

@@ -1,5 +1,5 @@
-//! The settings of simulated relays: the crate's defaults, and smaller ones, by which small numbers of
-//! events meet the bounds.
+//! The settings of simulated relays: the crate's defaults, and smaller ones, by which small numbers
+//! of events meet the bounds.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,7 +18,8 @@ static USUAL: LazyLock<Arc<Config>> = LazyLock::new(|| {
 static SMALL: LazyLock<Arc<Config>> = LazyLock::new(|| smaller(4, 3, 2_000));
 static LEAST: LazyLock<Arc<Config>> = LazyLock::new(|| smaller(1, 1, 20));
 
-/// The first says 409 is as good as delivered: a receiver's way to say that it has the event already.
+/// The first says 409 is as good as delivered: a receiver's way to say that it has the event
+/// already.
 pub static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
     let rule = |status: u16, action: &str| {
         let row = RuleRow {

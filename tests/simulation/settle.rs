@@ -1,4 +1,5 @@
-//! After the list: faults stop, time goes on, receivers accept, and relays work until nothing is left.
+//! After the list: faults stop, time goes on, receivers accept, and relays work until nothing is
+//! left.
 
 use posthaste::store::routing::FEW;
 
@@ -20,8 +21,8 @@ const MOST_LANES: u8 = 16;
 const LONGEST_MOMENT: Micros = SECOND / 2;
 
 impl World<'_> {
-    /// Lets everything come to its end: first while those relays that are frozen stay so, then, when they
-    /// have thawed and brought what they have, once more.
+    /// Lets everything come to its end: first while those relays that are frozen stay so, then,
+    /// when they have thawed and brought what they have, once more.
     pub async fn settle(&mut self) -> Held {
         while self.finish(0).await? {}
         for on in 0..u8::try_from(CONNECTIONS).expect("there are three") {
@@ -111,7 +112,8 @@ impl World<'_> {
         Err(Broken(format!("the dispatcher of relay {relay} does not rest")))
     }
 
-    /// Lets a second go by if a relay holds what only the rate of its endpoint keeps it from sending.
+    /// Lets a second go by if a relay holds what only the rate of its endpoint keeps it from
+    /// sending.
     async fn wait_for_a_rate(&mut self, relay: u8) -> Held<bool> {
         let waits = self.relay(relay).is_some_and(|relay| relay.waits_for_a_rate());
         if waits {

@@ -1,5 +1,5 @@
-//! Makes a failing list short: leaves out ever smaller pieces, then makes single operations plainer, for
-//! as long as it still fails.
+//! Makes a failing list short: leaves out ever smaller pieces, then makes single operations
+//! plainer, for as long as it still fails.
 
 use posthaste::store::routing::FEW;
 
@@ -17,8 +17,8 @@ pub async fn shrink(
     let mut best = (list, broken);
     loop {
         let before = best.0.len();
-        leave_out(ground, &mut best).await;
-        let plainer = make_plainer(ground, &mut best).await;
+        Box::pin(leave_out(ground, &mut best)).await;
+        let plainer = Box::pin(make_plainer(ground, &mut best)).await;
         if best.0.len() == before && !plainer {
             return best;
         }

@@ -1,5 +1,5 @@
-//! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that it
-//! can run later or elsewhere than it was asked for.
+//! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that
+//! it can run later or elsewhere than it was asked for.
 
 use std::time::{Duration, Instant};
 
@@ -72,8 +72,8 @@ pub enum Statement {
         notes: Vec<Note>,
     },
     Upkeep(Upkeep),
-    /// Those of which no relay knows, the caller not either: tokens under which it holds something, and
-    /// its newest.
+    /// Those of which no relay knows, the caller not either: tokens under which it holds something,
+    /// and its newest.
     ReleaseOrphans {
         held: Vec<i64>,
         newest: i64,

@@ -1,6 +1,6 @@
-//! What is true, kept beside the database: which events have been committed and in what order, who is
-//! owed which, and what each receiver got. Nothing here asks the SQL under test; who may be owed an
-//! event is read off the rows of `endpoints`, and matched here.
+//! What is true, kept beside the database: which events have been committed and in what order, who
+//! is owed which, and what each receiver got. Nothing here asks the SQL under test; who may be owed
+//! an event is read off the rows of `endpoints`, and matched here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -64,9 +64,9 @@ pub struct Owed {
     pub line: Option<(String, Place)>,
 }
 
-/// Where a delivery stands in its line: between two routing spans, which are the same for one that was
-/// routed. What is put back stands behind all that had been routed when it was called for, and before
-/// all that began to be routed after it was committed.
+/// Where a delivery stands in its line: between two routing spans, which are the same for one that
+/// was routed. What is put back stands behind all that had been routed when it was called for, and
+/// before all that began to be routed after it was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     from: usize,
@@ -118,8 +118,8 @@ pub struct Plan {
     cursor: Cursor,
 }
 
-/// The events routed are the committed ones up to a point, in order of commit; where a step was full,
-/// up to an event of the span in order of transaction and id.
+/// The events routed are the committed ones up to a point, in order of commit; where a step was
+/// full, up to an event of the span in order of transaction and id.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cursor {
     since: usize,
@@ -138,7 +138,8 @@ pub struct Truth {
     pub keys: BTreeSet<(String, u8)>,
     pub owed: BTreeMap<Pair, Owed>,
     pub requests: Vec<Request>,
-    /// How many attempts of a relay were delivered and how many were not, of those it has not noted.
+    /// How many attempts of a relay were delivered and how many were not, of those it has not
+    /// noted.
     tallies: BTreeMap<(RelayId, EndpointId), (u32, u32)>,
     /// What is left of the rate of an endpoint that has one, and when that was so.
     rates: BTreeMap<(RelayId, EndpointId), (f64, Micros)>,
@@ -259,7 +260,8 @@ impl Truth {
         })
     }
 
-    /// A relay begins an attempt at an endpoint of this rate, whose bucket holds one second's worth.
+    /// A relay begins an attempt at an endpoint of this rate, whose bucket holds one second's
+    /// worth.
     pub fn check_rate(
         &mut self,
         (relay, endpoint): (RelayId, EndpointId),

@@ -1,5 +1,5 @@
-//! The world that a list runs in, and how relays come and go in it. It sees everything: where a relay
-//! is told of an error, the world knows what the statement did.
+//! The world that a list runs in, and how relays come and go in it. It sees everything: where a
+//! relay is told of an error, the world knows what the statement did.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! The dispatcher of a simulated relay: performs the steps that the crate's [`Dispatch`] names. The bell's
-//! session is not there: what it hears is the operation list's choice, and its lock costs nothing.
+//! The dispatcher of a simulated relay: performs the steps that the crate's [`Dispatch`] names. The
+//! bell's session is not there: what it hears is the operation list's choice, and its lock costs
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -342,8 +343,8 @@ impl Relay {
         self.finish(now);
     }
 
-    /// What is claimed stays this relay's own until it is in a lane, unless the relay stops. A poll is made
-    /// again.
+    /// What is claimed stays this relay's own until it is in a lane, unless the relay stops. A poll
+    /// is made again.
     pub(super) fn not_opened(&mut self) {
         self.changed.clear();
         if self.stopping {

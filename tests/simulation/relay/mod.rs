@@ -1,9 +1,10 @@
-//! A relay in the simulation: it asks the crate's own values what to do next, makes the statement that
-//! follows, one at a time, and tells them the answer. It holds no clock: every moment is handed in.
+//! A relay in the simulation: it asks the crate's own values what to do next, makes the statement
+//! that follows, one at a time, and tells them the answer. It holds no clock: every moment is
+//! handed in.
 //!
-//! What is due, what is claimed and how, what is sent and given back is said by `posthaste::model` and the
-//! claims by `posthaste::relay`. The operation list chooses when each station has its turn, what goes wrong,
-//! and how much is written down at once.
+//! What is due, what is claimed and how, what is sent and given back is said by `posthaste::model`
+//! and the claims by `posthaste::relay`. The operation list chooses when each station has its turn,
+//! what goes wrong, and how much is written down at once.
 
 mod dispatch;
 mod hear;

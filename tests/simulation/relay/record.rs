@@ -1,5 +1,5 @@
-//! What goes on beside the dispatcher in a simulated relay: recording, lines, noting and upkeep, each one
-//! statement at a time.
+//! What goes on beside the dispatcher in a simulated relay: recording, lines, noting and upkeep,
+//! each one statement at a time.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,8 @@ impl Lines {
         self.all = true;
     }
 
-    /// As `relay::ordering` looks: at all lines if that is asked for, then at those that were named.
+    /// As `relay::ordering` looks: at all lines if that is asked for, then at those that were
+    /// named.
     fn next(&mut self) -> Option<Statement> {
         if std::mem::take(&mut self.all) {
             self.walk = Some((EndpointId::MIN, String::new()));
@@ -74,7 +75,8 @@ impl Relay {
         (!attempts.is_empty()).then(|| Statement::Record { attempts, now: instant(now) })
     }
 
-    /// The batch is written down: what of it is due again, which lines have no head, and the room it took.
+    /// The batch is written down: what of it is due again, which lines have no head, and the room
+    /// it took.
     pub(super) fn recorded(
         &mut self,
         attempts: &[Attempt],

@@ -20,8 +20,8 @@ impl Relay {
         !self.frozen && self.lease_is_fresh(now)
     }
 
-    /// Lets a worker go on: it begins its request if it only waits for the relay's budget; otherwise one that is
-    /// free asks its lane. `None`: nothing begins.
+    /// Lets a worker go on: it begins its request if it only waits for the relay's budget;
+    /// otherwise one that is free asks its lane. `None`: nothing begins.
     pub fn send(&mut self, which: u8, now: Micros) -> Option<InFlight> {
         let has_budget = self.in_flight.len() < self.config.relay.max_in_flight;
         if has_budget && let Some(waited) = self.waiting.pop_front() {
@@ -216,8 +216,8 @@ impl Relay {
         }
     }
 
-    /// An endpoint of which more is queued than this relay's part of its rate lets out in two seconds, while
-    /// others could send it.
+    /// An endpoint of which more is queued than this relay's part of its rate lets out in two
+    /// seconds, while others could send it.
     pub fn excess(&self) -> Option<EndpointId> {
         #[expect(clippy::cast_precision_loss, reason = "a list has some hundred deliveries")]
         let is_excess = |lane: &&Lane| {
@@ -242,7 +242,8 @@ impl Relay {
         }
     }
 
-    /// Forgets lanes as `relay::lane` does. Their workers have left when nothing was sent for a while.
+    /// Forgets lanes as `relay::lane` does. Their workers have left when nothing was sent for a
+    /// while.
     pub(super) fn forget_idle(&mut self, now: Micros) {
         let idle_for: Duration = self.config.delivery.idle_timeout;
         let now = instant(now);
