@@ -15,7 +15,7 @@ use url::Host;
 ///
 /// assert_eq!("10.0.0.0/8".parse::<AllowEntry>().unwrap().to_string(), "10.0.0.0/8");
 /// assert_eq!("::1".parse::<AllowEntry>().unwrap().to_string(), "::1/128");
-/// assert_eq!("Receiver.Internal.".parse::<AllowEntry>().unwrap().to_string(), "receiver.internal");
+/// assert_eq!("Api.Internal.".parse::<AllowEntry>().unwrap().to_string(), "api.internal");
 /// assert!("10.0.0.1/8".parse::<AllowEntry>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
