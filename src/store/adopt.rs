@@ -4,6 +4,7 @@
 //! copy sends to the same receivers as the original. No relay can know which of the two is meant to
 //! send: an operator decides.
 
+use super::run::Sessions;
 use super::{Database, StoreError, routing};
 
 const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
@@ -33,12 +34,11 @@ pub struct Adopted {
 pub async fn is_own(database: &Database) -> Result<(), StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
     let looking = async {
-        let row = client
-            .query_typed_opt(CURSOR, &[])
-            .await
-            .map_err(StoreError::query("read the routing cursor"))?;
+        // Whatever bounds the database or the role sets for statements are not for this one.
+        let sessions = Sessions::for_transactions(database, "");
+        let read = sessions.run_once(&client, CURSOR, "read the routing cursor", &[]);
         // Without a cursor there is nothing to belong elsewhere.
-        row.map_or(Ok(()), |row| routing::is_own(&row))
+        read.await?.rows.first().map_or(Ok(()), routing::is_own)
     };
     tokio::select! {
         result = looking => result,

@@ -80,9 +80,9 @@ async fn whatever_is_wrong_has_its_status_and_says_what_would_be_right() {
         ("/in/shop", &[TOKEN], long.as_bytes(), 413, "longer than the 64 bytes"),
         ("/in/shop", &[TOKEN, form], b"kind=a", 415, "send application/json"),
         ("/in/shop", &[TOKEN, gzip], good.as_bytes(), 415, "without a content-encoding"),
-        ("/in/shop", &[TOKEN], b"{}", 422, "is not there"),
-        ("/in/shop", &[TOKEN], br#"{"kind": " . "}"#, 422, "does not make one"),
-        ("/in/shop", &[TOKEN], br#"{"kind": {"a": 1}}"#, 422, "is not there"),
+        ("/in/shop", &[TOKEN], b"{}", 422, "is missing"),
+        ("/in/shop", &[TOKEN], br#"{"kind": " . "}"#, 422, "is no event type"),
+        ("/in/shop", &[TOKEN], br#"{"kind": {"a": 1}}"#, 422, "is missing"),
     ] {
         let answer = post(relay.door(), path, headers, body).await;
         let what = format!("{path} {headers:?} {:?}", String::from_utf8_lossy(body));

@@ -452,7 +452,7 @@ async fn a_rule_that_cannot_be_used_is_named_with_the_reason() {
         .await
         .unwrap();
     let relay = Relay::start(&database).await;
-    let logged = relay.logs("a rule is not understood").await;
+    let logged = relay.logs("ignoring a rule that this relay cannot evaluate").await;
     assert!(logged.contains("look-around"), "{logged}");
     let (code, said) = doctor(&database.url(), &[]).await;
     let finding = about(&said, "rules");

@@ -45,7 +45,7 @@ async fn run(ground: &mut Ground, list: &[Operation]) -> Result<BTreeMap<String,
     let mut world = World::new(ground).await;
     let ran = play(&mut world, list).await;
     let counts = std::mem::take(&mut world.counts);
-    world.leave().await;
+    Box::pin(world.leave()).await;
     ran.map(|()| counts)
 }
 
@@ -83,7 +83,7 @@ async fn simulate(budget: Budget) -> BTreeMap<String, u64> {
             break;
         }
         let list = generate::list(seed);
-        match run(&mut ground, &list).await {
+        match Box::pin(run(&mut ground, &list)).await {
             Ok(happened) => {
                 *counts.entry("lists".to_owned()).or_default() += 1;
                 for (what, count) in happened {

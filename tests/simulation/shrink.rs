@@ -38,7 +38,7 @@ async fn leave_out(ground: &mut Ground, best: &mut (Vec<Operation>, Broken)) {
         while at < best.0.len() {
             let mut fewer = best.0.clone();
             fewer.drain(at..(at + piece).min(best.0.len()));
-            match run(ground, &fewer).await {
+            match Box::pin(run(ground, &fewer)).await {
                 Err(broken) => *best = (fewer, broken),
                 Ok(_) => at += piece,
             }
@@ -56,7 +56,7 @@ async fn make_plainer(ground: &mut Ground, best: &mut (Vec<Operation>, Broken)) 
         for plainer in plainer(best.0[at]) {
             let mut list = best.0.clone();
             list[at] = plainer;
-            if let Err(broken) = run(ground, &list).await {
+            if let Err(broken) = Box::pin(run(ground, &list)).await {
                 *best = (list, broken);
                 did = true;
                 break;

@@ -131,10 +131,10 @@ impl Attempts {
                     if slot.file.is_none() {
                         slot.file = Some(self.files.take().await);
                         began = self.clock.instant();
-                        // It may have waited for long.
-                        if !self.term.may_send() {
-                            return unfinished(Outcome::Interrupted);
-                        }
+                    }
+                    // The attempt may have waited for long, here or for its turn.
+                    if !self.term.may_send() {
+                        return unfinished(Outcome::Interrupted);
                     }
                     let first = self.send(ready, sending, delivery, slot, ready.timeout).await;
                     if !first.unheard || !self.term.may_send() {

@@ -217,12 +217,34 @@ async fn a_kept_connection_that_is_closed_without_an_answer_has_the_event_sent_a
 }
 
 #[tokio::test]
-async fn under_a_stale_lease_nothing_is_sent_again() {
+async fn under_a_stale_lease_nothing_is_sent_over_a_kept_connection_either() {
     let receiver = closing_over_the_second().await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
     let ready = ready(&attempts, &receiver.url());
     attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     let sent = stale().make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
+    assert_eq!(sent.outcome, Outcome::Interrupted);
+    assert_eq!(receiver.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_connection_is_closed_when_the_lease_is_stale_is_not_sent_again() {
+    let (attempts, mut slot) = (attempts(1, Duration::from_secs(3)), ConnectionSlot::default());
+    let term = Arc::clone(&attempts.term);
+    let receiver = LoopbackReceiver::serving(move |mut heard, _| {
+        let term = Arc::clone(&term);
+        async move {
+            heard.answer(OK).await;
+            heard.request().await;
+            while term.may_send() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    })
+    .await;
+    let ready = ready(&attempts, &receiver.url());
+    attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
+    let sent = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     let is_closed =
         matches!(sent.outcome, Outcome::Unreachable { cause: Cause::Closed | Cause::Reset, .. });
     assert!(is_closed, "{:?}", sent.outcome);
