@@ -71,20 +71,22 @@ impl World<'_> {
                 self.start(relay, Size::Usual).await;
             }
         }
-        // Beyond the first moments of a session, in which nobody is reaped.
-        self.pass(3).await?;
+        // Beyond the first moments of a session, in which no relay is reaped, and beyond the pause
+        // between two tries to give back claims whose answer was lost.
+        self.pass(11).await?;
         for relay in all.clone() {
             self.beat(relay, Fate::Fine).await?;
             self.step(relay, Step::Reap, Fate::Fine).await?;
         }
         for relay in all {
-            // Each does one of the five things that upkeep does; another one each round.
-            self.step(relay, Step::Upkeep, Fate::Fine).await?;
             self.turn_until_it_rests(relay).await?;
             while self.deliver(relay).await? || self.wait_for_a_rate(relay).await? {
                 self.turn_until_it_rests(relay).await?;
             }
-            self.check_all_is_let_go(relay)?;
+            self.check_all_is_let_go(relay).await?;
+            // Each does one of the five things that upkeep does; another one each round. After the
+            // check: upkeep mends what the dispatcher is to give back itself.
+            self.step(relay, Step::Upkeep, Fate::Fine).await?;
             while self.step(relay, Step::Note, Fate::Fine).await? {}
             while self.step(relay, Step::Lines, Fate::Fine).await? {}
             self.end_if_stopping(relay).await;
@@ -126,9 +128,13 @@ impl World<'_> {
     }
 
     /// A relay that has done all it could holds no claim that it keeps from others.
-    fn check_all_is_let_go(&mut self, relay: u8) -> Held {
+    async fn check_all_is_let_go(&mut self, relay: u8) -> Held {
         let Some(relay) = self.relay(relay) else { return Ok(()) };
-        hold(relay.claims() == 0, || format!("relay {} keeps claims: {relay:#?}", relay.number))
+        let (number, held) = (relay.number, relay.claims());
+        hold(held == 0, || format!("relay {number} keeps {held} claims"))?;
+        let claimed = "select count(*) from posthaste.deliveries where claimed_by = $1";
+        let claimed: i64 = self.ground.read_with(claimed, &[&number]).await[0].get(0);
+        hold(claimed == 0, || format!("relay {number} does not know of {claimed} claims"))
     }
 
     /// One that stops ends in this round: what is in flight has been answered.
