@@ -1,8 +1,7 @@
 //! The roles that come with the schema. They belong to the whole cluster, so the role that migrates
 //! may lack the privilege to make them; then an administrator runs the SQL that [`Lacking`] prints.
 
-use tokio_postgres::Client;
-
+use super::run::Sessions;
 use super::{Database, StoreError};
 
 const ROLES: &str = include_str!("../../sql/queries/roles.sql");
@@ -47,17 +46,14 @@ impl Lacking {
 /// When the database cannot be reached.
 pub async fn lacking(database: &Database) -> Result<Lacking, StoreError> {
     let (client, driver) = database.session(|_| {}).await?;
-    tokio::select! {
-        result = look(&client) => result,
-        _ = driver => Err(StoreError::SessionEnded),
-    }
-}
-
-pub(super) async fn look(client: &Client) -> Result<Lacking, StoreError> {
-    let rows =
-        client.query_typed(ROLES, &[]).await.map_err(StoreError::query("look for the roles"))?;
+    let sessions = Sessions::for_transactions(database, "");
+    let looked = sessions.run_once(&client, ROLES, "look for the roles", &[]);
+    let found = tokio::select! {
+        found = looked => found?,
+        _ = driver => return Err(StoreError::SessionEnded),
+    };
     let mut lacking = Lacking::default();
-    for row in rows {
+    for row in found.rows {
         if !row.get::<_, bool>("is_there") {
             lacking.roles.push(row.get("name"));
         } else if !row.get::<_, bool>("is_granted") {
