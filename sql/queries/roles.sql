@@ -1,4 +1,4 @@
--- roles: whether each of the four roles exists and has the grants of grant_roles. Called by store::roles::roles and
+-- roles: whether each of the four roles exists and has the grants of grant_roles. Called by store::roles::lacking and
 -- store::doctor::examine. Reads the catalog alone, so that it needs no privilege. Takes no locks.
 --
 -- One privilege stands for all: they are granted together.
