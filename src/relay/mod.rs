@@ -38,6 +38,7 @@ use self::client::client;
 use self::fault::guarded;
 use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
+use self::term::Term;
 use crate::clock::Present;
 use crate::config::{Config, RelaySettings, WakeMode as Mode};
 use crate::observe::metrics::Metrics;
@@ -160,16 +161,7 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
         term.set_uncertain(true);
     }
     lanes.dismiss().await;
-    term.workers.close();
-    tokio::select! {
-        () = term.workers.wait() => {}
-        () = patience(Duration::ZERO) => {
-            // Attempts still in flight are recorded as interrupted and made again.
-            term.abort.cancel();
-            term.workers.wait().await;
-        }
-    }
-    term.no_more_results.cancel();
+    end_workers(&term, patience(Duration::ZERO)).await;
     // The results have as long as the requests had; a database that is away for longer hears of
     // them by the claims that are then released for this relay.
     if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
@@ -192,6 +184,20 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     }
     stations.close();
     term.sessions.close();
+}
+
+/// Waits for the attempts in flight. Those that outlast `patience` are recorded as interrupted and
+/// made again.
+async fn end_workers(term: &Term, patience: impl Future<Output = ()>) {
+    term.workers.close();
+    tokio::select! {
+        () = term.workers.wait() => {}
+        () = patience => {
+            term.abort.cancel();
+            term.workers.wait().await;
+        }
+    }
+    term.no_more_results.cancel();
 }
 
 /// Waits for a station's result. `None`: it ended by a bug, or it was held up for longer than it is
