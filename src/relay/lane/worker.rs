@@ -4,7 +4,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 
 use super::{Lane, Staffed, Workshop};
 use crate::model::health::{Ticket, Transition};
@@ -95,38 +95,77 @@ impl Lane {
 
 /// One worker: works until the lane has nothing more for it, or the relay ends.
 async fn work(lane: Arc<Lane>) {
-    let workshop = &lane.workshop;
     let mut slot = ConnectionSlot::default();
     let call = Arc::new(Notify::new());
     loop {
+        // Room for a request comes first: what is taken out is sent at once, while lease, rate and
+        // health still allow it.
+        let permit = request_permit(&lane, &mut slot).await;
         match lane.next(&call) {
-            Ok(taken) => send(&lane, taken, &mut slot).await,
-            Err(Idle::GiveBack { queued, others_serve }) => {
-                if others_serve {
-                    workshop.claims.let_others_know();
-                }
-                lane.give_back(queued).await;
-            }
-            Err(Idle::Wait) => {
-                if !is_called(&lane, &call, &mut slot).await {
+            Ok(taken) => send(&lane, taken, &mut slot, permit).await,
+            Err(idle) => {
+                drop(permit);
+                if !rests(&lane, idle, &call, &mut slot).await {
                     return;
                 }
             }
-            // A slow rate must not hold up a stop: the queue is given back then.
-            Err(Idle::WaitFor(wait)) => tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = workshop.term.ending.cancelled() => return,
-            },
-            Err(Idle::Leave) => return,
         }
     }
 }
 
+/// Waits for room for one more request of this relay. An idle connection is kept meanwhile, unless
+/// its file is needed: a request that has room may wait for one.
+async fn request_permit<'a>(
+    lane: &'a Lane,
+    slot: &mut ConnectionSlot,
+) -> Option<SemaphorePermit<'a>> {
+    let Workshop { attempts, budget, .. } = &*lane.workshop;
+    loop {
+        tokio::select! {
+            biased;
+            permit = budget.take() => return permit,
+            () = attempts.files.needed(), if slot.file.is_some() => {
+                *slot = ConnectionSlot::default();
+            }
+        }
+    }
+}
+
+/// Does what there is to do instead of sending. `false`: the worker is to leave.
+async fn rests(
+    lane: &Arc<Lane>,
+    idle: Idle<Claim>,
+    call: &Arc<Notify>,
+    slot: &mut ConnectionSlot,
+) -> bool {
+    let workshop = &lane.workshop;
+    match idle {
+        Idle::GiveBack { queued, others_serve } => {
+            if others_serve {
+                workshop.claims.let_others_know();
+            }
+            lane.give_back(queued).await;
+            true
+        }
+        Idle::Wait => is_called(lane, call, slot).await,
+        // A slow rate must not hold up a stop: the queue is given back then.
+        Idle::WaitFor(wait) => tokio::select! {
+            () = tokio::time::sleep(wait) => true,
+            () = workshop.term.ending.cancelled() => false,
+        },
+        Idle::Leave => false,
+    }
+}
+
 /// Sends what was taken out, and reports its end.
-async fn send(lane: &Arc<Lane>, taken: ToSend, slot: &mut ConnectionSlot) {
+async fn send(
+    lane: &Arc<Lane>,
+    taken: ToSend,
+    slot: &mut ConnectionSlot,
+    permit: Option<SemaphorePermit<'_>>,
+) {
     let ToSend { claim, ready, ticket } = taken;
     let attempts = &lane.workshop.attempts;
-    let permit = lane.workshop.budget.take().await;
     let sent = match attempts.make(&ready, &claim.delivery, slot).await {
         Ok(sent) => sent,
         Err(panicked) => {

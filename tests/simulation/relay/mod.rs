@@ -59,8 +59,6 @@ pub struct Relay {
     /// Endpoints that were changed since their lanes were opened.
     changed: Vec<EndpointId>,
     pub lanes: BTreeMap<EndpointId, Lane>,
-    /// Taken out of their lanes, and waiting for the budget of requests.
-    waiting: VecDeque<InFlight>,
     pub in_flight: Vec<InFlight>,
     results: VecDeque<Ended>,
     batch: Vec<Ended>,
@@ -110,7 +108,6 @@ impl Relay {
             fresh: Vec::new(),
             changed: Vec::new(),
             lanes: BTreeMap::new(),
-            waiting: VecDeque::new(),
             in_flight: Vec::new(),
             results: VecDeque::new(),
             batch: Vec::new(),

@@ -20,22 +20,12 @@ impl Relay {
         !self.frozen && self.lease_is_fresh(now)
     }
 
-    /// Lets a worker go on: it begins its request if it only waits for the relay's budget;
-    /// otherwise one that is free asks its lane. `None`: nothing begins.
+    /// Lets a worker that is free ask its lane, if there is room for one more request. `None`:
+    /// nothing begins.
     pub fn send(&mut self, which: u8, now: Micros) -> Option<InFlight> {
-        let has_budget = self.in_flight.len() < self.config.relay.max_in_flight;
-        if has_budget && let Some(waited) = self.waiting.pop_front() {
-            return Some(waited);
+        if self.in_flight.len() >= self.config.relay.max_in_flight {
+            return None;
         }
-        let taken = self.ask_a_lane(which, now)?;
-        if has_budget {
-            return Some(taken);
-        }
-        self.waiting.push_back(taken);
-        None
-    }
-
-    fn ask_a_lane(&mut self, which: u8, now: Micros) -> Option<InFlight> {
         let (requests, may_send) = (self.requests_of_a_lane(), self.may_send(now));
         let is_staffed = |lane: &&mut Lane| {
             lane.state.queued() > 0 && lane.state.in_flight() < lane.state.workers(requests)
@@ -94,13 +84,12 @@ impl Relay {
     }
 
     pub fn has_requests(&self) -> bool {
-        !self.in_flight.is_empty() || !self.waiting.is_empty()
+        !self.in_flight.is_empty()
     }
 
     /// The grace is over: ends what is in flight. Returns the endpoint of each.
     pub fn interrupt(&mut self, now: Micros) -> Vec<EndpointId> {
-        let mut requests = std::mem::take(&mut self.in_flight);
-        requests.extend(self.waiting.drain(..));
+        let requests = std::mem::take(&mut self.in_flight);
         let endpoints = requests.iter().map(InFlight::endpoint).collect();
         for request in requests {
             self.ended(request, Outcome::Interrupted, now);
