@@ -4,7 +4,10 @@ use posthaste::store::routing::FEW;
 
 use super::ground::Ground;
 use super::operations::Fate::{Fine, NotRun, Slow};
-use super::operations::{Gate, Operation, Operation::*, PLAIN, Size::Usual, Steering::Subscribe};
+use super::operations::{
+    Event, Gate, Kind, Operation, Operation::*, PLAIN, Size, Size::Usual, Steering::Subscribe,
+    Tenant,
+};
 use super::run;
 
 /// A relay's first turn asks what is due.
@@ -53,6 +56,39 @@ const PINNED: &[(&str, &[Operation])] = &[
             Insert { on: 1, count: 1, event: PLAIN },
             Turn { relay: 0, fate: Fine },
             Look { relay: 0, most: FEW, fate: Fine },
+        ],
+    ),
+    (
+        // A worker took a delivery out of its lane, and with it a token of the rate, before there
+        // was room for its request.
+        "a relay sends no faster than an endpoint's rate, however long requests wait for room",
+        &[
+            Start { relay: 1, size: Size::Small },
+            Insert { on: 0, count: 1, event: PLAIN },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Insert {
+                on: 0,
+                count: 3,
+                event: Event {
+                    kind: Kind::Sent,
+                    tenant: Some(Tenant::B),
+                    n: 3,
+                    after: Some(2),
+                    ..PLAIN
+                },
+            },
+            Send { relay: 1, which: 0 },
+            Turn { relay: 1, fate: Fine },
+            Pass { seconds: 3 },
+            Send { relay: 1, which: 0 },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Send { relay: 1, which: 0 },
+            Send { relay: 1, which: 0 },
+            Send { relay: 1, which: 0 },
         ],
     ),
 ];
