@@ -27,6 +27,10 @@ commit;
 \endif
 ";
 
+/// Webhooks after which a test may break something: long before pgbench is done, however much
+/// faster it is than the relay.
+const EARLY: usize = 300;
+
 struct Shop {
     cluster: Cluster,
     directory: tempfile::TempDir,
@@ -128,7 +132,7 @@ async fn a_relay_killed_in_the_middle_loses_nothing_and_explains_what_came_twice
     let shop = Shop::open().await;
     let mut relay = shop.relay().start().await;
     let mut pgbench = shop.pgbench();
-    shop.receiver.wait_for(2_000).await;
+    shop.receiver.wait_for(EARLY).await;
     relay.kill().await;
     let _another = shop.relay().start().await;
     assert!(within("pgbench", pgbench.wait()).await.unwrap().success());
@@ -148,7 +152,7 @@ async fn a_database_restarted_in_the_middle_is_found_again_and_nothing_is_missin
     let mut shop = Shop::open().await;
     let mut relay = shop.relay().start().await;
     let mut pgbench = shop.pgbench();
-    shop.receiver.wait_for(2_000).await;
+    shop.receiver.wait_for(EARLY).await;
     shop.cluster.restart(StopMode::Immediate).await.unwrap();
     // Its clients were cut off; others go on.
     assert!(!within("pgbench", pgbench.wait()).await.unwrap().success());
