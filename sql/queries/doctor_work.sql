@@ -34,7 +34,7 @@ announcement as (
 )
 select 'relays' as "check",
        case when running > 0 and dead = 0 then 'ok' else 'warning' end as state,
-       concat_ws(', ', running || ' running', case when dead > 0 then dead || ' dead and not reaped' end) as detail,
+       concat_ws(', ', running || ' running', case when dead > 0 then dead || ' dead, not taken over yet' end) as detail,
        case when running = 0 then 'start one: posthaste run'
             when dead > 0 then 'wait: one that runs takes over what a dead one held' end as fix
 from relay

@@ -1,5 +1,5 @@
 //! One connection, from its first byte to its end: HTTP/1.1 within bounds of time and size, on any
-//! stream of bytes. The [`request`](super::request) handler decides the answers. Unlike
+//! stream of bytes. The [`request`](super::request) intake decides the answers. Unlike
 //! [`serve::connection`](crate::serve::connection) it tells a slow sender so before it hangs up.
 
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time;
 
 use super::answer;
-use super::request::Handler;
+use super::request::Intake;
 use crate::stopper::Stopper;
 
 /// No connection is kept longer: one whose peer does not read its answers would never end by
@@ -28,9 +28,9 @@ const CONNECTION_TIME: Duration = Duration::from_secs(3600);
 /// coming would take the answer away.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// One connection: its peer, the handler of its requests, and its bounds.
+/// One connection: its peer, the intake of its requests, and its bounds.
 pub(super) struct Conversation {
-    pub(super) handler: Arc<Handler>,
+    pub(super) intake: Arc<Intake>,
     pub(super) peer: IpAddr,
     pub(super) bounds: ConversationBounds,
     pub(super) stopper: Stopper,
@@ -49,10 +49,10 @@ pub(super) struct ConversationBounds {
 
 impl Conversation {
     pub(super) async fn hold(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let (handler, peer) = (self.handler, self.peer);
+        let (intake, peer) = (self.intake, self.peer);
         let service = service_fn(move |request: Request<Incoming>| {
-            let handler = Arc::clone(&handler);
-            Box::pin(async move { Ok::<_, Infallible>(handler.answer(request, peer).await) })
+            let intake = Arc::clone(&intake);
+            Box::pin(async move { Ok::<_, Infallible>(intake.answer(request, peer).await) })
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())

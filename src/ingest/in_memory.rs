@@ -1,4 +1,4 @@
-//! The conversation and the handler as they are, with neither a port nor a database. The caller, a
+//! The conversation and the intake as they are, with neither a port nor a database. The caller, a
 //! test, brings the bytes and decides where each webhook is kept.
 
 use std::fmt;
@@ -13,7 +13,7 @@ pub use super::answer::Kept;
 use super::answer::Refused;
 use super::conversation::{Conversation, ConversationBounds};
 use super::error::IngestError;
-use super::request::Handler;
+use super::request::Intake;
 use super::sources;
 use super::writer::WaitingRequest;
 use crate::clock::Present;
@@ -35,7 +35,7 @@ impl fmt::Debug for InMemoryIngest {
 }
 
 impl InMemoryIngest {
-    /// A handler for the connection of this peer.
+    /// An intake for the connection of this peer.
     ///
     /// # Errors
     /// When a secret cannot be used.
@@ -47,7 +47,7 @@ impl InMemoryIngest {
     ) -> Result<Self, IngestError> {
         let (sender, waiting) = mpsc::channel(settings.max_in_flight);
         let conversation = Conversation {
-            handler: Arc::new(Handler::new(sources(settings)?, settings, sender, metrics, present)),
+            intake: Arc::new(Intake::new(sources(settings)?, settings, sender, metrics, present)),
             peer,
             bounds: ConversationBounds {
                 head_timeout: settings.head_timeout,
@@ -74,7 +74,7 @@ impl InMemoryIngest {
                 let _heard = answer.send(keep(incoming).ok_or(Refused::Away));
             }
         };
-        // The keeping ends when the handler is gone.
+        // The keeping ends when the intake is gone.
         tokio::join!(conversation.hold(stream), keeping);
     }
 }

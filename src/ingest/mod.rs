@@ -3,7 +3,7 @@
 //! # One webhook's way
 //!
 //! The **listener** ([`serve::listener`](crate::serve::listener)) takes connections, bounded in
-//! number, and each is a **conversation** (`conversation`), bounded in time. The **handler**
+//! number, and each is a **conversation** (`conversation`), bounded in time. The **intake**
 //! (`request`) reads one request of a **source** (`source`) within its bounds, lets the verifier
 //! ([`signing::verify`](crate::signing::verify)) say whether it is the source's, and makes an event
 //! of it. The **writer** (`writer`) gathers the events that come while a commit is under way into
@@ -38,7 +38,7 @@ use crate::store::{Database, Store};
 
 use conversation::{Conversation, ConversationBounds};
 pub use error::IngestError;
-use request::Handler;
+use request::Intake;
 use source::Source;
 use spool::Spool;
 pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
@@ -48,11 +48,11 @@ use writer::Writer;
 /// is back.
 const CONNECTIONS: usize = 2;
 
-/// A listener, a handler and a writer that are ready, and take no webhook yet.
+/// A listener, an intake and a writer that are ready, and take no webhook yet.
 #[derive(Debug)]
 pub struct Ingest {
     listener: Listener,
-    handler: Handler,
+    intake: Intake,
     writer: Writer,
     waiting: mpsc::Receiver<writer::WaitingRequest>,
     bounds: ConversationBounds,
@@ -82,13 +82,13 @@ impl Ingest {
         let store = Store::open(database.clone(), CONNECTIONS, timeout)?;
         let (sender, waiting) = mpsc::channel(settings.max_in_flight);
         let writer = Writer::new(store, spool, settings, metrics, status);
-        let handler = Handler::new(sources, settings, sender, metrics, Present::default());
+        let intake = Intake::new(sources, settings, sender, metrics, Present::default());
         let bounds = ConversationBounds {
             head_timeout: settings.head_timeout,
             max_head: settings.max_head,
             grace: config.relay.grace,
         };
-        Ok(Some(Self { listener, handler, writer, waiting, bounds }))
+        Ok(Some(Self { listener, intake, writer, waiting, bounds }))
     }
 
     /// The address it listens at: with the port that the system chose if 0 was asked for.
@@ -105,12 +105,12 @@ impl Ingest {
 
     /// Takes webhooks in until the stop; then answers the requests that had come, and returns.
     pub async fn run(self, stopper: &Stopper) {
-        let (handler, bounds, told) = (Arc::new(self.handler), self.bounds, stopper.clone());
+        let (intake, bounds, told) = (Arc::new(self.intake), self.bounds, stopper.clone());
         let hold = move |stream, peer| {
-            let (handler, stopper) = (Arc::clone(&handler), told.clone());
-            Conversation { handler, peer, bounds, stopper }.hold(stream)
+            let (intake, stopper) = (Arc::clone(&intake), told.clone());
+            Conversation { intake, peer, bounds, stopper }.hold(stream)
         };
-        // The writer ends when the handler is gone, and with it the last request that could wait.
+        // The writer ends when the intake is gone, and with it the last request that could wait.
         tokio::join!(self.listener.serve(hold, stopper), self.writer.run(self.waiting));
     }
 }

@@ -1,4 +1,4 @@
-//! The handler of requests: reads one request of one source within its bounds, verifies it, and
+//! The intake of requests: reads one request of one source within its bounds, verifies it, and
 //! hands it to the writer. A fault of the request is answered with a problem of RFC 9457, a fault
 //! of the relay with 503.
 
@@ -24,7 +24,7 @@ use crate::observe::metrics::Metrics;
 
 /// Answers requests to `POST /in/SOURCE`.
 #[derive(Debug)]
-pub(super) struct Handler {
+pub(super) struct Intake {
     sources: BTreeMap<String, Source>,
     body_timeout: Duration,
     /// A place for each request at once, over all sources.
@@ -38,7 +38,7 @@ pub(super) struct Handler {
     random: SystemRandom,
 }
 
-impl Handler {
+impl Intake {
     pub(super) fn new(
         sources: Vec<Source>,
         settings: &IngestSettings,

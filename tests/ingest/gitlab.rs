@@ -1,5 +1,5 @@
 //! GitLab sends each webhook once. Here it goes through us to a service that is down for ten
-//! minutes, and arrives as GitLab sent it. Handler and relay run in this process on a present that
+//! minutes, and arrives as GitLab sent it. Intake and relay run in this process on a present that
 //! the test moves ahead.
 //!
 //! The bodies follow the examples of <https://docs.gitlab.com/user/project/integrations/webhook_events/>,

@@ -169,7 +169,7 @@ fn turn(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>) {
     turns(taste, rng, list, relay);
 }
 
-/// What was claimed is handed out by the next turn, and some of it is sent.
+/// Claims are assigned by the next turn, and some of it is sent.
 fn turns(taste: &Taste, rng: &mut Rng, list: &mut Vec<Operation>, relay: u8) {
     for _ in 0..rng.u8(1..4) {
         list.push(Operation::Turn { relay, fate: taste.fate(rng) });

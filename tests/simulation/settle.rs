@@ -85,7 +85,7 @@ impl World<'_> {
             }
             self.check_all_is_let_go(relay).await?;
             // Each does one of the five things that upkeep does; another one each round. After the
-            // check: upkeep mends what the dispatcher is to give back itself.
+            // check: upkeep gives back what the dispatcher is to give back itself.
             self.step(relay, Step::Upkeep, Fate::Fine).await?;
             while self.step(relay, Step::Note, Fate::Fine).await? {}
             while self.step(relay, Step::Lines, Fate::Fine).await? {}

@@ -63,7 +63,7 @@ pub enum Statement {
     Reap {
         lease: Duration,
     },
-    Strike {
+    ApplyEffect {
         endpoint: EndpointId,
         delete: bool,
         reason: String,
@@ -146,7 +146,7 @@ pub enum Station {
     Dispatch,
     Recorder,
     Lines,
-    Keeper,
+    Lease,
     Noter,
     Upkeep,
 }
@@ -163,8 +163,8 @@ impl Statement {
             | Self::Disown { .. } => Station::Dispatch,
             Self::Release { .. } | Self::Record { .. } => Station::Recorder,
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
-            Self::Reap { .. } => Station::Keeper,
-            Self::Strike { .. } | Self::Note { .. } => Station::Noter,
+            Self::Reap { .. } => Station::Lease,
+            Self::ApplyEffect { .. } | Self::Note { .. } => Station::Noter,
             Self::Upkeep(_) | Self::ReleaseOrphans { .. } => Station::Upkeep,
         }
     }
@@ -200,7 +200,7 @@ impl Statement {
             Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
             Self::GiveTurns { lines } => Done::TurnsGiven(give_turns(store, lines).await?),
             Self::Reap { lease } => Done::Reaped(reap(store, relay, *lease).await?),
-            Self::Strike { endpoint, delete, reason } => {
+            Self::ApplyEffect { endpoint, delete, reason } => {
                 apply_effect(store, *endpoint, *delete, reason).await?;
                 Done::Nothing
             }

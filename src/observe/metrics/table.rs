@@ -1,7 +1,8 @@
 //! The table of metrics: each has its handle, its name and its meaning here, and nowhere else.
 //!
-//! The meanings are served as `# HELP`, and docs/OPERATING.md repeats them (`tests/told_once.rs`
-//! compares). The types of the handles, with their labels, are in [`handles`](super::handles).
+//! The meanings are served as `# HELP`, and docs/OPERATING.md repeats them, which
+//! `tests/house/told_once.rs` compares. The types of the handles, with their labels, are in
+//! [`handles`](super::handles).
 
 use metrics::{Counter, Gauge, Histogram};
 

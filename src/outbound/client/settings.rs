@@ -39,7 +39,7 @@ pub struct ClientSettings {
 }
 
 impl ClientSettings {
-    /// The defaults: those of `default.toml`, for what is a setting (`tests/told_once.rs`).
+    /// The defaults: those of `default.toml`, for what is a setting (`tests/house/told_once.rs`).
     #[must_use]
     pub fn new(rules: AddressRules, resolver: Resolver) -> Self {
         Self {

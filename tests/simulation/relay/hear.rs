@@ -62,11 +62,11 @@ impl Relay {
             Statement::GiveTurns { lines } => self.lines.these.extend(lines.iter().cloned()),
             // The whole batch is tried again.
             Statement::Release { .. } | Statement::Record { .. } => self.released = false,
-            Statement::Strike { endpoint, delete, reason } => {
+            Statement::ApplyEffect { endpoint, delete, reason } => {
                 let effect = if *delete { Effect::Delete } else { Effect::Disable };
                 self.effects.push((*endpoint, effect, reason.clone()));
             }
-            // Lost counts come again, and the keeper and upkeep go on.
+            // Lost counts come again, and the lease and upkeep go on.
             Statement::Note { .. }
             | Statement::Reap { .. }
             | Statement::Upkeep(_)

@@ -54,7 +54,7 @@ pub struct Relay {
     dispatcher: Dispatcher,
     due: Due,
     holdings: Arc<Holdings>,
-    /// Claimed, and not handed out yet.
+    /// Claimed, and not assigned yet.
     fresh: Vec<Booked>,
     /// Endpoints that were changed since their lanes were opened.
     changed: Vec<EndpointId>,
@@ -162,7 +162,7 @@ impl Relay {
     pub fn next(&mut self, step: Step, now: Micros) -> Option<Statement> {
         let station = match step {
             Step::Turn { .. } => Station::Dispatch,
-            Step::Reap => Station::Keeper,
+            Step::Reap => Station::Lease,
             Step::Record { .. } => Station::Recorder,
             Step::Lines => Station::Lines,
             Step::Note => Station::Noter,

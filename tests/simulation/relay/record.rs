@@ -120,7 +120,11 @@ impl Relay {
     /// What is to be done to an endpoint comes first.
     pub(super) fn note(&mut self) -> Option<Statement> {
         if let Some((endpoint, effect, reason)) = self.effects.pop() {
-            return Some(Statement::Strike { endpoint, delete: effect == Effect::Delete, reason });
+            return Some(Statement::ApplyEffect {
+                endpoint,
+                delete: effect == Effect::Delete,
+                reason,
+            });
         }
         let notes: Vec<Note> = self.lanes.values_mut().filter_map(Lane::note).collect();
         (!notes.is_empty()).then_some(Statement::Note { notes })
