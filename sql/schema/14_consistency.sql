@@ -80,7 +80,7 @@ begin atomic
    where not exists (select from posthaste.endpoints e where e.id = d.endpoint_id)
   union all
   select 'a delivery is claimed by a relay that is gone', d.event_id, d.endpoint_id,
-         case when r.id is null then format('there is no relay %s', d.claimed_by)
+         case when r.id is null then format('there is no relay %s; a running relay releases its claims', d.claimed_by)
               else format('relay %s was last heard of at %s; a running relay releases its claims', r.id, r.heartbeat_at) end
     from posthaste.deliveries d
     left join posthaste.relays r on r.id = d.claimed_by
@@ -168,10 +168,11 @@ begin atomic
     from missing w
    where (w.filter is null or posthaste_internal.filter_matches(w.payload, w.filter))
      and (w.unchanged_since < w.created_at - interval '1 hour'
+          -- What the first row of the ledger has routed may have been routed long before it.
           or (select pg_visible_in_snapshot(w.changed_in, r.until)
+                     and r.number > (select min(f.number) from posthaste.routing f)
                 from posthaste.routing r
                where posthaste_internal.is_routed(w.xid, w.id, r.since, r.until, r.after_xid, r.after_id)
-                 and r.number > (select min(f.number) from posthaste.routing f)
                order by r.number limit 1));
 end;
 comment on function posthaste_internal.lost_events is

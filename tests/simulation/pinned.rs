@@ -46,6 +46,22 @@ const PINNED: &[(&str, &[Operation])] = &[
         ],
     ),
     (
+        // It had lost its session, and another relay reaped it before it noticed.
+        "what a relay claims after another has taken over from it is released",
+        &[
+            Start { relay: 0, size: Usual },
+            Start { relay: 1, size: Usual },
+            Pass { seconds: 3 },
+            Beat { relay: 1, fate: NotRun },
+            Beat { relay: 0, fate: Fine },
+            Reap { relay: 0, fate: Fine },
+            Insert { on: 0, count: 1, event: PLAIN },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Check,
+        ],
+    ),
+    (
         // The check took the number of a subtransaction that was open for one that had ended.
         "a subscription that is committed after an event was routed owes nothing",
         &[

@@ -5,7 +5,8 @@
 //! that arrived belongs to one claim, and each claim that was sent ends as one row of `attempts`:
 //! with what came of it, or `interrupted`, if its relay died, lost its claims or was stopped.
 //! Hence, for each delivery by itself, there are no more requests than attempts (an attempt that
-//! says `sent twice` counts as two, of which the first was broken off); and an event may have been
+//! says `sent twice` counts as two, of which the first was broken off, and so does one that another
+//! relay wrote down as interrupted, since only the dead relay knew); and an event may have been
 //! *accepted* once more than the attempt that says `delivered` only for each attempt whose end
 //! no relay could know: interrupted, timed out, or broken off.
 
@@ -88,7 +89,7 @@ impl Told {
         let outcome = attempt.outcome.as_str();
         let unclear = matches!(outcome, "interrupted" | "timed_out" | "unreachable");
         // Its first request was broken off, and the second ended as the attempt says.
-        let twice = u8::from(attempt.is_sent_twice);
+        let twice = u8::from(attempt.is_sent_twice || outcome == "interrupted");
         self.sent = self.sent.saturating_add(u8::from(unclear || outcome == "answered") + twice);
         self.unclear = self.unclear.saturating_add(u8::from(unclear) + twice);
         self.ends = self.ends.saturating_add(u8::from(attempt.verdict != "retry"));

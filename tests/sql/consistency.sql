@@ -46,6 +46,15 @@ select posthaste.add_endpoint('https://late.example');                          
 set local session_replication_role = replica;
 update posthaste.endpoints set updated_at = now() - interval '10 min', created_at = now() - interval '10 min' where id = 3;
 select pg_temp.is('{}');
+-- … even when the row of the ledger that routed it has been trimmed, and those that are left see the change
+insert into posthaste.routing
+  (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
+select last.number + n, s, s, last.floor_at, last.mark_xid, last.mark_at, 0, 0, 0, last.system_identifier, last.database_oid
+  from (select * from posthaste.routing order by number desc limit 1) last
+  cross join generate_series(1, 3) n
+  cross join lateral (select format('%1$s:%1$s:', pg_current_xact_id()::text::bigint + 1)::pg_snapshot) l(s);
+delete from posthaste.routing where number < (select max(number) - 1 from posthaste.routing);
+select pg_temp.is('{}');
 rollback;
 
 -- claims of relays that do not exist or are silent
