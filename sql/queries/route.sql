@@ -146,14 +146,14 @@ behind as materialized (
 advanced as (
   insert into posthaste.routing
     (number, since, until, after_xid, after_id, floor_at, mark_xid, mark_at, events, deliveries,
-     unmatched, routed_at, system_identifier, database_oid, span_number)
+     unmatched, routed_at, system_identifier, database_oid, span_number, relay_id)
   select span.last_number + 1, span.since, span.until, rest.after_xid, rest.after_id,
          case when mark.is_passed then span.mark_at else span.floor_at end,
          case when mark.is_passed then pg_snapshot_xmax(span.until) else span.mark_xid end,
          case when mark.is_passed then span.routed_at else span.mark_at end,
          chunk.events, found.deliveries, chunk.events - found.events,
          clock_timestamp(), span.system_identifier, span.database_oid,
-         case when span.number <= span.last_number then span.number end
+         case when span.number <= span.last_number then span.number end, $1::int
   from span
   cross join chunk
   cross join lateral (select pg_snapshot_xmin(span.until) >= span.mark_xid as is_passed) mark

@@ -77,13 +77,13 @@ step as materialized (
 advanced as (
   insert into posthaste.routing
     (number, since, until, floor_at, mark_xid, mark_at, events, deliveries,
-     unmatched, routed_at, system_identifier, database_oid)
+     unmatched, routed_at, system_identifier, database_oid, relay_id)
   select step.number + 1, step.since, step.until,
          case when mark.is_passed then step.mark_at else step.floor_at end,
          case when mark.is_passed then pg_snapshot_xmax(step.until) else step.mark_xid end,
          case when mark.is_passed then step.routed_at else step.mark_at end,
          step.events, step.deliveries, step.events - step.matched,
-         clock_timestamp(), step.system_identifier, step.database_oid
+         clock_timestamp(), step.system_identifier, step.database_oid, $1::int
   from step
   cross join lateral (select pg_snapshot_xmin(step.until) >= step.mark_xid as is_passed) mark
   where step.is_usual and (step.events > 0 or step.routed_at < clock_timestamp() - interval '1 minute')

@@ -1,5 +1,6 @@
--- trim: shortens the routing ledger and forgets old idempotency keys. Called by store::upkeep::trim.
--- Index: routing_pkey, idempotency_by_age. Locks: the rows deleted, at most 10,000 of each a call.
+-- trim: shortens the ledgers of routing and of changed endpoints, and forgets old idempotency keys. Called by
+-- store::upkeep::trim.
+-- Index: routing_pkey, endpoint_changes_pkey, idempotency_by_age. Locks: the rows deleted, at most 10,000 of each a call.
 --
 -- $1 seconds that the outbox is kept
 with old_routing as (
@@ -8,6 +9,14 @@ with old_routing as (
      select number from posthaste.routing
       where number < (select max(number) from posthaste.routing) - 1000
       order by number limit 10000))
+),
+-- From the first on: one that is gone is known to be by the first that is left.
+old_changes as (
+  delete from posthaste.endpoint_changes
+   where changed_in = any(array(
+     select changed_in from posthaste.endpoint_changes
+      where changed_in < (select changed_in from posthaste.endpoint_changes order by changed_in desc offset 1000 limit 1)
+      order by changed_in limit 10000))
 )
 delete from posthaste.idempotency
  where (tenant, key) in (

@@ -16,6 +16,7 @@ create table posthaste.routing (
   system_identifier bigint      not null,
   database_oid      oid         not null,
   span_number       bigint,
+  relay_id          integer,
   constraint chunk_has_xid_and_id check ((after_xid is null) = (after_id is null))
 );
 comment on table posthaste.routing is
@@ -39,6 +40,8 @@ comment on column posthaste.routing.system_identifier is
 comment on column posthaste.routing.database_oid is 'The database, likewise.';
 comment on column posthaste.routing.span_number is
   'The step that began this span of since to until, where it takes several. Null: this one.';
+comment on column posthaste.routing.relay_id is
+  'The relay that routed it: while it takes one full step after the other, others leave routing to it.';
 
 insert into posthaste.routing
   (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
@@ -46,6 +49,30 @@ select 0, s, s, now(), pg_snapshot_xmax(s), now(), 0, 0, 0,
        (select system_identifier from pg_control_system()),
        (select oid from pg_database where datname = current_database())
   from pg_current_snapshot() s;
+
+-- A relay remembers which endpoints are owed events of which kind, and asks with each step of routing whether one has
+-- changed since: by these transactions, and its snapshot of then. A number drawn from a sequence would not do: it is
+-- seen before its transaction has committed.
+create table posthaste.endpoint_changes (
+  changed_in xid8 primary key
+);
+comment on table posthaste.endpoint_changes is
+  'Transactions that changed endpoints. What a relay remembers of endpoints holds while there is none that it has not seen. Old rows are trimmed.';
+comment on column posthaste.endpoint_changes.changed_in is 'The transaction. The first row is older than all that are left.';
+
+insert into posthaste.endpoint_changes values ('0');
+
+create function posthaste_internal.note_endpoint_change() returns trigger
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into posthaste.endpoint_changes values (pg_current_xact_id()) on conflict do nothing;
+  return null;
+end $$;
+comment on function posthaste_internal.note_endpoint_change is 'Tells relays that what they remember of endpoints no longer holds.';
+
+create trigger changes_of_endpoints_are_noted
+  after insert or update or delete or truncate on posthaste.endpoints
+  for each statement execute function posthaste_internal.note_endpoint_change();
 
 create function posthaste_internal.is_routed(
   xid xid8, event bigint, since pg_snapshot, until pg_snapshot, after_xid xid8, after_id bigint
@@ -97,6 +124,9 @@ begin
   select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();
   -- Not routed are this transaction, all later ones, and those that are open now and may still insert.
   floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());
+  -- The numbers of transactions that changed endpoints mean nothing here either.
+  delete from posthaste.endpoint_changes;
+  insert into posthaste.endpoint_changes values ('0'), (pg_current_xact_id());
   insert into posthaste.routing
     (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
   select here.number + 1, s, s, rebase_routing.floor_at, x, clock_timestamp(), 0, 0, 0,

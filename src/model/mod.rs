@@ -23,6 +23,7 @@ pub mod dispatch;
 pub mod due;
 pub mod lane;
 pub mod rate;
+pub mod routing;
 pub mod share;
 pub mod window;
 

@@ -51,6 +51,7 @@ pub use self::attempt::JudgedAttempt;
 pub use self::claims::holdings::{Booked, Claim, ClaimTokens, Holdings};
 pub use self::claims::most_claims;
 pub use self::client::RelayError;
+pub use self::dispatch::{Stepped, route_in_steps};
 pub use self::ended::Ended;
 pub use self::judged::{Judged, judge};
 pub use self::limits::budget::share_of_requests;

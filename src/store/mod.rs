@@ -32,6 +32,7 @@ pub mod rules;
 mod run;
 mod session;
 mod statements;
+pub mod steps;
 mod tls;
 pub mod upkeep;
 mod url;

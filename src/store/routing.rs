@@ -9,6 +9,7 @@ use super::statements::Statements;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
+use crate::model::routing::Cut;
 
 pub use super::rows::Claimed;
 
@@ -56,6 +57,8 @@ pub struct Routed {
     pub lines: Vec<Line>,
     /// Whether this ends a span that took several steps, so that its lines now have an order.
     pub closes_span: bool,
+    /// Why it ended before an event for which there is no room.
+    pub cut: Option<Cut>,
     /// An argument of the next step.
     pub floor: Timestamp,
     /// The last step there is now.
@@ -99,6 +102,11 @@ pub(super) fn is_own(cursor: &Row) -> Result<(), StoreError> {
         return Ok(());
     }
     Err(StoreError::Copy { ledger: cursor.get("ledger"), here: cursor.get("here") })
+}
+
+/// No event still to be routed says that it is older.
+pub(super) fn oldest(floor: Timestamp) -> Timestamp {
+    floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN)
 }
 
 /// The result of [`route_few`].
@@ -154,7 +162,7 @@ async fn step(
     floor: Timestamp,
     room: &RoutingRoom<'_>,
 ) -> Result<Vec<Row>, StoreError> {
-    let oldest = floor.saturating_sub(CLOCK_SLACK).unwrap_or(Timestamp::MIN);
+    let oldest = oldest(floor);
     // All rows have arrived, so the statement has committed before any of them is sent.
     sessions
         .query(
@@ -190,6 +198,7 @@ fn routed(store: &Store, token: i64, rows: Vec<Row>) -> Result<Option<Routed>, S
         waiting: done.get::<_, Option<Vec<i64>>>("waiting").unwrap_or_default(),
         lines: lines(done),
         closes_span: done.get("closes_span"),
+        cut: None,
         floor: done.get("floor_at"),
         step: RoutingStep { number: done.get("step_number"), routed_at: done.get("step_at") },
     };

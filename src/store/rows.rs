@@ -80,7 +80,7 @@ pub(super) fn texts(object: &serde_json::Value) -> Vec<(String, String)> {
 }
 
 /// `json` in binary form is the text itself.
-struct JsonText(Bytes);
+pub(super) struct JsonText(pub(super) Bytes);
 
 impl<'a> FromSql<'a> for JsonText {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {

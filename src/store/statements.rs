@@ -79,11 +79,36 @@ impl Statements {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<StatementResult, StoreError> {
+        self.connection().await?.run(sql, doing, parameters).await
+    }
+
+    /// A connection for several statements, one after the other. Behind a pooler each of them may
+    /// still run on another server.
+    pub(super) async fn connection(&self) -> Result<Connection, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
-        let client = loan.client();
+        Ok(Connection { loan, sessions: self.sessions.clone() })
+    }
+}
+
+/// One of the pool's connections, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    loan: Loan,
+    sessions: Sessions,
+}
+
+impl Connection {
+    pub(super) async fn run(
+        &self,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<StatementResult, StoreError> {
+        let client = self.loan.client();
         // A statement's own error is an answer as well.
-        let answer =
-            loan.bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
+        let answer = self
+            .loan
+            .bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
         answer.await.map_err(StoreError::query(doing))?
     }
 }

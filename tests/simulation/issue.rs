@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use posthaste::model::dispatch::RouteBy;
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::verdict::Decision;
 use posthaste::store::routing::{Claimed, Routed};
@@ -252,6 +253,7 @@ impl World<'_> {
                 self.see_claimed(claimed, began)?;
             }
             (_, Done::Unusual) => self.count("left to the whole statement"),
+            (_, Done::Full(_)) => self.count("steps without room"),
             (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
                 for attempt in attempts {
                     let pair = (attempt.event_id, attempt.endpoint_id);
@@ -287,7 +289,14 @@ impl World<'_> {
     }
 
     fn see_routed(&mut self, look: &Look, plan: &Plan, routed: &Routed) -> Held {
+        if routed.events == 0 && self.truth.is_late(plan) {
+            self.count("steps that came too late");
+            return Ok(());
+        }
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let cut = (look.by == RouteBy::Steps)
+            .then(|| self.truth.cut(plan, usize::try_from(routed.events).unwrap_or(usize::MAX)));
+        let plan = cut.as_ref().unwrap_or(plan);
         let expected = (number(plan.events.len()), number(plan.owed.len()));
         hold((routed.events, routed.deliveries) == expected, || {
             format!("routing made {routed:?}, and was to do {plan:?}")
@@ -304,8 +313,8 @@ impl World<'_> {
             within_room(&routed.claimed, endpoint, room)?;
         }
         self.truth.route(plan);
-        if look.few && routed.events > 0 {
-            self.count("steps of few events");
+        if routed.events > 0 {
+            self.count(&format!("steps by {:?}", look.by));
         }
         Ok(())
     }

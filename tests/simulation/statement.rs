@@ -1,11 +1,15 @@
 //! The statements of a relay: each is one call of the crate's `store`, with all it needs, so that
 //! it can run later or elsewhere than it was asked for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use posthaste::model::dispatch::ClaimRequest;
+use posthaste::model::dispatch::{ClaimRequest, RouteBy};
 use posthaste::model::endpoint::EndpointId;
+use posthaste::model::routing::{Cut, LaneRoom, StepRoom, Subscribers};
+use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
     ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
@@ -19,6 +23,7 @@ use posthaste::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
 };
 use posthaste::store::{RelayId, Store, StoreError};
+use tokio::sync::Mutex;
 
 /// A day of the outbox may go a minute after its end.
 const OUTBOX_RETENTION: Duration = Duration::from_secs(60);
@@ -85,14 +90,18 @@ pub enum Statement {
 pub struct Look {
     pub token: i64,
     pub most: u32,
-    /// By `route_few`, which takes `FEW` at most.
-    pub few: bool,
+    /// Few are `FEW` at most.
+    pub by: RouteBy,
+    pub overflow: bool,
     pub floor: Timestamp,
     pub endpoints: Vec<EndpointId>,
     pub rooms: Vec<i32>,
     pub of_others: i32,
     pub in_all: i32,
     pub bytes: i64,
+    /// What a step goes by: lanes, and what the relay remembers of endpoints.
+    pub lanes: BTreeMap<EndpointId, LaneRoom>,
+    pub subscribers: Arc<Mutex<Subscribers>>,
 }
 
 /// One of what upkeep does.
@@ -110,7 +119,9 @@ pub enum Done {
     Floor(Timestamp),
     /// `None`: another relay is routing.
     Routed(Option<Routed>),
-    /// `route_few` leaves it to `route`.
+    /// A step has found a lane full before its first event.
+    Full(Cut),
+    /// It is left to the whole statement.
     Unusual,
     Claimed(DueClaims),
     Endpoints(Vec<KnownEndpoint>),
@@ -229,13 +240,36 @@ impl Look {
             in_all: self.in_all,
             bytes: self.bytes,
         };
-        if !self.few {
+        if self.by == RouteBy::Steps {
+            return self.step(store, relay).await;
+        }
+        if self.by == RouteBy::Whole {
             let routed = route(store, relay, self.token, self.most, self.floor, &room).await?;
             return Ok(Done::Routed(routed));
         }
         Ok(match route_few(store, relay, self.token, self.floor, &room).await? {
             Few::Routed(routed) => Done::Routed(routed),
             Few::Unusual => Done::Unusual,
+        })
+    }
+
+    async fn step(&self, store: &Store, relay: RelayId) -> Result<Done, StoreError> {
+        let count = |room: i64| usize::try_from(room).unwrap_or(0);
+        let room = StepRoom {
+            lane: &|id| self.lanes.get(&id).copied(),
+            of_others: count(self.of_others.into()),
+            in_all: count(self.in_all.into()),
+            bytes: count(self.bytes),
+            may_overflow: self.overflow,
+        };
+        let by = (relay, self.token);
+        let known = &mut *self.subscribers.lock().await;
+        let stepped = route_in_steps(store, by, self.most, self.floor, &room, known).await?;
+        Ok(match stepped {
+            Stepped::Routed(routed) => Done::Routed(Some(routed)),
+            Stepped::Full(cut) => Done::Full(cut),
+            Stepped::OtherRelay => Done::Routed(None),
+            Stepped::Unusual => Done::Unusual,
         })
     }
 }

@@ -108,19 +108,21 @@ pub struct Request {
 }
 
 /// What a routing statement will do, if it does anything.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     pub events: Vec<EventId>,
     /// With the line where the endpoint is ordered.
     pub owed: Vec<(Pair, Option<String>)>,
     pub unmatched: usize,
     pub more: bool,
+    /// Where routing stood.
+    from: Cursor,
     cursor: Cursor,
 }
 
 /// The events routed are the committed ones up to a point, in order of commit; where a step was
 /// full, up to an event of the span in order of transaction and id.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Cursor {
     since: usize,
     until: usize,
@@ -229,7 +231,34 @@ impl Truth {
         let last = span.last().map(|event| (event.xid, event.id));
         let after = if more { last } else { None };
         let cursor = Cursor { since, until, after, span: number };
-        Plan { events: span.iter().map(|event| event.id).collect(), owed, unmatched, more, cursor }
+        Plan {
+            events: span.iter().map(|event| event.id).collect(),
+            owed,
+            unmatched,
+            more,
+            from: self.cursor,
+            cursor,
+        }
+    }
+
+    /// Whether another step was routed since this was planned.
+    pub fn is_late(&self, plan: &Plan) -> bool {
+        plan.from != self.cursor
+    }
+
+    /// The same plan for its first events alone.
+    pub fn cut(&self, plan: &Plan, events: usize) -> Plan {
+        let mut cut = plan.clone();
+        cut.events.truncate(events);
+        cut.owed.retain(|((event, _), _)| cut.events.contains(event));
+        let is_owed = |event: &&EventId| cut.owed.iter().any(|((owed, _), _)| owed == *event);
+        cut.unmatched = cut.events.len() - cut.events.iter().filter(is_owed).count();
+        if events < plan.events.len() {
+            cut.more = true;
+            let last = cut.events.last().map(|id| (self.committed[id].1.xid, *id));
+            cut.cursor.after = last.or(self.cursor.after);
+        }
+        cut
     }
 
     /// Routing has done it.

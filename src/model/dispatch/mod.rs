@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 pub use self::sleep::Sleep;
-pub use self::step::{ClaimRequest, DispatchSettings, Facts, Reason, RoutedStep, Step};
+pub use self::step::{ClaimRequest, DispatchSettings, Facts, Reason, RouteBy, RoutedStep, Step};
 pub use self::suspects::{Blame, Suspects};
 pub use self::uncertain::UncertainClaims;
 use super::endpoint::EndpointId;
@@ -74,6 +74,8 @@ pub struct Dispatch {
     fan_out: f64,
     /// Until then no step of few is tried.
     unusual_until: Instant,
+    /// Until then the whole statement routes.
+    whole_until: Instant,
     /// Events that a step may take: fewer after a step that failed because of what it read.
     most_events: u32,
     suspects: Suspects,
@@ -102,9 +104,12 @@ enum Point {
 /// Left by a full step of routing.
 #[derive(Debug)]
 struct Backlog {
+    /// The endpoints whose lanes the step has fed or, if it was cut, the one whose lane is full.
     fed: Vec<EndpointId>,
     /// How many attempts had come to an end there by then.
     finished: u64,
+    /// The endpoints of the events that were left, if the step was cut.
+    left: Option<Vec<EndpointId>>,
 }
 
 impl Dispatch {
@@ -128,6 +133,7 @@ impl Dispatch {
             routed_at: now,
             fan_out: 1.0,
             unusual_until: now,
+            whole_until: now,
             most_events: u32::MAX,
             suspects: Suspects::default(),
             claims_again: false,
@@ -224,7 +230,15 @@ impl Dispatch {
             && self.fan_out <= FAN_OUT_OF_FEW
             && self.most_events > FEW.into()
             && self.unusual_until <= now;
-        Step::Route { events: self.events_per_step(facts), few }
+        let by = if few {
+            RouteBy::Few
+        } else if self.whole_until <= now {
+            RouteBy::Steps
+        } else {
+            RouteBy::Whole
+        };
+        let overflow = self.is_cut() && !self.lanes_have_room(facts);
+        Step::Route { events: self.events_per_step(facts), by, overflow }
     }
 
     /// How many events to route: in a backlog no more than there is room for, unless that is
@@ -237,7 +251,8 @@ impl Dispatch {
     )]
     fn events_per_step(&self, facts: &Facts) -> u32 {
         let batch = (self.settings.batch as f64).min(self.most_events.into());
-        let room = self.backlog.as_ref().map_or(0, |_| facts.room_of_fed) as f64;
+        let goes_by_room = self.backlog.is_some() && !self.is_cut();
+        let room = if goes_by_room { facts.room_of_fed } else { 0 } as f64;
         let deliveries = if room * 2.0 >= batch { room } else { DELIVERIES_PER_STEP };
         (deliveries.min(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, batch) as u32
     }
@@ -246,9 +261,21 @@ impl Dispatch {
     fn lanes_are_ready(&self, now: Instant, facts: &Facts) -> bool {
         let Some(backlog) = &self.backlog else { return true };
         let waited = now.saturating_duration_since(self.routed_at);
-        facts.room_of_fed * 2 >= self.settings.batch
+        self.lanes_have_room(facts)
             || waited >= SLOW_LANES_WAIT
             || (waited >= STUCK_LANES_WAIT && facts.finished_by_fed == backlog.finished)
+    }
+
+    /// A full lane is to be half empty, unless another has nothing to do.
+    fn lanes_have_room(&self, facts: &Facts) -> bool {
+        let full = self.settings.batch;
+        let full =
+            if self.is_cut() { full.min(facts.room_of_fed + facts.held_by_fed) } else { full };
+        facts.room_of_fed * 2 >= full.max(1) || facts.is_left_idle
+    }
+
+    fn is_cut(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.left.is_some())
     }
 
     fn rest(&self, now: Instant, facts: &Facts) -> Step {
@@ -288,6 +315,13 @@ impl Dispatch {
     #[must_use]
     pub fn fed(&self) -> &[EndpointId] {
         self.backlog.as_ref().map_or(&[], |backlog| &backlog.fed)
+    }
+
+    /// The endpoints of the events that the last step of routing left, for want of room.
+    #[must_use]
+    pub fn left(&self) -> &[EndpointId] {
+        let left = self.backlog.as_ref().and_then(|backlog| backlog.left.as_deref());
+        left.unwrap_or_default()
     }
 
     /// From where on events are to be routed; read before the first of them.

@@ -4,16 +4,20 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::step::INTERVALS_BEHIND_THE_BELL;
+use super::step::{INTERVALS_BEHIND_THE_BELL, RouteBy};
 use super::{Backlog, Blame, ClaimRequest, Dispatch, FEW, Point, RoutedStep, sleep};
 use crate::model::due::Due;
 use crate::model::endpoint::EndpointId;
+use crate::model::routing::Cut;
 
 /// Endpoints that one claim looks at.
 pub(super) const ENDPOINTS_PER_CLAIM: usize = 500;
-/// After events that a step of few leaves to a whole step. Unusual events seldom come alone, and a
+/// After events that are left to the whole statement. Unusual events seldom come alone, and a
 /// try costs the database as much as a look.
 const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
+/// After a step that had no room for its first event. Room comes with each attempt that ends, and a
+/// step for each of them would be many.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(2);
 
 impl Dispatch {
     /// A step failed other than by [claiming](Self::claim_failed) or [routing](Self::route_failed).
@@ -136,9 +140,12 @@ impl Dispatch {
         self.floor = Some(floor);
     }
 
-    /// A step of few has found unusual events and left them.
-    pub fn unusual(&mut self, now: Instant) {
+    /// Routing in this manner has found unusual events and left them.
+    pub fn unusual(&mut self, by: RouteBy, now: Instant) {
         self.unusual_until = now + UNUSUAL_PAUSE;
+        if by == RouteBy::Steps {
+            self.whole_until = now + UNUSUAL_PAUSE;
+        }
     }
 
     /// A step of routing has succeeded, at `at`; by `now`, what it claimed is in the lanes. `None`:
@@ -158,21 +165,33 @@ impl Dispatch {
                 let fan_out = f64::from(routed.deliveries) / f64::from(routed.events);
                 self.fan_out = (self.fan_out + fan_out) / 2.0;
             }
-            self.backlog = (routed.more && routed.deliveries > 0)
-                .then_some(Backlog { fed: routed.fed, finished: routed.finished });
+            let (fed, left) = match routed.cut {
+                Some(Cut { full, left }) => (vec![full], Some(left)),
+                None => (routed.fed, None),
+            };
+            self.backlog = (routed.more && (routed.deliveries > 0 || left.is_some()))
+                .then_some(Backlog { fed, finished: routed.finished, left });
         }
         let (wait, rises) = self.sleep.after(look, self.hears, now);
         self.rises = rises;
         self.look_at = wait.map(|wait| now + wait);
     }
 
+    /// A step of routing found a lane full before its first event, and routed nothing; `finished`
+    /// attempts have come to an end in that lane by now.
+    pub fn blocked(&mut self, cut: Cut, finished: u64, now: Instant) {
+        self.at = Point::Rise;
+        self.backlog = Some(Backlog { fed: vec![cut.full], finished, left: Some(cut.left) });
+        self.look_at = Some(now + BLOCKED_PAUSE);
+    }
+
     /// A step of routing has failed, and may have claimed something all the same. What it read may
     /// have been too much for it: then fewer events are tried, down to a single one, and more again
     /// with each step that succeeds.
-    pub fn route_failed(&mut self, events: u32, few: bool, is_of_some_row: bool, now: Instant) {
+    pub fn route_failed(&mut self, events: u32, by: RouteBy, is_of_some_row: bool, now: Instant) {
         self.uncertain.add(self.token, now);
         if is_of_some_row {
-            let tried = if few { FEW.into() } else { events };
+            let tried = if by == RouteBy::Few { FEW.into() } else { events };
             self.most_events = (tried / 2).max(1);
         }
         self.failed();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::model::endpoint::EndpointId;
+use crate::model::routing::Cut;
 
 /// While the bell is heard, the relay polls this much less often, to leave an idle database idle.
 pub(super) const INTERVALS_BEHIND_THE_BELL: u32 = 5;
@@ -56,9 +57,9 @@ pub enum Step {
     Route {
         /// At most this many.
         events: u32,
-        /// By the statement for [few](super::FEW) events, which does nothing where they are
-        /// unusual.
-        few: bool,
+        by: RouteBy,
+        /// Full lanes were waited for long enough: what has no room is written to wait.
+        overflow: bool,
     },
     /// Take the bell's lock: no insert rings from then on.
     Silence,
@@ -73,6 +74,17 @@ pub enum Step {
         /// The reason to end then.
         reason: Reason,
     },
+}
+
+/// How new events are routed. Where events are unusual, few and steps do nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteBy {
+    /// By the statement for [few](super::FEW) events.
+    Few,
+    /// By a step that is read, decided and written.
+    Steps,
+    /// By the statement that routes whatever there is.
+    Whole,
 }
 
 /// Why a rest ends when it does.
@@ -99,8 +111,12 @@ pub struct Facts {
     pub others_are_to_know: bool,
     /// How many more deliveries the [fed](super::Dispatch::fed) lanes can take.
     pub room_of_fed: usize,
+    /// How many claims these lanes hold.
+    pub held_by_fed: usize,
     /// How many attempts have come to an end in these lanes so far.
     pub finished_by_fed: u64,
+    /// Whether an endpoint with events that were [left](super::Dispatch::left) has nothing to do.
+    pub is_left_idle: bool,
 }
 
 /// Asked for by a claim.
@@ -127,6 +143,8 @@ pub struct RoutedStep {
     pub floor: Timestamp,
     /// The endpoints whose lanes were fed by it.
     pub fed: Vec<EndpointId>,
+    /// Why it ended before an event for which there is no room.
+    pub cut: Option<Cut>,
     /// How many attempts have come to an end in these lanes by now.
     pub finished: u64,
 }

@@ -281,6 +281,13 @@ impl<Q> LaneState<Q> {
         most.saturating_sub(claimed).min(share_of_room(free, claimed))
     }
 
+    /// Whether it will have room as soon as attempts end: it is not paused, closed or another
+    /// relay's.
+    #[must_use]
+    pub fn flows(&self, now: Timestamp) -> bool {
+        !self.closed && self.serves && self.health.may_send(now) == Allowance::Freely
+    }
+
     /// How many claims to hold while there may be `requests` in flight.
     fn most_claims(&self, requests: usize) -> usize {
         #[expect(

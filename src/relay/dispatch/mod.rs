@@ -7,22 +7,25 @@
 mod assign;
 mod claim;
 mod route;
+mod steps;
 mod wake;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::steps::{Stepped, route_in_steps};
 pub(super) use self::wake::BellSession;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
 use super::ended::Results;
 use super::history::History;
-use super::lane::Lanes;
+use super::lane::{Lane, Lanes};
 use super::ordering::ToLookAt;
 use super::term::Term;
 use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
+use crate::model::routing::Subscribers;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::deliveries::{disown, due, tell_others};
@@ -31,6 +34,8 @@ use crate::store::deliveries::{disown, due, tell_others};
 #[derive(Debug)]
 pub(super) struct Dispatcher {
     pub(super) state: Dispatch,
+    /// What is remembered of who is owed what.
+    pub(super) subscribers: Subscribers,
     pub(super) bell: BellSession,
     pub(super) database: Arc<Link>,
     pub(super) term: Arc<Term>,
@@ -79,7 +84,9 @@ impl Dispatcher {
             due_at,
             others_are_to_know: self.claims.are_others_to_know(),
             room_of_fed: self.room_of(fed),
+            held_by_fed: self.lanes_of(fed).map(|lane| lane.claimed()).sum(),
             finished_by_fed: self.finished_by(fed),
+            is_left_idle: self.is_any_idle(self.state.left()),
         }
     }
 
@@ -88,14 +95,23 @@ impl Dispatcher {
         if fed.is_empty() {
             return 0;
         }
-        let lanes = fed.iter().filter_map(|id| self.lanes.get(*id));
-        lanes.map(|lane| lane.room()).sum::<usize>().min(self.claims.room())
+        self.lanes_of(fed).map(|lane| lane.room()).sum::<usize>().min(self.claims.room())
     }
 
     /// How many attempts have come to an end in these lanes so far.
     fn finished_by(&self, fed: &[EndpointId]) -> u64 {
-        let lanes = fed.iter().filter_map(|id| self.lanes.get(*id));
-        lanes.map(|lane| lane.finished_so_far()).sum()
+        self.lanes_of(fed).map(|lane| lane.finished_so_far()).sum()
+    }
+
+    fn lanes_of(&self, ids: &[EndpointId]) -> impl Iterator<Item = Arc<Lane>> {
+        ids.iter().filter_map(|id| self.lanes.get(*id))
+    }
+
+    /// Whether one of these endpoints has nothing to do, and could have.
+    fn is_any_idle(&self, ids: &[EndpointId]) -> bool {
+        let others = self.lanes.first_room() > 0;
+        ids.iter()
+            .any(|id| self.lanes.get(*id).map_or(others, |lane| lane.room_for_step().is_idle()))
     }
 
     async fn perform(&mut self, step: Step) {
@@ -105,7 +121,9 @@ impl Dispatcher {
             Step::TellOthers => self.tell_others().await,
             Step::Claim => return self.claim_due().await,
             Step::ReadFloor => return self.read_floor().await,
-            Step::Route { events, few } => return self.route(events, few).await,
+            Step::Route { events, by, overflow } => {
+                return self.route(events, by, overflow).await;
+            }
             Step::Reconnect => return self.reconnect().await,
             Step::CheckBell => return self.bell.check().await,
             Step::Silence => return self.bell.silence(),

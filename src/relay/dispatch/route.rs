@@ -6,7 +6,9 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::Dispatcher;
-use crate::model::dispatch::RoutedStep;
+use super::steps::{Stepped, route_in_steps};
+use crate::model::dispatch::{RouteBy, RoutedStep};
+use crate::model::routing::StepRoom;
 use crate::store::StoreError;
 use crate::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 
@@ -24,23 +26,31 @@ impl Dispatcher {
     }
 
     /// Routes at most this many new events.
-    pub(super) async fn route(&mut self, events: u32, few: bool) {
+    pub(super) async fn route(&mut self, events: u32, by: RouteBy, overflow: bool) {
         if let Err(error) = self.history.check(&self.database, &self.metrics).await {
             return self.look_failed(&error);
         }
         let Some(floor) = self.state.floor() else { return };
         let token = self.next_token();
         let began = self.clock.instant();
-        match self.try_route(token, floor, events, few).await {
-            Ok(Few::Unusual) => return self.state.unusual(began),
-            Ok(Few::Routed(None)) => {
+        let done = match by {
+            RouteBy::Steps => self.try_steps(token, floor, events, overflow).await,
+            RouteBy::Few | RouteBy::Whole => self.try_route(token, floor, events, by).await,
+        };
+        match done {
+            Ok(Stepped::Unusual) => return self.state.unusual(by, began),
+            Ok(Stepped::OtherRelay) => {
                 let now = self.clock.instant();
                 self.state.routed(None, now, now);
             }
-            Ok(Few::Routed(Some(routed))) => self.take_in(token, routed, began).await,
+            Ok(Stepped::Full(cut)) => {
+                let finished = self.finished_by(&[cut.full]);
+                self.state.blocked(cut, finished, self.clock.instant());
+            }
+            Ok(Stepped::Routed(routed)) => self.take_in(token, routed, began).await,
             Err(error) => {
                 let now = self.clock.instant();
-                self.state.route_failed(events, few, error.may_be_of_some_row(), now);
+                self.state.route_failed(events, by, error.may_be_of_some_row(), now);
                 self.term.set_uncertain(true);
                 self.look_failed(&error);
             }
@@ -53,13 +63,34 @@ impl Dispatcher {
         self.state.failed();
     }
 
+    /// Routes by a step that is read, decided and written.
+    async fn try_steps(
+        &mut self,
+        token: i64,
+        floor: Timestamp,
+        events: u32,
+        may_overflow: bool,
+    ) -> Result<Stepped, StoreError> {
+        let lanes = &self.lanes;
+        let room = StepRoom {
+            lane: &|id| lanes.get(id).map(|lane| lane.room_for_step()),
+            of_others: lanes.first_room(),
+            in_all: self.claims.room(),
+            bytes: self.claims.room_for_bytes(),
+            may_overflow,
+        };
+        let by = (self.term.relay, token);
+        route_in_steps(&self.database.store, by, events, floor, &room, &mut self.subscribers).await
+    }
+
+    /// Routes by one statement.
     async fn try_route(
         &self,
         token: i64,
         floor: Timestamp,
         events: u32,
-        few: bool,
-    ) -> Result<Few, StoreError> {
+        by: RouteBy,
+    ) -> Result<Stepped, StoreError> {
         // Only lanes are named whose room differs from that of an endpoint without a lane.
         let ordinary = self.lanes.first_room();
         let (known, rooms): (Vec<_>, Vec<_>) = self
@@ -78,11 +109,15 @@ impl Dispatcher {
             bytes: i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX),
         };
         let (store, relay) = (&self.database.store, self.term.relay);
-        if few {
-            route_few(store, relay, token, floor, &room).await
+        let routed = if by == RouteBy::Few {
+            match route_few(store, relay, token, floor, &room).await? {
+                Few::Unusual => return Ok(Stepped::Unusual),
+                Few::Routed(routed) => routed,
+            }
         } else {
-            Ok(Few::Routed(route(store, relay, token, events, floor, &room).await?))
-        }
+            route(store, relay, token, events, floor, &room).await?
+        };
+        Ok(routed.map_or(Stepped::OtherRelay, Stepped::Routed))
     }
 
     /// Takes in a step of routing, and assigns what it claimed to lanes.
@@ -118,8 +153,13 @@ impl Dispatcher {
             more: routed.more,
             xmin: routed.xmin,
             floor: routed.floor,
-            finished: if routed.more { self.finished_by(&fed) } else { 0 },
+            finished: match &routed.cut {
+                Some(cut) => self.finished_by(&[cut.full]),
+                None if routed.more => self.finished_by(&fed),
+                None => 0,
+            },
             fed,
+            cut: routed.cut,
         };
         self.state.routed(Some(step), at, self.clock.instant());
     }

@@ -27,6 +27,7 @@ use crate::model::endpoint::{Endpoint, EndpointId};
 use crate::model::health::Health;
 use crate::model::lane::{Bounds, LaneState, Tally, first_room};
 use crate::model::outcome::Refusal;
+use crate::model::routing::LaneRoom;
 use crate::model::share::Share;
 #[cfg(test)]
 use crate::model::{delivery::Delivery, outcome::Outcome};
@@ -189,6 +190,17 @@ impl Lane {
         self.lock().state.room_for_new(self.workshop.clock.now(), bounds)
     }
 
+    /// The same, and what else routing goes by.
+    pub(super) fn room_for_step(&self) -> LaneRoom {
+        let (now, bounds) = (self.workshop.clock.now(), self.bounds());
+        let state = &self.lock().state;
+        LaneRoom {
+            room: state.room_for_new(now, bounds),
+            held: bounds.claimed,
+            flows: state.flows(now),
+        }
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds {
             claimed: self.claimed(),
@@ -197,7 +209,7 @@ impl Lane {
         }
     }
 
-    fn claimed(&self) -> usize {
+    pub(super) fn claimed(&self) -> usize {
         self.claimed.load(Ordering::Relaxed)
     }
 

@@ -3,20 +3,24 @@
 //! nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use posthaste::config::{Config, WakeMode};
 use posthaste::model::dispatch::{
-    ClaimRequest, Dispatch, DispatchSettings, Facts, RoutedStep, Step,
+    ClaimRequest, Dispatch, DispatchSettings, Facts, RouteBy, RoutedStep, Step,
 };
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::lease::sends_for;
+use posthaste::model::routing::{Cut, LaneRoom, Subscribers};
 use posthaste::relay::most_claims;
 use posthaste::store::RelayId;
 use posthaste::store::deliveries::{DueClaims, Owed};
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::routing::{FEW, Routed};
+use tokio::sync::Mutex;
 
 use super::{Micros, Relay, instant, since, timestamp};
+use crate::simulation::lane::Lane;
 use crate::simulation::operations::Notice;
 use crate::simulation::statement::{Failure, Look, Statement};
 
@@ -36,6 +40,7 @@ pub struct Dispatcher {
     others_are_to_know: bool,
     /// What was answered, while the endpoints it concerns are read.
     unfinished: Option<Unfinished>,
+    subscribers: Arc<Mutex<Subscribers>>,
     /// Transactions below this had ended at the last look.
     xmin: i64,
     rests_until: Option<std::time::Instant>,
@@ -60,6 +65,7 @@ impl Dispatcher {
             hears: false,
             others_are_to_know: false,
             unfinished: None,
+            subscribers: Arc::default(),
             xmin: 0,
             rests_until: None,
         }
@@ -133,11 +139,12 @@ impl Relay {
                     }
                 }
                 Step::ReadFloor => return Some(Statement::Floor),
-                Step::Route { events, few } => {
-                    let few = few && most == FEW;
+                Step::Route { events, by, overflow } => {
+                    let is_few = by == RouteBy::Few && most == FEW;
+                    let by = if by == RouteBy::Few && !is_few { RouteBy::Steps } else { by };
                     let most = u32::from(most);
-                    let most = if few { most } else { events.min(most) };
-                    return Some(self.look(most, few, now));
+                    let most = if is_few { most } else { events.min(most) };
+                    return Some(self.look(most, by, overflow, now));
                 }
                 Step::Arm => {
                     let skippers = Some(self.dispatcher.xmin);
@@ -166,13 +173,31 @@ impl Relay {
             due_at: self.due.next_after(instant(now)),
             others_are_to_know: self.dispatcher.others_are_to_know,
             room_of_fed: room.min(self.free(now)),
+            held_by_fed: self.lanes_of(fed).map(Lane::claimed).sum(),
             finished_by_fed: self.finished_by(fed),
+            is_left_idle: self.dispatcher.dispatch.left().iter().any(|id| self.is_idle(*id, now)),
         }
     }
 
     fn finished_by(&self, fed: &[EndpointId]) -> u64 {
-        let lanes = fed.iter().filter_map(|id| self.lanes.get(id));
-        lanes.map(|lane| lane.state.finished_so_far()).sum()
+        self.lanes_of(fed).map(|lane| lane.state.finished_so_far()).sum()
+    }
+
+    fn lanes_of(&self, ids: &[EndpointId]) -> impl Iterator<Item = &Lane> {
+        ids.iter().filter_map(|id| self.lanes.get(id))
+    }
+
+    fn is_idle(&self, id: EndpointId, now: Micros) -> bool {
+        let Some(lane) = self.lanes.get(&id) else { return self.room(id, true, now) > 0 };
+        self.room_for_step(id, lane, now).is_idle()
+    }
+
+    fn room_for_step(&self, id: EndpointId, lane: &Lane, now: Micros) -> LaneRoom {
+        LaneRoom {
+            room: self.room(id, true, now),
+            held: lane.claimed(),
+            flows: lane.state.flows(timestamp(now)),
+        }
     }
 
     /// Whether a request may begin, or anything be claimed.
@@ -200,15 +225,22 @@ impl Relay {
         token
     }
 
-    fn look(&mut self, most: u32, few: bool, now: Micros) -> Statement {
+    fn look(&mut self, most: u32, by: RouteBy, overflow: bool, now: Micros) -> Statement {
         let ordinary = self.room(EndpointId::MIN, true, now);
         let rooms = self.lanes.keys().map(|id| (*id, self.room(*id, true, now)));
         let rooms: Vec<_> = rooms.filter(|(_, room)| *room != ordinary).collect();
         let floor = self.dispatcher.dispatch.floor().expect("it was read before");
         Statement::Look(Look {
             most,
-            few,
+            by,
+            overflow,
             floor,
+            lanes: self
+                .lanes
+                .iter()
+                .map(|(id, lane)| (*id, self.room_for_step(*id, lane, now)))
+                .collect(),
+            subscribers: Arc::clone(&self.dispatcher.subscribers),
             endpoints: rooms.iter().map(|(id, _)| *id).collect(),
             rooms: rooms.iter().map(|(_, room)| small(*room)).collect(),
             of_others: small(ordinary),
@@ -235,8 +267,13 @@ impl Relay {
         self.dispatcher.dispatch.floor_is(floor);
     }
 
-    pub(super) fn unusual(&mut self, now: Micros) {
-        self.dispatcher.dispatch.unusual(instant(now));
+    pub(super) fn unusual(&mut self, by: RouteBy, now: Micros) {
+        self.dispatcher.dispatch.unusual(by, instant(now));
+    }
+
+    pub(super) fn blocked(&mut self, cut: Cut, now: Micros) {
+        let finished = self.finished_by(&[cut.full]);
+        self.dispatcher.dispatch.blocked(cut, finished, instant(now));
     }
 
     pub(super) fn routed(&mut self, token: i64, routed: Option<Routed>, now: Micros) {
@@ -262,6 +299,7 @@ impl Relay {
             xmin: routed.xmin,
             floor: routed.floor,
             fed,
+            cut: routed.cut,
             finished: 0,
         };
         self.fresh = self.holdings.book(token, routed.claimed);
@@ -303,8 +341,8 @@ impl Relay {
         let now = instant(now);
         let dispatch = &mut self.dispatcher.dispatch;
         match statement {
-            Statement::Look(Look { most, few, .. }) => {
-                dispatch.route_failed(*most, *few, may_be_of_some_row, now);
+            Statement::Look(Look { most, by, .. }) => {
+                dispatch.route_failed(*most, *by, may_be_of_some_row, now);
             }
             Statement::Claim { asked, .. } => {
                 dispatch.claim_failed(asked, may_be_of_some_row, &mut self.due, now);
@@ -361,7 +399,8 @@ impl Relay {
         self.assign(now);
         match self.dispatcher.unfinished.take() {
             Some(Unfinished::Route { mut step, at }) => {
-                step.finished = self.finished_by(&step.fed);
+                let full = step.cut.as_ref().map(|cut| vec![cut.full]);
+                step.finished = self.finished_by(&full.unwrap_or_else(|| step.fed.clone()));
                 self.dispatcher.dispatch.routed(Some(*step), instant(at), instant(now));
             }
             Some(Unfinished::Poll) => {

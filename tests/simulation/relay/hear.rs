@@ -14,7 +14,8 @@ impl Relay {
         };
         match (statement, done) {
             (_, Done::Floor(floor)) => self.floor_is(floor),
-            (_, Done::Unusual) => self.unusual(now),
+            (Statement::Look(look), Done::Unusual) => self.unusual(look.by, now),
+            (_, Done::Full(cut)) => self.blocked(cut, now),
             (Statement::Look(look), Done::Routed(routed)) => self.routed(look.token, routed, now),
             (Statement::Claim { token, asked, .. }, Done::Claimed(claims)) => {
                 self.claimed(*token, asked, claims);

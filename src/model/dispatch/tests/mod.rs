@@ -21,8 +21,11 @@ const HEARS: Facts = Facts {
     due_at: None,
     others_are_to_know: false,
     room_of_fed: 0,
+    held_by_fed: 0,
     finished_by_fed: 0,
+    is_left_idle: false,
 };
+const ROUTE_FEW: Step = Step::Route { events: 1000, by: RouteBy::Few, overflow: false };
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
 fn start() -> Instant {
@@ -40,7 +43,7 @@ fn at_rest(now: Instant) -> Dispatch {
     dispatch.polled(0.5, now);
     assert_eq!(dispatch.next(now, &HEARS), Step::ReadFloor);
     dispatch.floor_is(floor());
-    assert_eq!(dispatch.next(now, &HEARS), Step::Route { events: 1000, few: true });
+    assert_eq!(dispatch.next(now, &HEARS), ROUTE_FEW);
     dispatch.routed(Some(routed(0, 0)), now, now);
     assert_eq!(
         dispatch.next(now, &HEARS),
@@ -83,7 +86,7 @@ fn a_round_takes_its_steps_in_one_order() {
     assert_eq!(dispatch.next(now, &facts), Step::Claim);
     assert_eq!(dispatch.next(now, &facts), Step::ReadFloor);
     dispatch.floor_is(floor());
-    assert_eq!(dispatch.next(now, &facts), Step::Route { events: 1000, few: true });
+    assert_eq!(dispatch.next(now, &facts), ROUTE_FEW);
     dispatch.routed(None, now, now);
     let Step::Rest { .. } = dispatch.next(now, &facts) else { panic!("{dispatch:?}") };
 }
@@ -100,7 +103,7 @@ fn an_error_ends_the_round_with_a_pause_and_a_look_but_new_events_are_routed_aft
             assert_eq!(dispatch.next(now, &facts), Step::Claim);
             let due = &mut Due::default();
             assert_eq!(dispatch.claim_failed(&asked(&[1], 1), false, due, now), Blame::Again);
-            assert_eq!(dispatch.next(now, &facts), Step::Route { events: 1000, few: true });
+            assert_eq!(dispatch.next(now, &facts), ROUTE_FEW);
             dispatch.routed(Some(routed(3, 3)), now, now);
         } else {
             assert_eq!(dispatch.next(now, &facts), Step::TellOthers);

@@ -1,19 +1,30 @@
 //! How much is routed, by which statement, and when a backlog goes on.
 
 use super::*;
+use crate::model::routing::Cut;
 
 #[test]
 fn the_statement_for_few_is_used_while_events_are_few_and_usual() {
     let now = start();
-    let few =
-        |dispatch: &Dispatch| matches!(dispatch.route(now, &HEARS), Step::Route { few: true, .. });
+    let by = |dispatch: &Dispatch| {
+        let Step::Route { by, .. } = dispatch.route(now, &HEARS) else { panic!() };
+        by
+    };
+    let few = |dispatch: &Dispatch| by(dispatch) == RouteBy::Few;
     let mut dispatch = at_rest(now);
     assert!(few(&dispatch));
-    // Unusual events: the whole statement follows in the same round, and alone for a second.
+    // Unusual events: a step follows in the same round, and the whole statement where that leaves
+    // them too; then no other is tried for a second.
     dispatch.rang(now);
-    assert_eq!(dispatch.next(now, &HEARS), Step::Route { events: 1000, few: true });
-    dispatch.unusual(now);
-    assert_eq!(dispatch.next(now, &HEARS), Step::Route { events: 1000, few: false });
+    for (expected, then) in [(RouteBy::Few, RouteBy::Steps), (RouteBy::Steps, RouteBy::Whole)] {
+        let step = Step::Route { events: 1000, by: expected, overflow: false };
+        assert_eq!(dispatch.next(now, &HEARS), step);
+        dispatch.unusual(expected, now);
+        assert_eq!(by(&dispatch), then);
+    }
+    assert_eq!(by(&dispatch), RouteBy::Whole);
+    dispatch.whole_until = now;
+    assert_eq!(by(&dispatch), RouteBy::Steps);
     dispatch.unusual_until = now;
     assert!(few(&dispatch));
     dispatch.fan_out = 11.0;
@@ -43,7 +54,7 @@ fn a_step_of_routing_takes_as_many_events_as_make_what_there_is_room_for() {
         (true, 9_999, 10.0, u32::MAX, 500),
     ] {
         let mut dispatch = at_rest(now);
-        dispatch.backlog = backlog.then_some(Backlog { fed: vec![1], finished: 0 });
+        dispatch.backlog = backlog.then_some(Backlog { fed: vec![1], finished: 0, left: None });
         (dispatch.fan_out, dispatch.most_events) = (fan_out, most_events);
         let facts = Facts { room_of_fed: room, ..HEARS };
         assert_eq!(dispatch.events_per_step(&facts), expected, "{room} {fan_out} {most_events}");
@@ -55,16 +66,16 @@ fn fewer_events_are_routed_after_a_failure_of_a_row_and_more_with_each_success()
     let now = start();
     let mut dispatch = at_rest(now);
     let token = dispatch.next_token();
-    dispatch.route_failed(1000, true, true, now);
+    dispatch.route_failed(1000, RouteBy::Few, true, now);
     assert_eq!(dispatch.most_events, 50);
     assert_eq!(dispatch.uncertain().tokens().collect::<Vec<_>>(), [token]);
     assert_eq!(dispatch.next(now, &HEARS), Step::BackOff);
     for expected in [25, 12, 6, 3, 1, 1] {
-        dispatch.route_failed(dispatch.events_per_step(&HEARS), false, true, now);
+        dispatch.route_failed(dispatch.events_per_step(&HEARS), RouteBy::Steps, true, now);
         assert_eq!(dispatch.most_events, expected);
     }
     // The database was away: what it read is not the reason.
-    dispatch.route_failed(1, false, false, now);
+    dispatch.route_failed(1, RouteBy::Whole, false, now);
     assert_eq!(dispatch.most_events, 1);
     for expected in [2, 4, 8] {
         dispatch.routed(Some(routed(1, 1)), now, now);
@@ -103,6 +114,57 @@ fn a_backlog_waits_for_room_in_the_lanes_it_fed_but_not_for_long() {
         };
         assert_eq!(since, at, "{room} {finished} {waited}");
     }
+}
+
+#[test]
+fn after_a_cut_step_the_full_lane_is_half_emptied_unless_another_endpoint_has_nothing_to_do() {
+    let now = start();
+    let cut = || Cut { full: 7, left: vec![7, 8] };
+    for (room, held, finished, idle, waited, expected, overflows) in [
+        (50, 50, 9, false, 2, true, false),
+        (49, 51, 9, false, 2, false, false),
+        // No more than half a batch is waited for.
+        (500, 2000, 9, false, 2, true, false),
+        (0, 100, 9, true, 2, true, false),
+        // It has waited for long enough: what has no room is written to wait.
+        (49, 51, 9, false, 200, true, true),
+        (0, 100, 3, false, 20, true, true),
+        (0, 100, 4, false, 20, false, false),
+    ] {
+        let mut dispatch = at_rest(now);
+        let step = RoutedStep { finished: 3, cut: Some(cut()), ..full(10, 10) };
+        dispatch.routed(Some(step), now, now);
+        assert_eq!((dispatch.fed(), dispatch.left()), (&[7][..], &[7, 8][..]));
+        let facts = Facts {
+            room_of_fed: room,
+            held_by_fed: held,
+            finished_by_fed: finished,
+            is_left_idle: idle,
+            ..HEARS
+        };
+        let now = now + waited * MILLI;
+        assert_eq!(dispatch.lanes_are_ready(now, &facts), expected, "{room} {held} {waited}");
+        if !expected {
+            continue;
+        }
+        let Step::Route { events, overflow, .. } = dispatch.route(now, &facts) else { panic!() };
+        assert_eq!((events, overflow), (1000, overflows), "{room} {held} {waited}");
+    }
+}
+
+#[test]
+fn a_step_without_room_for_its_first_event_is_tried_again_as_if_it_had_not_been() {
+    let now = start();
+    let mut dispatch = at_rest(now);
+    let step = RoutedStep { finished: 3, ..full(10, 10) };
+    dispatch.routed(Some(step), now, now);
+    let later = now + 15 * MILLI;
+    dispatch.blocked(Cut { full: 7, left: vec![7] }, 5, later);
+    let facts = Facts { held_by_fed: 1, finished_by_fed: 5, ..HEARS };
+    assert!(!dispatch.lanes_are_ready(later + MILLI, &facts));
+    // The wait began with the step before.
+    assert!(dispatch.lanes_are_ready(now + 20 * MILLI, &facts));
+    assert_eq!(dispatch.look_at, Some(later + 2 * MILLI));
 }
 
 #[test]

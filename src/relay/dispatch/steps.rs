@@ -1,0 +1,184 @@
+//! One step of routing: reads what is to be routed, decides by what is remembered of the endpoints,
+//! and writes it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::model::routing::{
+    Cut, EventKind, Owing, StepPlan, StepRoom, Subscriber, Subscribers, candidates, decide,
+};
+use crate::store::routing::Routed;
+use crate::store::steps::{
+    Found, FoundEvent, StepDelivery, StepSession, StepToWrite, Written, step_session,
+};
+use crate::store::{RelayId, Store, StoreError};
+
+/// Endpoints that change again and again while a step is decided are left to the whole statement.
+const TRIES: usize = 3;
+
+/// The result of a step.
+#[derive(Debug)]
+pub enum Stepped {
+    Routed(Routed),
+    /// Nothing was routed, since a lane is full.
+    Full(Cut),
+    /// Another relay is routing just now.
+    OtherRelay,
+    /// It did nothing: the whole statement is to be used.
+    Unusual,
+}
+
+/// Routes the next `most` events at most, as far as there is room.
+///
+/// # Errors
+/// When a statement fails. What the last one was to write may have been written.
+pub async fn route_in_steps(
+    store: &Store,
+    (relay, token): (RelayId, i64),
+    most: u32,
+    floor: Timestamp,
+    room: &StepRoom<'_>,
+    known: &mut Subscribers,
+) -> Result<Stepped, StoreError> {
+    let Some(session) = step_session(store).await? else { return Ok(Stepped::Unusual) };
+    known.hold_in(store.database().opened());
+    let found = session.read(relay, most, floor).await?;
+    if found.is_others {
+        return Ok(Stepped::OtherRelay);
+    }
+    let is_full = found.events.len() == usize::try_from(most).unwrap_or(usize::MAX);
+    if found.events.is_empty() && !found.taken_up && !found.is_old {
+        return Ok(Stepped::Routed(nothing(&found)));
+    }
+    for _ in 0..TRIES {
+        let owing = owing(&session, &found, known).await?;
+        let let_through = ask_filters(&session, &found, &owing).await?;
+        let plan = decide(&owing, &let_through, room);
+        if plan.taken == 0 && !found.events.is_empty() {
+            return Ok(plan.cut.map_or(Stepped::Unusual, Stepped::Full));
+        }
+        let as_of = known.snapshot().unwrap_or(&found.seen).to_owned();
+        let (claimed, waiting) = (of(&owing, &plan.claimed), of(&owing, &plan.waiting));
+        let step = StepToWrite {
+            taken: plan.taken,
+            more: is_full || plan.taken < found.events.len(),
+            unmatched: plan.unmatched,
+            claimed: &claimed,
+            waiting: &waiting,
+            endpoints_as_of: &as_of,
+        };
+        match session.write(relay, token, &found, &step).await? {
+            Written::Done { step: last, floor, snapshot } => {
+                known.holds_in(snapshot);
+                let done = Routed { step: last, floor, ..routed(&found, &plan, &step, token) };
+                return Ok(Stepped::Routed(done));
+            }
+            Written::Lost => return Ok(Stepped::OtherRelay),
+            Written::EndpointsChanged => known.forget(),
+        }
+    }
+    Ok(Stepped::Unusual)
+}
+
+/// Who is owed each of the events; what is not known of their kinds is read.
+async fn owing(
+    session: &StepSession,
+    found: &Found,
+    known: &mut Subscribers,
+) -> Result<Vec<Owing>, StoreError> {
+    let kinds: Vec<EventKind> = found.events.iter().map(kind).collect();
+    let mut unknown: HashSet<&EventKind> =
+        kinds.iter().filter(|kind| known.of(kind).is_none()).collect();
+    if !unknown.is_empty() && known.make_room(unknown.len()) {
+        unknown = kinds.iter().collect();
+    }
+    if !unknown.is_empty() {
+        let unknown: Vec<EventKind> = unknown.into_iter().cloned().collect();
+        let (snapshot, read) = session.owed(&unknown).await?;
+        for (kind, subscribers) in unknown.into_iter().zip(read) {
+            known.learn(&snapshot, kind, subscribers);
+        }
+    }
+    let owing = |(event, kind): (&FoundEvent, &EventKind)| Owing {
+        subscribers: known.of(kind).map(Arc::clone).unwrap_or_default(),
+        has_ordering_key: event.ordering_key.is_some(),
+        is_due: event.is_due(),
+        bytes: event.bytes,
+    };
+    Ok(found.events.iter().zip(&kinds).map(owing).collect())
+}
+
+fn kind(event: &FoundEvent) -> EventKind {
+    event.endpoint_id.map_or_else(
+        || EventKind::Published {
+            event_type: event.event_type.clone(),
+            tenant: event.tenant.clone(),
+        },
+        EventKind::Named,
+    )
+}
+
+/// The deliveries that filters let through.
+async fn ask_filters(
+    session: &StepSession,
+    found: &Found,
+    owing: &[Owing],
+) -> Result<HashSet<(usize, usize)>, StoreError> {
+    let asked = candidates(owing);
+    if asked.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let pair = |(event, place): &(usize, usize)| {
+        (&found.events[*event], owing[*event].subscribers[*place].endpoint)
+    };
+    let pairs: Vec<_> = asked.iter().map(pair).collect();
+    let answers = session.filtered(&pairs).await?;
+    Ok(asked.into_iter().zip(answers).filter_map(|(one, passes)| passes.then_some(one)).collect())
+}
+
+fn of(owing: &[Owing], deliveries: &[(usize, usize)]) -> Vec<StepDelivery> {
+    let one = |&(event, place): &(usize, usize)| {
+        let Subscriber { endpoint, revision, .. } = owing[event].subscribers[place];
+        StepDelivery { event, endpoint, revision }
+    };
+    deliveries.iter().map(one).collect()
+}
+
+/// There is nothing to be routed.
+fn nothing(found: &Found) -> Routed {
+    Routed {
+        events: 0,
+        deliveries: 0,
+        unmatched: 0,
+        more: false,
+        xmin: found.xmin,
+        claimed: Vec::new(),
+        waiting: Vec::new(),
+        lines: Vec::new(),
+        closes_span: false,
+        floor: found.floor,
+        step: found.last,
+        cut: None,
+    }
+}
+
+fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>, token: i64) -> Routed {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let claimed =
+        |one: &StepDelivery| found.events[one.event].claimed(one.endpoint, one.revision, token);
+    let is_due = |one: &&StepDelivery| found.events[one.event].is_due();
+    let waiting: HashSet<_> = step.waiting.iter().filter(is_due).map(|one| one.endpoint).collect();
+    Routed {
+        events: count(plan.taken),
+        deliveries: count(step.claimed.len() + step.waiting.len()),
+        unmatched: count(plan.unmatched),
+        more: step.more,
+        closes_span: found.taken_up && !step.more,
+        claimed: step.claimed.iter().map(claimed).collect(),
+        waiting: waiting.into_iter().collect(),
+        cut: plan.cut.clone(),
+        ..nothing(found)
+    }
+}

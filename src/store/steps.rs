@@ -1,0 +1,335 @@
+//! Routing in steps: what is to be routed is read, decided about, and written, by a statement each.
+//!
+//! All statements of one step run on one connection. A step that was read in one server must not be
+//! written in another: the numbers of transactions are each server's own.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::routing::{RoutingStep, oldest};
+use super::rows::{Claimed, JsonText, texts};
+use super::statements::Connection;
+use super::{RelayId, Store, StoreError};
+use crate::model::delivery::{Delivery, EventId};
+use crate::model::endpoint::EndpointId;
+use crate::model::routing::{EventKind, Subscriber};
+
+const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
+const OWED: &str = include_str!("../../sql/queries/owed.sql");
+const FILTER_EVENTS: &str = include_str!("../../sql/queries/filter_events.sql");
+const WRITE_STEP: &str = include_str!("../../sql/queries/write_step.sql");
+
+/// The connection on which one step is read and written.
+#[derive(Debug)]
+pub struct StepSession {
+    connection: Connection,
+    now: Option<Timestamp>,
+    /// By the relay's clock.
+    present: Timestamp,
+}
+
+/// What a step has found.
+#[derive(Debug)]
+pub struct Found {
+    /// The last step there was.
+    pub last: RoutingStep,
+    /// Whether that was long ago.
+    pub is_old: bool,
+    /// Another relay takes one full step after the other.
+    pub is_others: bool,
+    /// Whether the last step was full, and its span goes on.
+    pub taken_up: bool,
+    /// Every transaction below this has ended.
+    pub xmin: i64,
+    pub floor: Timestamp,
+    since: String,
+    until: String,
+    /// The snapshot in which it was read.
+    pub seen: String,
+    /// In the order in which they are routed.
+    pub events: Vec<FoundEvent>,
+}
+
+/// An event that is to be routed.
+#[derive(Debug)]
+pub struct FoundEvent {
+    pub id: EventId,
+    xid: i64,
+    pub event_type: String,
+    pub tenant: Option<String>,
+    /// The one endpoint that it names.
+    pub endpoint_id: Option<EndpointId>,
+    pub ordering_key: Option<String>,
+    pub created_at: Timestamp,
+    /// When it may be sent, if that is later than now, as Postgres writes it.
+    due_at: Option<String>,
+    expired: bool,
+    /// Its age counts from then, by the relay's clock.
+    aged_from: Timestamp,
+    /// Of payload and headers.
+    pub bytes: usize,
+    payload: bytes::Bytes,
+    headers: Vec<(String, String)>,
+}
+
+/// One delivery of a step: an event's place among those found, and the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepDelivery {
+    pub event: usize,
+    pub endpoint: EndpointId,
+    pub revision: i64,
+}
+
+/// What a step writes.
+#[derive(Debug)]
+pub struct StepToWrite<'a> {
+    /// Events that are routed: the first of those found.
+    pub taken: usize,
+    /// Whether more events follow in the span.
+    pub more: bool,
+    pub unmatched: usize,
+    pub claimed: &'a [StepDelivery],
+    pub waiting: &'a [StepDelivery],
+    /// The snapshot that the endpoints were read in.
+    pub endpoints_as_of: &'a str,
+}
+
+/// What came of writing it.
+#[derive(Debug)]
+pub enum Written {
+    Done {
+        step: RoutingStep,
+        floor: Timestamp,
+        /// The endpoints are as they were, up to this snapshot.
+        snapshot: String,
+    },
+    /// Another relay was first.
+    Lost,
+    /// An endpoint has changed.
+    EndpointsChanged,
+}
+
+/// Opens a session for one step. `None`: behind a pooler there is no session of ours.
+///
+/// # Errors
+/// When no connection is to be had.
+pub async fn step_session(store: &Store) -> Result<Option<StepSession>, StoreError> {
+    if store.database.is_pooled() {
+        return Ok(None);
+    }
+    let connection = store.router.connection().await?;
+    Ok(Some(StepSession { connection, now: store.now(), present: store.present.now() }))
+}
+
+impl StepSession {
+    /// Reads the next `most` events at most.
+    ///
+    /// # Errors
+    /// When the statement fails, or a row cannot be read.
+    pub async fn read(
+        &self,
+        relay: RelayId,
+        most: u32,
+        floor: Timestamp,
+    ) -> Result<Found, StoreError> {
+        let doing = "read the events to be routed";
+        let oldest = oldest(floor);
+        let most = i64::from(most);
+        let rows =
+            self.connection.run(READ_EVENTS, doing, &[&relay, &most, &oldest, &self.now]).await?;
+        let mut rows = rows.rows.into_iter();
+        let first = rows.next().ok_or(StoreError::NoRow { doing })?;
+        Ok(Found {
+            last: RoutingStep { number: first.get("number"), routed_at: first.get("routed_at") },
+            is_old: first.get("is_old"),
+            is_others: first.get("is_others"),
+            taken_up: first.get("taken_up"),
+            xmin: first.get("xmin"),
+            floor: first.get("floor_at"),
+            since: first.get("since"),
+            until: first.get("until"),
+            seen: first.get("seen"),
+            // Row by row, so that each payload is in memory twice for a moment only.
+            events: rows.map(|row| event(&row, self.present)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Who is owed events of these kinds, and the snapshot in which that is so.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn owed(
+        &self,
+        kinds: &[EventKind],
+    ) -> Result<(String, Vec<Vec<Subscriber>>), StoreError> {
+        let doing = "read who is owed events";
+        let named = |kind: &EventKind| match kind {
+            EventKind::Published { .. } => 0,
+            EventKind::Named(endpoint) => *endpoint,
+        };
+        let (types, tenants): (Vec<_>, Vec<_>) = kinds
+            .iter()
+            .map(|kind| match kind {
+                EventKind::Published { event_type, tenant } => {
+                    (event_type.as_str(), tenant.as_deref().unwrap_or_default())
+                }
+                EventKind::Named(_) => ("", ""),
+            })
+            .unzip();
+        let named: Vec<i64> = kinds.iter().map(named).collect();
+        let rows = self.connection.run(OWED, doing, &[&types, &tenants, &named]).await?.rows;
+        let snapshot = rows.first().ok_or(StoreError::NoRow { doing })?.get("snapshot");
+        let mut owed = vec![Vec::new(); kinds.len()];
+        for row in &rows {
+            let Some(endpoint) = row.get("endpoint_id") else { continue };
+            let n = usize::try_from(row.get::<_, i32>("n")).unwrap_or(1);
+            owed[n - 1].push(Subscriber {
+                endpoint,
+                revision: row.get("revision"),
+                ordered: row.get("ordered"),
+                filtered: row.get("filtered"),
+                flowing: row.get("flowing"),
+            });
+        }
+        Ok((snapshot, owed))
+    }
+
+    /// Asks filters about events: for each pair, whether the endpoint's filter lets the event
+    /// through.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn filtered(
+        &self,
+        pairs: &[(&FoundEvent, EndpointId)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let events: Vec<i64> = pairs.iter().map(|(event, _)| event.id).collect();
+        let created: Vec<Timestamp> = pairs.iter().map(|(event, _)| event.created_at).collect();
+        let endpoints: Vec<i64> = pairs.iter().map(|(_, endpoint)| *endpoint).collect();
+        let rows = self
+            .connection
+            .run(FILTER_EVENTS, "ask filters about events", &[&events, &created, &endpoints])
+            .await?
+            .rows;
+        let mut let_through = vec![false; pairs.len()];
+        for row in &rows {
+            let n = usize::try_from(row.get::<_, i32>("n")).unwrap_or(1);
+            let_through[n - 1] = true;
+        }
+        Ok(let_through)
+    }
+
+    /// Writes a step: its row of the ledger, and its deliveries, of which some are claimed.
+    ///
+    /// # Errors
+    /// When the statement fails; it may have been carried out all the same.
+    pub async fn write(
+        &self,
+        relay: RelayId,
+        token: i64,
+        found: &Found,
+        step: &StepToWrite<'_>,
+    ) -> Result<Written, StoreError> {
+        let doing = "write a step of routing";
+        let last = step.taken.checked_sub(1).map(|last| &found.events[last]).filter(|_| step.more);
+        let (after_xid, after_id) = (last.map(|last| last.xid), last.map(|last| last.id));
+        let deliveries = || step.claimed.iter().chain(step.waiting);
+        let event = |one: &StepDelivery| &found.events[one.event];
+        let events: Vec<i64> = deliveries().map(|one| event(one).id).collect();
+        let created: Vec<Timestamp> = deliveries().map(|one| event(one).created_at).collect();
+        let endpoints: Vec<i64> = deliveries().map(|one| one.endpoint).collect();
+        let due: Vec<Option<&str>> = deliveries().map(|one| event(one).due_at.as_deref()).collect();
+        let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        let claimed = i64::try_from(step.claimed.len()).unwrap_or(i64::MAX);
+        let result = self
+            .connection
+            .run(
+                WRITE_STEP,
+                doing,
+                &[
+                    &relay,
+                    &token,
+                    &found.last.number,
+                    &found.since,
+                    &found.until,
+                    &after_xid,
+                    &after_id,
+                    &count(step.taken),
+                    &count(events.len()),
+                    &count(step.unmatched),
+                    &step.endpoints_as_of,
+                    &events,
+                    &created,
+                    &endpoints,
+                    &due,
+                    &claimed,
+                    &self.now,
+                ],
+            )
+            .await?;
+        let row = result.one(doing)?;
+        if !row.get::<_, bool>("is_current") {
+            return Ok(Written::EndpointsChanged);
+        }
+        let Some(number) = row.get("number") else { return Ok(Written::Lost) };
+        Ok(Written::Done {
+            step: RoutingStep { number, routed_at: row.get("routed_at") },
+            floor: row.get("floor_at"),
+            snapshot: row.get("snapshot"),
+        })
+    }
+}
+
+impl FoundEvent {
+    /// Whether it may be sent yet.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.due_at.is_none()
+    }
+
+    /// The event as one endpoint is to have it.
+    #[must_use]
+    pub fn claimed(&self, endpoint_id: EndpointId, revision: i64, token: i64) -> Claimed {
+        Claimed {
+            delivery: Delivery {
+                event_id: self.id,
+                endpoint_id,
+                claim_token: token,
+                attempt_count: 0,
+                endpoint_revision: revision,
+                event_type: self.event_type.clone(),
+                event_created_at: self.created_at,
+                ordering_key: None,
+                payload: self.payload.clone(),
+                headers: self.headers.clone(),
+                due_at: self.aged_from,
+            },
+            cancelled: self.expired.then(|| "expired".to_owned()),
+        }
+    }
+}
+
+/// `now` is the relay's; see [`delivery`](super::rows::delivery).
+fn event(row: &Row, now: Timestamp) -> Result<FoundEvent, StoreError> {
+    let id = row.get("id");
+    let read = || {
+        let age = std::time::Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
+        let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
+        Ok(FoundEvent {
+            id,
+            xid: row.try_get("xid")?,
+            event_type: row.try_get("event_type")?,
+            tenant: row.try_get("tenant")?,
+            endpoint_id: row.try_get("endpoint_id")?,
+            ordering_key: row.try_get("ordering_key")?,
+            created_at: row.try_get("created_at")?,
+            due_at: row.try_get("due_at")?,
+            expired: row.try_get("expired")?,
+            aged_from: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
+            bytes: usize::try_from(row.try_get::<_, i32>("bytes")?).unwrap_or(usize::MAX),
+            payload: row.try_get::<_, JsonText>("payload")?.0,
+            headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
+        })
+    };
+    read().map_err(StoreError::unreadable("event", id))
+}
