@@ -1,6 +1,7 @@
 -- trim: shortens the ledgers of routing and of changed endpoints, and forgets old idempotency keys. Called by
 -- store::upkeep::trim.
--- Index: routing_pkey, endpoint_changes_pkey, idempotency_by_age. Locks: the rows deleted, at most 10,000 of each a call.
+-- Index: routing_pkey, endpoint_changes_pkey, idempotency_by_age. Locks: the rows deleted, at most 10,000 of each a
+-- call.
 --
 -- $1 seconds that the outbox is kept
 with old_routing as (

@@ -26,7 +26,7 @@ use super::upkeep::Upkeep;
 use crate::clock::Present;
 use crate::config::{Config, UpkeepSettings, WakeMode as Mode};
 use crate::model::dispatch::{Dispatch, DispatchSettings};
-use crate::model::routing::Subscribers;
+use crate::model::routing::Recipients;
 use crate::model::rules::RuleSet;
 use crate::model::share::Share;
 use crate::observe::metrics::Metrics;
@@ -143,7 +143,7 @@ impl Common {
         // not even the numbers of relays and events tell them apart.
         let token = fastrand::i64(0..i64::MAX / 2);
         Dispatcher {
-            subscribers: Subscribers::default(),
+            recipients: Recipients::default(),
             state: Dispatch::new(settings, token, self.clock.instant()),
             bell: BellSession::default(),
             database: Arc::clone(&self.database),

@@ -79,25 +79,25 @@ impl Statements {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<StatementResult, StoreError> {
-        self.connection().await?.run(sql, doing, parameters).await
+        self.seat().await?.run(sql, doing, parameters).await
     }
 
     /// A connection for several statements, one after the other. Behind a pooler each of them may
     /// still run on another server.
-    pub(super) async fn connection(&self) -> Result<Connection, StoreError> {
+    pub(super) async fn seat(&self) -> Result<Seat, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
-        Ok(Connection { loan, sessions: self.sessions.clone() })
+        Ok(Seat { loan, sessions: self.sessions.clone() })
     }
 }
 
 /// One of the pool's connections, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Seat {
     loan: Loan,
     sessions: Sessions,
 }
 
-impl Connection {
+impl Seat {
     pub(super) async fn run(
         &self,
         sql: &'static str,

@@ -8,11 +8,11 @@ use tokio_postgres::Row;
 
 use super::routing::{RoutingStep, oldest};
 use super::rows::{Claimed, JsonText, texts};
-use super::statements::Connection;
+use super::statements::Seat;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{Delivery, EventId};
 use crate::model::endpoint::EndpointId;
-use crate::model::routing::{EventKind, Subscriber};
+use crate::model::routing::{EventKind, Recipient};
 
 const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
 const OWED: &str = include_str!("../../sql/queries/owed.sql");
@@ -22,7 +22,7 @@ const WRITE_STEP: &str = include_str!("../../sql/queries/write_step.sql");
 /// The connection on which one step is read and written.
 #[derive(Debug)]
 pub struct StepSession {
-    connection: Connection,
+    seat: Seat,
     now: Option<Timestamp>,
     /// By the relay's clock.
     present: Timestamp,
@@ -96,7 +96,7 @@ pub struct StepToWrite<'a> {
 
 /// What came of writing it.
 #[derive(Debug)]
-pub enum Written {
+pub enum StepResult {
     Done {
         step: RoutingStep,
         floor: Timestamp,
@@ -117,8 +117,8 @@ pub async fn step_session(store: &Store) -> Result<Option<StepSession>, StoreErr
     if store.database.is_pooled() {
         return Ok(None);
     }
-    let connection = store.router.connection().await?;
-    Ok(Some(StepSession { connection, now: store.now(), present: store.present.now() }))
+    let seat = store.router.seat().await?;
+    Ok(Some(StepSession { seat, now: store.now(), present: store.present.now() }))
 }
 
 impl StepSession {
@@ -135,8 +135,7 @@ impl StepSession {
         let doing = "read the events to be routed";
         let oldest = oldest(floor);
         let most = i64::from(most);
-        let rows =
-            self.connection.run(READ_EVENTS, doing, &[&relay, &most, &oldest, &self.now]).await?;
+        let rows = self.seat.run(READ_EVENTS, doing, &[&relay, &most, &oldest, &self.now]).await?;
         let mut rows = rows.rows.into_iter();
         let first = rows.next().ok_or(StoreError::NoRow { doing })?;
         Ok(Found {
@@ -161,7 +160,7 @@ impl StepSession {
     pub async fn owed(
         &self,
         kinds: &[EventKind],
-    ) -> Result<(String, Vec<Vec<Subscriber>>), StoreError> {
+    ) -> Result<(String, Vec<Vec<Recipient>>), StoreError> {
         let doing = "read who is owed events";
         let named = |kind: &EventKind| match kind {
             EventKind::Published { .. } => 0,
@@ -177,13 +176,13 @@ impl StepSession {
             })
             .unzip();
         let named: Vec<i64> = kinds.iter().map(named).collect();
-        let rows = self.connection.run(OWED, doing, &[&types, &tenants, &named]).await?.rows;
+        let rows = self.seat.run(OWED, doing, &[&types, &tenants, &named]).await?.rows;
         let snapshot = rows.first().ok_or(StoreError::NoRow { doing })?.get("snapshot");
         let mut owed = vec![Vec::new(); kinds.len()];
         for row in &rows {
             let Some(endpoint) = row.get("endpoint_id") else { continue };
             let n = usize::try_from(row.get::<_, i32>("n")).unwrap_or(1);
-            owed[n - 1].push(Subscriber {
+            owed[n - 1].push(Recipient {
                 endpoint,
                 revision: row.get("revision"),
                 ordered: row.get("ordered"),
@@ -207,7 +206,7 @@ impl StepSession {
         let created: Vec<Timestamp> = pairs.iter().map(|(event, _)| event.created_at).collect();
         let endpoints: Vec<i64> = pairs.iter().map(|(_, endpoint)| *endpoint).collect();
         let rows = self
-            .connection
+            .seat
             .run(FILTER_EVENTS, "ask filters about events", &[&events, &created, &endpoints])
             .await?
             .rows;
@@ -229,7 +228,7 @@ impl StepSession {
         token: i64,
         found: &Found,
         step: &StepToWrite<'_>,
-    ) -> Result<Written, StoreError> {
+    ) -> Result<StepResult, StoreError> {
         let doing = "write a step of routing";
         let last = step.taken.checked_sub(1).map(|last| &found.events[last]).filter(|_| step.more);
         let (after_xid, after_id) = (last.map(|last| last.xid), last.map(|last| last.id));
@@ -242,7 +241,7 @@ impl StepSession {
         let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let claimed = i64::try_from(step.claimed.len()).unwrap_or(i64::MAX);
         let result = self
-            .connection
+            .seat
             .run(
                 WRITE_STEP,
                 doing,
@@ -269,10 +268,10 @@ impl StepSession {
             .await?;
         let row = result.one(doing)?;
         if !row.get::<_, bool>("is_current") {
-            return Ok(Written::EndpointsChanged);
+            return Ok(StepResult::EndpointsChanged);
         }
-        let Some(number) = row.get("number") else { return Ok(Written::Lost) };
-        Ok(Written::Done {
+        let Some(number) = row.get("number") else { return Ok(StepResult::Lost) };
+        Ok(StepResult::Done {
             step: RoutingStep { number, routed_at: row.get("routed_at") },
             floor: row.get("floor_at"),
             snapshot: row.get("snapshot"),

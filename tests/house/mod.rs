@@ -8,6 +8,7 @@ mod tidy;
 mod told_once;
 
 mod plans;
+mod plans_of_steps;
 mod schema;
 
 mod command_line;

@@ -78,7 +78,7 @@ fn nodes(plan: &Value, found: &mut Vec<(String, String)>, indexes: &mut BTreeSet
 }
 
 /// Plans a prepared statement; returns its nodes and the indexes it uses.
-async fn planned(
+pub(super) async fn planned(
     client: &Client,
     name: &str,
     arguments: &str,

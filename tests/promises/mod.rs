@@ -5,6 +5,7 @@ mod journey;
 mod bad_input;
 mod bell;
 mod routing;
+mod routing_steps;
 mod subscriptions;
 
 mod guard;

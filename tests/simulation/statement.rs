@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use posthaste::model::dispatch::{ClaimRequest, RouteBy};
 use posthaste::model::endpoint::EndpointId;
-use posthaste::model::routing::{Cut, LaneRoom, StepRoom, Subscribers};
+use posthaste::model::routing::{Cut, LaneRoom, Recipients, StepRoom};
 use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
@@ -101,7 +101,7 @@ pub struct Look {
     pub bytes: i64,
     /// What a step goes by: lanes, and what the relay remembers of endpoints.
     pub lanes: BTreeMap<EndpointId, LaneRoom>,
-    pub subscribers: Arc<Mutex<Subscribers>>,
+    pub recipients: Arc<Mutex<Recipients>>,
 }
 
 /// One of what upkeep does.
@@ -263,7 +263,7 @@ impl Look {
             may_overflow: self.overflow,
         };
         let by = (relay, self.token);
-        let known = &mut *self.subscribers.lock().await;
+        let known = &mut *self.recipients.lock().await;
         let stepped = route_in_steps(store, by, self.most, self.floor, &room, known).await?;
         Ok(match stepped {
             Stepped::Routed(routed) => Done::Routed(Some(routed)),

@@ -1,16 +1,16 @@
 //! Decides a step of routing: which of the events that were read are routed now, and what of it the
 //! relay claims.
 //!
-//! The relay remembers which endpoints are owed events of a kind ([`Subscribers`]); a step that was
+//! The relay remembers which endpoints are owed events of a kind ([`Recipients`]); a step that was
 //! decided by endpoints which have changed since is not written. A step ends before the first event
 //! for whose deliveries there is no room, since a delivery that is written without being claimed is
 //! written twice more: see [`decide`].
 
+mod recipients;
 mod step;
-mod subscribers;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::recipients::{EventKind, Recipient, Recipients};
 pub use self::step::{Cut, LaneRoom, Owing, StepPlan, StepRoom, candidates, decide};
-pub use self::subscribers::{EventKind, Subscriber, Subscribers};

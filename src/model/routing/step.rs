@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::subscribers::Subscriber;
+use super::recipients::Recipient;
 use crate::model::endpoint::EndpointId;
 
 /// As many events without an unusual one are worth a step of their own.
@@ -12,8 +12,8 @@ const WORTH_A_STEP: usize = 64;
 /// An event, as far as it concerns who is owed it.
 #[derive(Debug, Clone)]
 pub struct Owing {
-    /// Its [kind](super::EventKind)'s subscribers.
-    pub subscribers: Arc<[Subscriber]>,
+    /// Its [kind](super::EventKind)'s recipients.
+    pub recipients: Arc<[Recipient]>,
     pub has_ordering_key: bool,
     /// Whether it may be sent yet.
     pub is_due: bool,
@@ -57,7 +57,7 @@ pub struct StepRoom<'a> {
 }
 
 /// What a step does. Deliveries are pairs of an event's place among those read and a place among
-/// its subscribers.
+/// its recipients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct StepPlan {
     /// Events that are routed: the first of those read.
@@ -87,7 +87,7 @@ pub struct Cut {
 #[must_use]
 pub fn candidates(events: &[Owing]) -> Vec<(usize, usize)> {
     let of_event = |(at, event): (usize, &Owing)| {
-        let filtered = event.subscribers.iter().enumerate().filter(|(_, one)| one.filtered);
+        let filtered = event.recipients.iter().enumerate().filter(|(_, one)| one.filtered);
         filtered.map(|(place, _)| (at, place)).collect::<Vec<_>>()
     };
     events.iter().enumerate().flat_map(of_event).collect()
@@ -105,11 +105,10 @@ pub fn decide(
     let_through: &HashSet<(usize, usize)>,
     room: &StepRoom<'_>,
 ) -> StepPlan {
-    let mut step = Step::new(events, room);
+    let mut step = Filling::new(events, room);
     for (at, event) in events.iter().enumerate() {
         let owed = owed(let_through, at, event);
-        let is_in_line =
-            |place: &usize| event.has_ordering_key && event.subscribers[*place].ordered;
+        let is_in_line = |place: &usize| event.has_ordering_key && event.recipients[*place].ordered;
         if owed.iter().any(is_in_line) {
             step.plan.is_unusual = true;
             // A short step would cost more than it saves.
@@ -128,15 +127,16 @@ pub fn decide(
     step.plan
 }
 
-/// The places of the subscribers that are owed an event.
+/// The places of the recipients that are owed an event.
 fn owed(let_through: &HashSet<(usize, usize)>, at: usize, event: &Owing) -> Vec<usize> {
-    let is_owed = |(place, one): (usize, &Subscriber)| {
+    let is_owed = |(place, one): (usize, &Recipient)| {
         (!one.filtered || let_through.contains(&(at, place))).then_some(place)
     };
-    event.subscribers.iter().enumerate().filter_map(is_owed).collect()
+    event.recipients.iter().enumerate().filter_map(is_owed).collect()
 }
 
-struct Step {
+/// A step that is being filled.
+struct Filling {
     lanes: HashMap<EndpointId, LaneRoom>,
     /// Endpoints that have events here and nothing to do yet.
     idle: HashSet<EndpointId>,
@@ -146,10 +146,10 @@ struct Step {
     plan: StepPlan,
 }
 
-impl Step {
+impl Filling {
     fn new(events: &[Owing], room: &StepRoom<'_>) -> Self {
         let mut lanes: HashMap<EndpointId, LaneRoom> = HashMap::new();
-        for one in events.iter().flat_map(|event| event.subscribers.iter()) {
+        for one in events.iter().flat_map(|event| event.recipients.iter()) {
             lanes.entry(one.endpoint).or_insert_with(|| {
                 (room.lane)(one.endpoint).unwrap_or(LaneRoom {
                     room: if one.flowing { room.of_others } else { 0 },
@@ -179,7 +179,7 @@ impl Step {
         if !fits_in_all && self.in_all > 0 && self.plan.taken == 0 {
             return None;
         }
-        let endpoints = owed.iter().map(|place| event.subscribers[*place].endpoint);
+        let endpoints = owed.iter().map(|place| event.recipients[*place].endpoint);
         let full = endpoints.into_iter().find(|id| {
             let lane = self.lanes[id];
             lane.flows && (lane.room == 0 || !fits_in_all)
@@ -190,7 +190,7 @@ impl Step {
 
     /// The endpoints of these events whose lanes take more as attempts end.
     fn flowing(&self, events: &[Owing]) -> Vec<EndpointId> {
-        let endpoints = events.iter().flat_map(|event| event.subscribers.iter());
+        let endpoints = events.iter().flat_map(|event| event.recipients.iter());
         let flowing = endpoints.map(|one| one.endpoint).filter(|id| self.lanes[id].flows);
         flowing.collect::<HashSet<_>>().into_iter().collect()
     }
@@ -199,8 +199,8 @@ impl Step {
         self.plan.taken += 1;
         self.plan.unmatched += usize::from(owed.is_empty());
         for &place in owed {
-            let endpoint = event.subscribers[place].endpoint;
-            let lane = self.lanes.get_mut(&endpoint).expect("every subscriber's lane was asked");
+            let endpoint = event.recipients[place].endpoint;
+            let lane = self.lanes.get_mut(&endpoint).expect("every recipient's lane was asked");
             let fits = lane.room > 0 && self.in_all > 0 && event.bytes <= self.bytes;
             if event.is_due && fits {
                 lane.room -= 1;

@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use super::*;
 use crate::model::endpoint::EndpointId;
 
-fn subscriber(endpoint: EndpointId) -> Subscriber {
-    Subscriber { endpoint, revision: 1, ordered: false, filtered: false, flowing: true }
+fn recipient(endpoint: EndpointId) -> Recipient {
+    Recipient { endpoint, revision: 1, ordered: false, filtered: false, flowing: true }
 }
 
-fn owing(subscribers: &[Subscriber]) -> Owing {
-    Owing { subscribers: subscribers.into(), has_ordering_key: false, is_due: true, bytes: 10 }
+fn owing(recipients: &[Recipient]) -> Owing {
+    Owing { recipients: recipients.into(), has_ordering_key: false, is_due: true, bytes: 10 }
 }
 
 /// Events for one endpoint each.
 fn events(endpoints: &[EndpointId]) -> Vec<Owing> {
-    endpoints.iter().map(|id| owing(&[subscriber(*id)])).collect()
+    endpoints.iter().map(|id| owing(&[recipient(*id)])).collect()
 }
 
 /// A lane with room, and what it holds.
@@ -45,7 +45,7 @@ fn cut(full: EndpointId, left: &[EndpointId]) -> Option<Cut> {
 
 #[test]
 fn an_event_goes_to_each_of_its_subscribers_or_is_unmatched() {
-    let two = [subscriber(1), subscriber(2)];
+    let two = [recipient(1), recipient(2)];
     let plan = step(&[owing(&two), owing(&[]), owing(&two[..1])], &[]);
     assert_eq!(plan.claimed, [(0, 0), (0, 1), (2, 0)]);
     assert_eq!((plan.taken, plan.unmatched, plan.cut), (3, 1, None));
@@ -82,10 +82,10 @@ fn what_waits_for_no_attempt_is_written_to_wait_at_once() {
     let paused = LaneRoom { room: 0, held: 0, flows: false };
     let plan = step(&events(&[1, 2]), &[(1, paused)]);
     assert_eq!((plan.taken, plan.claimed, plan.waiting), (2, vec![(1, 0)], vec![(0, 0)]));
-    let disabled = Subscriber { flowing: false, ..subscriber(3) };
+    let disabled = Recipient { flowing: false, ..recipient(3) };
     let plan = step(&[owing(&[disabled])], &[]);
     assert_eq!((plan.taken, plan.waiting), (1, vec![(0, 0)]));
-    let later = Owing { is_due: false, ..owing(&[subscriber(1)]) };
+    let later = Owing { is_due: false, ..owing(&[recipient(1)]) };
     let plan = step(&[later], &[(1, lane(0, 5))]);
     assert_eq!((plan.taken, plan.waiting), (1, vec![(0, 0)]));
 }
@@ -105,7 +105,7 @@ fn a_step_keeps_within_the_relays_bounds() {
         assert_eq!((plan.taken, plan.claimed.len()), (taken, taken), "{bounds:?}");
     }
     // All or nothing of one event, unless it may be more than ever fits.
-    let wide: Vec<_> = (1..=5).map(subscriber).collect();
+    let wide: Vec<_> = (1..=5).map(recipient).collect();
     let plan = step_in(&[owing(&wide[..1]), owing(&wide)], &[], (5, 10_000), false);
     assert_eq!((plan.taken, plan.waiting.len()), (1, 0));
     let plan = step_in(&[owing(&wide)], &[], (4, 10_000), false);
@@ -114,8 +114,8 @@ fn a_step_keeps_within_the_relays_bounds() {
 
 #[test]
 fn filters_are_asked_about_their_own_endpoints_events() {
-    let asks = Subscriber { filtered: true, ..subscriber(1) };
-    let events = [owing(&[asks, subscriber(2)]), owing(&[asks])];
+    let asks = Recipient { filtered: true, ..recipient(1) };
+    let events = [owing(&[asks, recipient(2)]), owing(&[asks])];
     assert_eq!(candidates(&events), [(0, 0), (1, 0)]);
     let lane = |_| None;
     let room = StepRoom { lane: &lane, of_others: 9, in_all: 9, bytes: 900, may_overflow: false };
@@ -127,14 +127,14 @@ fn filters_are_asked_about_their_own_endpoints_events() {
 
 #[test]
 fn an_event_in_a_line_is_left_to_the_whole_statement() {
-    let ordered = Subscriber { ordered: true, ..subscriber(1) };
+    let ordered = Recipient { ordered: true, ..recipient(1) };
     let in_line = Owing { has_ordering_key: true, ..owing(&[ordered]) };
     let plan = step(std::slice::from_ref(&in_line), &[]);
     assert_eq!(plan, StepPlan { is_unusual: true, ..StepPlan::default() });
     // A key means nothing to an endpoint that is not ordered, nor order to an event without one.
-    let usual = Owing { has_ordering_key: true, ..owing(&[subscriber(1)]) };
+    let usual = Owing { has_ordering_key: true, ..owing(&[recipient(1)]) };
     assert_eq!(step(&[usual, owing(&[ordered])], &[]).taken, 2);
-    let mut many: Vec<_> = (1..=64).map(|id| owing(&[subscriber(id)])).collect();
+    let mut many: Vec<_> = (1..=64).map(|id| owing(&[recipient(id)])).collect();
     many.push(in_line);
     let plan = step(&many, &[]);
     assert_eq!((plan.taken, plan.is_unusual), (64, true));
@@ -145,9 +145,9 @@ fn an_event_in_a_line_is_left_to_the_whole_statement() {
 #[test]
 fn what_is_remembered_is_as_old_as_its_oldest_part_and_of_one_server() {
     let kind = |name: &str| EventKind::Published { event_type: name.to_owned(), tenant: None };
-    let mut known = Subscribers::default();
+    let mut known = Recipients::default();
     known.hold_in(7);
-    known.learn("1:1:", kind("a"), vec![subscriber(1)]);
+    known.learn("1:1:", kind("a"), vec![recipient(1)]);
     known.learn("5:5:", kind("b"), Vec::new());
     assert_eq!(known.snapshot(), Some("1:1:"));
     assert_eq!(known.of(&kind("a")).map(|of| of.len()), Some(1));

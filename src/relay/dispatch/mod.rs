@@ -25,7 +25,7 @@ use super::term::Term;
 use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
-use crate::model::routing::Subscribers;
+use crate::model::routing::Recipients;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::deliveries::{disown, due, tell_others};
@@ -35,7 +35,7 @@ use crate::store::deliveries::{disown, due, tell_others};
 pub(super) struct Dispatcher {
     pub(super) state: Dispatch,
     /// What is remembered of who is owed what.
-    pub(super) subscribers: Subscribers,
+    pub(super) recipients: Recipients,
     pub(super) bell: BellSession,
     pub(super) database: Arc<Link>,
     pub(super) term: Arc<Term>,

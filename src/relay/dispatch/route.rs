@@ -80,7 +80,7 @@ impl Dispatcher {
             may_overflow,
         };
         let by = (self.term.relay, token);
-        route_in_steps(&self.database.store, by, events, floor, &room, &mut self.subscribers).await
+        route_in_steps(&self.database.store, by, events, floor, &room, &mut self.recipients).await
     }
 
     /// Routes by one statement.

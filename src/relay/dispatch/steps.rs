@@ -7,11 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::model::routing::{
-    Cut, EventKind, Owing, StepPlan, StepRoom, Subscriber, Subscribers, candidates, decide,
+    Cut, EventKind, Owing, Recipient, Recipients, StepPlan, StepRoom, candidates, decide,
 };
 use crate::store::routing::Routed;
 use crate::store::steps::{
-    Found, FoundEvent, StepDelivery, StepSession, StepToWrite, Written, step_session,
+    Found, FoundEvent, StepDelivery, StepResult, StepSession, StepToWrite, step_session,
 };
 use crate::store::{RelayId, Store, StoreError};
 
@@ -40,7 +40,7 @@ pub async fn route_in_steps(
     most: u32,
     floor: Timestamp,
     room: &StepRoom<'_>,
-    known: &mut Subscribers,
+    known: &mut Recipients,
 ) -> Result<Stepped, StoreError> {
     let Some(session) = step_session(store).await? else { return Ok(Stepped::Unusual) };
     known.hold_in(store.database().opened());
@@ -70,13 +70,13 @@ pub async fn route_in_steps(
             endpoints_as_of: &as_of,
         };
         match session.write(relay, token, &found, &step).await? {
-            Written::Done { step: last, floor, snapshot } => {
+            StepResult::Done { step: last, floor, snapshot } => {
                 known.holds_in(snapshot);
                 let done = Routed { step: last, floor, ..routed(&found, &plan, &step, token) };
                 return Ok(Stepped::Routed(done));
             }
-            Written::Lost => return Ok(Stepped::OtherRelay),
-            Written::EndpointsChanged => known.forget(),
+            StepResult::Lost => return Ok(Stepped::OtherRelay),
+            StepResult::EndpointsChanged => known.forget(),
         }
     }
     Ok(Stepped::Unusual)
@@ -86,7 +86,7 @@ pub async fn route_in_steps(
 async fn owing(
     session: &StepSession,
     found: &Found,
-    known: &mut Subscribers,
+    known: &mut Recipients,
 ) -> Result<Vec<Owing>, StoreError> {
     let kinds: Vec<EventKind> = found.events.iter().map(kind).collect();
     let mut unknown: HashSet<&EventKind> =
@@ -97,12 +97,12 @@ async fn owing(
     if !unknown.is_empty() {
         let unknown: Vec<EventKind> = unknown.into_iter().cloned().collect();
         let (snapshot, read) = session.owed(&unknown).await?;
-        for (kind, subscribers) in unknown.into_iter().zip(read) {
-            known.learn(&snapshot, kind, subscribers);
+        for (kind, recipients) in unknown.into_iter().zip(read) {
+            known.learn(&snapshot, kind, recipients);
         }
     }
     let owing = |(event, kind): (&FoundEvent, &EventKind)| Owing {
-        subscribers: known.of(kind).map(Arc::clone).unwrap_or_default(),
+        recipients: known.of(kind).map(Arc::clone).unwrap_or_default(),
         has_ordering_key: event.ordering_key.is_some(),
         is_due: event.is_due(),
         bytes: event.bytes,
@@ -131,7 +131,7 @@ async fn ask_filters(
         return Ok(HashSet::new());
     }
     let pair = |(event, place): &(usize, usize)| {
-        (&found.events[*event], owing[*event].subscribers[*place].endpoint)
+        (&found.events[*event], owing[*event].recipients[*place].endpoint)
     };
     let pairs: Vec<_> = asked.iter().map(pair).collect();
     let answers = session.filtered(&pairs).await?;
@@ -140,7 +140,7 @@ async fn ask_filters(
 
 fn of(owing: &[Owing], deliveries: &[(usize, usize)]) -> Vec<StepDelivery> {
     let one = |&(event, place): &(usize, usize)| {
-        let Subscriber { endpoint, revision, .. } = owing[event].subscribers[place];
+        let Recipient { endpoint, revision, .. } = owing[event].recipients[place];
         StepDelivery { event, endpoint, revision }
     };
     deliveries.iter().map(one).collect()

@@ -11,7 +11,7 @@ use posthaste::model::dispatch::{
 };
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::lease::sends_for;
-use posthaste::model::routing::{Cut, LaneRoom, Subscribers};
+use posthaste::model::routing::{Cut, LaneRoom, Recipients};
 use posthaste::relay::most_claims;
 use posthaste::store::RelayId;
 use posthaste::store::deliveries::{DueClaims, Owed};
@@ -40,7 +40,7 @@ pub struct Dispatcher {
     others_are_to_know: bool,
     /// What was answered, while the endpoints it concerns are read.
     unfinished: Option<Unfinished>,
-    subscribers: Arc<Mutex<Subscribers>>,
+    recipients: Arc<Mutex<Recipients>>,
     /// Transactions below this had ended at the last look.
     xmin: i64,
     rests_until: Option<std::time::Instant>,
@@ -65,7 +65,7 @@ impl Dispatcher {
             hears: false,
             others_are_to_know: false,
             unfinished: None,
-            subscribers: Arc::default(),
+            recipients: Arc::default(),
             xmin: 0,
             rests_until: None,
         }
@@ -240,7 +240,7 @@ impl Relay {
                 .iter()
                 .map(|(id, lane)| (*id, self.room_for_step(*id, lane, now)))
                 .collect(),
-            subscribers: Arc::clone(&self.dispatcher.subscribers),
+            recipients: Arc::clone(&self.dispatcher.recipients),
             endpoints: rooms.iter().map(|(id, _)| *id).collect(),
             rooms: rooms.iter().map(|(_, room)| small(*room)).collect(),
             of_others: small(ordinary),

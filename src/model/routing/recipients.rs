@@ -20,7 +20,7 @@ pub enum EventKind {
 
 /// An endpoint that is owed events of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subscriber {
+pub struct Recipient {
     pub endpoint: EndpointId,
     /// The revision of the endpoint.
     pub revision: i64,
@@ -37,15 +37,15 @@ pub struct Subscriber {
 /// It holds in the database that it was read from, while no endpoint has changed that this snapshot
 /// does not show.
 #[derive(Debug, Default)]
-pub struct Subscribers {
+pub struct Recipients {
     /// The oldest that anything here was read in, in the text form of `pg_snapshot`.
     snapshot: Option<String>,
     /// How many sessions had been opened by then: in a new one another server may answer.
     sessions: u64,
-    by_kind: HashMap<EventKind, Arc<[Subscriber]>>,
+    by_kind: HashMap<EventKind, Arc<[Recipient]>>,
 }
 
-impl Subscribers {
+impl Recipients {
     /// Forgets all, if sessions were opened since it was read.
     pub fn hold_in(&mut self, sessions: u64) {
         if self.sessions != sessions {
@@ -66,9 +66,9 @@ impl Subscribers {
     }
 
     /// Takes in what was read of a kind.
-    pub fn learn(&mut self, snapshot: &str, kind: EventKind, subscribers: Vec<Subscriber>) {
+    pub fn learn(&mut self, snapshot: &str, kind: EventKind, recipients: Vec<Recipient>) {
         self.snapshot.get_or_insert_with(|| snapshot.to_owned());
-        self.by_kind.insert(kind, subscribers.into());
+        self.by_kind.insert(kind, recipients.into());
     }
 
     /// Makes room for more kinds. Returns whether all others were forgotten for it.
@@ -82,7 +82,7 @@ impl Subscribers {
 
     /// Who is owed events of this kind. `None`: it was not read yet.
     #[must_use]
-    pub fn of(&self, kind: &EventKind) -> Option<&Arc<[Subscriber]>> {
+    pub fn of(&self, kind: &EventKind) -> Option<&Arc<[Recipient]>> {
         self.by_kind.get(kind)
     }
 
