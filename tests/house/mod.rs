@@ -7,6 +7,7 @@ mod sql_reference;
 mod tidy;
 mod told_once;
 
+mod growth;
 mod plans;
 mod schema;
 
