@@ -131,7 +131,7 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
     assert_eq!(of_first, 1, "it sent nothing more under its old claims");
     assert_eq!(all.len(), 1 + 10 + 1, "the one in flight was sent again");
     assert!(silenced.metric("posthaste_claims_lost_total", "").await >= 1.0);
-    let interrupted = "select count(*) = 10 from posthaste.attempts \
+    let interrupted = "select count(*) = 10 from posthaste.delivery_attempts \
                        where outcome = 'interrupted' and relay_id = 1";
     assert!(value::<bool>(&client, interrupted).await);
     assert_eq!(inconsistencies(&client).await, [""; 0]);

@@ -209,7 +209,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
     let all = receiver.received();
     assert_eq!(all.len(), 8 + 20, "what was hanging came a second time, and nothing a third");
     let interrupted = format!(
-        "count(*) = 20 from posthaste.attempts where outcome = 'interrupted' and relay_id = 1 \
+        "count(*) = 20 from posthaste.delivery_attempts where outcome = 'interrupted' and relay_id = 1 \
          and started_at > '{silent_since}'::timestamptz + interval '5 s'"
     );
     holds(&client, &interrupted).await;

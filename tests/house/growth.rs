@@ -1,5 +1,5 @@
-//! What a statement reads for one endpoint does not grow with the number of the others, whatever the
-//! statistics were when it was planned. Which indexes statements ride on is in `plans.rs`.
+//! What a statement reads for one endpoint does not grow with the number of the others, whatever
+//! the statistics were when it was planned. Which indexes statements ride on is in `plans.rs`.
 
 use posthaste::store::{QUEUE_PLANS, SESSION};
 use serde_json::Value;
