@@ -15,6 +15,7 @@ use crate::model::outcome::{Answer, Outcome, Phase, Phases};
 use crate::model::verdict::{Decision, Verdict};
 
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
+const RECORD_ONE: &str = include_str!("../../sql/queries/record_one.sql");
 
 /// Faster than any network: a body read in less was there when its head was.
 const BODY_CAME_WITH_HEAD: Duration = Duration::from_micros(100);
@@ -34,6 +35,8 @@ pub struct Attempt {
     /// `None`: ended without an attempt.
     pub outcome: Option<Outcome>,
     pub verdict: Verdict,
+    /// Whether others of its line may wait behind it.
+    pub is_of_a_line: bool,
     /// Whether the delivery is dead and the others of its line wait behind it.
     pub blocks: bool,
 }
@@ -55,6 +58,12 @@ pub async fn record(
     attempts: &[&Attempt],
     now: Instant,
 ) -> Result<RecordedDeliveries, StoreError> {
+    if let [one] = attempts
+        && !one.is_of_a_line
+        && one.verdict.decision == Decision::Delivered
+    {
+        return record_one(store, relay, one, now).await;
+    }
     let (which, more) = with_more(attempts);
     let outcomes = Texts::of(&more, outcome, Cow::from);
     let causes = Texts::of(&more, cause, Cow::from);
@@ -77,9 +86,7 @@ pub async fn record(
                 &column(attempts, retry_after_ms),
                 &column(attempts, |a| a.blocks),
                 &column(attempts, number),
-                &column(attempts, |a| {
-                    now.saturating_duration_since(a.began).as_secs_f64() * 1000.0
-                }),
+                &column(attempts, |a| began_before(a, now)),
                 &column(attempts, |a| answer(a).map_or(0, |a| i32::from(a.status))),
                 &column(attempts, |a| millis(a.took)),
                 &column(attempts, |a| a.phases.headers.map_or(-1.0, millis)),
@@ -107,6 +114,49 @@ pub async fn record(
         )
         .await?;
     Ok(recorded(&rows))
+}
+
+/// The attempt that delivered a delivery of no line.
+async fn record_one(
+    store: &Store,
+    relay: RelayId,
+    attempt: &Attempt,
+    now: Instant,
+) -> Result<RecordedDeliveries, StoreError> {
+    let Phases { resolve, connect, tls, headers: head, .. } = attempt.phases;
+    let is_kept = headers(attempt).is_some() || body(attempt).is_some();
+    let recorded = store
+        .queue
+        .execute(
+            RECORD_ONE,
+            "record an attempt",
+            &[
+                &relay,
+                &store.now(),
+                &attempt.event_id,
+                &attempt.endpoint_id,
+                &attempt.claim_token,
+                &number(attempt),
+                &began_before(attempt, now),
+                &answer(attempt).map(|answer| i32::from(answer.status)),
+                &millis(attempt.took),
+                &resolve.map(millis),
+                &connect.map(millis),
+                &tls.map(millis),
+                &head.map(millis),
+                &waited_for_body(attempt).map(millis),
+                &answer(attempt).filter(|_| is_kept).map(|answer| answer.body_truncated),
+                &outcome(attempt),
+                &cause(attempt),
+                &detail(attempt).map(Detail::text),
+                &headers(attempt).map(headers_json),
+                &body(attempt).map(body_text),
+                &reason(attempt).map(without_nul),
+            ],
+        )
+        .await?;
+    let key = (attempt.event_id, attempt.endpoint_id);
+    Ok((recorded > 0).then_some((key, None)).into_iter().collect())
 }
 
 fn recorded(rows: &[Row]) -> RecordedDeliveries {
@@ -238,6 +288,11 @@ fn headers(attempt: &Attempt) -> Option<&[(String, String)]> {
 
 fn body(attempt: &Attempt) -> Option<&[u8]> {
     answer(attempt).map(|answer| answer.body.as_slice()).filter(|body| !body.is_empty())
+}
+
+/// How long before `now` the attempt began, in milliseconds.
+fn began_before(attempt: &Attempt, now: Instant) -> f64 {
+    now.saturating_duration_since(attempt.began).as_secs_f64() * 1000.0
 }
 
 /// The column is narrow. (No delivery has as many attempts.)

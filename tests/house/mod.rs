@@ -9,6 +9,7 @@ mod told_once;
 
 mod growth;
 mod plans;
+mod recording;
 mod schema;
 
 mod command_line;
