@@ -80,7 +80,7 @@ async fn a_result_whose_recording_was_committed_unheard_is_recorded_once() {
     // The statement has gone out, and waits, when the answers begin to be lost.
     blocker.batch_execute("begin; select from posthaste.deliveries for update").await.unwrap();
     gate.open();
-    waits_for_a_lock(&client, "record").await;
+    waits_for_a_lock(&client, "record_one").await;
     wire.lose_answers();
     blocker.batch_execute("rollback").await.unwrap();
     settled(&client).await;

@@ -288,9 +288,11 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
     let custom = [&off[..], &["plan_cache_mode = 'force_custom_plan'"]].concat();
     let pinned = [&off[..], &["plan_cache_mode = 'force_generic_plan'"]].concat();
     let nested = ["enable_hashjoin = 'off'", "enable_mergejoin = 'off'", "enable_sort = 'off'"];
-    for (statement, settings) in
-        [("route_few", &custom[..]), ("record", &[&pinned[..], &nested].concat()), ("due", &nested)]
-    {
+    for (statement, settings) in [
+        ("route_few", &custom[..]),
+        ("record_one", &[&pinned[..], &nested].concat()),
+        ("due", &nested),
+    ] {
         let plans = logged_plans(&log, statement);
         assert!(!plans.is_empty(), "{statement} was not run behind the pooler");
         for plan in plans {
