@@ -3,6 +3,7 @@
 -- key, one partition per row.
 -- Locks: the rows it claims, by endpoint and due time, and those for which there were too many bytes; rows that
 -- others hold are skipped.
+-- `offset 0` keeps each look-up of an endpoint one: see endpoints (*measured* likewise: 3,900 µs a delivery, not 15).
 -- A full, paused or disabled endpoint is not in the list: its rows are never looked at.
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
@@ -13,7 +14,7 @@ with clock as materialized (
 room as materialized (
   select r.endpoint_id, r.room
   from unnest($4::bigint[], $5::int[]) r(endpoint_id, room)
-  join posthaste.endpoints e on e.id = r.endpoint_id and e.enabled
+  cross join lateral (select from posthaste.endpoints e where e.id = r.endpoint_id and e.enabled offset 0) e
 ),
 picked as materialized (
   select d.*
@@ -60,4 +61,4 @@ select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created
        exists (select from event v where v.place > 1 and v.bytes > $6::bigint) as is_cut
 from claimed c
 cross join clock
-join posthaste.endpoints e on e.id = c.endpoint_id
+cross join lateral (select e.* from posthaste.endpoints e where e.id = c.endpoint_id offset 0) e

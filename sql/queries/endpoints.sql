@@ -1,6 +1,8 @@
 -- endpoints: endpoints with their secrets and health. Called by store::endpoints::endpoints.
 -- Operators may write times that the relay's clock cannot hold, up to the year 294276 and infinity.
 -- Index: the primary keys; endpoint_secrets_by_endpoint. Takes no locks.
+-- `offset 0` keeps the look-up of health from becoming a join, which without hashes read the whole table for each
+-- endpoint where it was empty when it was last analyzed (*measured* with 10,000: 500 to 800 µs instead of 5).
 --
 -- $1 endpoints  $2 now (null: the database's clock)
 select e.id, e.revision, e.url, e.body_format, e.headers,
@@ -17,7 +19,9 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
             then greatest(least(h.paused_until, now.at + interval '1 year'), '2000-01-01+00') end as paused_until
 from posthaste.endpoints e
 cross join lateral (select coalesce($2::timestamptz, clock_timestamp()) as at) now
-left join posthaste.endpoint_health h on h.endpoint_id = e.id
+left join lateral (
+  select h.* from posthaste.endpoint_health h where h.endpoint_id = e.id offset 0
+) h on true
 cross join lateral (
   select coalesce(array_agg(secret order by id), '{}') as secrets,
          case when count(expires_at) > 0 then least(min(expires_at), now.at + interval '1 year') end as secrets_until

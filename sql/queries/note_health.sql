@@ -1,6 +1,8 @@
 -- note_health: adds attempts to the moving counts of endpoints and writes down their state. Called by
 -- store::health::note_health.
--- Index: endpoint_health_pkey. Locks: the endpoints' health rows, by id.
+-- Index: endpoints_pkey, endpoint_health_pkey, one descent each a note. Locks: the endpoints' health rows, by id.
+-- A scalar subquery is looked up for each note. `exists` becomes a join, and without hashes the planner compared each
+-- endpoint with each note (*measured* with 10,000: 800 to 2,800 µs a note instead of 11).
 -- The counts fade with e^(-age/1 h), so the last hour's rate needs no scan of attempts.
 --
 -- $1 now (null: the database's clock)
@@ -24,7 +26,7 @@ from unnest($2::bigint[], $3::float8[], $4::float8[], $5::float8[], $6::text[], 
      n(endpoint_id, successes, failures, duration_ms, state, consecutive_failures, failing_since, pauses, paused_until,
        consecutive_rejections, trouble, reason)
 cross join clock
-where exists (select from posthaste.endpoints e where e.id = n.endpoint_id)
+where (select true from posthaste.endpoints e where e.id = n.endpoint_id)
 order by n.endpoint_id
 on conflict (endpoint_id) do update set
   recent_successes = h.recent_successes * exp(-least(greatest(extract(epoch from excluded.updated_at - h.updated_at), 0), 360000) / 3600) + excluded.recent_successes,

@@ -1,4 +1,7 @@
 -- Attempts: the record of every request. Rows are appended, never changed, and dropped by whole days.
+--
+-- Most are of an attempt that was answered and delivered, and such a row is as narrow as it can be: wide columns come
+-- first, so that none is padded, and what says no more than "all was well" is null.
 
 create table posthaste.attempts (
   event_id         bigint      not null,
@@ -6,49 +9,50 @@ create table posthaste.attempts (
   event_created_at timestamptz not null,
   started_at       timestamptz not null,
   next_attempt_at  timestamptz,
-  number           integer     not null,
   relay_id         integer     not null,
-  status           integer,
   duration_ms      real        not null,
   resolve_ms       real,
   connect_ms       real,
   tls_ms           real,
   headers_ms       real,
   body_ms          real,
-  body_truncated   boolean     not null default false,
-  outcome          text        not null,
-  verdict          text        not null,
+  number           smallint    not null,
+  status           smallint,
+  body_truncated   boolean,
+  outcome          text,
+  verdict          text,
   cause            text,
   detail           text,
   reason           text,
   response_headers json,
   response_body    text,
   constraint outcome_is_known
-    check (outcome in ('answered', 'timed_out', 'unreachable', 'refused', 'interrupted', 'none')),
-  constraint verdict_is_known check (verdict in ('delivered', 'retry', 'dead', 'cancelled')),
-  constraint next_attempt_iff_retry check ((verdict = 'retry') = (next_attempt_at is not null))
+    check (outcome in ('timed_out', 'unreachable', 'refused', 'interrupted', 'none')),
+  constraint verdict_is_known check (verdict in ('retry', 'dead', 'cancelled')),
+  constraint next_attempt_iff_retry
+    check ((verdict is not distinct from 'retry') = (next_attempt_at is not null))
 ) partition by range (started_at);
 comment on table posthaste.attempts is
-  'Every attempt, appended and never changed. A delivery''s last attempt is its final record; one that ends without an attempt has a row with number 0.';
+  'Every attempt, appended and never changed. A delivery''s last attempt is its final record; one that ends without an attempt has a row with number 0. The view delivery_attempts has the words for what is null here.';
 comment on column posthaste.attempts.event_id is 'The event.';
 comment on column posthaste.attempts.endpoint_id is 'The endpoint.';
 comment on column posthaste.attempts.event_created_at is 'The event''s created_at, which names its partition.';
 comment on column posthaste.attempts.started_at is 'When the request began, by the database''s clock.';
 comment on column posthaste.attempts.next_attempt_at is 'When the next one is due, after verdict retry.';
-comment on column posthaste.attempts.number is
-  '1 for the first attempt since the delivery was routed or replayed; 0 where it ended without one. An interrupted attempt is made again under the same number.';
 comment on column posthaste.attempts.relay_id is 'The relay that made it.';
-comment on column posthaste.attempts.status is 'HTTP status of the response.';
 comment on column posthaste.attempts.duration_ms is 'From beginning to end, in milliseconds.';
 comment on column posthaste.attempts.resolve_ms is 'Looking the name up. Null: not done (connection kept alive).';
 comment on column posthaste.attempts.connect_ms is 'Opening the TCP connection. Null: not done.';
 comment on column posthaste.attempts.tls_ms is 'The TLS handshake. Null: not done.';
 comment on column posthaste.attempts.headers_ms is 'From the first byte sent to the end of the response head. Null: not reached.';
-comment on column posthaste.attempts.body_ms is 'Reading the response body. Null: not reached.';
-comment on column posthaste.attempts.body_truncated is 'Whether the response body was longer than what is kept, or cut off.';
+comment on column posthaste.attempts.body_ms is 'Reading the response body. Null: not reached, or not waited for (less than 0.1).';
+comment on column posthaste.attempts.number is
+  '1 for the first attempt since the delivery was routed or replayed; 0 where it ended without one. An interrupted attempt is made again under the same number.';
+comment on column posthaste.attempts.status is 'HTTP status of the response.';
+comment on column posthaste.attempts.body_truncated is 'Whether the response body was longer than what is kept, or cut off. Null: nothing of the response is kept.';
 comment on column posthaste.attempts.outcome is
-  'The result on the wire: answered, timed_out, unreachable, refused (the relay would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt).';
-comment on column posthaste.attempts.verdict is 'The decision: delivered, retry, dead, cancelled.';
+  'The result on the wire: timed_out, unreachable, refused (the relay would not send), interrupted (a relay died while it may have been sending), none (ended without an attempt). Null: answered.';
+comment on column posthaste.attempts.verdict is 'The decision: retry, dead, cancelled. Null: delivered.';
 comment on column posthaste.attempts.cause is
   'For timed_out the phase (resolve, connect, tls, headers); for unreachable and refused the kind (dns, connection_refused, reset, tls_expired, forbidden_address, bad_endpoint, bad_event: its headers are more than are sent; fault: a bug of the relay, …).';
 comment on column posthaste.attempts.detail is
@@ -56,13 +60,13 @@ comment on column posthaste.attempts.detail is
 comment on column posthaste.attempts.reason is
   'Why the verdict is what it is, where it is not plain. "sent twice": the request went over a connection that had been kept, which was closed without a byte of an answer, and once more over a new one.';
 comment on column posthaste.attempts.response_headers is
-  'The response''s headers as {"name": "value"}, in lower case, up to 4 KiB; detail says how many more there were.';
+  'The response''s headers as {"name": "value"}, in lower case, up to 4 KiB; detail says how many more there were. Null: none, or not kept (delivery.keep_responses).';
 comment on column posthaste.attempts.response_body is
-  'The first bytes of the response body; bytes that are not UTF-8 are shown as U+FFFD.';
+  'The first bytes of the response body; bytes that are not UTF-8 are shown as U+FFFD. Null: none, or not kept (delivery.keep_responses).';
 
 create index attempts_by_delivery on posthaste.attempts (event_id, endpoint_id);
 
-create index attempts_failed on posthaste.attempts (started_at) where verdict <> 'delivered';
+create index attempts_failed on posthaste.attempts (started_at) where verdict is not null;
 
 -- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
 

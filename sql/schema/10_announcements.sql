@@ -130,8 +130,8 @@ begin
     perform posthaste_internal.announce('posthaste.delivery.dead', new.endpoint_id,
       jsonb_build_object('event_id', new.event_id, 'event_type', event.event_type, 'event_tenant', event.tenant,
                          'webhook_id', posthaste.webhook_id(new.event_id, new.event_created_at),
-                         'attempts', new.number, 'outcome', new.outcome, 'cause', new.cause, 'status', new.status,
-                         'reason', coalesce(new.reason, concat_ws(' ', new.outcome, new.cause, new.status))));
+                         'attempts', new.number, 'outcome', coalesce(new.outcome, 'answered'), 'cause', new.cause, 'status', new.status,
+                         'reason', coalesce(new.reason, concat_ws(' ', coalesce(new.outcome, 'answered'), new.cause, new.status))));
   end if;
   return null;
 end $$;

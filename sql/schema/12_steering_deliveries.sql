@@ -118,14 +118,14 @@ begin atomic
   select a.event_id, a.event_created_at
     from posthaste.attempts a
    where a.endpoint_id = ended_deliveries.endpoint
-     and a.verdict = any(ended_deliveries.verdicts)
+     and coalesce(a.verdict, 'delivered') = any(ended_deliveries.verdicts)
      and a.event_created_at >= ended_deliveries.since and a.event_created_at < ended_deliveries.until
      -- Prunes partitions: an attempt is no older than its event, give or take a clock that was set.
      and a.started_at >= ended_deliveries.since - interval '1 hour'
      and not exists (
        select from posthaste.attempts later
         where later.event_id = a.event_id and later.endpoint_id = a.endpoint_id
-          and later.verdict <> 'retry' and later.started_at > a.started_at
+          and later.verdict is distinct from 'retry' and later.started_at > a.started_at
           and later.started_at >= ended_deliveries.since - interval '1 hour');
 end;
 comment on function posthaste_internal.ended_deliveries is

@@ -2,7 +2,8 @@
 
 create view posthaste.delivery_attempts as
 select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at) as webhook_id,
-       a.number, a.started_at, a.outcome, a.cause, a.detail, a.status, a.verdict, a.reason,
+       a.number::integer as number, a.started_at, coalesce(a.outcome, 'answered') as outcome, a.cause, a.detail,
+       a.status::integer as status, coalesce(a.verdict, 'delivered') as verdict, a.reason,
        a.next_attempt_at, a.response_headers, a.response_body, a.body_truncated, a.duration_ms,
        a.resolve_ms, a.connect_ms, a.tls_ms, a.headers_ms, a.body_ms, a.relay_id, a.event_created_at
   from posthaste.attempts a;
@@ -33,7 +34,7 @@ select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_creat
   left join posthaste.endpoints e on e.id = d.endpoint_id
   left join posthaste.endpoint_health h on h.endpoint_id = d.endpoint_id
   left join lateral (
-    select * from posthaste.attempts a
+    select * from posthaste.delivery_attempts a
      where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id
        and a.started_at >= d.created_at - interval '1 hour'
      order by a.started_at desc limit 1) a on true
@@ -43,7 +44,7 @@ select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_creat
        a.verdict, a.number, null, a.outcome, a.cause, a.status, a.started_at,
        coalesce(a.reason, case when a.verdict <> 'delivered' then concat_ws(' ', a.outcome, a.cause, a.status) end),
        a.started_at + a.duration_ms * interval '1 ms', a.event_created_at
-  from posthaste.attempts a
+  from posthaste.delivery_attempts a
   left join posthaste.outbox o on o.id = a.event_id and o.created_at = a.event_created_at
   left join posthaste.endpoints e on e.id = a.endpoint_id
  where a.verdict <> 'retry'
@@ -51,7 +52,7 @@ select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_creat
                     where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id)
    and not exists (select from posthaste.attempts b
                     where b.event_id = a.event_id and b.endpoint_id = a.endpoint_id
-                      and b.verdict <> 'retry' and b.started_at > a.started_at);
+                      and b.verdict is distinct from 'retry' and b.started_at > a.started_at);
 comment on view posthaste.delivery_status is
   'Every delivery, live or ended, with its event and last attempt. Ask for one event_id or webhook_id''s event, an endpoint_id, or a range of event_created_at.';
 
@@ -120,11 +121,12 @@ comment on view posthaste.backlog is
   'Waiting deliveries by endpoint: how many (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with those in line behind them.';
 
 create view posthaste.recent_failures as
-select a.started_at, a.event_id, a.endpoint_id, e.url, a.number, a.outcome, a.cause, a.status, a.detail,
+select a.started_at, a.event_id, a.endpoint_id, e.url, a.number::integer as number,
+       coalesce(a.outcome, 'answered') as outcome, a.cause, a.status::integer as status, a.detail,
        a.verdict, a.reason, a.next_attempt_at, left(a.response_body, 200) as response_body
   from posthaste.attempts a
   left join posthaste.endpoints e on e.id = a.endpoint_id
- where a.verdict <> 'delivered' and a.started_at > clock_timestamp() - interval '1 day'
+ where a.verdict is not null and a.started_at > clock_timestamp() - interval '1 day'
  order by a.started_at desc
  limit 1000;
 comment on view posthaste.recent_failures is 'The last 1,000 attempts of the last day that did not deliver, newest first.';
@@ -193,15 +195,15 @@ begin
     ('verdict', 'The decision: delivered, retry, dead, cancelled.'),
     ('reason', 'Why, in words.'),
     ('next_attempt_at', 'When the next attempt is due.'),
-    ('response_headers', 'The response''s headers.'),
-    ('response_body', 'The first bytes of the response''s body.'),
-    ('body_truncated', 'Whether the response''s body had more than is kept.'),
+    ('response_headers', 'The response''s headers; null: none, or not kept (delivery.keep_responses).'),
+    ('response_body', 'The first bytes of the response''s body; null: none, or not kept (delivery.keep_responses).'),
+    ('body_truncated', 'Whether the response''s body had more than is kept; null: nothing of the response is kept.'),
     ('duration_ms', 'Duration of the attempt in milliseconds.'),
     ('resolve_ms', 'Milliseconds looking the name up.'),
     ('connect_ms', 'Milliseconds opening the connection.'),
     ('tls_ms', 'Milliseconds of the TLS handshake.'),
     ('headers_ms', 'Milliseconds from the first byte sent to the end of the response head.'),
-    ('body_ms', 'Milliseconds reading the response body.'),
+    ('body_ms', 'Milliseconds reading the response body; null: not reached, or not waited for (less than 0.1).'),
     ('relay_id', 'The relay.'),
     ('event_created_at', 'When the event was inserted; names its partition.'),
     ('state', 'waiting, held (endpoint disabled), sending, delivered, dead, cancelled.'),
@@ -264,7 +266,7 @@ begin
            coalesce(a.reason || case when a.reason like 'gave up%'
                                      then ', ' || concat_ws(' ', a.outcome, a.cause, a.status) else '' end,
                     concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
-      from posthaste.attempts a
+      from posthaste.delivery_attempts a
      where a.event_id = event and a.started_at >= o.created_at - interval '1 hour'
      order by a.endpoint_id, a.started_at desc
   ), chosen as materialized (

@@ -65,7 +65,7 @@ begin atomic
      and not exists (
        select from posthaste.attempts b
         where b.event_id = a.event_id and b.endpoint_id = a.endpoint_id
-          and b.started_at >= a.started_at and (b.verdict <> 'retry' or b.started_at > a.started_at)
+          and b.started_at >= a.started_at and (b.verdict is distinct from 'retry' or b.started_at > a.started_at)
        offset 0)
   union all
   select 'a delivery''s event is gone', d.event_id, d.endpoint_id,

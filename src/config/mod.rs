@@ -37,7 +37,8 @@ pub use error::{ConfigError, Problem};
 pub use ingest::{Content, IngestSettings, SourceSettings};
 pub use settings::{
     AddressSettings, Config, DatabaseSettings, DeliverySettings, HealthSettings, HttpSettings,
-    LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings, UpkeepSettings, WakeMode,
+    KeepResponses, LogFormat, LogSettings, Origin, Pooler, RelaySettings, RetrySettings,
+    UpkeepSettings, WakeMode,
 };
 pub use units::EventType;
 pub(crate) use units::{parse_duration, parse_size};

@@ -186,6 +186,8 @@ pub struct DeliverySettings {
     pub connect_timeout: Duration,
     #[serde(deserialize_with = "serde_as::duration")]
     pub tls_timeout: Duration,
+    /// Of which attempts the response is stored.
+    pub keep_responses: KeepResponses,
     /// Bytes of a response's body that are stored; may be zero.
     #[serde(deserialize_with = "serde_as::bytes")]
     pub response_body_limit: usize,
@@ -208,6 +210,28 @@ pub struct DeliverySettings {
     pub idle_timeout: Duration,
     /// The `source` attribute of `CloudEvents`.
     pub cloudevents_source: String,
+}
+
+/// Of which attempts the headers and the body of the response are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepResponses {
+    /// Of those that did not deliver.
+    Failures,
+    All,
+    None,
+}
+
+impl KeepResponses {
+    /// Whether that of an attempt is, which delivered or did not.
+    #[must_use]
+    pub fn keeps(self, delivered: bool) -> bool {
+        match self {
+            Self::Failures => !delivered,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
 }
 
 /// `[retry]`: the time of the next attempt, and when a delivery is given up.

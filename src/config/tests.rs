@@ -294,6 +294,10 @@ fn a_bad_value_is_an_error_that_says_where_it_stands_and_what_would_be_right() {
             "settings: posthaste.toml:2: delivery.response_body_limit: 2097152 bytes are out of bounds; write 0B to 1MiB",
         ),
         (
+            "[delivery]\nkeep_responses = \"some\"",
+            r#"settings: posthaste.toml:2: delivery.keep_responses: "some" does not fit; write "failures" or "all" or "none""#,
+        ),
+        (
             "[delivery]\nca_file = \"/no/such.pem\"",
             "settings: posthaste.toml:2: delivery.ca_file: there is no file /no/such.pem",
         ),

@@ -146,6 +146,14 @@ impl Outcome {
         }
     }
 
+    /// Keeps of a response what one line tells of it: neither its headers nor its body.
+    pub fn forget_response(&mut self) {
+        if let Self::Answered(answer) = self {
+            answer.headers = Vec::new();
+            answer.body = Vec::new();
+        }
+    }
+
     /// The receiver's response, if there was one.
     #[must_use]
     pub fn answer(&self) -> Option<&Answer> {

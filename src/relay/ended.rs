@@ -73,6 +73,7 @@ impl Ended {
             took: sent.took,
             phases: sent.phases,
             outcome: Some(sent.outcome),
+            is_of_a_line: delivery.ordering_key.is_some(),
             blocks: sent.verdict.decision == Decision::Dead
                 && delivery.ordering_key.is_some()
                 && sent.on_dead == OnDead::Block,
@@ -96,6 +97,7 @@ impl Ended {
             phases: Phases::default(),
             outcome: None,
             verdict: Verdict { decision: Decision::Cancelled, effect: None, reason: Some(reason) },
+            is_of_a_line: delivery.ordering_key.is_some(),
             blocks: false,
         };
         Self { claim, end: End::Cancelled(Box::new(attempt)) }.without_event()

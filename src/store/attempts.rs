@@ -15,6 +15,10 @@ use crate::model::outcome::{Answer, Outcome, Phase, Phases};
 use crate::model::verdict::{Decision, Verdict};
 
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
+const RECORD_ONE: &str = include_str!("../../sql/queries/record_one.sql");
+
+/// Faster than any network: a body read in less was there when its head was.
+const BODY_CAME_WITH_HEAD: Duration = Duration::from_micros(100);
 
 /// One attempt that was made, or a delivery that ended without one, to be recorded.
 #[derive(Debug, Clone)]
@@ -31,6 +35,8 @@ pub struct Attempt {
     /// `None`: ended without an attempt.
     pub outcome: Option<Outcome>,
     pub verdict: Verdict,
+    /// Whether others of its line may wait behind it.
+    pub is_of_a_line: bool,
     /// Whether the delivery is dead and the others of its line wait behind it.
     pub blocks: bool,
 }
@@ -52,14 +58,20 @@ pub async fn record(
     attempts: &[&Attempt],
     now: Instant,
 ) -> Result<RecordedDeliveries, StoreError> {
-    let outcomes =
-        Texts::of(attempts, |a| Some(a.outcome.as_ref().map_or("none", Outcome::kind)), Cow::from);
-    let causes = Texts::of(attempts, |a| a.outcome.as_ref().and_then(Outcome::cause), Cow::from);
-    let details = Texts::of(attempts, detail, Detail::text);
-    let headers = Texts::of(attempts, |a| answer(a).map(|a| a.headers.as_slice()), headers_json);
-    let bodies = Texts::of(attempts, |a| answer(a).map(|a| a.body.as_slice()), body_text);
-    let verdicts = Texts::of(attempts, |a| Some(a.verdict.decision.as_str()), Cow::from);
-    let reasons = Texts::of(attempts, |a| a.verdict.reason.as_deref(), without_nul);
+    if let [one] = attempts
+        && !one.is_of_a_line
+        && one.verdict.decision == Decision::Delivered
+    {
+        return record_one(store, relay, one, now).await;
+    }
+    let (which, more) = with_more(attempts);
+    let outcomes = Texts::of(&more, outcome, Cow::from);
+    let causes = Texts::of(&more, cause, Cow::from);
+    let details = Texts::of(&more, detail, Detail::text);
+    let headers = Texts::of(&more, headers, headers_json);
+    let bodies = Texts::of(&more, body, body_text);
+    let verdicts = Texts::of(&more, verdict, Cow::from);
+    let reasons = Texts::of(&more, reason, without_nul);
     let rows = store
         .queue
         .query(
@@ -73,18 +85,17 @@ pub async fn record(
                 &column(attempts, |a| a.claim_token),
                 &column(attempts, retry_after_ms),
                 &column(attempts, |a| a.blocks),
-                &column(attempts, |a| i32::try_from(a.number).unwrap_or(i32::MAX)),
-                &column(attempts, |a| {
-                    now.saturating_duration_since(a.began).as_secs_f64() * 1000.0
-                }),
+                &column(attempts, number),
+                &column(attempts, |a| began_before(a, now)),
                 &column(attempts, |a| answer(a).map_or(0, |a| i32::from(a.status))),
-                &column(attempts, |a| answer(a).is_some_and(|a| a.body_truncated)),
                 &column(attempts, |a| millis(a.took)),
-                &column(attempts, |a| a.phases.resolve.map_or(-1.0, millis)),
-                &column(attempts, |a| a.phases.connect.map_or(-1.0, millis)),
-                &column(attempts, |a| a.phases.tls.map_or(-1.0, millis)),
                 &column(attempts, |a| a.phases.headers.map_or(-1.0, millis)),
-                &column(attempts, |a| a.phases.body.map_or(-1.0, millis)),
+                &column(attempts, |a| waited_for_body(a).map_or(-1.0, millis)),
+                &which,
+                &column(&more, |a| a.phases.resolve.map_or(-1.0, millis)),
+                &column(&more, |a| a.phases.connect.map_or(-1.0, millis)),
+                &column(&more, |a| a.phases.tls.map_or(-1.0, millis)),
+                &column(&more, |a| answer(a).is_some_and(|a| a.body_truncated)),
                 &outcomes.different,
                 &outcomes.which,
                 &causes.different,
@@ -105,6 +116,49 @@ pub async fn record(
     Ok(recorded(&rows))
 }
 
+/// The attempt that delivered a delivery of no line.
+async fn record_one(
+    store: &Store,
+    relay: RelayId,
+    attempt: &Attempt,
+    now: Instant,
+) -> Result<RecordedDeliveries, StoreError> {
+    let Phases { resolve, connect, tls, headers: head, .. } = attempt.phases;
+    let is_kept = headers(attempt).is_some() || body(attempt).is_some();
+    let recorded = store
+        .queue
+        .execute(
+            RECORD_ONE,
+            "record an attempt",
+            &[
+                &relay,
+                &store.now(),
+                &attempt.event_id,
+                &attempt.endpoint_id,
+                &attempt.claim_token,
+                &number(attempt),
+                &began_before(attempt, now),
+                &answer(attempt).map(|answer| i32::from(answer.status)),
+                &millis(attempt.took),
+                &resolve.map(millis),
+                &connect.map(millis),
+                &tls.map(millis),
+                &head.map(millis),
+                &waited_for_body(attempt).map(millis),
+                &answer(attempt).filter(|_| is_kept).map(|answer| answer.body_truncated),
+                &outcome(attempt),
+                &cause(attempt),
+                &detail(attempt).map(Detail::text),
+                &headers(attempt).map(headers_json),
+                &body(attempt).map(body_text),
+                &reason(attempt).map(without_nul),
+            ],
+        )
+        .await?;
+    let key = (attempt.event_id, attempt.endpoint_id);
+    Ok((recorded > 0).then_some((key, None)).into_iter().collect())
+}
+
 fn recorded(rows: &[Row]) -> RecordedDeliveries {
     let mut recorded = RecordedDeliveries::with_capacity(rows.len());
     for row in rows {
@@ -121,6 +175,31 @@ fn retry_after_ms(attempt: &Attempt) -> f64 {
         Decision::Retry { after } => after.as_secs_f64() * 1000.0,
         Decision::Delivered | Decision::Dead | Decision::Cancelled => -1.0,
     }
+}
+
+/// The attempts of which there is more to say than that they were answered and delivered, and for
+/// each attempt its position among those, from 1; 0 where it is none of them.
+fn with_more<'a>(attempts: &[&'a Attempt]) -> (Vec<i32>, Vec<&'a Attempt>) {
+    let mut more = Vec::new();
+    let which = column(attempts, |attempt| {
+        if !has_more(attempt) {
+            return 0;
+        }
+        more.push(attempt);
+        i32::try_from(more.len()).unwrap_or_default()
+    });
+    (which, more)
+}
+
+fn has_more(attempt: &Attempt) -> bool {
+    let Phases { resolve, connect, tls, .. } = attempt.phases;
+    resolve.or(connect).or(tls).is_some()
+        || outcome(attempt).is_some()
+        || detail(attempt).is_some()
+        || headers(attempt).is_some()
+        || body(attempt).is_some()
+        || verdict(attempt).is_some()
+        || reason(attempt).is_some()
 }
 
 /// A column of texts, most of which are the same.
@@ -180,7 +259,53 @@ fn answer(attempt: &Attempt) -> Option<&Answer> {
     attempt.outcome.as_ref().and_then(Outcome::answer)
 }
 
-fn column<'a, T>(attempts: &[&'a Attempt], of: impl Fn(&'a Attempt) -> T) -> Vec<T> {
+/// What is stored is null where it was answered.
+fn outcome(attempt: &Attempt) -> Option<&str> {
+    match &attempt.outcome {
+        Some(Outcome::Answered(_)) => None,
+        Some(outcome) => Some(outcome.kind()),
+        None => Some("none"),
+    }
+}
+
+fn cause(attempt: &Attempt) -> Option<&str> {
+    attempt.outcome.as_ref().and_then(Outcome::cause)
+}
+
+/// What is stored is null where it was delivered.
+fn verdict(attempt: &Attempt) -> Option<&str> {
+    let decision = &attempt.verdict.decision;
+    (*decision != Decision::Delivered).then(|| decision.as_str())
+}
+
+fn reason(attempt: &Attempt) -> Option<&str> {
+    attempt.verdict.reason.as_deref()
+}
+
+fn headers(attempt: &Attempt) -> Option<&[(String, String)]> {
+    answer(attempt).map(|answer| answer.headers.as_slice()).filter(|headers| !headers.is_empty())
+}
+
+fn body(attempt: &Attempt) -> Option<&[u8]> {
+    answer(attempt).map(|answer| answer.body.as_slice()).filter(|body| !body.is_empty())
+}
+
+/// How long before `now` the attempt began, in milliseconds.
+fn began_before(attempt: &Attempt, now: Instant) -> f64 {
+    now.saturating_duration_since(attempt.began).as_secs_f64() * 1000.0
+}
+
+/// The column is narrow. (No delivery has as many attempts.)
+fn number(attempt: &Attempt) -> i32 {
+    i16::try_from(attempt.number).unwrap_or(i16::MAX).into()
+}
+
+/// Most bodies have come with the head: the microseconds of reading them are not worth a column.
+fn waited_for_body(attempt: &Attempt) -> Option<Duration> {
+    attempt.phases.body.filter(|took| *took >= BODY_CAME_WITH_HEAD)
+}
+
+fn column<'a, T>(attempts: &[&'a Attempt], mut of: impl FnMut(&'a Attempt) -> T) -> Vec<T> {
     attempts.iter().map(|attempt| of(attempt)).collect()
 }
 

@@ -36,6 +36,8 @@ impl Statements {
         let manager = Manager::new(database.clone(), sessions.clone());
         let pool = Pool::builder(manager)
             .max_size(connections)
+            // The one that was used last is warm: its plans and pages are in the caches.
+            .queue_mode(deadpool::managed::QueueMode::Lifo)
             .wait_timeout(Some(WAIT_FOR_CONNECTION))
             .runtime(deadpool::Runtime::Tokio1)
             .build()

@@ -36,11 +36,11 @@ async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
     let all = receiver.received();
     assert_eq!(ids(&all), webhook_ids(&client).await);
     assert_eq!(all.len(), 8 + 20, "what was hanging came a second time, and nothing a third");
-    let interrupted = "count(*) = 20 from posthaste.attempts \
+    let interrupted = "count(*) = 20 from posthaste.delivery_attempts \
          where outcome = 'interrupted' and relay_id = 1 and number = 1 and verdict = 'retry' \
            and reason = 'relay 1 died while it may have been sending'";
     holds(&client, interrupted).await;
-    let delivered = "count(*) = 20 from posthaste.attempts \
+    let delivered = "count(*) = 20 from posthaste.delivery_attempts \
          where verdict = 'delivered' and relay_id = 2 and number = 1";
     holds(&client, delivered).await;
     assert_eq!(other.metric("posthaste_relay_takeovers_total", "").await, 1.0);
@@ -76,7 +76,7 @@ async fn a_stop_lets_requests_in_flight_end_and_spends_no_attempt_of_what_is_que
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(attempts(&client, first).await[0].verdict, "delivered");
     let released = "select count(*) = 4 and bool_and(claimed_by is null and attempt_count = 0) \
-         and (select count(*) from posthaste.attempts) = 1 \
+         and (select count(*) from posthaste.delivery_attempts) = 1 \
          and not exists (select from posthaste.relays) from posthaste.deliveries";
     assert!(value::<bool>(&client, released).await);
 }
@@ -159,6 +159,8 @@ async fn what_a_frozen_relay_did_not_record_is_made_again_and_its_late_results_a
 
 #[tokio::test]
 async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_end_the_delivery() {
+    const DELIVERED: &str = "'{}', '{0}'";
+    const RETRY: &str = "'{retry}', '{1}'";
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let text = include_str!("../../sql/queries/record.sql");
@@ -169,22 +171,22 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
     let record = async |relay: i32, token: i64, verdict: &str, retry_in: &str| {
         let record = format!(
             "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{{retry_in}}}', '{{f}}', \
-             '{{1}}', '{{1}}', '{{200}}', '{{f}}', '{{1}}', '{{-1}}', '{{-1}}', '{{-1}}', '{{1}}', '{{1}}', \
-             '{{answered}}', '{{1}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', \
-             '{{{verdict}}}', '{{1}}', '{{}}', '{{0}}')"
+             '{{1}}', '{{1}}', '{{200}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{-1}}', '{{-1}}', '{{-1}}', \
+             '{{f}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', \
+             {verdict}, '{{}}', '{{0}}')"
         );
         client.query(&record, &[]).await.unwrap().len()
     };
     for (relay, token) in [(1, 7), (2, 6)] {
-        assert_eq!(record(relay, token, "delivered", "-1").await, 0);
-        assert_eq!(record(relay, token, "retry", "1000").await, 0);
+        assert_eq!(record(relay, token, DELIVERED, "-1").await, 0);
+        assert_eq!(record(relay, token, RETRY, "1000").await, 0);
     }
     let untouched = "select claimed_by = 2 and claim_token = 7 and attempt_count = 0 \
-         and not exists (select from posthaste.attempts) from posthaste.deliveries";
+         and not exists (select from posthaste.delivery_attempts) from posthaste.deliveries";
     assert!(value::<bool>(&client, untouched).await);
-    assert_eq!(record(2, 7, "delivered", "-1").await, 1);
+    assert_eq!(record(2, 7, DELIVERED, "-1").await, 1);
     let ended = "select not exists (select from posthaste.deliveries) and count(*) = 1 \
-         from posthaste.attempts";
+         from posthaste.delivery_attempts";
     assert!(value::<bool>(&client, ended).await);
 }
 
@@ -283,8 +285,7 @@ async fn two_relays_share_the_work_and_send_everything_once() {
     settled(&client).await;
     assert_eq!(receiver.received().len(), 300);
     assert_eq!(ids(&receiver.received()).len(), 300);
-    let relays =
-        "array_agg(distinct relay_id) = '{1,2}' and count(*) = 300 from posthaste.attempts";
+    let relays = "array_agg(distinct relay_id) = '{1,2}' and count(*) = 300 from posthaste.delivery_attempts";
     holds(&client, relays).await;
 }
 

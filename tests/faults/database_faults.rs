@@ -17,7 +17,7 @@ async fn assert_each_came_once(receiver: &Receiver, client: &Client) {
     let (all, committed) = (receiver.received(), webhook_ids(client).await);
     assert_eq!(ids(&all), committed);
     assert_eq!(all.len(), committed.len(), "each once");
-    let recorded = "select count(*) from posthaste.attempts where verdict = 'delivered'";
+    let recorded = "select count(*) from posthaste.delivery_attempts where verdict = 'delivered'";
     assert_eq!(value::<i64>(client, recorded).await, i64::try_from(committed.len()).unwrap());
     assert_eq!(inconsistencies(client).await, [""; 0]);
 }

@@ -125,7 +125,8 @@ async fn a_relays_clock_that_jumps_by_a_day_makes_nothing_due_and_gives_nothing_
         let lease = "count(*) = 1 and bool_and(id = 1 and heartbeat_at > clock_timestamp() - interval '2 s') \
                      from posthaste.relays";
         holds(&client, lease).await;
-        let interrupted = "select count(*) from posthaste.attempts where outcome = 'interrupted'";
+        let interrupted =
+            "select count(*) from posthaste.delivery_attempts where outcome = 'interrupted'";
         assert_eq!(value::<i64>(&client, interrupted).await, 0);
         stopper.stop();
     };

@@ -146,7 +146,8 @@ impl Neighbourhood {
 type Told = (String, Option<String>, Option<i32>, String, i64);
 
 async fn told(client: &Client, name: &str) -> Vec<Told> {
-    let statement = "select outcome, cause, status, verdict, count(*) from posthaste.attempts a
+    let statement =
+        "select outcome, cause, status, verdict, count(*) from posthaste.delivery_attempts a
                        join posthaste.endpoints e on e.id = a.endpoint_id where e.description = $1
                       group by 1, 2, 3, 4";
     let rows = client.query(statement, &[&name]).await.unwrap();

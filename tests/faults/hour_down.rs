@@ -96,7 +96,7 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_no_other_end
         })
         .await;
         assert_eq!(
-            hours.count("posthaste.attempts where verdict in ('dead', 'cancelled')").await,
+            hours.count("posthaste.delivery_attempts where verdict in ('dead', 'cancelled')").await,
             0
         );
         let healthy =

@@ -80,7 +80,7 @@ async fn a_result_whose_recording_was_committed_unheard_is_recorded_once() {
     // The statement has gone out, and waits, when the answers begin to be lost.
     blocker.batch_execute("begin; select from posthaste.deliveries for update").await.unwrap();
     gate.open();
-    waits_for_a_lock(&client, "record").await;
+    waits_for_a_lock(&client, "record_one").await;
     wire.lose_answers();
     blocker.batch_execute("rollback").await.unwrap();
     settled(&client).await;
@@ -131,7 +131,7 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
     assert_eq!(of_first, 1, "it sent nothing more under its old claims");
     assert_eq!(all.len(), 1 + 10 + 1, "the one in flight was sent again");
     assert!(silenced.metric("posthaste_claims_lost_total", "").await >= 1.0);
-    let interrupted = "select count(*) = 10 from posthaste.attempts \
+    let interrupted = "select count(*) = 10 from posthaste.delivery_attempts \
                        where outcome = 'interrupted' and relay_id = 1";
     assert!(value::<bool>(&client, interrupted).await);
     assert_eq!(inconsistencies(&client).await, [""; 0]);

@@ -225,7 +225,7 @@ async fn routing_that_fails_of_much_at_once_takes_less_and_then_more_again() {
          select 'order.paid', '{}' from generate_series(1, 300)";
     client.batch_execute(insert).await.unwrap();
     let relay = Relay::start(&database).await;
-    holds(&client, "count(*) >= 20 from posthaste.attempts").await;
+    holds(&client, "count(*) >= 20 from posthaste.delivery_attempts").await;
     client.batch_execute("drop trigger spoil on posthaste.deliveries").await.unwrap();
     settled(&client).await;
     let received = receiver.wait_for(usize::try_from(EVENTS).unwrap()).await;

@@ -140,7 +140,10 @@ async fn a_relay_killed_in_the_middle_loses_nothing_and_explains_what_came_twice
     let interrupted: i64 = shop
         .client()
         .await
-        .query_one("select count(*) from posthaste.attempts where outcome = 'interrupted'", &[])
+        .query_one(
+            "select count(*) from posthaste.delivery_attempts where outcome = 'interrupted'",
+            &[],
+        )
         .await
         .unwrap()
         .get(0);

@@ -209,7 +209,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
     let all = receiver.received();
     assert_eq!(all.len(), 8 + 20, "what was hanging came a second time, and nothing a third");
     let interrupted = format!(
-        "count(*) = 20 from posthaste.attempts where outcome = 'interrupted' and relay_id = 1 \
+        "count(*) = 20 from posthaste.delivery_attempts where outcome = 'interrupted' and relay_id = 1 \
          and started_at > '{silent_since}'::timestamptz + interval '5 s'"
     );
     holds(&client, &interrupted).await;
@@ -288,9 +288,11 @@ async fn statements_behind_the_pooler_are_planned_and_bounded_as_on_our_own_sess
     let custom = [&off[..], &["plan_cache_mode = 'force_custom_plan'"]].concat();
     let pinned = [&off[..], &["plan_cache_mode = 'force_generic_plan'"]].concat();
     let nested = ["enable_hashjoin = 'off'", "enable_mergejoin = 'off'", "enable_sort = 'off'"];
-    for (statement, settings) in
-        [("route_few", &custom[..]), ("record", &[&pinned[..], &nested].concat()), ("due", &nested)]
-    {
+    for (statement, settings) in [
+        ("route_few", &custom[..]),
+        ("record_one", &[&pinned[..], &nested].concat()),
+        ("due", &nested),
+    ] {
         let plans = logged_plans(&log, statement);
         assert!(!plans.is_empty(), "{statement} was not run behind the pooler");
         for plan in plans {

@@ -7,8 +7,10 @@ mod sql_reference;
 mod tidy;
 mod told_once;
 
+mod growth;
 mod plans;
 mod plans_of_steps;
+mod recording;
 mod schema;
 
 mod command_line;

@@ -13,7 +13,7 @@ const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides
 /// on.
-const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
+const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
     (
         "claim",
         CLAIM,
@@ -24,9 +24,9 @@ const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
     (
         "record",
         include_str!("../../sql/queries/record.sql"),
-        "1, null, '{1}', '{1}', '{1}', '{-1}', '{f}', '{1}', '{1}', '{200}', '{f}', \
-         '{1}', '{-1}', '{-1}', '{-1}', '{1}', '{1}', '{answered}', '{1}', '{}', '{0}', '{}', '{0}', \
-         '{}', '{0}', '{}', '{0}', '{delivered}', '{1}', '{}', '{0}'",
+        "1, null, '{1}', '{1}', '{1}', '{-1}', '{f}', '{1}', '{1}', '{200}', \
+         '{1}', '{1}', '{-1}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', \
+         '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'",
         &["deliveries_in_line", "deliveries_pkey"],
     ),
     (
@@ -42,6 +42,13 @@ const QUEUE: [(&str, &str, &str, &[&str]); 6] = [
         &["deliveries_in_line", "deliveries_pkey", "one_delivery_of_a_line_has_its_turn"],
     ),
     ("lines", include_str!("../../sql/queries/lines.sql"), "1, 'key', 9", &["deliveries_in_line"]),
+    (
+        "record_one",
+        include_str!("../../sql/queries/record_one.sql"),
+        "1, null, 1, 1, 1, 1, 1, 200, 1, null, null, null, 1, null, null, null, null, null, null, \
+         null, null",
+        &["deliveries_pkey"],
+    ),
 ];
 
 /// The whole statement, and the one for few events.
@@ -106,6 +113,8 @@ async fn assert_queue_plans(client: &Client, statistics: &str) {
             .filter(|index| index.starts_with("deliveries") || index.starts_with("one_delivery"))
             .collect();
         assert_eq!(ridden, expected.iter().copied().collect(), "{told}");
+        // Its purpose: to begin and end a plan takes as long as it has nodes.
+        assert!(name != "record_one" || found.len() <= 5, "{told}");
     }
 }
 
@@ -331,8 +340,8 @@ const FOUR_DAYS: &str = "
     insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
       select id, 1, created_at, now() from posthaste.outbox where id <= 500 or id = 12000;
     insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number,
-                                    relay_id, duration_ms, outcome, verdict)
-      select id, 1, created_at, created_at, 1, 1, 1, 'answered', 'delivered'
+                                    relay_id, duration_ms)
+      select id, 1, created_at, created_at, 1, 1, 1
         from posthaste.outbox where id > 500 and id < 12000";
 
 /// Once that has been committed: ten steps, of which the last two found it all routed.

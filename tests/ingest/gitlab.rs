@@ -150,8 +150,11 @@ async fn what_gitlab_sends_once_reaches_a_service_that_was_down_for_ten_minutes(
             }
             // The first four are tried at once; then the endpoints are paused.
             let tried = 2 * (minute + 1).min(2);
-            holds(&client, &format!("count(distinct event_id) >= {tried} from posthaste.attempts"))
-                .await;
+            holds(
+                &client,
+                &format!("count(distinct event_id) >= {tried} from posthaste.delivery_attempts"),
+            )
+            .await;
             present.advance(MINUTE);
         }
         let paused = "exists (select from posthaste.endpoint_status \

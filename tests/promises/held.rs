@@ -44,7 +44,8 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     many(&client, EVENTS).await;
 
     // Several pauses, each of which would spend an attempt.
-    holds(&client, "count(*) >= 4 from posthaste.attempts where outcome = 'refused'").await;
+    holds(&client, "count(*) >= 4 from posthaste.delivery_attempts where outcome = 'refused'")
+        .await;
     let opens = "plain http is not opened for 127.0.0.1: add 127.0.0.1/32 to addresses.allow_http; \
                  127.0.0.1 is loopback: add 127.0.0.1/32 to addresses.allow";
     assert_eq!(health(&client, id).await, format!("paused: {opens}"));
@@ -55,10 +56,10 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     .await;
     assert_eq!(held, EVENTS, "nothing is spent and nothing put off");
     let told = "select distinct concat_ws(' ', number, outcome, cause, verdict, reason, detail) \
-                from posthaste.attempts";
+                from posthaste.delivery_attempts";
     let expected = format!("1 refused not_https retry held, without spending an attempt {opens}");
     assert_eq!(value::<String>(&client, told).await, expected);
-    let probes: i64 = value(&client, "select count(*) from posthaste.attempts").await;
+    let probes: i64 = value(&client, "select count(*) from posthaste.delivery_attempts").await;
     assert!(probes < EVENTS, "one for each pause: {probes}");
     let explained = "select bool_and(state = 'waiting' and why like 'endpoint paused until %' || $1 || '%') \
                      from posthaste.outbox o cross join posthaste.explain(o.id)";
@@ -80,7 +81,7 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     let _open = Relay::start(&database).await;
     receiver.wait_for(usize::try_from(EVENTS).unwrap()).await;
     settled(&client).await;
-    let ends = "select string_agg(distinct concat_ws(' ', verdict, number), ',') from posthaste.attempts \
+    let ends = "select string_agg(distinct concat_ws(' ', verdict, number), ',') from posthaste.delivery_attempts \
                 where verdict <> 'retry'";
     assert_eq!(value::<String>(&client, ends).await, "delivered 1");
     holds(
@@ -144,7 +145,7 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
     let relay = Relay::on(&database.url()).set("health.rejection_threshold", "12");
     let _relay = relay.start().await;
     many(&client, 10).await;
-    holds(&client, "count(*) = 10 from posthaste.attempts").await;
+    holds(&client, "count(*) = 10 from posthaste.delivery_attempts").await;
     // It flows, and the doctor names it all the same.
     holds(
         &client,
@@ -163,7 +164,7 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
             && reason.ends_with(" answers of 4xx in a row, the last 401"),
         "{reason}"
     );
-    let spent: i64 = value(&client, "select count(*) from posthaste.attempts").await;
+    let spent: i64 = value(&client, "select count(*) from posthaste.delivery_attempts").await;
     let held: i64 =
         value(&client, "select count(*) from posthaste.deliveries where attempt_count = 0").await;
     assert!(held > 0 && spent + held == 20, "{spent} attempts, {held} held");

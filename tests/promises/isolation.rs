@@ -33,7 +33,7 @@ async fn a_hanging_endpoint_holds_its_own_window_and_no_other() {
     for receiver in &others {
         assert_eq!(receiver.wait_for(EVENTS).await.len(), EVENTS);
     }
-    holds(&client, &format!("count(*) = {} from posthaste.attempts", 4 * EVENTS)).await;
+    holds(&client, &format!("count(*) = {} from posthaste.delivery_attempts", 4 * EVENTS)).await;
     until("the gauge of requests in flight", || async {
         (relay.metric("posthaste_in_flight", "").await == 8.0).then_some(())
     })
@@ -42,7 +42,7 @@ async fn a_hanging_endpoint_holds_its_own_window_and_no_other() {
     for receiver in &others {
         assert_eq!(receiver.wait_for(2 * EVENTS).await.len(), 2 * EVENTS);
     }
-    holds(&client, &format!("count(*) = {} from posthaste.attempts", 8 * EVENTS)).await;
+    holds(&client, &format!("count(*) = {} from posthaste.delivery_attempts", 8 * EVENTS)).await;
     assert_eq!(hanging.received().len(), 8, "its window, and not a request more");
     let left = "select count(*) from posthaste.deliveries";
     assert_eq!(value::<i64>(&client, left).await, i64::try_from(2 * EVENTS).unwrap());

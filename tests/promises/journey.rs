@@ -223,7 +223,7 @@ async fn the_views_say_what_came_back() {
         Reply::status(201).header("X-Request-Id", "r-7").header("x-a", "1").header("x-a", "2");
     receiver.script([reply.body("thänks\0\u{1F600}")]);
     endpoint(&receiver.url("/")).add(&client).await;
-    let relay = Relay::start(&database).await;
+    let relay = Relay::on(&database.url()).set("delivery.keep_responses", "all").start().await;
     let event = event("order.paid").add(&client).await;
 
     let attempt = attempted(&client, event, 1).await.remove(0);

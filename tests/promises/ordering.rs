@@ -277,7 +277,7 @@ async fn order_is_kept_by_several_relays_of_which_one_is_killed() {
         numbers.dedup();
         assert_eq!(numbers, in_order, "{key}");
     }
-    holds(&client, "count(distinct relay_id) > 1 from posthaste.attempts").await;
+    holds(&client, "count(distinct relay_id) > 1 from posthaste.delivery_attempts").await;
     assert_eq!(inconsistencies(&client).await, [""; 0]);
 }
 

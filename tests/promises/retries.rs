@@ -129,7 +129,7 @@ async fn a_receiver_that_closes_each_connection_unannounced_costs_no_attempt() {
          select 'order.paid', '{}' from generate_series(1, 500)";
     client.batch_execute(insert).await.unwrap();
     settled(&client).await;
-    let failed = "select count(*) from posthaste.attempts where verdict <> 'delivered'";
+    let failed = "select count(*) from posthaste.delivery_attempts where verdict <> 'delivered'";
     assert_eq!(value::<i64>(&client, failed).await, 0);
 }
 
@@ -324,11 +324,36 @@ async fn an_address_that_is_not_opened_is_never_dialled() {
 async fn an_answer_without_end_is_delivered_and_kept_in_part() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::EndlessBody);
-    let attempt =
-        only_attempt(&receiver.url("/"), &[("delivery.response_body_limit", "1KiB")], &[]).await;
+    let settings = [("delivery.keep_responses", "all"), ("delivery.response_body_limit", "1KiB")];
+    let attempt = only_attempt(&receiver.url("/"), &settings, &[]).await;
     assert_eq!(said(&attempt), "answered - delivered");
     assert!(attempt.body_truncated);
     assert_eq!(attempt.response_body.map(|body| body.len()), Some(1024));
+}
+
+#[tokio::test]
+async fn of_attempts_that_deliver_no_response_is_kept_unless_it_is_asked_for() {
+    let receiver = Receiver::start().await;
+    for (keep, of_a_success, of_a_failure) in [
+        (None, false, true),
+        (Some("failures"), false, true),
+        (Some("all"), true, true),
+        (Some("none"), false, false),
+    ] {
+        let settings: Vec<_> =
+            keep.map(|keep| ("delivery.keep_responses", keep)).into_iter().collect();
+        for (status, is_kept) in [(200, of_a_success), (500, of_a_failure)] {
+            receiver.script([Reply::status(status).header("x-id", "7").body("as you said")]);
+            let attempt = only_attempt(&receiver.url("/"), &settings, &[]).await;
+            assert_eq!(attempt.status, Some(status.into()));
+            let id = attempt.response_headers.get("x-id").is_some();
+            assert_eq!(
+                (id, attempt.response_body.is_some()),
+                (is_kept, is_kept),
+                "{keep:?} {status}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -75,10 +75,10 @@ async fn a_rate_limit_holds_over_all_relays() {
     settled(&client).await;
     // A bucket holds one second's worth and is filled in another: not twice that of each relay.
     let fullest = "select max(count) from (select count(*) over (order by started_at \
-         range between current row and interval '1 second' following) from posthaste.attempts) c";
+         range between current row and interval '1 second' following) from posthaste.delivery_attempts) c";
     let fullest: i64 = value(&client, fullest).await;
     assert!(fullest <= 21, "{fullest} in one second");
-    holds(&client, "count(distinct relay_id) = 3 from posthaste.attempts").await;
+    holds(&client, "count(distinct relay_id) = 3 from posthaste.delivery_attempts").await;
 }
 
 #[tokio::test]
@@ -94,8 +94,9 @@ async fn what_a_relay_took_when_it_was_alone_is_shared_with_those_that_join() {
 
     let _others = tokio::join!(relay(), relay());
     settled(&client).await;
-    holds(&client, "count(distinct relay_id) = 3 from posthaste.attempts").await;
-    holds(&client, "count(*) = 100 from posthaste.attempts where outcome = 'answered'").await;
+    holds(&client, "count(distinct relay_id) = 3 from posthaste.delivery_attempts").await;
+    holds(&client, "count(*) = 100 from posthaste.delivery_attempts where outcome = 'answered'")
+        .await;
 }
 
 #[tokio::test]
@@ -121,6 +122,6 @@ async fn what_one_relay_serves_is_taken_over_by_another() {
     settled(&client).await;
     assert_eq!(receiver.received().len(), 2);
     let taken_over = "array_agg(outcome order by started_at) = '{interrupted,answered}' \
-         and count(distinct relay_id) = 2 from posthaste.attempts";
+         and count(distinct relay_id) = 2 from posthaste.delivery_attempts";
     holds(&client, taken_over).await;
 }

@@ -85,7 +85,7 @@ async fn a_stop_while_recording_is_held_up_ends_soon_and_what_was_answered_may_c
     let lock = "begin; lock table posthaste.attempts in access exclusive mode";
     blocker.batch_execute(lock).await.unwrap();
     gate.open();
-    waits_for_a_lock(&client, "record").await;
+    waits_for_a_lock(&client, "record_one").await;
     stopped.signal("TERM");
     assert_eq!(ended_soon(&mut stopped).await.code(), Some(0));
     holds(&client, "count(*) = 1 from posthaste.relays").await;

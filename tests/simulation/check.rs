@@ -25,7 +25,7 @@ struct Attempt {
 
 const ATTEMPTS: &str = "select event_id, endpoint_id, number, outcome, verdict, reason, relay_id, \
          status, substring(coalesce(response_body, detail) from 'request (.*)')::bigint \
-     from posthaste.attempts order by started_at, number";
+     from posthaste.delivery_attempts order by started_at, number";
 
 /// With patience for whatever is only late: what is left is wrong whenever it is said.
 const LATER: &str = "1 year";

@@ -185,7 +185,7 @@ impl World<'_> {
 
     /// How many deliveries have come to an end so far.
     async fn count_ended(&self) -> i64 {
-        let ended = "select count(*) from posthaste.attempts where verdict <> 'retry'";
+        let ended = "select count(*) from posthaste.delivery_attempts where verdict <> 'retry'";
         self.ground.read(ended).await[0].get(0)
     }
 

@@ -101,7 +101,7 @@ pub struct Attempt {
 /// Hands over every attempt there is.
 pub async fn each_attempt(client: &Client, mut take: impl FnMut(&Attempt)) {
     let statement = "select event_id, endpoint_id, outcome, verdict, \
-           coalesce(reason like 'sent twice%', false) from posthaste.attempts";
+           coalesce(reason like 'sent twice%', false) from posthaste.delivery_attempts";
     each(client, statement, |row| {
         let (event_id, endpoint_id) = (row.get(0), row.get(1));
         let (outcome, verdict, is_sent_twice) = (row.get(2), row.get(3), row.get(4));
@@ -126,7 +126,7 @@ async fn each(client: &Client, statement: &str, mut take: impl FnMut(&Row)) {
 
 /// A delivery's history, its last attempts first, for a person.
 pub async fn evidence(client: &Client, event_id: i64, endpoint_id: i64) -> String {
-    let statement = "(select to_json(a)::text from posthaste.attempts a \
+    let statement = "(select to_json(a)::text from posthaste.delivery_attempts a \
            where event_id = $1 and endpoint_id = $2 order by started_at desc limit 6) \
          union all select to_json(d)::text from posthaste.deliveries d \
            where event_id = $1 and endpoint_id = $2 \
@@ -151,7 +151,7 @@ pub async fn totals(client: &Client) -> Totals {
     let statement = "select (select count(*) from posthaste.outbox), \
          count(*) filter (where died), count(distinct relay_id) filter (where died), \
          count(*) filter (where not died) \
-         from (select relay_id, reason like 'relay % died%' as died from posthaste.attempts \
+         from (select relay_id, reason like 'relay % died%' as died from posthaste.delivery_attempts \
                 where outcome = 'interrupted') interrupted";
     let row = client.query_one(statement, &[]).await.expect("count");
     Totals {

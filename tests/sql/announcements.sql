@@ -57,7 +57,7 @@ commit;
 do $$
 declare
   attempt constant text := 'insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, status, verdict)
-    select id, 1, created_at, now(), 10, 1, 5, ''answered'', 500, %L from posthaste.outbox where id = %s';
+    select id, 1, created_at, now(), 10, 1, 5, null::text, 500, nullif(%L, ''delivered'') from posthaste.outbox where id = %s';
   paid constant bigint := (select id from posthaste.outbox where event_type = 'order.paid');
   test bigint;
 begin

@@ -44,9 +44,9 @@ end $$;
 
 -- recording an end gives the next its turn; recording a death that blocks does not
 select array_agg(created_at order by id) as created_at from posthaste.outbox where id in (1, 3) \gset
-execute record(1, null, '{1,3}', '{1,1}', '{2,2}', '{-1,-1}', '{f,t}', '{1,1}', '{1,1}', '{200,500}', '{f,f}',
-  '{1,1}', '{1,1}', '{1,1}', '{1,1}', '{1,1}', '{1,1}', '{answered}', '{1,1}', '{}', '{0,0}', '{}', '{0,0}',
-  '{}', '{0,0}', '{}', '{0,0}', '{delivered,dead}', '{1,2}', '{}', '{0,0}');
+execute record(1, null, '{1,3}', '{1,1}', '{2,2}', '{-1,-1}', '{f,t}', '{1,1}', '{1,1}', '{200,500}',
+  '{1,1}', '{1,1}', '{1,1}', '{0,1}', '{1}', '{1}', '{1}', '{f}', '{}', '{0}', '{}', '{0}', '{}', '{0}',
+  '{}', '{0}', '{}', '{0}', '{dead}', '{1}', '{}', '{0}');
 do $$
 begin
   assert pg_temp.states() = '2 waiting, 3 blocked, 4 in line, 5 sending', pg_temp.states();

@@ -4,7 +4,7 @@
 create function pg_temp.ends(event bigint, endpoint bigint, verdict text) returns void language sql as $$
   delete from posthaste.deliveries where (event_id, endpoint_id) = (event, endpoint);
   insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, status, verdict)
-  select id, endpoint, created_at, clock_timestamp(), 1, 1, 5, 'answered', case verdict when 'delivered' then 204 else 500 end, verdict
+  select id, endpoint, created_at, clock_timestamp(), 1, 1, 5, null, case verdict when 'delivered' then 204 else 500 end, nullif(verdict, 'delivered')
     from posthaste.outbox where id = event;
 $$;
 create function pg_temp.pending(endpoint bigint) returns bigint[] language sql as $$

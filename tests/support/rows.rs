@@ -121,7 +121,7 @@ pub async fn attempts(client: &Client, event: i64) -> Vec<Attempt> {
         next_attempt_at: row.get("next_attempt_at"),
         response_headers: row.get("heads"),
         response_body: row.get("response_body"),
-        body_truncated: row.get("body_truncated"),
+        body_truncated: row.get::<_, Option<bool>>("body_truncated").unwrap_or(false),
         relay_id: row.get("relay_id"),
     };
     rows.iter().map(attempt).collect()

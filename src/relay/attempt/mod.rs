@@ -25,7 +25,7 @@ use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
-use crate::model::verdict::{self, Verdict};
+use crate::model::verdict::{self, Decision, Verdict};
 use crate::observe::metrics::Metrics;
 use crate::observe::trace;
 use crate::outbound::client::{Client, Connection, Exchange};
@@ -211,11 +211,15 @@ impl Attempts {
         };
         // Chance decides the jitter.
         let verdict = verdict::judge(&exchange.outcome, &policy, &attempt, now, fastrand::f64());
+        let mut outcome = exchange.outcome;
+        if !self.settings.keep_responses.keeps(verdict.decision == Decision::Delivered) {
+            outcome.forget_response();
+        }
         JudgedAttempt {
             began,
             took: self.clock.since(began),
             phases: exchange.phases,
-            outcome: exchange.outcome,
+            outcome,
             verdict,
             on_dead: ready.endpoint.on_dead,
         }
