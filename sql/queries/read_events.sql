@@ -36,7 +36,8 @@ select span.number, span.since::text, span.until::text, span.taken_up, span.floo
        span.routed_at < clock_timestamp() - interval '1 minute' as is_old,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin, pg_current_snapshot()::text as seen,
        null::bigint as id, null::bigint as xid, null as event_type, null as tenant, null::bigint as endpoint_id,
-       null as ordering_key, null::timestamptz as created_at, null as due_at, null::boolean as expired, null::float8 as age_ms, null::integer as bytes, null::json as payload, null::jsonb as headers
+       null as ordering_key, null::timestamptz as created_at, null as due_at, null::boolean as expired,
+       null::float8 as age_ms, null::integer as bytes, null::json as payload, null::jsonb as headers
 from span
 union all
 -- … and then each event.

@@ -3,6 +3,8 @@
 //! All statements of one step run on one connection. A step that was read in one server must not be
 //! written in another: the numbers of transactions are each server's own.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
@@ -308,25 +310,29 @@ impl FoundEvent {
     }
 }
 
-/// `now` is the relay's; see [`delivery`](super::rows::delivery).
+/// Where the columns of an event begin: what comes before is the step's.
+const EVENT: usize = 10;
+
+/// Reads by place, since names are looked up one by one. `now` is the relay's; see
+/// [`delivery`](super::rows::delivery).
 fn event(row: &Row, now: Timestamp) -> Result<FoundEvent, StoreError> {
-    let id = row.get("id");
+    let id = row.get(EVENT);
     let read = || {
-        let age = std::time::Duration::try_from_secs_f64(row.try_get::<_, f64>("age_ms")? / 1000.0);
-        let headers = row.try_get::<_, Option<serde_json::Value>>("headers")?;
+        let age = Duration::try_from_secs_f64(row.try_get::<_, f64>(EVENT + 9)? / 1000.0);
+        let headers = row.try_get::<_, Option<serde_json::Value>>(EVENT + 12)?;
         Ok(FoundEvent {
             id,
-            xid: row.try_get("xid")?,
-            event_type: row.try_get("event_type")?,
-            tenant: row.try_get("tenant")?,
-            endpoint_id: row.try_get("endpoint_id")?,
-            ordering_key: row.try_get("ordering_key")?,
-            created_at: row.try_get("created_at")?,
-            due_at: row.try_get("due_at")?,
-            expired: row.try_get("expired")?,
+            xid: row.try_get(EVENT + 1)?,
+            event_type: row.try_get(EVENT + 2)?,
+            tenant: row.try_get(EVENT + 3)?,
+            endpoint_id: row.try_get(EVENT + 4)?,
+            ordering_key: row.try_get(EVENT + 5)?,
+            created_at: row.try_get(EVENT + 6)?,
+            due_at: row.try_get(EVENT + 7)?,
+            expired: row.try_get(EVENT + 8)?,
             aged_from: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
-            bytes: usize::try_from(row.try_get::<_, i32>("bytes")?).unwrap_or(usize::MAX),
-            payload: row.try_get::<_, JsonText>("payload")?.0,
+            bytes: usize::try_from(row.try_get::<_, i32>(EVENT + 10)?).unwrap_or(usize::MAX),
+            payload: row.try_get::<_, JsonText>(EVENT + 11)?.0,
             headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
         })
     };

@@ -1,7 +1,7 @@
 //! One step of routing: reads what is to be routed, decides by what is remembered of the endpoints,
 //! and writes it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -88,36 +88,48 @@ async fn owing(
     found: &Found,
     known: &mut Recipients,
 ) -> Result<Vec<Owing>, StoreError> {
-    let kinds: Vec<EventKind> = found.events.iter().map(kind).collect();
-    let mut unknown: HashSet<&EventKind> =
-        kinds.iter().filter(|kind| known.of(kind).is_none()).collect();
+    let (kinds, kind_of) = kinds(&found.events);
+    let is_unknown = |kind: &&EventKind| known.of(kind).is_none();
+    let mut unknown: Vec<EventKind> = kinds.iter().filter(is_unknown).cloned().collect();
     if !unknown.is_empty() && known.make_room(unknown.len()) {
-        unknown = kinds.iter().collect();
+        unknown.clone_from(&kinds);
     }
     if !unknown.is_empty() {
-        let unknown: Vec<EventKind> = unknown.into_iter().cloned().collect();
         let (snapshot, read) = session.owed(&unknown).await?;
         for (kind, recipients) in unknown.into_iter().zip(read) {
             known.learn(&snapshot, kind, recipients);
         }
     }
-    let owing = |(event, kind): (&FoundEvent, &EventKind)| Owing {
-        recipients: known.of(kind).map(Arc::clone).unwrap_or_default(),
+    let recipients = kinds.iter().map(|kind| known.of(kind).map(Arc::clone).unwrap_or_default());
+    let recipients: Vec<Arc<[Recipient]>> = recipients.collect();
+    let owing = |(event, kind): (&FoundEvent, usize)| Owing {
+        recipients: Arc::clone(&recipients[kind]),
         has_ordering_key: event.ordering_key.is_some(),
         is_due: event.is_due(),
         bytes: event.bytes,
     };
-    Ok(found.events.iter().zip(&kinds).map(owing).collect())
+    Ok(found.events.iter().zip(kind_of).map(owing).collect())
 }
 
-fn kind(event: &FoundEvent) -> EventKind {
-    event.endpoint_id.map_or_else(
-        || EventKind::Published {
-            event_type: event.event_type.clone(),
-            tenant: event.tenant.clone(),
-        },
-        EventKind::Named,
-    )
+/// The kinds of these events, and which of them each event has.
+fn kinds(events: &[FoundEvent]) -> (Vec<EventKind>, Vec<usize>) {
+    let mut kinds = Vec::new();
+    let mut seen = HashMap::new();
+    let kind_of = events.iter().map(|event| {
+        let key = (event.event_type.as_str(), event.tenant.as_deref(), event.endpoint_id);
+        *seen.entry(key).or_insert_with(|| {
+            kinds.push(event.endpoint_id.map_or_else(
+                || EventKind::Published {
+                    event_type: event.event_type.clone(),
+                    tenant: event.tenant.clone(),
+                },
+                EventKind::Named,
+            ));
+            kinds.len() - 1
+        })
+    });
+    let kind_of = kind_of.collect();
+    (kinds, kind_of)
 }
 
 /// The deliveries that filters let through.
