@@ -4,6 +4,7 @@
 -- Takes no locks. While another relay takes one full step after the other, routing is left to it: it returns no event.
 --
 -- $1 relay  $2 most events  $3 no event to be routed is older  $4 now (null: the database's clock)
+-- $5 bytes of payloads and headers: of what is beyond, but for the first event, both are left out
 -- Routes what is visible in until and not in since. An unfinished span goes on where the last step ended.
 with span as materialized (
   select case when last.after_id is null then last.until else last.since end as since,
@@ -46,23 +47,28 @@ select null, null, null, null, null, null, null, null, null, null,
        -- As text: Postgres has later years than the relay's clock can hold.
        case when e.deliver_at > e.now then e.deliver_at::text end, coalesce(e.expires_at <= e.now, false),
        (extract(epoch from e.now - least(greatest(e.created_at, e.deliver_at), e.now)) * 1000)::float8,
-       posthaste_internal.event_bytes(e.payload, e.headers), e.payload, e.headers
+       e.bytes, case when e.fits then e.payload end, case when e.fits then e.headers end
 from (
-  select e.*, span.now
-  from span
-  cross join range
-  cross join lateral (
-    select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
-           o.deliver_at, o.expires_at, o.created_at
-    from posthaste.outbox o
-    where (o.xid, o.id) > (range.after_xid, range.after_id) and o.xid < range.end_xid
-      and pg_visible_in_snapshot(o.xid, span.until)
-      and o.created_at >= $3::timestamptz
-      and o.created_at < now() + interval '1 day'
-    order by o.xid, o.id
+  select e.*,
+         sum(e.bytes) over in_order <= $5::bigint or row_number() over in_order = 1 as fits
+  from (
+    select e.*, posthaste_internal.event_bytes(e.payload, e.headers) as bytes, span.now
+    from span
+    cross join range
+    cross join lateral (
+      select o.xid, o.id, o.event_type, o.payload, o.tenant, o.ordering_key, o.endpoint_id, o.headers,
+             o.deliver_at, o.expires_at, o.created_at
+      from posthaste.outbox o
+      where (o.xid, o.id) > (range.after_xid, range.after_id) and o.xid < range.end_xid
+        and pg_visible_in_snapshot(o.xid, span.until)
+        and o.created_at >= $3::timestamptz
+        and o.created_at < now() + interval '1 day'
+      order by o.xid, o.id
+      limit $2::bigint
+    ) e
+    where not span.is_others
+    order by e.xid, e.id
     limit $2::bigint
   ) e
-  where not span.is_others
-  order by e.xid, e.id
-  limit $2::bigint
+  window in_order as (order by e.xid, e.id rows unbounded preceding)
 ) e

@@ -50,6 +50,8 @@ pub struct Found {
     pub seen: String,
     /// In the order in which they are routed.
     pub events: Vec<FoundEvent>,
+    /// Whether there may be more.
+    pub is_full: bool,
 }
 
 /// An event that is to be routed.
@@ -124,23 +126,33 @@ pub async fn step_session(store: &Store) -> Result<Option<StepSession>, StoreErr
 }
 
 impl StepSession {
-    /// Reads the next `most` events at most.
+    /// Reads the next `most` events at most, and no more than these bytes of payloads and headers
+    /// unless a single event has more.
     ///
     /// # Errors
     /// When the statement fails, or a row cannot be read.
     pub async fn read(
         &self,
         relay: RelayId,
-        most: u32,
+        (most, bytes): (u32, usize),
         floor: Timestamp,
     ) -> Result<Found, StoreError> {
         let doing = "read the events to be routed";
         let oldest = oldest(floor);
-        let most = i64::from(most);
-        let rows = self.seat.run(READ_EVENTS, doing, &[&relay, &most, &oldest, &self.now]).await?;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let rows = self
+            .seat
+            .run(READ_EVENTS, doing, &[&relay, &i64::from(most), &oldest, &self.now, &bytes])
+            .await?;
         let mut rows = rows.rows.into_iter();
         let first = rows.next().ok_or(StoreError::NoRow { doing })?;
+        let count = rows.len();
+        // Row by row, so that each payload is in memory twice for a moment only. What was left out
+        // is at the end.
+        let events = rows.map_while(|row| event(&row, self.present).transpose());
+        let events: Vec<_> = events.collect::<Result<_, _>>()?;
         Ok(Found {
+            is_full: events.len() < count || count == usize::try_from(most).unwrap_or(usize::MAX),
             last: RoutingStep { number: first.get("number"), routed_at: first.get("routed_at") },
             is_old: first.get("is_old"),
             is_others: first.get("is_others"),
@@ -150,8 +162,7 @@ impl StepSession {
             since: first.get("since"),
             until: first.get("until"),
             seen: first.get("seen"),
-            // Row by row, so that each payload is in memory twice for a moment only.
-            events: rows.map(|row| event(&row, self.present)).collect::<Result<_, _>>()?,
+            events,
         })
     }
 
@@ -314,13 +325,14 @@ impl FoundEvent {
 const EVENT: usize = 10;
 
 /// Reads by place, since names are looked up one by one. `now` is the relay's; see
-/// [`delivery`](super::rows::delivery).
-fn event(row: &Row, now: Timestamp) -> Result<FoundEvent, StoreError> {
+/// [`delivery`](super::rows::delivery). `None`: the event's payload was left out.
+fn event(row: &Row, now: Timestamp) -> Result<Option<FoundEvent>, StoreError> {
     let id = row.get(EVENT);
     let read = || {
         let age = Duration::try_from_secs_f64(row.try_get::<_, f64>(EVENT + 9)? / 1000.0);
         let headers = row.try_get::<_, Option<serde_json::Value>>(EVENT + 12)?;
-        Ok(FoundEvent {
+        let Some(JsonText(payload)) = row.try_get(EVENT + 11)? else { return Ok(None) };
+        Ok(Some(FoundEvent {
             id,
             xid: row.try_get(EVENT + 1)?,
             event_type: row.try_get(EVENT + 2)?,
@@ -332,9 +344,9 @@ fn event(row: &Row, now: Timestamp) -> Result<FoundEvent, StoreError> {
             expired: row.try_get(EVENT + 8)?,
             aged_from: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
             bytes: usize::try_from(row.try_get::<_, i32>(EVENT + 10)?).unwrap_or(usize::MAX),
-            payload: row.try_get::<_, JsonText>(EVENT + 11)?.0,
+            payload,
             headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
-        })
+        }))
     };
     read().map_err(StoreError::unreadable("event", id))
 }

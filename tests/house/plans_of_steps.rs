@@ -11,7 +11,7 @@ const STEPS: [(&str, &str, &str, &[&str]); 4] = [
     (
         "read_events",
         include_str!("../../sql/queries/read_events.sql"),
-        "1, 500, now() - interval '1 day', null",
+        "1, 500, now() - interval '1 day', null, 1000000",
         &["routing_pkey"],
     ),
     (

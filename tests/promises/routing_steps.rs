@@ -144,6 +144,26 @@ async fn a_step_without_room_for_all_goes_on_where_it_ended() {
 }
 
 #[tokio::test]
+async fn a_step_reads_no_more_bytes_than_there_is_room_for_but_one_event_at_least() {
+    let (_database, client, store, floor) = ground(ONE).await;
+    let large = "insert into posthaste.outbox (event_type, payload) \
+                 select 'x', to_json(repeat('x', 998)) from generate_series(1, 5)";
+    client.batch_execute(large).await.unwrap();
+    let session = step_session(&store).await.unwrap().unwrap();
+    for (most, bytes, expected, is_full) in [
+        (500, 1_000_000, 5, false),
+        (5, 1_000_000, 5, true),
+        (500, 3_999, 3, true),
+        (500, 4_000, 4, true),
+        (500, 0, 1, true),
+    ] {
+        let found = session.read(BY.0, (most, bytes), floor).await.unwrap();
+        assert_eq!((found.events.len(), found.is_full), (expected, is_full), "{most} {bytes}");
+        assert_eq!(found.events[0].bytes, 1_000);
+    }
+}
+
+#[tokio::test]
 async fn an_event_in_a_line_and_a_pooler_are_left_to_the_whole_statement() {
     let (database, client, store, floor) = ground(ENDPOINTS).await;
     client
@@ -178,7 +198,7 @@ async fn while_another_relay_takes_full_steps_routing_is_left_to_it() {
 
 /// Reads a step and who is owed it, and says what would be written.
 async fn begun(session: &StepSession, floor: Timestamp) -> (Found, String, Vec<StepDelivery>) {
-    let found = session.read(BY.0, MANY, floor).await.unwrap();
+    let found = session.read(BY.0, (MANY, 1_000_000), floor).await.unwrap();
     let kind = EventKind::Published { event_type: "x".to_owned(), tenant: None };
     let (snapshot, owed) = session.owed(&[kind]).await.unwrap();
     let one = |event| {

@@ -251,9 +251,15 @@ impl Dispatch {
     )]
     fn events_per_step(&self, facts: &Facts) -> u32 {
         let batch = (self.settings.batch as f64).min(self.most_events.into());
-        let goes_by_room = self.backlog.is_some() && !self.is_cut();
-        let room = if goes_by_room { facts.room_of_fed } else { 0 } as f64;
-        let deliveries = if room * 2.0 >= batch { room } else { DELIVERIES_PER_STEP };
+        let (of_fed, of_left) = (facts.room_of_fed as f64, facts.room_of_left as f64);
+        let deliveries = match &self.backlog {
+            Some(Backlog { left: None, .. }) if of_fed * 2.0 >= batch => of_fed,
+            // It reads what it can take, and ends where the first lane is full.
+            Some(Backlog { left: Some(_), .. }) if self.lanes_have_room(facts) => {
+                of_left.max(batch / 8.0)
+            }
+            _ => DELIVERIES_PER_STEP,
+        };
         (deliveries.min(DELIVERIES_PER_STEP) / self.fan_out.max(0.01)).clamp(1.0, batch) as u32
     }
 

@@ -115,7 +115,10 @@ pub struct Facts {
     pub held_by_fed: usize,
     /// How many attempts have come to an end in these lanes so far.
     pub finished_by_fed: u64,
-    /// Whether an endpoint with events that were [left](super::Dispatch::left) has nothing to do.
+    /// How many more deliveries the endpoints can take whose events were
+    /// [left](super::Dispatch::left).
+    pub room_of_left: usize,
+    /// Whether one of them has nothing to do.
     pub is_left_idle: bool,
 }
 

@@ -25,7 +25,7 @@ use super::term::Term;
 use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
-use crate::model::routing::Recipients;
+use crate::model::routing::{LaneRoom, Recipients};
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::deliveries::{disown, due, tell_others};
@@ -78,6 +78,7 @@ impl Dispatcher {
             (due.due(now).next().is_some(), due.next_after(now))
         };
         let fed = self.state.fed();
+        let (room_of_left, is_left_idle) = self.room_of_left();
         Facts {
             hears: self.bell.hears(),
             is_due,
@@ -86,7 +87,8 @@ impl Dispatcher {
             room_of_fed: self.room_of(fed),
             held_by_fed: self.lanes_of(fed).map(|lane| lane.claimed()).sum(),
             finished_by_fed: self.finished_by(fed),
-            is_left_idle: self.is_any_idle(self.state.left()),
+            room_of_left,
+            is_left_idle,
         }
     }
 
@@ -107,11 +109,16 @@ impl Dispatcher {
         ids.iter().filter_map(|id| self.lanes.get(*id))
     }
 
-    /// Whether one of these endpoints has nothing to do, and could have.
-    fn is_any_idle(&self, ids: &[EndpointId]) -> bool {
-        let others = self.lanes.first_room() > 0;
-        ids.iter()
-            .any(|id| self.lanes.get(*id).map_or(others, |lane| lane.room_for_step().is_idle()))
+    /// How many more deliveries the endpoints can take whose events the last step has left, and
+    /// whether one of them has nothing to do.
+    fn room_of_left(&self) -> (usize, bool) {
+        let other = LaneRoom { room: self.lanes.first_room(), held: 0, flows: true };
+        let room_of =
+            |id: &EndpointId| self.lanes.get(*id).map_or(other, |lane| lane.room_for_step());
+        let rooms = self.state.left().iter().map(room_of);
+        let add = |(room, is_idle), one: LaneRoom| (room + one.room, is_idle || one.is_idle());
+        let (room, is_idle) = rooms.fold((0, false), add);
+        (room.min(self.claims.room()), is_idle)
     }
 
     async fn perform(&mut self, step: Step) {

@@ -44,11 +44,10 @@ pub async fn route_in_steps(
 ) -> Result<Stepped, StoreError> {
     let Some(session) = step_session(store).await? else { return Ok(Stepped::Unusual) };
     known.hold_in(store.database().opened());
-    let found = session.read(relay, most, floor).await?;
+    let found = session.read(relay, (most, room.bytes), floor).await?;
     if found.is_others {
         return Ok(Stepped::OtherRelay);
     }
-    let is_full = found.events.len() == usize::try_from(most).unwrap_or(usize::MAX);
     if found.events.is_empty() && !found.taken_up && !found.is_old {
         return Ok(Stepped::Routed(nothing(&found)));
     }
@@ -63,7 +62,7 @@ pub async fn route_in_steps(
         let (claimed, waiting) = (of(&owing, &plan.claimed), of(&owing, &plan.waiting));
         let step = StepToWrite {
             taken: plan.taken,
-            more: is_full || plan.taken < found.events.len(),
+            more: found.is_full || plan.taken < found.events.len(),
             unmatched: plan.unmatched,
             claimed: &claimed,
             waiting: &waiting,

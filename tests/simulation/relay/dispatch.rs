@@ -166,6 +166,8 @@ impl Relay {
 
     fn facts(&self, now: Micros) -> Facts {
         let fed = self.dispatcher.dispatch.fed();
+        let left = self.dispatcher.dispatch.left().iter().map(|id| self.room_of_left(*id, now));
+        let left: Vec<_> = left.collect();
         let room: usize = fed.iter().map(|id| self.room(*id, false, now)).sum();
         Facts {
             hears: self.dispatcher.hears,
@@ -175,7 +177,8 @@ impl Relay {
             room_of_fed: room.min(self.free(now)),
             held_by_fed: self.lanes_of(fed).map(Lane::claimed).sum(),
             finished_by_fed: self.finished_by(fed),
-            is_left_idle: self.dispatcher.dispatch.left().iter().any(|id| self.is_idle(*id, now)),
+            room_of_left: left.iter().map(|one| one.room).sum::<usize>().min(self.free(now)),
+            is_left_idle: left.iter().any(LaneRoom::is_idle),
         }
     }
 
@@ -187,9 +190,9 @@ impl Relay {
         ids.iter().filter_map(|id| self.lanes.get(id))
     }
 
-    fn is_idle(&self, id: EndpointId, now: Micros) -> bool {
-        let Some(lane) = self.lanes.get(&id) else { return self.room(id, true, now) > 0 };
-        self.room_for_step(id, lane, now).is_idle()
+    fn room_of_left(&self, id: EndpointId, now: Micros) -> LaneRoom {
+        let other = || LaneRoom { room: self.room(id, true, now), held: 0, flows: true };
+        self.lanes.get(&id).map_or_else(other, |lane| self.room_for_step(id, lane, now))
     }
 
     fn room_for_step(&self, id: EndpointId, lane: &Lane, now: Micros) -> LaneRoom {

@@ -23,6 +23,7 @@ const HEARS: Facts = Facts {
     room_of_fed: 0,
     held_by_fed: 0,
     finished_by_fed: 0,
+    room_of_left: 0,
     is_left_idle: false,
 };
 const ROUTE_FEW: Step = Step::Route { events: 1000, by: RouteBy::Few, overflow: false };
