@@ -147,7 +147,7 @@ async fn a_step_without_room_for_all_goes_on_where_it_ended() {
 async fn a_step_reads_no_more_bytes_than_there_is_room_for_but_one_event_at_least() {
     let (_database, client, store, floor) = ground(ONE).await;
     let large = "insert into posthaste.outbox (event_type, payload) \
-                 select 'x', to_json(repeat('x', 998)) from generate_series(1, 5)";
+                 select 'x', to_json(repeat('x', 994)) from generate_series(1, 5)";
     client.batch_execute(large).await.unwrap();
     let session = step_session(&store).await.unwrap().unwrap();
     for (most, bytes, expected, is_full) in [
