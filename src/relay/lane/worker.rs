@@ -183,9 +183,13 @@ async fn send(
 }
 
 /// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An
-/// idle connection is kept meanwhile, unless its file is needed.
+/// idle connection is kept meanwhile, unless too many are or its file is needed.
 async fn is_called(lane: &Lane, call: &Arc<Notify>, slot: &mut ConnectionSlot) -> bool {
-    let Workshop { attempts, idle_timeout, .. } = &*lane.workshop;
+    let Workshop { attempts, budget, idle_timeout, .. } = &*lane.workshop;
+    let kept = slot.file.as_ref().and_then(|_| budget.keep());
+    if kept.is_none() {
+        *slot = ConnectionSlot::default();
+    }
     let mut called = pin!(call.notified());
     let mut patience = pin!(tokio::time::sleep(*idle_timeout));
     loop {
