@@ -32,6 +32,8 @@ pub(crate) struct Arrival {
     pub(crate) id: String,
     /// Microseconds of Unix time.
     pub(crate) at: i64,
+    /// Requests that waited for an answer then, itself included.
+    pub(crate) at_once: usize,
 }
 
 impl Inbox {
@@ -81,8 +83,13 @@ impl Inbox {
         text.lines()
             .map(|line| {
                 let mut words = line.split(' ').map(str::to_owned);
-                let mut word = || words.next().context("path, id and time");
-                Ok(Arrival { path: word()?, id: word()?, at: word()?.parse()? })
+                let mut word = || words.next().context("path, id, time and count");
+                Ok(Arrival {
+                    path: word()?,
+                    id: word()?,
+                    at: word()?.parse()?,
+                    at_once: word()?.parse()?,
+                })
             })
             .collect()
     }

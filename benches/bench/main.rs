@@ -11,6 +11,7 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
 
+mod burst;
 mod ceiling;
 mod claims;
 mod conditions;
@@ -51,12 +52,13 @@ const RECEIVER: &str = "receiver";
 const IN_FULL: &str = "full";
 
 /// Name and what it measures, in the order in which they run.
-const MEASUREMENTS: [(&str, &str); 11] = [
+const MEASUREMENTS: [(&str, &str); 12] = [
     ("drain", "deliveries a second from a backlog, against a bare client"),
     ("cost", "what a delivery costs, by statement and kind of WAL record"),
     ("latency", "from an insert to its arrival, at a steady rate"),
     ("insert", "what the bell costs the application"),
     ("ingest", "webhooks taken in, beside a bare server and the same inserts"),
+    ("burst", "many events at once for one idle endpoint, and what its window makes of it"),
     ("isolation", "whether one hanging endpoint holds up nine others"),
     ("dead", "whether a dead endpoint with a long queue costs a healthy one anything"),
     ("pinned", "whether a transaction that stays open slows the relay down"),
@@ -113,6 +115,7 @@ async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
         "latency" => latency::measure(lab).await,
         "insert" => insert::measure(lab).await,
         "ingest" => ingest::measure(lab).await,
+        "burst" => burst::measure(lab).await,
         "isolation" => isolation::measure(lab).await,
         "dead" => dead::measure(lab).await,
         "pinned" => pinned::measure(lab).await,

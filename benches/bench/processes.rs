@@ -52,6 +52,18 @@ pub(crate) fn memory(pid: u32, line: &str) -> Result<u64> {
         .context("a number of KiB")
 }
 
+/// How many TCP connections to a port of this machine are open, by whatever process.
+pub(crate) fn connections_to(port: u16) -> Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let (table, port) = (fs::read_to_string("/proc/net/tcp")?, format!(":{port:04X}"));
+    let is_one = |line: &&str| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next().is_some_and(|remote| remote.ends_with(&port))
+            && words.next() == Some(ESTABLISHED)
+    };
+    Ok(table.lines().filter(is_one).count())
+}
+
 fn stat(pid: u32) -> Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name stands in parentheses and may hold anything; what follows the last one is numbers.

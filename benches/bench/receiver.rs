@@ -24,10 +24,12 @@ use posthaste::clock::Clock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, LocalSet};
+use tokio::time::Instant;
 
 /// How many arrivals there have been since they were last taken.
 pub(crate) const COUNT: &str = "/_/count";
-/// All of them, a line each: path, `webhook-id`, and when, in microseconds of Unix time.
+/// All of them, a line each: path, `webhook-id`, when, in microseconds of Unix time, and how many
+/// requests were waiting for an answer then.
 pub(crate) const TAKE: &str = "/_/take";
 /// A post here is read, answered with 204 and forgotten.
 pub(crate) const BARE: &str = "/bare";
@@ -46,17 +48,33 @@ pub(crate) const HOLD: &str = "/_/hold";
 /// … and from now on it is not. What came before stays without an answer.
 pub(crate) const RELEASE: &str = "/_/release";
 
+/// A post here is answered after the pace, however many there are at once …
+pub(crate) const PACED: &str = "/paced";
+/// … and here they are answered one after the other.
+pub(crate) const SERIAL: &str = "/serial";
+/// Followed by a number of milliseconds: from now on that is the pace.
+pub(crate) const PACE: &str = "/_/pace/";
+
 struct Arrival {
     path: Box<str>,
     id: Box<str>,
     at: i64,
+    at_once: usize,
 }
 
 #[derive(Default)]
 struct State {
     arrivals: RefCell<Vec<Arrival>>,
     holding: Cell<bool>,
+    /// Posts that wait for an answer.
+    waiting: Cell<usize>,
+    pace: Cell<Duration>,
+    /// When the last post at [`SERIAL`] so far is answered.
+    serial_until: Cell<Option<Instant>>,
 }
+
+/// A post, for as long as it waits for an answer.
+struct Waits<'a>(&'a Cell<usize>);
 
 /// Serves until standard input is closed; says its port on standard output first.
 pub(crate) fn run() -> Result<()> {
@@ -120,13 +138,20 @@ async fn answer(
             state.holding.set(head.uri.path() == HOLD);
             String::new()
         }
+        path if path.starts_with(PACE) => {
+            let ms = path[PACE.len()..].parse().unwrap_or_default();
+            state.pace.set(Duration::from_millis(ms));
+            String::new()
+        }
         path => {
+            let _waits = Waits::begin(&state.waiting);
             // Cut off in the middle: it did not arrive.
             if body.collect().await.is_ok() {
                 let id = head.headers.get("webhook-id").and_then(|id| id.to_str().ok());
                 let at = Clock.now().as_microsecond();
                 let id = id.unwrap_or_default().into();
-                state.arrivals.borrow_mut().push(Arrival { path: path.into(), id, at });
+                let (path, at_once) = (path.into(), state.waiting.get());
+                state.arrivals.borrow_mut().push(Arrival { path, id, at, at_once });
             }
             if path == HANG || (path == HELD && state.holding.get()) {
                 std::future::pending::<()>().await;
@@ -134,16 +159,38 @@ async fn answer(
             if path.starts_with(SLOW) {
                 tokio::time::sleep(SLOW_FOR).await;
             }
+            if path == PACED {
+                tokio::time::sleep(state.pace.get()).await;
+            }
+            if path == SERIAL {
+                let now = Instant::now();
+                let free = state.serial_until.get().map_or(now, |until| until.max(now));
+                state.serial_until.set(Some(free + state.pace.get()));
+                tokio::time::sleep_until(free + state.pace.get()).await;
+            }
             String::new()
         }
     };
     Ok(Response::new(Full::new(Bytes::from(text))))
 }
 
+impl<'a> Waits<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 fn listed(arrivals: &[Arrival]) -> String {
     let mut text = String::with_capacity(arrivals.len() * 64);
-    for Arrival { path, id, at } in arrivals {
-        writeln!(text, "{path} {id} {at}").expect("a String takes everything");
+    for Arrival { path, id, at, at_once } in arrivals {
+        writeln!(text, "{path} {id} {at} {at_once}").expect("a String takes everything");
     }
     text
 }

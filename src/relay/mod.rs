@@ -78,8 +78,9 @@ pub async fn run(
             .in_present(present.clone());
     let client = client(&config, store.database()).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
-    let history = Arc::default();
-    let lasting = Lasting { config, store, client, clock: present, metrics, status, history };
+    let (history, windows) = (Arc::default(), Arc::default());
+    let lasting =
+        Lasting { config, store, client, clock: present, metrics, status, history, windows };
     let mut first = true;
     while !stopper.is_stopping() {
         match begin(&lasting).await {

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use posthaste::config::Config;
 use posthaste::model::delivery::Delivery;
 use posthaste::model::endpoint::{Endpoint, EndpointId, OnDead};
-use posthaste::model::health::{Ticket, Transition};
-use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState};
+use posthaste::model::health::Transition;
+use posthaste::model::lane::{AttemptEnd, LaneLimits, LaneState, RequestNote};
 use posthaste::model::outcome::Outcome;
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::{EndpointShare, Share};
@@ -30,7 +30,7 @@ pub struct InFlight {
     /// Its number among all requests.
     pub request: usize,
     pub claim: Claim,
-    pub ticket: Ticket,
+    pub note: RequestNote,
     pub began: Instant,
 }
 

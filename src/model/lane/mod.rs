@@ -23,12 +23,16 @@ use super::outcome::Outcome;
 use super::rate::Rate;
 use super::share::Share;
 use super::verdict::Decision;
-use super::window::Window;
+use super::window::{Remembered, Sent, Window};
 
 /// A lane holds as many claims as keep it busy for this long, so that workers need not wait for the
 /// next statement, and an endpoint that takes a second for each has hardly any waiting here that
 /// another relay could send. Long against a statement.
 const AHEAD_MS: f64 = 200.0;
+
+/// Claims held for each request, at least, while the window rises: it may be three times as large
+/// before the next are claimed.
+const AHEAD_WHILE_RISING: f64 = 4.0;
 
 /// Claims held for each request while nothing is known of the endpoint.
 pub const FIRST_CLAIMS_PER_REQUEST: usize = 16;
@@ -87,11 +91,28 @@ pub struct Bounds {
     pub requests: usize,
 }
 
+/// How busy the relay is when a worker of the lane asks what to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests that the lane may have in flight: its share of the relay's budget; at least 1.
+    pub requests: usize,
+    /// Requests in flight over all lanes, with the one that the worker would send.
+    pub in_all: usize,
+}
+
 /// Now, by the wall clock that pauses go by and by the steady one that rates go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub time: Timestamp,
     pub instant: Instant,
+}
+
+/// Belongs to one request, from the moment it is taken out until its end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "the end of the request is told with it"]
+pub struct RequestNote {
+    ticket: Ticket,
+    sent: Sent,
 }
 
 /// Why a worker of the lane sends nothing now, and its task instead.
@@ -114,7 +135,7 @@ pub enum Idle<Q> {
 /// How an attempt of the lane ended.
 #[derive(Debug, Clone, Copy)]
 pub struct AttemptEnd<'a> {
-    pub ticket: Ticket,
+    pub note: RequestNote,
     pub outcome: &'a Outcome,
     /// A rule may have counted an odd answer as delivered: that is a success here as well.
     pub decision: Decision,
@@ -122,6 +143,8 @@ pub struct AttemptEnd<'a> {
     /// From the first byte written to the answer's head, where there was one: a new connection says
     /// nothing of how busy the endpoint is.
     pub answered_in: Option<Duration>,
+    /// Requests in flight over all lanes when it ended.
+    pub in_all: usize,
 }
 
 /// An endpoint's attempts since its health was last noted.
@@ -177,6 +200,17 @@ impl<Q> LaneState<Q> {
         };
         lane.divide(share);
         lane
+    }
+
+    /// Begins with half of what the window of the endpoint's last lane had.
+    pub fn recall(&mut self, last: Remembered) {
+        self.window.recall(last);
+    }
+
+    /// What the endpoint's next lane is to begin with, if anything is known.
+    #[must_use]
+    pub fn remembered(&self) -> Option<Remembered> {
+        self.window.remembered()
     }
 
     /// Takes over what was read of the endpoint again; what is queued and in flight stays.
@@ -290,6 +324,7 @@ impl<Q> LaneState<Q> {
 
     /// How many claims to hold while there may be `requests` in flight.
     fn most_claims(&self, requests: usize) -> usize {
+        let least = if self.window.is_rising() { AHEAD_WHILE_RISING } else { 1.0 };
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -297,7 +332,7 @@ impl<Q> LaneState<Q> {
         )]
         let per_request = self
             .mean_ms
-            .map_or(FIRST_CLAIMS_PER_REQUEST, |mean| (AHEAD_MS / mean).clamp(1.0, 1e6) as usize);
+            .map_or(FIRST_CLAIMS_PER_REQUEST, |mean| (AHEAD_MS / mean).clamp(least, 1e6) as usize);
         // Where the first does not answer, others are to be there to be sent.
         let width = count(self.window.size().max(self.window.start()));
         let most = requests.min(width).saturating_mul(per_request);
@@ -330,6 +365,10 @@ impl<Q> LaneState<Q> {
 
 fn count(requests: u32) -> usize {
     usize::try_from(requests).unwrap_or(usize::MAX)
+}
+
+fn short(requests: usize) -> u32 {
+    u32::try_from(requests).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

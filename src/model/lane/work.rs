@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{AttemptEnd, Idle, LaneState, Moment, Tally};
-use crate::model::health::{Health, HealthPolicy, Sign, Ticket, Transition};
+use super::{AttemptEnd, Idle, LaneState, Moment, RequestNote, Tally, Traffic, short};
+use crate::model::health::{Health, HealthPolicy, Sign, Transition};
 use crate::model::verdict::Decision;
+use crate::model::window::Fill;
 
 impl<Q> LaneState<Q> {
     /// How many workers are to be at work while `requests` may be in flight.
@@ -16,18 +17,17 @@ impl<Q> LaneState<Q> {
         self.width().min(requests).min(self.queue.len() + self.in_flight)
     }
 
-    /// Takes out what a worker that is free sends now, while `requests` may be in flight and, if
-    /// the relay's lease is fresh enough (`may_send`), begin. It counts as in flight until
-    /// [`finished`](Self::finished) is told of its end, with the ticket.
+    /// Takes out what a worker that is free sends now, if the relay's lease is fresh enough
+    /// (`may_send`). It counts as in flight until [`finished`](Self::finished) is told of its end.
     ///
     /// # Errors
     /// When nothing is to be sent now: what to do instead.
     pub fn next(
         &mut self,
         now: Moment,
-        requests: usize,
+        Traffic { requests, in_all }: Traffic,
         may_send: bool,
-    ) -> Result<(Q, Ticket), Idle<Q>> {
+    ) -> Result<(Q, RequestNote), Idle<Q>> {
         if self.dismissed {
             return Err(Idle::Leave);
         }
@@ -47,7 +47,22 @@ impl<Q> LaneState<Q> {
         };
         let next = self.queue.pop_front().expect("the queue is not empty, seen above");
         self.in_flight += 1;
-        Ok((next, ticket))
+        let sent = self.window.sent(self.fill(requests), short(in_all));
+        Ok((next, RequestNote { ticket, sent }))
+    }
+
+    /// How full the window is. What waits will fill it, unless the rate or the budget keeps it from
+    /// that.
+    fn fill(&self, requests: usize) -> Fill {
+        let width = self.width();
+        let is_free = self.rate.is_none() && width <= requests;
+        if self.in_flight >= width {
+            Fill::Full
+        } else if is_free && self.in_flight + self.queue.len() >= width {
+            Fill::Soon
+        } else {
+            Fill::Partly
+        }
     }
 
     /// Takes in how an attempt ended. Returns what changes for the endpoint. `draw` is from 0 to 1
@@ -59,15 +74,16 @@ impl<Q> LaneState<Q> {
         policy: &HealthPolicy,
         draw: f64,
     ) -> Option<Transition> {
-        let AttemptEnd { ticket, outcome, decision, took, answered_in } = end;
+        let AttemptEnd { note, outcome, decision, took, answered_in, in_all } = end;
+        let RequestNote { ticket, sent } = note;
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         let (took_ms, answer_ms) = (ms(took), ms(answered_in.unwrap_or(took)));
-        let in_flight = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
+        let in_all = short(in_all);
         let delivered = decision == Decision::Delivered;
         if delivered {
-            self.window.on_success(answer_ms, in_flight, now);
+            self.window.on_success(sent, answer_ms, in_all, now);
         } else {
-            self.window.after(outcome, answer_ms, in_flight, now);
+            self.window.after(outcome, sent, answer_ms, in_all, now);
         }
         self.in_flight -= 1;
         self.finished += 1;

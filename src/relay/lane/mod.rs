@@ -6,6 +6,7 @@
 //! takes room in its lane until it is recorded or given back, that is, until it is dropped.
 
 mod follow;
+mod memory;
 mod worker;
 mod workshop;
 
@@ -17,6 +18,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub(super) use self::memory::WindowMemory;
 pub(super) use self::workshop::Workshop;
 #[cfg(test)]
 use super::attempt::ConnectionSlot;
@@ -110,7 +112,10 @@ impl Lanes {
             drop(staffed);
             return Arc::clone(lane);
         }
-        let state = LaneState::new(limits, workshop.initial_window, health, share, now);
+        let mut state = LaneState::new(limits, workshop.initial_window, health, share, now);
+        if let Some(last) = workshop.windows.take(id) {
+            state.recall(last);
+        }
         let lane = Arc::new(Lane {
             id,
             claimed: Arc::default(),
@@ -121,13 +126,20 @@ impl Lanes {
         lane
     }
 
-    /// Forgets lanes that hold nothing and know nothing of their endpoints. Called now and then, so
-    /// that endpoints that are long gone take no memory.
+    /// Forgets lanes that hold nothing and know nothing of their endpoints but a window. Called now
+    /// and then, so that endpoints that are long gone take no memory.
     pub(super) fn forget_idle(&self, now: Instant) {
-        self.lock().retain(|_, lane| {
+        let windows = &self.workshop.windows;
+        self.lock().retain(|&id, lane| {
             let staffed = lane.lock();
-            lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now)
+            let stays =
+                lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now);
+            if !stays {
+                windows.keep(id, staffed.state.remembered(), now);
+            }
+            stays
         });
+        windows.forget(now);
     }
 
     /// How many deliveries may be claimed for an endpoint that has no lane yet.
@@ -166,8 +178,10 @@ impl Lanes {
 
     /// Gives back what is queued and not begun, and lets the workers go.
     pub(super) async fn dismiss(&self) {
+        let now = self.workshop.clock.instant();
         for lane in self.all() {
             lane.dismiss();
+            self.workshop.windows.keep(lane.id, lane.lock().state.remembered(), now);
             lane.give_back(lane.drain()).await;
         }
     }

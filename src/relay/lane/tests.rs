@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
+use crate::model::window::Remembered;
 use crate::relay::attempt::tests::{attempts, config};
 use crate::relay::claims::Claims;
 use crate::relay::ended::Results;
@@ -30,6 +31,7 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
         results,
         effects: Arc::default(),
         share: Mutex::new(Share::ALONE),
+        windows: Arc::default(),
         initial_window: 4,
         idle_timeout: Duration::from_secs(60),
     });
@@ -146,4 +148,21 @@ async fn lanes_that_hold_nothing_are_forgotten_and_a_paused_endpoint_is_not() {
     lanes.forget_idle(lanes.workshop.clock.instant());
     assert!(lanes.get(3).is_some());
     assert_eq!(lane.claimed(), 0);
+}
+
+#[tokio::test]
+async fn a_window_outlives_its_lane_and_the_term() {
+    let (lanes, _results) = lanes();
+    let window = Remembered { size: 64, normal: 3.0 };
+    let now = lanes.workshop.clock.instant();
+    lanes.workshop.windows.keep(3, Some(window), now);
+    let known = |lane: &Lane| lane.lock().state.remembered();
+    let half = Some(Remembered { size: 32, ..window });
+    assert_eq!(known(&open(&lanes, FORBIDDEN)), half);
+    lanes.forget_idle(now);
+    assert!(lanes.get(3).is_none());
+    let quarter = Some(Remembered { size: 16, ..window });
+    assert_eq!(known(&open(&lanes, FORBIDDEN)), quarter);
+    lanes.dismiss().await;
+    assert_eq!(lanes.workshop.windows.take(3), quarter);
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, SemaphorePermit};
 
 use super::{Lane, Staffed, Workshop};
-use crate::model::health::{Ticket, Transition};
-use crate::model::lane::{AttemptEnd, Idle, Moment, SILENCE};
+use crate::model::health::Transition;
+use crate::model::lane::{AttemptEnd, Idle, Moment, RequestNote, SILENCE, Traffic};
 use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
@@ -19,7 +19,7 @@ use crate::relay::fault::guarded;
 struct ToSend {
     claim: Claim,
     ready: Arc<ReadyEndpoint>,
-    ticket: Ticket,
+    note: RequestNote,
 }
 
 impl Lane {
@@ -46,22 +46,24 @@ impl Lane {
         let workshop = &self.workshop;
         let mut staffed = self.lock();
         let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };
-        let (requests, may_send) = (workshop.budget.share(), workshop.term.may_send());
-        let next = staffed.state.next(now, requests, may_send);
+        let budget = &workshop.budget;
+        let traffic = Traffic { requests: budget.share(), in_all: budget.in_flight() };
+        let next = staffed.state.next(now, traffic, workshop.term.may_send());
         if matches!(next, Err(Idle::Wait)) {
             staffed.parked.push(Arc::clone(call));
         }
-        next.map(|(claim, ticket)| ToSend { claim, ready: Arc::clone(&staffed.ready), ticket })
+        next.map(|(claim, note)| ToSend { claim, ready: Arc::clone(&staffed.ready), note })
     }
 
     /// Takes in how an attempt ended. Returns what changes for the endpoint.
-    fn finished(self: &Arc<Self>, ticket: Ticket, sent: &JudgedAttempt) -> Option<Transition> {
+    fn finished(self: &Arc<Self>, note: RequestNote, sent: &JudgedAttempt) -> Option<Transition> {
         let end = AttemptEnd {
-            ticket,
+            note,
             outcome: &sent.outcome,
             decision: sent.verdict.decision,
             took: sent.took,
             answered_in: sent.phases.headers,
+            in_all: self.workshop.budget.in_flight(),
         };
         let mut staffed = self.lock();
         let now = self.workshop.clock.now();
@@ -164,7 +166,7 @@ async fn send(
     slot: &mut ConnectionSlot,
     permit: Option<SemaphorePermit<'_>>,
 ) {
-    let ToSend { claim, ready, ticket } = taken;
+    let ToSend { claim, ready, note } = taken;
     let attempts = &lane.workshop.attempts;
     let sent = match attempts.make(&ready, &claim.delivery, slot).await {
         Ok(sent) => sent,
@@ -174,16 +176,20 @@ async fn send(
         }
     };
     drop(permit);
-    let transition = lane.finished(ticket, &sent);
+    let transition = lane.finished(note, &sent);
     let effect = sent.verdict.effect;
     lane.workshop.results.report(Ended::attempted(claim, sent)).await;
     lane.follow(transition, effect).await;
 }
 
 /// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An
-/// idle connection is kept meanwhile, unless its file is needed.
+/// idle connection is kept meanwhile, unless too many are or its file is needed.
 async fn is_called(lane: &Lane, call: &Arc<Notify>, slot: &mut ConnectionSlot) -> bool {
-    let Workshop { attempts, idle_timeout, .. } = &*lane.workshop;
+    let Workshop { attempts, budget, idle_timeout, .. } = &*lane.workshop;
+    let kept = slot.file.as_ref().and_then(|_| budget.keep());
+    if kept.is_none() {
+        *slot = ConnectionSlot::default();
+    }
     let mut called = pin!(call.notified());
     let mut patience = pin!(tokio::time::sleep(*idle_timeout));
     loop {

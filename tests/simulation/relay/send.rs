@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::health::Transition;
-use posthaste::model::lane::{AttemptEnd, Bounds, Idle, Moment, first_room};
+use posthaste::model::lane::{AttemptEnd, Bounds, Idle, Moment, Traffic, first_room};
 use posthaste::model::outcome::{Outcome, Phases};
 use posthaste::model::verdict::Effect;
 use posthaste::relay::{Booked, Claim, Ended, JudgedAttempt, share_of_requests};
@@ -27,6 +27,7 @@ impl Relay {
             return None;
         }
         let (requests, may_send) = (self.requests_of_a_lane(), self.may_send(now));
+        let traffic = Traffic { requests, in_all: self.in_flight.len() + 1 };
         let is_staffed = |lane: &&mut Lane| {
             lane.state.queued() > 0 && lane.state.in_flight() < lane.state.workers(requests)
         };
@@ -34,10 +35,8 @@ impl Relay {
         let count = staffed.len();
         let lane = staffed.get_mut(usize::from(which).checked_rem(count)?)?;
         let moment = Moment { time: timestamp(now), instant: instant(now) };
-        match lane.state.next(moment, requests, may_send) {
-            Ok((claim, ticket)) => {
-                Some(InFlight { request: 0, claim, ticket, began: moment.instant })
-            }
+        match lane.state.next(moment, traffic, may_send) {
+            Ok((claim, note)) => Some(InFlight { request: 0, claim, note, began: moment.instant }),
             Err(Idle::GiveBack { queued, others_serve }) => {
                 self.give_back(queued);
                 if others_serve {
@@ -57,13 +56,14 @@ impl Relay {
     /// Takes in how an attempt ended.
     pub fn ended(&mut self, in_flight: InFlight, outcome: Outcome, now: Micros) {
         let present = timestamp(now);
-        let InFlight { claim, ticket, began, .. } = in_flight;
+        let InFlight { claim, note, began, .. } = in_flight;
         let took = instant(now).saturating_duration_since(began);
         let endpoint = claim.delivery.endpoint_id;
+        let in_all = self.in_flight.len();
         let lane = self.lanes.get_mut(&endpoint).expect("a lane that holds claims is kept");
         let verdict = lane.judge(&claim.delivery, &outcome, &self.config, present);
         let decision = verdict.decision;
-        let end = AttemptEnd { ticket, outcome: &outcome, decision, took, answered_in: None };
+        let end = AttemptEnd { note, outcome: &outcome, decision, took, answered_in: None, in_all };
         let transition = lane.finished(end, present, instant(now));
         let (effect, on_dead) = (verdict.effect, lane.on_dead());
         let phases = Phases::default();
