@@ -41,7 +41,9 @@ pub(crate) async fn end(client: &Client) -> Result<Vec<Statement>> {
                     wal_records::float8, wal_bytes::float8
              from pg_stat_statements s
              join pg_database d on d.oid = s.dbid and d.datname = current_database()
-             where toplevel and query !~ 'pg_stat_statements|not exists|pg_current_wal|pg_extension'
+             where toplevel
+               and (query ~ '^\\s*-- \\w+:'
+                    or query !~ 'pg_stat_statements|not exists|pg_current_wal|pg_extension')
              order by total_exec_time desc",
             &[],
         )
