@@ -52,10 +52,12 @@ pub struct Found {
     pub events: Vec<FoundEvent>,
     /// Whether there may be more.
     pub is_full: bool,
+    /// Whether an event follows that cannot be read.
+    pub is_unreadable: bool,
 }
 
 /// An event that is to be routed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FoundEvent {
     pub id: EventId,
     xid: i64,
@@ -130,7 +132,7 @@ impl StepSession {
     /// unless a single event has more.
     ///
     /// # Errors
-    /// When the statement fails, or a row cannot be read.
+    /// When the statement fails.
     pub async fn read(
         &self,
         relay: RelayId,
@@ -147,11 +149,20 @@ impl StepSession {
         let mut rows = rows.rows.into_iter();
         let first = rows.next().ok_or(StoreError::NoRow { doing })?;
         let count = rows.len();
+        let mut is_unreadable = false;
         // Row by row, so that each payload is in memory twice for a moment only. What was left out
         // is at the end.
-        let events = rows.map_while(|row| event(&row, self.present).transpose());
-        let events: Vec<_> = events.collect::<Result<_, _>>()?;
+        let events = rows.map_while(|row| match event(&row, self.present) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::debug!(error = error.in_full(), "routing stops before an event");
+                is_unreadable = true;
+                None
+            }
+        });
+        let events: Vec<_> = events.collect();
         Ok(Found {
+            is_unreadable,
             is_full: events.len() < count || count == usize::try_from(most).unwrap_or(usize::MAX),
             last: RoutingStep { number: first.get("number"), routed_at: first.get("routed_at") },
             is_old: first.get("is_old"),
@@ -301,7 +312,7 @@ impl FoundEvent {
 
     /// The event as one endpoint is to have it.
     #[must_use]
-    pub fn claimed(&self, endpoint_id: EndpointId, revision: i64, token: i64) -> Claimed {
+    pub fn claimed(self, endpoint_id: EndpointId, revision: i64, token: i64) -> Claimed {
         Claimed {
             delivery: Delivery {
                 event_id: self.id,
@@ -309,11 +320,11 @@ impl FoundEvent {
                 claim_token: token,
                 attempt_count: 0,
                 endpoint_revision: revision,
-                event_type: self.event_type.clone(),
+                event_type: self.event_type,
                 event_created_at: self.created_at,
                 ordering_key: None,
-                payload: self.payload.clone(),
-                headers: self.headers.clone(),
+                payload: self.payload,
+                headers: self.headers,
                 due_at: self.aged_from,
             },
             cancelled: self.expired.then(|| "expired".to_owned()),

@@ -14,7 +14,7 @@ use posthaste::store::steps::{
 use posthaste::store::{Database, Store};
 use tokio_postgres::Client;
 
-use crate::support::{TestDatabase, value};
+use crate::support::{TestDatabase, unchecked, value};
 
 /// A relay, and its claim token.
 const BY: (i32, i64) = (1, 1);
@@ -177,6 +177,22 @@ async fn an_event_in_a_line_and_a_pooler_are_left_to_the_whole_statement() {
     let way = Database::parse(&database.url(), None, None, Duration::from_secs(10)).unwrap();
     let pooled = Store::open(way.behind_pooler(), 1, Duration::from_secs(10)).unwrap();
     assert!(step_session(&pooled).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_event_that_the_relay_cannot_read_is_left_to_the_whole_statement_alone() {
+    let (_database, client, store, floor) = ground(ONE).await;
+    unchecked(&client, "outbox", "headers").await;
+    let insert = "insert into posthaste.outbox (event_type, payload, headers)
+                  values ('x', '1', null), ('x', '1', (repeat('[', 200) || repeat(']', 200))::jsonb)";
+    client.batch_execute(insert).await.unwrap();
+    let lane = |_| None;
+    let mut known = Recipients::default();
+    let step = route_in_steps(&store, BY, MANY, floor, &ample(&lane), &mut known).await;
+    let Ok(Stepped::Routed(step)) = step else { panic!("{step:?}") };
+    assert_eq!((step.events, step.more), (1, true));
+    let step = route_in_steps(&store, BY, MANY, floor, &ample(&lane), &mut known).await;
+    assert!(matches!(step, Ok(Stepped::Unusual)), "{step:?}");
 }
 
 #[tokio::test]

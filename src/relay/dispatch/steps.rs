@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::model::endpoint::EndpointId;
 use crate::model::routing::{
     Cut, EventKind, Owing, Recipient, Recipients, StepPlan, StepRoom, candidates, decide,
 };
-use crate::store::routing::Routed;
+use crate::store::routing::{Claimed, Routed};
 use crate::store::steps::{
     Found, FoundEvent, StepDelivery, StepResult, StepSession, StepToWrite, step_session,
 };
@@ -48,6 +49,10 @@ pub async fn route_in_steps(
     if found.is_others {
         return Ok(Stepped::OtherRelay);
     }
+    if found.events.is_empty() && found.is_unreadable {
+        // It routes without reading.
+        return Ok(Stepped::Unusual);
+    }
     if found.events.is_empty() && !found.taken_up && !found.is_old {
         return Ok(Stepped::Routed(nothing(&found)));
     }
@@ -71,8 +76,9 @@ pub async fn route_in_steps(
         match session.write(relay, token, &found, &step).await? {
             StepResult::Done { step: last, floor, snapshot } => {
                 known.holds_in(snapshot);
-                let done = Routed { step: last, floor, ..routed(&found, &plan, &step, token) };
-                return Ok(Stepped::Routed(done));
+                let routed = Routed { step: last, floor, ..routed(&found, &plan, &step) };
+                let claimed = claims(found.events, &claimed, token);
+                return Ok(Stepped::Routed(Routed { claimed, ..routed }));
             }
             StepResult::Lost => return Ok(Stepped::OtherRelay),
             StepResult::EndpointsChanged => known.forget(),
@@ -110,25 +116,41 @@ async fn owing(
     Ok(found.events.iter().zip(kind_of).map(owing).collect())
 }
 
+/// What the kind of an event depends on.
+fn key(event: &FoundEvent) -> (&str, Option<&str>, Option<EndpointId>) {
+    (event.event_type.as_str(), event.tenant.as_deref(), event.endpoint_id)
+}
+
 /// The kinds of these events, and which of them each event has.
 fn kinds(events: &[FoundEvent]) -> (Vec<EventKind>, Vec<usize>) {
     let mut kinds = Vec::new();
     let mut seen = HashMap::new();
-    let kind_of = events.iter().map(|event| {
-        let key = (event.event_type.as_str(), event.tenant.as_deref(), event.endpoint_id);
-        *seen.entry(key).or_insert_with(|| {
-            kinds.push(event.endpoint_id.map_or_else(
-                || EventKind::Published {
-                    event_type: event.event_type.clone(),
-                    tenant: event.tenant.clone(),
-                },
-                EventKind::Named,
-            ));
-            kinds.len() - 1
-        })
-    });
-    let kind_of = kind_of.collect();
+    let mut kind_of: Vec<usize> = Vec::with_capacity(events.len());
+    for (at, event) in events.iter().enumerate() {
+        // Mostly of the kind of the one before.
+        let before = at.checked_sub(1).filter(|before| key(&events[*before]) == key(event));
+        let kind = before.map_or_else(
+            || {
+                *seen.entry(key(event)).or_insert_with(|| {
+                    kinds.push(kind(event));
+                    kinds.len() - 1
+                })
+            },
+            |before| kind_of[before],
+        );
+        kind_of.push(kind);
+    }
     (kinds, kind_of)
+}
+
+fn kind(event: &FoundEvent) -> EventKind {
+    event.endpoint_id.map_or_else(
+        || EventKind::Published {
+            event_type: event.event_type.clone(),
+            tenant: event.tenant.clone(),
+        },
+        EventKind::Named,
+    )
 }
 
 /// The deliveries that filters let through.
@@ -175,10 +197,9 @@ fn nothing(found: &Found) -> Routed {
     }
 }
 
-fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>, token: i64) -> Routed {
+/// What a step has done, but for its claims.
+fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>) -> Routed {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let claimed =
-        |one: &StepDelivery| found.events[one.event].claimed(one.endpoint, one.revision, token);
     let is_due = |one: &&StepDelivery| found.events[one.event].is_due();
     let waiting: HashSet<_> = step.waiting.iter().filter(is_due).map(|one| one.endpoint).collect();
     Routed {
@@ -187,9 +208,20 @@ fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>, token: i64) ->
         unmatched: count(plan.unmatched),
         more: step.more,
         closes_span: found.taken_up && !step.more,
-        claimed: step.claimed.iter().map(claimed).collect(),
         waiting: waiting.into_iter().collect(),
         cut: plan.cut.clone(),
         ..nothing(found)
     }
+}
+
+/// The claims of a step, event by event.
+fn claims(events: Vec<FoundEvent>, claimed: &[StepDelivery], token: i64) -> Vec<Claimed> {
+    let mut events: Vec<_> = events.into_iter().map(Some).collect();
+    let one = |(n, one): (usize, &StepDelivery)| {
+        let is_last = claimed.get(n + 1).is_none_or(|next| next.event != one.event);
+        let event = &mut events[one.event];
+        let event = if is_last { event.take() } else { event.clone() };
+        event.map(|event| event.claimed(one.endpoint, one.revision, token))
+    };
+    claimed.iter().enumerate().filter_map(one).collect()
 }
