@@ -1,4 +1,4 @@
--- filter_events: which of these events an endpoint's filter lets through. Called by store::steps::filtered.
+-- filter_events: which of these events an endpoint's filter lets through. Called by store::steps::filter_events.
 -- Index: the primary keys of outbox and endpoints, a look-up for each pair. Takes no locks.
 --
 -- $1 events with $2 their created_at and $3 the endpoint

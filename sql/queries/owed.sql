@@ -2,13 +2,13 @@
 -- Called by store::steps::owed.
 -- Index: endpoints_by_route and the primary keys, a look-up for each kind. Takes no locks.
 --
--- $1 event types with $2 their tenants (empty: none) and $3 the endpoint that the event names (0: none)
+-- $1 event types with $2 their tenants (empty: none) and $3 the endpoint that the event names (null: none)
 select k.n::int as n, e.id as endpoint_id, e.revision, e.ordered, e.filter is not null as filtered,
        e.enabled and coalesce(h.state = 'flowing', true) as flowing, pg_current_snapshot()::text as snapshot
 from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality k(event_type, tenant, named, n)
 left join lateral (
   (select e.id, e.revision, e.ordered, e.filter, e.enabled from posthaste.endpoints e
-   where k.named = 0 and (e.enabled or e.hold)
+   where k.named is null and (e.enabled or e.hold)
      and posthaste_internal.route_keys(e.tenant, e.subscriptions)
          && posthaste_internal.route_keys_of_event(nullif(k.tenant, ''), k.event_type)
    offset 0)

@@ -1,5 +1,5 @@
 -- read_events: where routing stands, and the next events committed since. Writes nothing.
--- Called by store::steps::read.
+-- Called by store::steps::read_events.
 -- Index: outbox_by_xid, in the partitions from $3 to tomorrow (the outbox takes no event that is dated an hour ahead).
 -- Takes no locks. While another relay takes one full step after the other, routing is left to it: it returns no event.
 --

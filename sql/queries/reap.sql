@@ -28,7 +28,7 @@ logged as (
   insert into posthaste.attempts
     (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
      verdict, reason, next_attempt_at)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), attempt_count + 1, relay_id, 0,
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), least(attempt_count, 32766) + 1, relay_id, 0,
          'interrupted', 'retry', 'relay ' || relay_id || ' died while it may have been sending', clock_timestamp()
   from released
 )

@@ -11,7 +11,7 @@ with old_routing as (
       where number < (select max(number) from posthaste.routing) - 1000
       order by number limit 10000))
 ),
--- From the first on: one that is gone is known to be by the first that is left.
+-- From the lowest on, so that the lowest that is left tells how far back the table reaches.
 old_changes as (
   delete from posthaste.endpoint_changes
    where changed_in = any(array(

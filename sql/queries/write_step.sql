@@ -1,5 +1,5 @@
 -- write_step: writes a step of routing: a row of the ledger, and the deliveries that the events owe, the first of them
--- claimed for the caller. Called by store::steps::write.
+-- claimed for the caller. Called by store::steps::write_step.
 -- Index: routing_pkey, endpoint_changes_pkey. Locks: nothing that exists already.
 -- The ledger's primary key admits one router: a second one writes nothing. Nor does one that goes by endpoints which
 -- have changed since $11.

@@ -58,7 +58,7 @@ create table posthaste.endpoint_changes (
 );
 comment on table posthaste.endpoint_changes is
   'Transactions that changed endpoints. What a relay remembers of endpoints holds while there is none that it has not seen. Old rows are trimmed.';
-comment on column posthaste.endpoint_changes.changed_in is 'The transaction. The first row is older than all that are left.';
+comment on column posthaste.endpoint_changes.changed_in is 'The transaction. Rows are trimmed from the lowest on: of changes before the lowest that is left nothing is known.';
 
 insert into posthaste.endpoint_changes values ('0');
 

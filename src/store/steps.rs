@@ -133,7 +133,7 @@ impl StepSession {
     ///
     /// # Errors
     /// When the statement fails.
-    pub async fn read(
+    pub async fn read_events(
         &self,
         relay: RelayId,
         (most, bytes): (u32, usize),
@@ -187,8 +187,8 @@ impl StepSession {
     ) -> Result<(String, Vec<Vec<Recipient>>), StoreError> {
         let doing = "read who is owed events";
         let named = |kind: &EventKind| match kind {
-            EventKind::Published { .. } => 0,
-            EventKind::Named(endpoint) => *endpoint,
+            EventKind::Published { .. } => None,
+            EventKind::Named(endpoint) => Some(*endpoint),
         };
         let (types, tenants): (Vec<_>, Vec<_>) = kinds
             .iter()
@@ -199,7 +199,7 @@ impl StepSession {
                 EventKind::Named(_) => ("", ""),
             })
             .unzip();
-        let named: Vec<i64> = kinds.iter().map(named).collect();
+        let named: Vec<Option<EndpointId>> = kinds.iter().map(named).collect();
         let rows = self.seat.run(OWED, doing, &[&types, &tenants, &named]).await?.rows;
         let snapshot = rows.first().ok_or(StoreError::NoRow { doing })?.get("snapshot");
         let mut owed = vec![Vec::new(); kinds.len()];
@@ -222,7 +222,7 @@ impl StepSession {
     ///
     /// # Errors
     /// When the statement fails.
-    pub async fn filtered(
+    pub async fn filter_events(
         &self,
         pairs: &[(&FoundEvent, EndpointId)],
     ) -> Result<Vec<bool>, StoreError> {
@@ -246,7 +246,7 @@ impl StepSession {
     ///
     /// # Errors
     /// When the statement fails; it may have been carried out all the same.
-    pub async fn write(
+    pub async fn write_step(
         &self,
         relay: RelayId,
         token: i64,

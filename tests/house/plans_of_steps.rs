@@ -17,7 +17,7 @@ const STEPS: [(&str, &str, &str, &[&str]); 4] = [
     (
         "owed",
         include_str!("../../sql/queries/owed.sql"),
-        "'{order.paid,\"\"}', '{\"\",\"\"}', '{0,7}'",
+        "'{order.paid,\"\"}', '{\"\",\"\"}', '{null,7}'",
         &["endpoint_health_pkey", "endpoints_by_route", "endpoints_pkey"],
     ),
     (

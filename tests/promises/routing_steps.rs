@@ -46,6 +46,7 @@ const EVENTS: &str = "insert into posthaste.outbox
        ('other', '1', 'globex', null, null, null, null),
        ('other', '1', null, 5, null, null, null),
        ('other', '1', null, 99, null, null, null),
+       ('other', '1', null, 0, null, null, null),
        ('order.late', '1', null, null, null, null, now()::text),
        ('order.sent', '1', null, null, null, '2001-01-01', null)
      ) e (event_type, payload, tenant, endpoint_id, headers, deliver_at, expires_at)";
@@ -157,7 +158,7 @@ async fn a_step_reads_no_more_bytes_than_there_is_room_for_but_one_event_at_leas
         (500, 4_000, 4, true),
         (500, 0, 1, true),
     ] {
-        let found = session.read(BY.0, (most, bytes), floor).await.unwrap();
+        let found = session.read_events(BY.0, (most, bytes), floor).await.unwrap();
         assert_eq!((found.events.len(), found.is_full), (expected, is_full), "{most} {bytes}");
         assert_eq!(found.events[0].bytes, 1_000);
     }
@@ -214,7 +215,7 @@ async fn while_another_relay_takes_full_steps_routing_is_left_to_it() {
 
 /// Reads a step and who is owed it, and says what would be written.
 async fn begun(session: &StepSession, floor: Timestamp) -> (Found, String, Vec<StepDelivery>) {
-    let found = session.read(BY.0, (MANY, 1_000_000), floor).await.unwrap();
+    let found = session.read_events(BY.0, (MANY, 1_000_000), floor).await.unwrap();
     let kind = EventKind::Published { event_type: "x".to_owned(), tenant: None };
     let (snapshot, owed) = session.owed(&[kind]).await.unwrap();
     let one = |event| {
@@ -240,7 +241,7 @@ async fn end(
         waiting: &[],
         endpoints_as_of: snapshot,
     };
-    session.write(BY.0, BY.1, found, &step).await.unwrap()
+    session.write_step(BY.0, BY.1, found, &step).await.unwrap()
 }
 
 const ONE: &str = "insert into posthaste.endpoints (url) values ('https://a.example')";

@@ -45,7 +45,7 @@ pub async fn route_in_steps(
 ) -> Result<Stepped, StoreError> {
     let Some(session) = step_session(store).await? else { return Ok(Stepped::Unusual) };
     known.hold_in(store.database().opened());
-    let found = session.read(relay, (most, room.bytes), floor).await?;
+    let found = session.read_events(relay, (most, room.bytes), floor).await?;
     if found.is_others {
         return Ok(Stepped::OtherRelay);
     }
@@ -73,7 +73,7 @@ pub async fn route_in_steps(
             waiting: &waiting,
             endpoints_as_of: &as_of,
         };
-        match session.write(relay, token, &found, &step).await? {
+        match session.write_step(relay, token, &found, &step).await? {
             StepResult::Done { step: last, floor, snapshot } => {
                 known.holds_in(snapshot);
                 let routed = Routed { step: last, floor, ..routed(&found, &plan, &step) };
@@ -167,7 +167,7 @@ async fn ask_filters(
         (&found.events[*event], owing[*event].recipients[*place].endpoint)
     };
     let pairs: Vec<_> = asked.iter().map(pair).collect();
-    let answers = session.filtered(&pairs).await?;
+    let answers = session.filter_events(&pairs).await?;
     Ok(asked.into_iter().zip(answers).filter_map(|(one, passes)| passes.then_some(one)).collect())
 }
 
