@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use posthaste::sandbox::postgres::{Cluster, ClusterError, ClusterOptions};
+use posthaste::store::visit::Visit;
 use posthaste::store::{Database, migrate};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
@@ -70,7 +71,7 @@ impl Lab {
         self.cluster.create_database(&name, None).await?;
         let url = self.cluster.url_for(&name);
         let database = Database::parse(&url, None, None, PATIENCE)?;
-        migrate::run(&database).await?;
+        migrate::run(&mut Visit::to(&database)).await?;
         let session = Session::open(&url).await?;
         for extension in ["pg_stat_statements", "pg_walinspect"] {
             let create = format!("create extension if not exists {extension}");

@@ -15,6 +15,7 @@ use crate::demo;
 use crate::stopper::Stopper;
 use crate::store::adopt::{self, Adopted};
 use crate::store::roles::{self, Lacking};
+use crate::store::visit::Visit;
 use crate::store::{migrate, place, reach, refill};
 
 use database::database;
@@ -101,19 +102,20 @@ impl Work {
             Self::Run { config, migrate } => run::run(&config, migrate, stopper).await,
             Self::Migrate { config } => {
                 let database = database(&config)?;
-                place::arrive(&database).await.map_err(CliError::Reach)?;
-                reach::is_one_database(&database).await.map_err(CliError::Reach)?;
-                if refill::run(&database).await.map_err(CliError::Migrate)? {
+                let visit = &mut Visit::to(&database);
+                place::arrive(visit).await.map_err(CliError::Reach)?;
+                reach::is_one_database(visit).await.map_err(CliError::Reach)?;
+                if refill::run(visit).await.map_err(CliError::Migrate)? {
                     say("put back the rows of a schema that was loaded without them\n")?;
                 }
-                let applied = migrate::run(&database).await.map_err(CliError::Migrate)?;
+                let applied = migrate::run(visit).await.map_err(CliError::Migrate)?;
                 match &applied[..] {
                     [] => say("nothing to do: the schema is up to date\n")?,
                     applied => applied.iter().try_for_each(|migration| {
                         say(&format!("applied {:04} {}\n", migration.version, migration.name))
                     })?,
                 }
-                let lacking = roles::lacking(&database).await.map_err(CliError::Migrate)?;
+                let lacking = roles::lacking(visit).await.map_err(CliError::Migrate)?;
                 if lacking.is_nothing() { Ok(()) } else { say(&for_administrator(&lacking)) }
             }
             Self::PrintMigrations { from, form } => {
@@ -121,8 +123,9 @@ impl Work {
             }
             Self::Adopt { config, hold } => {
                 let database = database(&config)?;
-                place::arrive(&database).await.map_err(CliError::Reach)?;
-                migrate::check(&database).await.map_err(CliError::Schema)?;
+                let visit = &mut Visit::to(&database);
+                place::arrive(visit).await.map_err(CliError::Reach)?;
+                migrate::check(visit).await.map_err(CliError::Schema)?;
                 let adopted = adopt::adopt(&database, hold).await.map_err(CliError::Adopt)?;
                 say(&took_over(adopted))
             }

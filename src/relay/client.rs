@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::outbound::addresses::AddressRules;
 use crate::outbound::client::{Client, ClientError, ClientSettings};
 use crate::outbound::resolve::{Resolver, ResolverError};
-use crate::store::{Database, StoreError, reach};
+use crate::store::{Store, StoreError, reach};
 
 /// Why a relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -20,14 +20,14 @@ pub enum RelayError {
 }
 
 /// The HTTP client, with the addresses that it may dial.
-pub(super) async fn client(config: &Config, database: &Database) -> Result<Client, RelayError> {
+pub(super) async fn client(config: &Config, store: &Store) -> Result<Client, RelayError> {
     let resolver = Resolver::system()?;
     let listeners = [config.http.listen, config.ingest.listen];
     let mut own: Vec<std::net::SocketAddr> = listeners.into_iter().flatten().collect();
     // The start has been waiting for the database already.
-    let (listened, names) = reach::listens_at(database).await?;
+    let (listened, names) = reach::listens_at(store).await?;
     own.extend(listened);
-    for (host, port) in database.hosts().into_iter().chain(names) {
+    for (host, port) in store.database().hosts().into_iter().chain(names) {
         let addresses = match host.parse() {
             Ok(address) => vec![address],
             Err(_) => resolver.lookup(&host).await.unwrap_or_default(),

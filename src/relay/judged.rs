@@ -12,7 +12,7 @@ use crate::model::endpoint::EndpointId;
 use crate::model::outcome::Outcome;
 use crate::outbound::client::Client;
 use crate::outbound::target::Target;
-use crate::store::Database;
+use crate::store::{Database, Store};
 
 /// Names looked up at once.
 const AT_ONCE: usize = 32;
@@ -38,7 +38,9 @@ pub async fn judge(
     database: &Database,
     endpoints: Vec<(EndpointId, String)>,
 ) -> Result<Judged, RelayError> {
-    let client = client(config, database).await?;
+    let limits = &config.database;
+    let store = Store::open(database.clone(), limits.pool_size, limits.statement_timeout)?;
+    let client = client(config, &store).await?;
     let until = Clock.instant() + PATIENCE;
     let asked = endpoints.into_iter().map(|(id, url)| {
         let client = &client;

@@ -76,7 +76,7 @@ pub async fn run(
     let store =
         Store::open(database, config.database.pool_size, config.database.statement_timeout)?
             .in_present(present.clone());
-    let client = client(&config, store.database()).await?;
+    let client = client(&config, &store).await?;
     bell::install(&store, config.relay.wake == Mode::Listen).await?;
     let (history, windows) = (Arc::default(), Arc::default());
     let lasting =

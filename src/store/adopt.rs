@@ -5,6 +5,7 @@
 //! send: an operator decides.
 
 use super::run::Sessions;
+use super::visit::Visit;
 use super::{Database, StoreError, routing};
 
 const CURSOR: &str = include_str!("../../sql/queries/cursor.sql");
@@ -31,19 +32,15 @@ pub struct Adopted {
 ///
 /// # Errors
 /// When the database is such a copy, or cannot be reached.
-pub async fn is_own(database: &Database) -> Result<(), StoreError> {
-    let (client, driver) = database.session(|_| {}).await?;
-    let looking = async {
-        // Whatever bounds the database or the role sets for statements are not for this one.
-        let sessions = Sessions::for_transactions(database, "");
-        let read = sessions.run_once(&client, CURSOR, "read the routing cursor", &[]);
-        // Without a cursor there is nothing to belong elsewhere.
-        read.await?.rows.first().map_or(Ok(()), routing::is_own)
-    };
-    tokio::select! {
-        result = looking => result,
-        _ = driver => Err(StoreError::SessionEnded),
-    }
+pub async fn is_own(visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    let session = visit.first().await?;
+    // Whatever bounds the database or the role sets for statements are not for this one.
+    let sessions = Sessions::for_transactions(visit.database(), "");
+    let read = sessions.run_once(session.client(), CURSOR, "read the routing cursor", &[]);
+    // Without a cursor there is nothing to belong elsewhere.
+    read.await?.rows.first().map_or(Ok(()), routing::is_own)?;
+    visit.keep(session);
+    Ok(())
 }
 
 /// Makes a copy's ledger its own and, with `hold`, disables its endpoints; all or nothing. In a

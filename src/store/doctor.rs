@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::connect::answered;
 use super::place::Place;
 use super::run::{Parameters, Sessions};
+use super::visit::Visit;
 use super::{Database, StoreError, adopt, migrate, place, reach, roles, rules};
 use crate::clock::Clock;
 use crate::model::endpoint::EndpointId;
@@ -109,7 +110,8 @@ async fn look(
         // The next session may lead elsewhere, so its findings would be of another database.
         return Ok(());
     }
-    let schema = migrate::check(database).await;
+    let mut visit = Visit::to(database);
+    let schema = migrate::check(&mut visit).await;
     let newest = migrate::MIGRATIONS.last().map_or("", |newest| newest.name);
     match schema {
         Ok(_) => findings.push(Finding::ok("schema", format!("up to date: {newest}"))),
@@ -129,13 +131,13 @@ async fn look(
             }
         }
     }
-    let lacking = roles::lacking(database).await?;
+    let lacking = roles::lacking(&mut visit).await?;
     findings.push(if lacking.is_nothing() {
         Finding::ok("roles", "all exist, with their grants")
     } else {
         Finding::amiss("roles", State::Warning, lacking.found(), &lacking.sql().join(" "))
     });
-    findings.push(match adopt::is_own(database).await {
+    findings.push(match adopt::is_own(&mut visit).await {
         Ok(()) => Finding::ok("ledger", "written in this database"),
         Err(error @ StoreError::Copy { .. }) => {
             let fix = "posthaste adopt --hold, or posthaste adopt";
@@ -241,8 +243,9 @@ async fn server(database: &Database, findings: &mut Vec<Finding>) -> Result<bool
 /// Whether the ways to the database are what the settings say.
 async fn way(database: &Database) -> Finding {
     let checked = async {
-        reach::is_one_database(database).await?;
-        reach::keeps_sessions(database).await
+        let mut visit = Visit::to(database);
+        reach::is_one_database(&mut visit).await?;
+        reach::keeps_sessions(&mut visit).await
     };
     match checked.await {
         Ok(()) if database.is_pooled() && database.keeps_sessions() => {

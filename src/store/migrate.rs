@@ -5,7 +5,8 @@ use tokio_postgres::Client;
 
 use super::migrations::{LEDGER, LOCK, TIMEOUTS};
 use super::session::for_transaction;
-use super::{Database, StoreError, refill};
+use super::visit::Visit;
+use super::{StoreError, refill};
 
 pub use super::migrations::{MIGRATIONS, Migration};
 
@@ -18,19 +19,14 @@ const SETTINGS: &str = "set local standard_conforming_strings = on; \
 /// # Errors
 /// When the database cannot be reached, is newer than this binary, or a statement fails: the
 /// migrations before the failing one stay applied.
-pub async fn run(database: &Database) -> Result<Vec<&'static Migration>, StoreError> {
-    let (client, driver) = database.direct().session(|_| {}).await?;
-    let work = async move {
-        let mut done = Vec::new();
-        while let Some(migration) = step(&client).await? {
-            done.push(migration);
-        }
-        Ok(done)
-    };
-    tokio::select! {
-        result = work => result,
-        ended = driver => Err(ended.err().map_or(StoreError::SessionEnded, |source| StoreError::Query { doing: "migrate", source })),
+pub async fn run(visit: &mut Visit<'_>) -> Result<Vec<&'static Migration>, StoreError> {
+    let session = visit.direct().await?;
+    let mut done = Vec::new();
+    while let Some(migration) = step(session.client()).await? {
+        done.push(migration);
     }
+    visit.keep(session);
+    Ok(done)
 }
 
 /// Applies the first migration that is missing. Nothing that it tells its session outlasts the
@@ -62,31 +58,27 @@ async fn step(client: &Client) -> Result<Option<&'static Migration>, StoreError>
 ///
 /// # Errors
 /// When the schema does not fit, or the database cannot be reached.
-pub async fn check(database: &Database) -> Result<i32, StoreError> {
-    let (client, driver) = database.session(|_| {}).await?;
-    let work = async move {
-        if refill::is_without_rows(&client).await? {
-            return Err(StoreError::SchemaWithoutRows);
-        }
-        let exists: bool = client
-            .query_typed_one("select to_regclass('posthaste.migrations') is not null", &[])
-            .await
-            .map_err(StoreError::query("look for the schema"))?
-            .get(0);
-        if !exists {
-            return Err(StoreError::SchemaMissing);
-        }
-        let applied = applied(&client).await?;
-        verify(&applied)?;
-        if applied.len() < MIGRATIONS.len() {
-            return Err(StoreError::SchemaOlder { found: newest(&applied), known: newest_known() });
-        }
-        Ok(newest(&applied))
-    };
-    tokio::select! {
-        result = work => result,
-        _ = driver => Err(StoreError::SessionEnded),
+pub async fn check(visit: &mut Visit<'_>) -> Result<i32, StoreError> {
+    let session = visit.first().await?;
+    let client = session.client();
+    if refill::is_without_rows(client).await? {
+        return Err(StoreError::SchemaWithoutRows);
     }
+    let exists: bool = client
+        .query_typed_one("select to_regclass('posthaste.migrations') is not null", &[])
+        .await
+        .map_err(StoreError::query("look for the schema"))?
+        .get(0);
+    if !exists {
+        return Err(StoreError::SchemaMissing);
+    }
+    let applied = applied(client).await?;
+    verify(&applied)?;
+    if applied.len() < MIGRATIONS.len() {
+        return Err(StoreError::SchemaOlder { found: newest(&applied), known: newest_known() });
+    }
+    visit.keep(session);
+    Ok(newest(&applied))
 }
 
 /// Whether a script of migrations has transactions of its own.

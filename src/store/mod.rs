@@ -36,6 +36,7 @@ pub mod steps;
 mod tls;
 pub mod upkeep;
 mod url;
+pub mod visit;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 use tokio_postgres::Client;
 
+use super::visit::Visit;
 use super::{Database, StoreError};
 
 const PLACE: &str = include_str!("../../sql/queries/place.sql");
@@ -58,17 +59,12 @@ impl Place {
 ///
 /// # Errors
 /// When it is refused, or cannot be reached.
-pub async fn arrive(database: &Database) -> Result<Place, StoreError> {
-    let (client, driver) = database.session(|_| {}).await?;
-    let arriving = async {
-        let place = look(&client, database).await?;
-        place.is_fit()?;
-        Ok(place)
-    };
-    tokio::select! {
-        result = arriving => result,
-        _ = driver => Err(StoreError::SessionEnded),
-    }
+pub async fn arrive(visit: &mut Visit<'_>) -> Result<Place, StoreError> {
+    let session = visit.first().await?;
+    let place = look(session.client(), visit.database()).await?;
+    place.is_fit()?;
+    visit.keep(session);
+    Ok(place)
 }
 
 /// Reads where a session of this database has led.

@@ -5,6 +5,7 @@
 //! away.
 
 use super::place::{self, Place};
+use super::visit::Visit;
 use super::{Database, StoreError, adopt, migrate, reach, refill, roles};
 
 /// A check that failed, by the part of the start that it belongs to.
@@ -31,7 +32,7 @@ impl PreflightError {
 /// The checks of one start, as far as they have come.
 #[derive(Debug)]
 pub struct Preflight<'a> {
-    database: &'a Database,
+    visit: Visit<'a>,
     /// Whether the schema is brought up to date on the way.
     migrate: bool,
     next: Option<PreflightCheck>,
@@ -53,7 +54,7 @@ impl<'a> Preflight<'a> {
     /// None of the checks has been made yet.
     #[must_use]
     pub fn new(database: &'a Database, migrate: bool) -> Self {
-        Self { database, migrate, next: Some(PreflightCheck::Place), place: None }
+        Self { visit: Visit::to(database), migrate, next: Some(PreflightCheck::Place), place: None }
     }
 
     #[must_use]
@@ -70,16 +71,16 @@ impl<'a> Preflight<'a> {
         let Some(check) = self.next else { return Ok(()) };
         self.next = match check {
             PreflightCheck::Place => {
-                let place = place::arrive(self.database).await.map_err(PreflightError::Reach)?;
+                let place = place::arrive(&mut self.visit).await.map_err(PreflightError::Reach)?;
                 self.place = Some(place);
                 Some(PreflightCheck::OneDatabase)
             }
             PreflightCheck::OneDatabase => {
-                reach::is_one_database(self.database).await.map_err(PreflightError::Reach)?;
+                reach::is_one_database(&mut self.visit).await.map_err(PreflightError::Reach)?;
                 Some(if self.migrate { PreflightCheck::Refill } else { PreflightCheck::Schema })
             }
             PreflightCheck::Refill => {
-                if refill::run(self.database).await.map_err(PreflightError::Migrate)? {
+                if refill::run(&mut self.visit).await.map_err(PreflightError::Migrate)? {
                     tracing::info!("put back the rows of a schema that was loaded without them");
                 }
                 Some(PreflightCheck::Migrate)
@@ -97,23 +98,23 @@ impl<'a> Preflight<'a> {
                 Some(PreflightCheck::Sessions)
             }
             PreflightCheck::Sessions => {
-                reach::keeps_sessions(self.database).await.map_err(PreflightError::Reach)?;
+                reach::keeps_sessions(&mut self.visit).await.map_err(PreflightError::Reach)?;
                 None
             }
         };
         Ok(())
     }
 
-    async fn migrate(&self) -> Result<(), StoreError> {
-        for migration in migrate::run(self.database).await? {
+    async fn migrate(&mut self) -> Result<(), StoreError> {
+        for migration in migrate::run(&mut self.visit).await? {
             let (version, name) = (migration.version, migration.name);
             tracing::info!(version, name, "migrated the schema");
         }
         Ok(())
     }
 
-    async fn roles(&self) -> Result<(), StoreError> {
-        let lacking = roles::lacking(self.database).await?;
+    async fn roles(&mut self) -> Result<(), StoreError> {
+        let lacking = roles::lacking(&mut self.visit).await?;
         if !lacking.is_nothing() {
             let (found, sql) = (lacking.found(), lacking.sql().join(" "));
             tracing::warn!(found, sql, "roles are lacking, which an administrator can make");
@@ -121,9 +122,9 @@ impl<'a> Preflight<'a> {
         Ok(())
     }
 
-    async fn schema(&self) -> Result<(), StoreError> {
-        let schema = migrate::check(self.database).await?;
-        adopt::is_own(self.database).await?;
+    async fn schema(&mut self) -> Result<(), StoreError> {
+        let schema = migrate::check(&mut self.visit).await?;
+        adopt::is_own(&mut self.visit).await?;
         if let Some(Place { name, address, role, version, .. }) = &self.place {
             tracing::info!(
                 schema,

@@ -5,11 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{Database, StoreError};
+use super::visit::{Visit, VisitSession};
+use super::{Database, Store, StoreError};
 
 /// The process that serves the session, and nothing prepared.
 const SERVED_BY: &str = "select pg_backend_pid()";
@@ -29,12 +29,10 @@ const LISTENS: &str = "select pg_catalog.host(pg_catalog.inet_server_addr()), pg
 /// # Errors
 /// When the database cannot be reached.
 pub async fn listens_at(
-    database: &Database,
+    store: &Store,
 ) -> Result<(Vec<SocketAddr>, Vec<(String, u16)>), StoreError> {
-    const DOING: &str = "ask where the server listens";
-    let mut drivers = JoinSet::new();
-    let client = connect(database, &mut drivers).await?;
-    let row = client.query_typed_one(LISTENS, &[]).await.map_err(StoreError::query(DOING))?;
+    let database = &store.database;
+    let row = store.upkeep.query_one(LISTENS, "ask where the server listens", &[]).await?;
     let address: Option<String> = row.get(0);
     let port: Option<i32> = row.get(1);
     let reached = address.and_then(|text| text.parse::<IpAddr>().ok());
@@ -60,14 +58,16 @@ pub async fn listens_at(
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
-pub async fn is_one_database(database: &Database) -> Result<(), StoreError> {
+pub async fn is_one_database(visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    let database = visit.database();
     let direct = database.direct();
     if std::ptr::eq(database, direct) {
         return Ok(());
     }
-    let mut drivers = JoinSet::new();
-    connect(database, &mut drivers).await?;
-    connect(direct, &mut drivers).await?;
+    let first = visit.first().await?;
+    visit.keep(first);
+    let lasting = visit.direct().await?;
+    visit.keep(lasting);
     if database.known().identity() == direct.known().identity() {
         return Ok(());
     }
@@ -82,23 +82,25 @@ pub async fn is_one_database(database: &Database) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
-pub async fn keeps_sessions(database: &Database) -> Result<(), StoreError> {
+pub async fn keeps_sessions(visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    let database = visit.database();
     if !database.keeps_sessions() {
         // The settings say so, and nothing relies on them.
         return Ok(());
     }
-    let mut drivers = JoinSet::new();
     let direct = database.direct();
-    let one = connect(direct, &mut drivers).await?;
-    let other = connect(direct, &mut drivers).await?;
-    let (first, second) = (served_by(&one).await?, served_by(&other).await?);
+    let kept = visit.direct().await?;
+    let beside = VisitSession::beside(direct).await?;
+    let (one, other) = (kept.client(), beside.client());
+    let (first, second) = (served_by(one).await?, served_by(other).await?);
     let mut are_kept = first != second;
     for _ in 0..ROUNDS {
-        for (client, before) in [(&one, first), (&one, first), (&other, second), (&other, second)] {
+        for (client, before) in [(one, first), (one, first), (other, second), (other, second)] {
             are_kept &= served_by(client).await? == before;
         }
     }
     if are_kept {
+        visit.keep(kept);
         return Ok(());
     }
     let is_only_way = std::ptr::eq(database, direct);
@@ -116,9 +118,8 @@ pub(super) async fn pgpool(
     let direct = (!std::ptr::eq(database, database.direct()))
         .then_some(("database.direct_url", database.direct()));
     for (setting, way) in [("database.url", database)].into_iter().chain(direct) {
-        let mut drivers = JoinSet::new();
-        let client = connect(way, &mut drivers).await?;
-        let answer = match client.simple_query(POOL_VERSION).await {
+        let session = VisitSession::beside(way).await?;
+        let answer = match session.client().simple_query(POOL_VERSION).await {
             Ok(said) => Ok(said.iter().find_map(|one| match one {
                 SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
                 _ => None,
@@ -146,11 +147,4 @@ fn said_of_itself(
 async fn served_by(client: &Client) -> Result<i32, StoreError> {
     let row = client.query_typed_one(SERVED_BY, &[]).await;
     Ok(row.map_err(StoreError::query("ask for the session's process"))?.get(0))
-}
-
-async fn connect(database: &Database, drivers: &mut JoinSet<()>) -> Result<Client, StoreError> {
-    let (client, driver) = database.session(|_| {}).await?;
-    // A connection that breaks shows as an error of the next statement.
-    drivers.spawn(async move { drop(driver.await) });
-    Ok(client)
 }

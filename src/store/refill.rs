@@ -7,8 +7,9 @@
 
 use tokio_postgres::Client;
 
+use super::StoreError;
 use super::migrations::{LEDGER, LOCK, MIGRATIONS, Migration, TIMEOUTS};
-use super::{Database, StoreError};
+use super::visit::Visit;
 
 const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
 const FIRST_ROWS: &str = include_str!("../../sql/queries/first_rows.sql");
@@ -48,22 +49,18 @@ const ROUTE_ALL: &str = "update posthaste.routing set database_oid = 0 \
 /// # Errors
 /// When the schema is not the one that this version makes, or the database fails; then nothing has
 /// been changed.
-pub async fn run(database: &Database) -> Result<bool, StoreError> {
-    let (client, driver) = database.direct().session(|_| {}).await?;
-    let work = async {
-        batch(&client, &format!("begin; {LOCK}; {TIMEOUTS} {PATH}")).await?;
-        let refilled = is_without_rows(&client).await?;
-        if refilled {
-            let rows = compare(&client).await?;
-            refill(&client, &rows).await?;
-        }
-        batch(&client, "commit").await?;
-        Ok(refilled)
-    };
-    tokio::select! {
-        result = work => result,
-        ended = driver => Err(ended.err().map_or(StoreError::SessionEnded, StoreError::query(DOING))),
+pub async fn run(visit: &mut Visit<'_>) -> Result<bool, StoreError> {
+    let session = visit.direct().await?;
+    let client = session.client();
+    batch(client, &format!("begin; {LOCK}; {TIMEOUTS} {PATH}")).await?;
+    let refilled = is_without_rows(client).await?;
+    if refilled {
+        let rows = compare(client).await?;
+        refill(client, &rows).await?;
     }
+    batch(client, "commit").await?;
+    visit.keep(session);
+    Ok(refilled)
 }
 
 const DOING: &str = "put back what the schema has from the start";

@@ -1,8 +1,9 @@
 //! The roles that come with the schema. They belong to the whole cluster, so the role that migrates
 //! may lack the privilege to make them; then an administrator runs the SQL that [`Lacking`] prints.
 
+use super::StoreError;
 use super::run::Sessions;
-use super::{Database, StoreError};
+use super::visit::Visit;
 
 const ROLES: &str = include_str!("../../sql/queries/roles.sql");
 const GRANT: &str = "select posthaste.grant_roles();";
@@ -44,14 +45,11 @@ impl Lacking {
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub async fn lacking(database: &Database) -> Result<Lacking, StoreError> {
-    let (client, driver) = database.session(|_| {}).await?;
-    let sessions = Sessions::for_transactions(database, "");
-    let looked = sessions.run_once(&client, ROLES, "look for the roles", &[]);
-    let found = tokio::select! {
-        found = looked => found?,
-        _ = driver => return Err(StoreError::SessionEnded),
-    };
+pub async fn lacking(visit: &mut Visit<'_>) -> Result<Lacking, StoreError> {
+    let session = visit.first().await?;
+    let sessions = Sessions::for_transactions(visit.database(), "");
+    let found = sessions.run_once(session.client(), ROLES, "look for the roles", &[]).await?;
+    visit.keep(session);
     let mut lacking = Lacking::default();
     for row in found.rows {
         if !row.get::<_, bool>("is_there") {

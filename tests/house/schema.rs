@@ -4,6 +4,7 @@
 use std::process::{Command, Stdio};
 
 use posthaste::store::migrate::{self, MIGRATIONS, ScriptForm};
+use posthaste::store::visit::Visit;
 use posthaste::store::{Database, StoreError};
 use tokio_postgres::Client;
 
@@ -31,8 +32,8 @@ async fn migrating_again_changes_nothing() {
     };
     let (first, second) = (command(1), command(2));
     assert!(first.status.success() && second.status.success(), "{first:?} {second:?}");
-    assert!(migrate::run(&reached(&database)).await.unwrap().is_empty());
-    migrate::check(&reached(&database)).await.unwrap();
+    assert!(migrate::run(&mut Visit::to(&reached(&database))).await.unwrap().is_empty());
+    migrate::check(&mut Visit::to(&reached(&database))).await.unwrap();
 
     let client = database.client().await;
     let ledger = "select version || ' ' || checksum from posthaste.migrations order by version";
@@ -45,7 +46,10 @@ async fn migrating_again_changes_nothing() {
 async fn several_migrators_at_once_are_one() {
     let database = TestDatabase::empty().await;
     let reached = reached(&database);
-    let (one, other) = tokio::join!(migrate::run(&reached), migrate::run(&reached));
+    let (one, other) =
+        tokio::join!(async { migrate::run(&mut Visit::to(&reached)).await }, async {
+            migrate::run(&mut Visit::to(&reached)).await
+        },);
     assert_eq!(one.unwrap().len() + other.unwrap().len(), MIGRATIONS.len());
 }
 
@@ -58,7 +62,7 @@ async fn the_printed_schema_is_the_migrated_one() {
         .batch_execute(&migrate::print(0, ScriptForm::Whole).unwrap())
         .await
         .unwrap();
-    migrate::check(&reached(&database)).await.unwrap();
+    migrate::check(&mut Visit::to(&reached(&database))).await.unwrap();
 }
 
 #[tokio::test]
@@ -67,9 +71,9 @@ async fn a_migration_that_was_changed_is_refused() {
     let client = database.client().await;
     let changed = "update posthaste.migrations set checksum = 'other' where version = 1";
     client.execute(changed, &[]).await.unwrap();
-    let refused = migrate::run(&reached(&database)).await.unwrap_err();
+    let refused = migrate::run(&mut Visit::to(&reached(&database))).await.unwrap_err();
     assert!(matches!(refused, StoreError::MigrationChanged { version: 1, .. }), "{refused}");
-    assert!(migrate::check(&reached(&database)).await.is_err());
+    assert!(migrate::check(&mut Visit::to(&reached(&database))).await.is_err());
 }
 
 #[tokio::test]

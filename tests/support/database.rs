@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use posthaste::sandbox::postgres::{Cluster, ClusterOptions};
 use posthaste::store::Database;
+use posthaste::store::visit::Visit;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_postgres::types::ToSql;
@@ -150,5 +151,5 @@ async fn start() -> Cluster {
 /// Brings a database to this version's schema.
 pub async fn migrate(url: &str) {
     let database = Database::parse(url, None, None, PATIENCE).expect("the URL is ours");
-    posthaste::store::migrate::run(&database).await.expect("migrate");
+    posthaste::store::migrate::run(&mut Visit::to(&database)).await.expect("migrate");
 }
