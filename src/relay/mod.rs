@@ -76,8 +76,8 @@ pub async fn run(
     let store =
         Store::open(database, config.database.pool_size, config.database.statement_timeout)?
             .in_present(present.clone());
-    let client = client(&config, &store).await?;
-    bell::install(&store, config.relay.wake == Mode::Listen).await?;
+    let bell = async { Ok(bell::install(&store, config.relay.wake == Mode::Listen).await?) };
+    let (client, ()) = tokio::try_join!(Box::pin(client(&config, &store)), bell)?;
     let (history, windows) = (Arc::default(), Arc::default());
     let lasting =
         Lasting { config, store, client, clock: present, metrics, status, history, windows };
@@ -115,10 +115,10 @@ pub async fn run(
 async fn begin(lasting: &Lasting) -> Result<Beginning, StoreError> {
     let Lasting { store, config, .. } = lasting;
     let sessions = TaskTracker::new();
-    let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
+    let lease = Lease::take(store.database(), &sessions, &config.relay.name);
+    let (lease, rules) = tokio::try_join!(lease, rules::rules(store))?;
     let found = lease.renew(0, config.relay.lease).await?;
     let share = lease::share(lease.registration().relay, &found);
-    let rules = rules::rules(store).await?;
     Ok(Beginning { lease, share, rules, sessions })
 }
 

@@ -32,7 +32,7 @@ pub async fn listens_at(
     store: &Store,
 ) -> Result<(Vec<SocketAddr>, Vec<(String, u16)>), StoreError> {
     let database = &store.database;
-    let row = store.upkeep.query_one(LISTENS, "ask where the server listens", &[]).await?;
+    let row = store.router.query_one(LISTENS, "ask where the server listens", &[]).await?;
     let address: Option<String> = row.get(0);
     let port: Option<i32> = row.get(1);
     let reached = address.and_then(|text| text.parse::<IpAddr>().ok());

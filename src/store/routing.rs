@@ -78,7 +78,7 @@ pub struct RoutingStep {
 /// # Errors
 /// When the database is a restored dump, or fails.
 pub async fn floor(store: &Store) -> Result<Timestamp, StoreError> {
-    let row = store.upkeep.query_one(CURSOR, "read the routing cursor", &[]).await?;
+    let row = store.router.query_one(CURSOR, "read the routing cursor", &[]).await?;
     is_own(&row)?;
     Ok(row.get("floor_at"))
 }
