@@ -31,6 +31,9 @@ pub mod window;
 pub mod lease;
 pub mod ordering;
 
+// How the relay stands with its database.
+pub mod standing;
+
 // What is sent.
 pub mod body;
 

@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
+use crate::model::standing::{During, FailureRun, Mishap, Moment, Standing};
 use crate::stopper::Stopper;
 
 /// The reports of the parts of one process. Clones share them.
@@ -24,6 +25,7 @@ struct Reports {
     /// `Err`: why not, for an operator to read.
     ready: Mutex<Result<(), String>>,
     parts: Mutex<Vec<PartMotion>>,
+    standing: Mutex<Standing>,
     /// Since when the database has been away.
     away: Mutex<Option<Instant>>,
     /// The parts' own reports, by their names.
@@ -63,6 +65,7 @@ impl Status {
             stopper,
             ready,
             parts: Mutex::default(),
+            standing: Mutex::default(),
             away: Mutex::default(),
             told: Mutex::default(),
         }))
@@ -80,7 +83,39 @@ impl Status {
         if self.0.stopper.is_stopping() {
             return Err("stopping".to_owned());
         }
+        if let Some(objection) = locked(&self.0.standing).objection(self.0.clock.instant()) {
+            return Err(objection);
+        }
         locked(&self.0.ready).clone()
+    }
+
+    /// Work in the database succeeded.
+    pub fn succeeded(&self, during: During) {
+        locked(&self.0.standing).succeeded(during, self.moment());
+    }
+
+    /// There is none of this work for this relay now.
+    pub fn has_nothing(&self, during: During) {
+        locked(&self.0.standing).has_nothing(during);
+    }
+
+    /// Work in the database failed.
+    pub fn failed(&self, during: During, mishap: Mishap) {
+        locked(&self.0.standing).failed(during, mishap, self.moment());
+    }
+
+    /// The lease of this length was renewed by a statement that began at `at`.
+    pub fn renewed(&self, lease: Duration, at: Instant) {
+        locked(&self.0.standing).renewed(lease, at);
+    }
+
+    /// A term ended that nobody has asked to end.
+    pub fn term_ended(&self) {
+        locked(&self.0.standing).term_ended(self.0.clock.instant());
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { at: self.0.clock.instant(), wall: self.0.clock.now() }
     }
 
     /// The database is away: from now on, unless it was before.
@@ -115,10 +150,20 @@ impl Status {
         let ready = self.ready();
         let stuck: Vec<_> = self.stuck().iter().map(ToString::to_string).collect();
         let mut report = json!({ "ready": ready.is_ok(), "why": ready.err(), "stuck": stuck });
+        self.report_standing(&mut report);
         for (part, said) in &*locked(&self.0.told) {
             report[*part] = said.clone();
         }
         report
+    }
+
+    fn report_standing(&self, report: &mut Value) {
+        let (standing, now) = (locked(&self.0.standing), self.0.clock.instant());
+        let successes = standing.successes().map(|(during, at)| (during.word(), at.to_string()));
+        report["last_success"] = json!(successes.collect::<BTreeMap<_, _>>());
+        report["last_error"] = standing.last_error().map_or(Value::Null, told);
+        report["lease_age_seconds"] = json!(standing.lease_age(now).map(|age| age.as_secs_f64()));
+        report["terms_ended"] = json!(standing.terms_ended(now));
     }
 
     /// The parts that are stuck by now.
@@ -159,6 +204,17 @@ impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} has not moved for {} s", self.part, self.since.as_secs())
     }
+}
+
+fn told(run: &FailureRun) -> Value {
+    json!({
+        "code": run.mishap.code,
+        "during": run.during.word(),
+        "message": run.mishap.message,
+        "since": run.since.wall.to_string(),
+        "last": run.last.wall.to_string(),
+        "is_over": run.is_over,
+    })
 }
 
 /// The values behind these locks are whole at every moment, so a panic elsewhere spoils nothing.

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::term::Term;
 use crate::clock::Present;
+use crate::model::standing::{During, Mishap};
+use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::store::{Store, StoreError};
 
@@ -35,10 +37,16 @@ impl Link {
 
     /// Counts an error of the database, logs it at most once a second, and lets the relay be
     /// unready.
-    pub(super) fn failed(&self, term: &Term, errors: &Counter, error: &StoreError) {
-        errors.increment(1);
+    pub(super) fn failed(
+        &self,
+        term: &Term,
+        metrics: &Metrics,
+        during: During,
+        error: &StoreError,
+    ) {
+        self.noted(metrics, during, error);
         self.set_ready(term, Err(error.in_brief()));
-        if error.is_transient() {
+        if error.is_away() {
             self.status.is_away();
         }
         let now = self.clock.instant();
@@ -58,6 +66,12 @@ impl Link {
         }
     }
 
+    /// Counts and keeps an error that is told elsewhere, or that the relay is as ready with.
+    pub(super) fn noted(&self, metrics: &Metrics, during: During, error: &StoreError) {
+        counter(metrics, during).increment(1);
+        self.status.failed(during, mishap(error));
+    }
+
     /// The dispatcher has come round: the relay is ready, unless an address leads to another
     /// database.
     pub(super) fn works(&self, term: &Term) {
@@ -73,6 +87,24 @@ impl Link {
         if !term.is_ending() {
             self.status.set_ready(ready);
         }
+    }
+}
+
+/// What is kept of an error of the database.
+pub(super) fn mishap(error: &StoreError) -> Mishap {
+    let code = error.sqlstate().map(|code| code.code().to_owned());
+    Mishap { code, message: error.in_brief() }
+}
+
+fn counter(metrics: &Metrics, during: During) -> &Counter {
+    let errors = &metrics.database_errors;
+    match during {
+        During::Route => &errors.route,
+        During::Claim | During::Open | During::Poll => &errors.claim,
+        During::Record | During::Order | During::Health => &errors.record,
+        During::Wake => &errors.wake,
+        During::Heartbeat | During::Begin => &errors.heartbeat,
+        During::Upkeep => &errors.upkeep,
     }
 }
 

@@ -8,6 +8,7 @@ use super::database::Link;
 use super::effects::Effects;
 use super::lane::Lanes;
 use super::term::Term;
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::endpoints::apply_effect;
@@ -31,8 +32,11 @@ impl HealthNotes {
     pub(super) async fn run(self) {
         loop {
             let ending = self.term.no_more_results.is_cancelled();
-            if let Err(error) = self.note().await {
-                self.database.failed(&self.term, &self.metrics.database_errors.record, &error);
+            match self.note().await {
+                Ok(()) => self.database.status.succeeded(During::Health),
+                Err(error) => {
+                    self.database.failed(&self.term, &self.metrics, During::Health, &error);
+                }
             }
             if ending {
                 return;

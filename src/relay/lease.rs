@@ -15,6 +15,7 @@ use super::term::Term;
 use crate::clock::Clock;
 use crate::model::lease::{is_settled, next_heartbeat};
 use crate::model::share::Share;
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::relays::{Heartbeat, Lease, reap};
 use crate::store::rules::rules;
@@ -65,13 +66,14 @@ impl Heartbeats {
     pub(super) async fn run(self, lease: Lease) -> TermEnd {
         let mut held = Some(HeldLease::from_now(lease));
         let mut seen_rules = None;
-        self.term.renewed(Clock.instant());
+        self.renewed(Clock.instant());
         loop {
             let at = Clock.instant();
             match self.beat(&mut held, &mut seen_rules).await {
                 Ok(true) => {
                     let could_send = self.term.may_send();
-                    self.term.renewed(at);
+                    self.renewed(at);
+                    self.database.status.succeeded(During::Heartbeat);
                     if !could_send {
                         self.lanes.resume();
                     }
@@ -101,8 +103,14 @@ impl Heartbeats {
         TermEnd::InOrder
     }
 
+    /// The lease was renewed by a statement that began at `at`.
+    fn renewed(&self, at: Instant) {
+        self.term.renewed(at);
+        self.database.status.renewed(self.lease, at);
+    }
+
     fn failed(&self, error: &StoreError) {
-        self.database.failed(&self.term, &self.metrics.database_errors.heartbeat, error);
+        self.database.failed(&self.term, &self.metrics, During::Heartbeat, error);
     }
 
     /// Whether the lease is still held.

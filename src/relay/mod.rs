@@ -35,12 +35,14 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use self::client::client;
+use self::database::mishap;
 use self::fault::guarded;
 use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
 use self::term::Term;
 use crate::clock::Present;
 use crate::config::{Config, RelaySettings, WakeMode as Mode};
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::stopper::Stopper;
@@ -86,7 +88,11 @@ pub async fn run(
         match begin(&lasting).await {
             Ok(beginning) => {
                 first = false;
+                lasting.status.succeeded(During::Begin);
                 term(&lasting, beginning, &stopper).await;
+                if !stopper.is_stopping() {
+                    lasting.status.term_ended();
+                }
             }
             // At the start an operator is looking; later none is, and the database may come back.
             Err(error) if first => return Err(error.into()),
@@ -97,9 +103,10 @@ pub async fn run(
                     at,
                     "the relay cannot begin a new term yet"
                 );
-                if error.is_transient() {
+                if error.is_away() {
                     lasting.status.is_away();
                 }
+                lasting.status.failed(During::Begin, mishap(&error));
                 lasting.status.set_ready(Err(error.in_brief()));
                 tokio::select! {
                     () = tokio::time::sleep(lasting.config.relay.heartbeat) => {}

@@ -19,6 +19,7 @@ use super::term::Term;
 use crate::clock::Present;
 use crate::model::endpoint::EndpointId;
 use crate::model::ordering::rest_after;
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::ordering::{Line, give_turns, lines};
@@ -91,10 +92,12 @@ impl Turns {
                 return false;
             }
             match self.look(&mut rest_until, last).await {
-                Ok(()) => backoff = Backoff::default(),
+                Ok(()) => {
+                    self.database.status.succeeded(During::Order);
+                    backoff = Backoff::default();
+                }
                 Err(error) => {
-                    let errors = &self.metrics.database_errors.record;
-                    self.database.failed(&self.term, errors, &error);
+                    self.database.failed(&self.term, &self.metrics, During::Order, &error);
                     backoff.wait(&self.term.recorded).await;
                     if last {
                         return false;

@@ -19,6 +19,7 @@ use super::term::Term;
 use crate::clock::Present;
 use crate::model::delivery::Delivery;
 use crate::model::outcome::Outcome;
+use crate::model::standing::During;
 use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
@@ -76,8 +77,10 @@ impl Recorder {
                 self.metrics.claims_lost.increment(batch.len() as u64);
                 return;
             }
-            let Err(error) = self.try_write_down(batch).await else { return };
-            self.database.failed(&self.term, &self.metrics.database_errors.record, &error);
+            let Err(error) = self.try_write_down(batch).await else {
+                return self.database.status.succeeded(During::Record);
+            };
+            self.database.failed(&self.term, &self.metrics, During::Record, &error);
             backoff.wait(&self.term.over).await;
         }
     }

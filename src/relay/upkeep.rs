@@ -11,6 +11,7 @@ use super::database::Link;
 use super::ordering::ToLookAt;
 use super::term::Term;
 use crate::config::UpkeepSettings;
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::received;
@@ -79,13 +80,9 @@ impl Upkeep {
                 self.metrics.upkeep_failures.of(task).increment(1);
                 if error.sqlstate().is_none() {
                     // The database is away: each task need not tell of that.
-                    return self.database.failed(
-                        &self.term,
-                        &self.metrics.database_errors.upkeep,
-                        error,
-                    );
+                    return self.database.failed(&self.term, &self.metrics, During::Upkeep, error);
                 }
-                self.metrics.database_errors.upkeep.increment(1);
+                self.database.noted(&self.metrics, During::Upkeep, error);
                 tracing::warn!(
                     task,
                     error = error.in_full(),

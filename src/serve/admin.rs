@@ -148,8 +148,10 @@ mod tests {
         admin.status.tell("spool", json!({"files": 3}));
         let (status, body) = get(&admin, "/status").await;
         let said: Value = serde_json::from_str(&body).unwrap();
-        let expected =
-            json!({"ready": false, "why": "starting", "stuck": [], "spool": {"files": 3}});
+        let expected = json!({
+            "ready": false, "why": "starting", "stuck": [], "spool": {"files": 3},
+            "last_success": {}, "last_error": null, "lease_age_seconds": null, "terms_ended": 0,
+        });
         assert_eq!((status, said), (200, expected));
     }
 

@@ -4,6 +4,7 @@
 //! the probe that asks another process for its health.
 
 pub mod admin;
+mod admission;
 pub mod connection;
 pub mod listener;
 pub mod probe;

@@ -3,13 +3,17 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use super::admission::Admission;
 use super::connection::{ConnectionBounds, converse};
 use super::listener::Listener;
 use super::router::Router;
 use crate::stopper::Stopper;
 
-/// Probes and a scraper or two; further connections wait in the kernel's backlog.
+/// Probes and a scraper or two. For a further one, the connection that is idle for longest ends.
 const MAX_CONNECTIONS: usize = 64;
+/// Connections that are told to end and those that take their place, for the moment in which both
+/// are there.
+const CHANGING_PLACES: usize = 16;
 const BOUNDS: ConnectionBounds = ConnectionBounds {
     // A peer that drips bytes, or holds a connection without asking anything, makes room for
     // others.
@@ -37,7 +41,8 @@ impl AdminServer {
     /// # Errors
     /// If the address is in use, not this host's, or not allowed to this process.
     pub async fn bind(address: SocketAddr) -> Result<Self, ServerError> {
-        let listener = Listener::bind("http.listen", address, MAX_CONNECTIONS).await;
+        let listener =
+            Listener::bind("http.listen", address, MAX_CONNECTIONS + CHANGING_PLACES).await;
         listener.map(Self).map_err(|source| ServerError::Bind { address, source })
     }
 
@@ -51,11 +56,19 @@ impl AdminServer {
     pub async fn serve(self, router: Router, stopper: &Stopper) {
         let router = Arc::new(router);
         let told = stopper.clone();
+        let admission = Admission::of(MAX_CONNECTIONS);
         let hold = move |stream, _peer| {
             let (router, stopper) = (Arc::clone(&router), told.clone());
+            let guest = admission.admit();
             async move {
-                let answer = |request| async { Ok::<_, Infallible>(router.answer(request).await) };
-                converse(stream, BOUNDS, answer, &stopper).await;
+                let answer = |request| {
+                    guest.asks();
+                    async { Ok::<_, Infallible>(router.answer(request).await) }
+                };
+                tokio::select! {
+                    () = converse(stream, BOUNDS, answer, &stopper) => {}
+                    () = guest.is_to_go.cancelled() => {}
+                }
             }
         };
         self.0.serve(hold, stopper).await;
@@ -159,21 +172,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_bound_a_connection_waits_until_another_ends() {
+    async fn beyond_the_bound_the_connection_that_is_idle_for_longest_makes_room() {
+        const LIVE: &str = "GET /live HTTP/1.1\r\nhost: x\r\n\r\n";
         let running = running().await;
         let mut held = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             let mut stream = TcpStream::connect(running.address).await.unwrap();
-            ask(&mut stream, "GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            ask(&mut stream, LIVE).await;
             held.push(stream);
         }
+        ask(&mut held[0], LIVE).await;
         let mut next = TcpStream::connect(running.address).await.unwrap();
-        next.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        // The server still answers the others, so it has had its turn and has not taken this one.
-        ask(&mut held[0], "GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        let mut byte = [0; 1];
-        assert_eq!(next.try_read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(held.pop());
-        assert_eq!(next.read(&mut byte).await.unwrap(), 1);
+        assert!(ask(&mut next, LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(held[1].read(&mut [0; 1]).await.unwrap(), 0, "it was idle for longest");
+        for stays in [0, 2, MAX_CONNECTIONS - 1] {
+            assert!(ask(&mut held[stays], LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
     }
 }

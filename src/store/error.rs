@@ -140,13 +140,39 @@ impl StoreError {
     /// holds the code alone, as the server's words may quote rows.
     #[must_use]
     pub fn in_brief(&self) -> String {
-        match (self, self.sqlstate()) {
-            (_, Some(code)) if !self.is_transient() => {
+        match self.sqlstate() {
+            _ if self.is_away() => "the database is away".to_owned(),
+            Some(code) => {
                 format!("{self}: the database refuses it ({}), see the log", code.code())
             }
-            _ if self.is_transient() => "the database is away".to_owned(),
-            _ => self.to_string(),
+            None if self.is_read_only() => format!("{self}: the database takes no writes"),
+            None => self.to_string(),
         }
+    }
+
+    /// Whether nothing answers where the database should be, or only to say that it goes or comes.
+    /// A database that is too busy, locked or read-only answers.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self.sqlstate().map(SqlState::code) {
+            // Class 08 connection; 57P01 to 57P03: it shuts down, has crashed or is starting.
+            Some(code) => {
+                self.is_transient() && (code.starts_with("08") || code.starts_with("57P"))
+            }
+            None => {
+                self.is_transient() && !self.is_read_only() && !matches!(self, Self::NoConnection)
+            }
+        }
+    }
+
+    /// Whether the driver has turned away from a server since it takes no writes. It says so by an
+    /// error of input and output that the operating system knows nothing of.
+    fn is_read_only(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        let cause = source.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        cause.is_some_and(|cause| {
+            cause.kind() == std::io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none()
+        })
     }
 
     /// Whether a single row may be the reason: data that a statement cannot take, an error that an

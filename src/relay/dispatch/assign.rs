@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Dispatcher;
 use crate::model::endpoint::EndpointId;
 use crate::model::outcome::Refusal;
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::relay::claims::holdings::Booked;
 use crate::relay::database::Backoff;
@@ -72,12 +73,13 @@ impl Dispatcher {
     async fn open_lanes_however_long(&self, ids: &[EndpointId]) -> Result<(), StoreError> {
         let mut backoff = Backoff::default();
         while let Err(error) = self.open_lanes(ids).await {
-            self.database.failed(&self.term, &self.metrics.database_errors.claim, &error);
+            self.database.failed(&self.term, &self.metrics, During::Open, &error);
             if self.term.is_ending() {
                 return Err(error);
             }
             backoff.wait(&self.term.ending).await;
         }
+        self.database.status.succeeded(During::Open);
         Ok(())
     }
 

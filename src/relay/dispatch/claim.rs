@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Dispatcher;
 use crate::model::dispatch::{Blame, ClaimRequest};
 use crate::model::endpoint::EndpointId;
+use crate::model::standing::During;
 use crate::store::StoreError;
 use crate::store::deliveries::claim;
 
@@ -31,6 +32,7 @@ impl Dispatcher {
         let (store, relay) = (&self.database.store, self.term.relay);
         match claim(store, relay, token, &request.endpoints, &rooms, bytes).await {
             Ok(claims) => {
+                self.database.status.succeeded(During::Claim);
                 self.metrics.statement_duration.claim.record(self.clock.since(began));
                 let mut counts: HashMap<EndpointId, usize> =
                     HashMap::with_capacity(request.endpoints.len());
@@ -46,15 +48,15 @@ impl Dispatcher {
     }
 
     fn claim_failed(&mut self, request: &ClaimRequest, error: &StoreError, now: Instant) {
-        let errors = &self.metrics.database_errors.claim;
+        let metrics = &self.metrics;
         let is_of_some_row = error.may_be_of_some_row();
         self.term.set_uncertain(true);
         let blame = self.state.claim_failed(request, is_of_some_row, &mut self.claims.due(), now);
         match blame {
-            Blame::Again => self.database.failed(&self.term, errors, error),
-            Blame::Half => errors.increment(1),
+            Blame::Again => self.database.failed(&self.term, metrics, During::Claim, error),
+            Blame::Half => self.database.noted(metrics, During::Claim, error),
             Blame::Without(endpoint, pause) => {
-                errors.increment(1);
+                self.database.noted(metrics, During::Claim, error);
                 tracing::error!(
                     endpoint,
                     error = error.in_full(),

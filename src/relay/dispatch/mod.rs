@@ -26,6 +26,7 @@ use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{LaneRoom, Recipients};
+use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::deliveries::{disown, due, tell_others};
@@ -60,6 +61,9 @@ impl Dispatcher {
             match self.state.next(now, &facts) {
                 Step::Rest { until, reason } => {
                     self.database.works(&self.term);
+                    if !facts.is_due && facts.due_at.is_none() {
+                        self.database.status.has_nothing(During::Claim);
+                    }
                     backoff = Backoff::default();
                     self.rest(until, reason).await;
                 }
@@ -140,9 +144,12 @@ impl Dispatcher {
             }
             Step::BackOff | Step::Rest { .. } => return,
         };
-        if let Err(error) = done {
-            self.database.failed(&self.term, &self.metrics.database_errors.claim, &error);
-            self.state.failed();
+        match done {
+            Ok(()) => self.database.status.succeeded(During::Poll),
+            Err(error) => {
+                self.database.failed(&self.term, &self.metrics, During::Poll, &error);
+                self.state.failed();
+            }
         }
     }
 
@@ -162,12 +169,13 @@ impl Dispatcher {
         let opened = self.bell.open(self.database.store.database(), &self.term.sessions).await;
         match &opened {
             Ok(()) => {
+                self.database.status.succeeded(During::Wake);
                 self.metrics.wakes.reconnected.increment(1);
                 // Steering was not heard of meanwhile.
                 self.lines.all();
             }
             Err(error) => {
-                self.database.failed(&self.term, &self.metrics.database_errors.wake, error);
+                self.database.failed(&self.term, &self.metrics, During::Wake, error);
             }
         }
         self.state.reconnected(opened.is_ok(), self.clock.instant());

@@ -9,6 +9,7 @@ use super::Dispatcher;
 use super::steps::{Stepped, route_in_steps};
 use crate::model::dispatch::{RouteBy, RoutedStep};
 use crate::model::routing::StepRoom;
+use crate::model::standing::During;
 use crate::store::StoreError;
 use crate::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 
@@ -40,10 +41,14 @@ impl Dispatcher {
         match done {
             Ok(Stepped::Unusual) => return self.state.unusual(by, began),
             Ok(Stepped::OtherRelay) => {
+                // It answers for what it meets itself.
+                self.database.status.has_nothing(During::Route);
                 let now = self.clock.instant();
                 self.state.routed(None, now, now);
             }
             Ok(Stepped::Full(cut)) => {
+                // What comes next waits for its lane, not for the database.
+                self.database.status.has_nothing(During::Route);
                 let finished = self.finished_by(&[cut.full]);
                 self.state.blocked(cut, finished, self.clock.instant());
             }
@@ -59,7 +64,7 @@ impl Dispatcher {
     }
 
     fn look_failed(&mut self, error: &StoreError) {
-        self.database.failed(&self.term, &self.metrics.database_errors.route, error);
+        self.database.failed(&self.term, &self.metrics, During::Route, error);
         self.state.failed();
     }
 
@@ -124,7 +129,10 @@ impl Dispatcher {
     async fn take_in(&mut self, token: i64, routed: Routed, began: Instant) {
         let at = self.clock.instant();
         self.history.take_in(routed.step, &self.database, &self.metrics);
-        if routed.events > 0 {
+        if routed.events == 0 {
+            self.database.status.has_nothing(During::Route);
+        } else {
+            self.database.status.succeeded(During::Route);
             self.metrics.statement_duration.route.record(at.saturating_duration_since(began));
             self.metrics.events_routed.increment(u64::from(routed.events));
             self.metrics.deliveries_routed.increment(u64::from(routed.deliveries));
