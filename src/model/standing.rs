@@ -79,7 +79,7 @@ impl During {
 
 /// A moment on both clocks: the one for durations, the other for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct ToldMoment {
     pub at: Instant,
     pub wall: Timestamp,
 }
@@ -96,8 +96,8 @@ pub struct Mishap {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureRun {
     pub during: During,
-    pub since: Moment,
-    pub last: Moment,
+    pub since: ToldMoment,
+    pub last: ToldMoment,
     /// What the last of them met.
     pub mishap: Mishap,
     /// Whether the work succeeded after them.
@@ -107,7 +107,7 @@ pub struct FailureRun {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Standing {
-    succeeded: BTreeMap<During, Moment>,
+    succeeded: BTreeMap<During, ToldMoment>,
     /// The last run of each kind of work, over or not.
     failures: BTreeMap<During, FailureRun>,
     /// When the lease was renewed, and its length.
@@ -116,7 +116,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    pub fn succeeded(&mut self, during: During, now: Moment) {
+    pub fn succeeded(&mut self, during: During, now: ToldMoment) {
         self.succeeded.insert(during, now);
         self.has_nothing(during);
     }
@@ -128,7 +128,7 @@ impl Standing {
         }
     }
 
-    pub fn failed(&mut self, during: During, mishap: Mishap, now: Moment) {
+    pub fn failed(&mut self, during: During, mishap: Mishap, now: ToldMoment) {
         let before = self.failures.get(&during).filter(|run| !run.is_over);
         let since = before.map_or(now, |run| run.since);
         let run = FailureRun { during, since, last: now, mishap, is_over: false };
@@ -214,9 +214,9 @@ mod tests {
 
     const REFUSED: &str = "record attempts: the database refuses it (P0001), see the log";
 
-    fn moments() -> impl Fn(u64) -> Moment {
+    fn moments() -> impl Fn(u64) -> ToldMoment {
         let began = Clock.instant();
-        move |second| Moment {
+        move |second| ToldMoment {
             at: began + Duration::from_secs(second),
             wall: Timestamp::from_second(i64::try_from(second).unwrap()).unwrap(),
         }

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
-use crate::model::standing::{During, FailureRun, Mishap, Moment, Standing};
+use crate::model::standing::{During, FailureRun, Mishap, Standing, ToldMoment};
 use crate::stopper::Stopper;
 
 /// The reports of the parts of one process. Clones share them.
@@ -114,8 +114,8 @@ impl Status {
         locked(&self.0.standing).term_ended(self.0.clock.instant());
     }
 
-    fn moment(&self) -> Moment {
-        Moment { at: self.0.clock.instant(), wall: self.0.clock.now() }
+    fn moment(&self) -> ToldMoment {
+        ToldMoment { at: self.0.clock.instant(), wall: self.0.clock.now() }
     }
 
     /// The database is away: from now on, unless it was before.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Those that are connected. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Admission {
+pub(super) struct GuestList {
     guests: Arc<Mutex<Guests>>,
     most: usize,
 }
@@ -30,7 +30,7 @@ pub(super) struct Guest {
     pub(super) is_to_go: CancellationToken,
 }
 
-impl Admission {
+impl GuestList {
     pub(super) fn of(most: usize) -> Self {
         Self { guests: Arc::default(), most }
     }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_has_asked_nothing_for_longest_makes_room() {
-        let admission = Admission::of(2);
+        let admission = GuestList::of(2);
         let (first, second) = (admission.admit(), admission.admit());
         first.asks();
         let third = admission.admit();

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::admission::Admission;
+use super::admission::GuestList;
 use super::connection::{ConnectionBounds, converse};
 use super::listener::Listener;
 use super::router::Router;
@@ -56,7 +56,7 @@ impl AdminServer {
     pub async fn serve(self, router: Router, stopper: &Stopper) {
         let router = Arc::new(router);
         let told = stopper.clone();
-        let admission = Admission::of(MAX_CONNECTIONS);
+        let admission = GuestList::of(MAX_CONNECTIONS);
         let hold = move |stream, _peer| {
             let (router, stopper) = (Arc::clone(&router), told.clone());
             let guest = admission.admit();
