@@ -52,7 +52,7 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     let bell = "query like '%1886352244%' or query in ('listen posthaste', \
                 'select pg_advisory_unlock_all()')";
     let queue = "query ~ '^-- (claim|record|due|release|endpoints):'";
-    let router = "query ~ '^-- (route|reap|cursor):'";
+    let router = "query ~ '^-- (cursor|route|route_few|read_events|owed|write_step):'";
     let kinds = [lease, bell, queue, router, "true"];
     let mut cut = [0; 5];
     for turn in 0..4 {
