@@ -140,7 +140,7 @@ impl Standing {
         self.lease = Some((at, lease));
     }
 
-    /// A term ended that nobody has asked to end. What it still had to record is made again.
+    /// A term ended other than by a stop. What it still had to record is made again.
     pub fn term_ended(&mut self, now: Instant) {
         self.lease = None;
         self.has_nothing(During::Record);

@@ -109,7 +109,7 @@ impl Status {
         locked(&self.0.standing).renewed(lease, at);
     }
 
-    /// A term ended that nobody has asked to end.
+    /// A term ended other than by a stop.
     pub fn term_ended(&self) {
         locked(&self.0.standing).term_ended(self.0.clock.instant());
     }

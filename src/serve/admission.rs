@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Those that are connected. Clones share them.
+/// The connections that are open. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct GuestList {
-    guests: Arc<Mutex<Guests>>,
+pub(super) struct AdminConnections {
+    table: Arc<Mutex<AdminConnectionTable>>,
     most: usize,
 }
 
 #[derive(Debug, Default)]
-struct Guests {
+struct AdminConnectionTable {
     /// The number of the last connection or request.
     last: u64,
     /// By the number of their last request, or of their connection before the first one.
@@ -23,33 +23,33 @@ struct Guests {
 
 /// One connection. Dropping it takes it off the list.
 #[derive(Debug)]
-pub(super) struct Guest {
-    guests: Arc<Mutex<Guests>>,
+pub(super) struct AdminConnection {
+    table: Arc<Mutex<AdminConnectionTable>>,
     asked: Mutex<u64>,
     /// Another one needs its room.
     pub(super) is_to_go: CancellationToken,
 }
 
-impl GuestList {
+impl AdminConnections {
     pub(super) fn of(most: usize) -> Self {
-        Self { guests: Arc::default(), most }
+        Self { table: Arc::default(), most }
     }
 
     /// Lets a connection in. If that is one too many, the one idle for longest is to go.
-    pub(super) fn admit(&self) -> Guest {
+    pub(super) fn admit(&self) -> AdminConnection {
         let is_to_go = CancellationToken::new();
-        let mut guests = locked(&self.guests);
-        let number = guests.enter(is_to_go.clone());
-        while guests.here.len() > self.most {
-            if let Some((_, idle)) = guests.here.pop_first() {
-                idle.cancel();
-            }
+        let mut table = locked(&self.table);
+        let number = table.enter(is_to_go.clone());
+        if table.here.len() > self.most
+            && let Some((_, idle)) = table.here.pop_first()
+        {
+            idle.cancel();
         }
-        Guest { guests: Arc::clone(&self.guests), asked: Mutex::new(number), is_to_go }
+        AdminConnection { table: Arc::clone(&self.table), asked: Mutex::new(number), is_to_go }
     }
 }
 
-impl Guests {
+impl AdminConnectionTable {
     fn enter(&mut self, is_to_go: CancellationToken) -> u64 {
         self.last += 1;
         self.here.insert(self.last, is_to_go);
@@ -57,20 +57,20 @@ impl Guests {
     }
 }
 
-impl Guest {
+impl AdminConnection {
     /// It has asked something, and is now the last to go.
     pub(super) fn asks(&self) {
-        let (mut asked, mut guests) = (locked(&self.asked), locked(&self.guests));
-        if let Some(is_to_go) = guests.here.remove(&asked) {
-            *asked = guests.enter(is_to_go);
+        let (mut asked, mut table) = (locked(&self.asked), locked(&self.table));
+        if let Some(is_to_go) = table.here.remove(&asked) {
+            *asked = table.enter(is_to_go);
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for AdminConnection {
     fn drop(&mut self) {
         let asked = *locked(&self.asked);
-        locked(&self.guests).here.remove(&asked);
+        locked(&self.table).here.remove(&asked);
     }
 }
 
@@ -85,17 +85,17 @@ mod tests {
 
     #[test]
     fn the_connection_that_has_asked_nothing_for_longest_makes_room() {
-        let admission = GuestList::of(2);
-        let (first, second) = (admission.admit(), admission.admit());
+        let connections = AdminConnections::of(2);
+        let (first, second) = (connections.admit(), connections.admit());
         first.asks();
-        let third = admission.admit();
-        let gone = |guest: &Guest| guest.is_to_go.is_cancelled();
+        let third = connections.admit();
+        let gone = |one: &AdminConnection| one.is_to_go.is_cancelled();
         assert_eq!((gone(&first), gone(&second), gone(&third)), (false, true, false));
         second.asks();
         drop(second);
         drop(third);
-        let fourth = admission.admit();
+        let fourth = connections.admit();
         assert_eq!((gone(&first), gone(&fourth)), (false, false));
-        assert_eq!(locked(&admission.guests).here.len(), 2);
+        assert_eq!(locked(&connections.table).here.len(), 2);
     }
 }

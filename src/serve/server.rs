@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::admission::GuestList;
+use super::admission::AdminConnections;
 use super::connection::{ConnectionBounds, converse};
 use super::listener::Listener;
 use super::router::Router;
@@ -56,18 +56,18 @@ impl AdminServer {
     pub async fn serve(self, router: Router, stopper: &Stopper) {
         let router = Arc::new(router);
         let told = stopper.clone();
-        let admission = GuestList::of(MAX_CONNECTIONS);
+        let connections = AdminConnections::of(MAX_CONNECTIONS);
         let hold = move |stream, _peer| {
             let (router, stopper) = (Arc::clone(&router), told.clone());
-            let guest = admission.admit();
+            let admitted = connections.admit();
             async move {
                 let answer = |request| {
-                    guest.asks();
+                    admitted.asks();
                     async { Ok::<_, Infallible>(router.answer(request).await) }
                 };
                 tokio::select! {
                     () = converse(stream, BOUNDS, answer, &stopper) => {}
-                    () = guest.is_to_go.cancelled() => {}
+                    () = admitted.is_to_go.cancelled() => {}
                 }
             }
         };

@@ -156,9 +156,7 @@ impl StoreError {
     pub fn is_away(&self) -> bool {
         match self.sqlstate().map(SqlState::code) {
             // Class 08 connection; 57P01 to 57P03: it shuts down, has crashed or is starting.
-            Some(code) => {
-                self.is_transient() && (code.starts_with("08") || code.starts_with("57P"))
-            }
+            Some(code) => code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03"),
             None => {
                 self.is_transient() && !self.is_read_only() && !matches!(self, Self::NoConnection)
             }

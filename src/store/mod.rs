@@ -2,8 +2,8 @@
 //!
 //! One file of functions per table or concern; each function runs one statement of `sql/queries`,
 //! named like itself, by way of [`statements`]. Nothing here holds a transaction or a connection
-//! longer than its statement; the two sessions that must be kept, for the bell and the lease, are
-//! types of their own.
+//! longer than its statement; the sessions that are kept, for the bell, for the lease and from one
+//! check of a start to the next, are types of their own.
 
 pub mod adopt;
 pub mod attempts;

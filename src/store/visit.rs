@@ -1,16 +1,16 @@
-//! Sessions for checks that follow one another: each way to the database is gone once, by the first
-//! check that needs it. Opening a session takes the server longer than any of the checks.
+//! Sessions that checks share: a check that succeeds hands its session to the next one, since opening
+//! a session takes longer than most checks.
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::{Database, StoreError};
 
-/// The sessions of some checks, kept from one check to the next.
+/// A database, and the sessions that its checks so far have left open.
 #[derive(Debug)]
 pub struct Visit<'a> {
     database: &'a Database,
-    /// By the first way, and by the way to sessions that last.
+    /// One by the first way, and one by the way to sessions that last.
     kept: [Option<VisitSession>; 2],
 }
 
@@ -18,7 +18,7 @@ pub struct Visit<'a> {
 #[derive(Debug)]
 pub(super) struct VisitSession {
     client: Client,
-    place: usize,
+    way: usize,
     /// Polls the connection. One that breaks shows as an error of the next statement.
     _driver: JoinSet<()>,
 }
@@ -51,21 +51,21 @@ impl<'a> Visit<'a> {
     /// Keeps a session for the next check. A check that fails or is dropped keeps none: it may have
     /// left a transaction open.
     pub(super) fn keep(&mut self, session: VisitSession) {
-        let place = session.place;
-        self.kept[place] = Some(session);
+        let way = session.way;
+        self.kept[way] = Some(session);
     }
 
-    async fn by(&mut self, place: usize) -> Result<VisitSession, StoreError> {
-        match self.kept[place].take() {
+    async fn by(&mut self, way: usize) -> Result<VisitSession, StoreError> {
+        match self.kept[way].take() {
             Some(session) if !session.client.is_closed() => Ok(session),
-            _ if place == FIRST => VisitSession::open(self.database, place).await,
-            _ => VisitSession::open(self.database.direct(), place).await,
+            _ if way == FIRST => VisitSession::open(self.database, way).await,
+            _ => VisitSession::open(self.database.direct(), way).await,
         }
     }
 }
 
 impl VisitSession {
-    /// A session beside those that are kept.
+    /// A session beside those that a visit keeps.
     pub(super) async fn beside(database: &Database) -> Result<Self, StoreError> {
         Self::open(database, FIRST).await
     }
@@ -74,10 +74,10 @@ impl VisitSession {
         &self.client
     }
 
-    async fn open(database: &Database, place: usize) -> Result<Self, StoreError> {
+    async fn open(database: &Database, way: usize) -> Result<Self, StoreError> {
         let (client, driver) = database.session(|_| {}).await?;
         let mut drivers = JoinSet::new();
         drivers.spawn(async move { drop(driver.await) });
-        Ok(Self { client, place, _driver: drivers })
+        Ok(Self { client, way, _driver: drivers })
     }
 }

@@ -2,11 +2,12 @@
 //! itself: what is beside it arrives, once, and is recorded. Rows that the schema refuses today are
 //! written as they were before it did.
 
+use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::support::{
     Attempt, Receiver, Relay, Reply, TestDatabase, attempted, endpoint, event, holds, ids,
-    make_due, settled, unchecked, value,
+    make_due, settled, unchecked, until, value,
 };
 
 /// `{"x-h1": "v", …}`
@@ -191,6 +192,20 @@ async fn assert_that_the_others_go_on(how: &str, message: &str) {
     let errors = async |during| relay.metric("posthaste_database_errors_total", during).await;
     assert!(errors("claim").await >= 3.0);
     assert!(errors("route").await.abs() < 0.5);
+    // It fails again alone, and the relay is no less ready for that.
+    let before = errors("claim").await;
+    until("the endpoint's next claim to fail", || async {
+        (errors("claim").await > before).then_some(())
+    })
+    .await;
+    until("that to concern no other endpoint", || async {
+        let (_, told) = relay.get("/status").await?;
+        let told: Value = serde_json::from_str(&told).ok()?;
+        let last = &told["last_error"];
+        (last["during"] == "claim" && last["is_over"] == true && told["ready"] == true)
+            .then_some(())
+    })
+    .await;
     // And again when it is fixed.
     client.batch_execute("drop trigger spoil on posthaste.deliveries").await.unwrap();
     settled(&client).await;

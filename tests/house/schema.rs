@@ -46,10 +46,8 @@ async fn migrating_again_changes_nothing() {
 async fn several_migrators_at_once_are_one() {
     let database = TestDatabase::empty().await;
     let reached = reached(&database);
-    let (one, other) =
-        tokio::join!(async { migrate::run(&mut Visit::to(&reached)).await }, async {
-            migrate::run(&mut Visit::to(&reached)).await
-        },);
+    let (mut one, mut other) = (Visit::to(&reached), Visit::to(&reached));
+    let (one, other) = tokio::join!(migrate::run(&mut one), migrate::run(&mut other));
     assert_eq!(one.unwrap().len() + other.unwrap().len(), MIGRATIONS.len());
 }
 

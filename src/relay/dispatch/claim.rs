@@ -57,6 +57,8 @@ impl Dispatcher {
             Blame::Half => self.database.noted(metrics, During::Claim, error),
             Blame::Without(endpoint, pause) => {
                 self.database.noted(metrics, During::Claim, error);
+                // It is set aside, and claiming for the others does not fail.
+                self.database.status.has_nothing(During::Claim);
                 tracing::error!(
                     endpoint,
                     error = error.in_full(),
