@@ -1,5 +1,5 @@
-//! Sessions that checks share: a check that succeeds hands its session to the next one, since opening
-//! a session takes longer than most checks.
+//! Sessions that checks share: a check that succeeds hands its session to the next one, since
+//! opening a session takes longer than most checks.
 
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
