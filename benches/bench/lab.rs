@@ -107,7 +107,7 @@ impl Bed {
 
     /// Waits until nothing is owed any more.
     pub(crate) async fn settled(&self) -> Result<()> {
-        let empty = "select not exists (select from posthaste.deliveries)";
+        let empty = "select not exists (select from posthaste.live_deliveries)";
         let waited = tokio::time::timeout(PATIENCE, async {
             while !self.query_one(empty, &[]).await?.get::<_, bool>(0) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -111,7 +111,7 @@ async fn once(lab: &Lab, bed: &Bed, pair: &mut Pair, signal: &str) -> Result<(f6
     lab.inbox.tell(RELEASE).await?;
     lab.inbox.take().await?;
     let holders = "select name, count(*) from posthaste.relays r \
-         join posthaste.deliveries d on d.claimed_by = r.id group by 1";
+         join posthaste.live_deliveries d on d.claimed_by = r.id group by 1";
     let holders = bed.query(holders, &[]).await?;
     ensure!(holders.len() == 1, "not one relay holds it all: {holders:?}");
     let (holder, held): (String, i64) = (holders[0].get(0), holders[0].get(1));

@@ -1,7 +1,7 @@
 -- release_orphans: releases claims that no relay knows of, and appends an interrupted attempt for each. Called by
 -- store::upkeep::release_orphans.
--- Index: none for claimed_by, on purpose (see reap). One scan of deliveries.
--- Locks: the deliveries released, which no relay will record.
+-- Index: none for claimed_by, on purpose (see reap). One scan of deliveries, and one of claims.
+-- Locks: the deliveries and batches released, which no relay will record.
 -- Such is a claim that was under way while its relay was reaped, since reap did not see it; and one that a standby
 -- still has, which took over without the record of its attempt.
 --
@@ -12,13 +12,34 @@ with orphan as materialized (
   where d.claimed_by = $1::int and d.claim_token < $3::bigint and d.claim_token <> all($2::bigint[])
      or d.claimed_by is not null and not exists (select from posthaste.relays r where r.id = d.claimed_by)
 ),
-released as (
+alone as (
   update posthaste.deliveries d
      set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
     from orphan o
    where d.event_id = any(array[o.event_id]) and d.endpoint_id = o.endpoint_id
      and d.claimed_by = o.claimed_by and d.claim_token = o.claim_token
   returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, o.claimed_by as relay_id
+),
+batch as (
+  delete from posthaste.claims c
+   where c.relay_id = $1::int and c.token < $3::bigint and c.token <> all($2::bigint[])
+      or not exists (select from posthaste.relays r where r.id = c.relay_id)
+  returning c.*
+),
+claimed as materialized (
+  select h.event_id, h.endpoint_id, h.event_created_at, b.relay_id, b.created_at
+  from batch b
+  cross join lateral posthaste_internal.claimed_in(b.event_ids, b.endpoint_ids, b.event_created_ats, b.recorded) h
+),
+back as (
+  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at from claimed
+  on conflict do nothing
+),
+released as (
+  select event_id, endpoint_id, event_created_at, attempt_count, relay_id from alone
+  union all
+  select event_id, endpoint_id, event_created_at, 0, relay_id from claimed
 ),
 logged as (
   insert into posthaste.attempts

@@ -1,14 +1,15 @@
--- write_step: writes a step of routing: a row of the ledger, and the deliveries that the events owe, the first of them
--- claimed for the caller. Called by store::steps::write_step.
--- Index: routing_pkey, endpoint_changes_pkey. Locks: nothing that exists already.
+-- write_step: writes a step of routing: a row of the ledger, a batch of what is claimed for the caller, and the
+-- deliveries that wait. Called by store::steps::write_step.
+-- Index: routing_pkey, endpoint_changes_pkey, claims_pkey. Locks: nothing that exists already.
 -- The ledger's primary key admits one router: a second one writes nothing. Nor does one that goes by endpoints which
 -- have changed since $11.
 --
 -- $1 relay  $2 claim token  $3 number of the last step  $4 since and $5 until of the span
 -- $6 transaction and $7 event that this step ends with (null: the span is routed to its end)
 -- $8 events  $9 deliveries  $10 unmatched events  $11 the snapshot that the endpoints were read in
--- $12 events of the deliveries, with $13 their created_at, $14 the endpoint, and $15 when due (null: now)
--- $16 how many of these are claimed  $17 now (null: the database's clock)
+-- $12 now (null: the database's clock)
+-- What is claimed: $13 events with $14 the endpoints, $15 their created_at, and $16 the lowest and $17 the highest of
+-- the events. What waits: $18 events with $19 the endpoints, $20 their created_at, and $21 when due (null: now)
 with known as materialized (
   select pg_current_snapshot() as now,
          -- Older changes than the first may have been trimmed.
@@ -37,14 +38,21 @@ advanced as (
   on conflict (number) do nothing
   returning number, floor_at, routed_at
 ),
-inserted as (
-  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, claimed_by, claim_token)
-  select o.event_id, o.endpoint_id, o.created_at,
-         greatest(o.due_at::timestamptz, coalesce($17::timestamptz, clock_timestamp())),
-         case when o.n <= $16::bigint then $1::int end,
-         case when o.n <= $16::bigint then $2::bigint end
-  from unnest($12::bigint[], $13::timestamptz[], $14::bigint[], $15::text[])
-       with ordinality o(event_id, created_at, endpoint_id, due_at, n)
+claimed as (
+  insert into posthaste.claims
+    (relay_id, token, pending, recorded, due_at, first_event, last_event, event_ids, endpoint_ids, event_created_ats)
+  select $1::int, $2::bigint, n, repeat('0', n)::varbit, coalesce($12::timestamptz, clock_timestamp()),
+         $16::bigint, $17::bigint, $13::bigint[], $14::bigint[], $15::timestamptz[]
+  from advanced
+  cross join lateral (select cardinality($13::bigint[])) claimed(n)
+  where n > 0
+),
+waiting as (
+  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
+  select w.event_id, w.endpoint_id, w.created_at,
+         greatest(w.due_at::timestamptz, coalesce($12::timestamptz, clock_timestamp()))
+  from unnest($18::bigint[], $19::bigint[], $20::timestamptz[], $21::text[])
+       w(event_id, endpoint_id, created_at, due_at)
   where exists (select from advanced)
 )
 select known.is_current, known.now::text as snapshot, a.number, a.floor_at, a.routed_at

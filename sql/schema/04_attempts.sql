@@ -74,8 +74,34 @@ create index attempts_failed on posthaste.attempts (started_at) where verdict is
 create function posthaste_internal.cancel_deliveries_of_endpoint() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  with ended as (
+  with batch as materialized (
+    -- In the order in which relays lock them.
+    select c.*, m.mask & ~c.recorded as taken
+      from posthaste.claims c
+      cross join lateral (
+        select string_agg(case when e.id = old.id then '1' else '0' end, '' order by e.n)::varbit
+          from unnest(c.endpoint_ids) with ordinality e(id, n)) m(mask)
+     where old.id = any(c.endpoint_ids)
+     order by c.relay_id, c.token
+       for update of c
+  ), emptied as (
+    delete from posthaste.claims c
+     using batch b
+     where c.relay_id = b.relay_id and c.token = b.token and bit_count(b.recorded | b.taken) = length(b.recorded)
+  ), shrunk as (
+    update posthaste.claims c
+       set recorded = b.recorded | b.taken, pending = length(b.recorded) - bit_count(b.recorded | b.taken)
+      from batch b
+     where c.relay_id = b.relay_id and c.token = b.token
+       and bit_count(b.taken) > 0 and bit_count(b.recorded | b.taken) < length(b.recorded)
+  ), alone as (
     delete from posthaste.deliveries d where d.endpoint_id = old.id returning d.*
+  ), ended as (
+    select event_id, endpoint_id, event_created_at from alone
+    union all
+    select h.event_id, h.endpoint_id, h.event_created_at
+      from batch b
+      cross join lateral posthaste_internal.claimed_in(b.event_ids, b.endpoint_ids, b.event_created_ats, ~b.taken) h
   )
   insert into posthaste.attempts
     (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome, verdict, reason)

@@ -103,6 +103,7 @@ create function posthaste_internal.rebase_routing(out events bigint, out floor_a
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   here posthaste.routing;
+  claimed constant bigint[] := array(select unnest(c.event_ids) from posthaste.claims c);
 begin
   -- Another relay may do it at the same time: one after the other, and the second finds it done.
   perform pg_advisory_xact_lock(1886352244, 2);
@@ -119,6 +120,7 @@ begin
   -- every other one that of a transaction before all others: the old numbers will come again.
   update posthaste.outbox o
      set xid = case when exists (select from posthaste.deliveries d where d.event_id = o.id)
+                      or o.id = any(claimed)
                       or exists (select from posthaste.attempts a where a.event_id = o.id)
                     then '3'::xid8 else pg_current_xact_id() end;
   select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();

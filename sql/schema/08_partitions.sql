@@ -84,6 +84,10 @@ begin
         'select exists (select from posthaste.deliveries d
                          where d.event_id between (select min(id) from posthaste.%1$I) and (select max(id) from posthaste.%1$I)
                            and d.event_created_at < %2$L)
+             or exists (select from posthaste.claims c
+                         where %2$L > any(c.event_created_ats)
+                           and c.first_event <= (select max(id) from posthaste.%1$I)
+                           and c.last_event >= (select min(id) from posthaste.%1$I))
              or exists (select from posthaste.%1$I o
                          where o.xid >= (select pg_snapshot_xmin(since) from posthaste.routing order by number desc limit 1)
                            and not pg_visible_in_snapshot(o.xid, (select since from posthaste.routing order by number desc limit 1)))',

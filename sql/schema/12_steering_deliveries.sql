@@ -29,6 +29,10 @@ begin
     raise exception 'event % expired at %', event, o.expires_at
       using errcode = 'object_not_in_prerequisite_state', hint = 'It would be cancelled, not sent. Emit a new event.';
   end if;
+  -- First the claims: what ends as one of them may be a delivery from then on, and never the other way round.
+  if exists (select from posthaste_internal.claims_of_event(event) c where c.endpoint_id = retry.endpoint) then
+    return 'sending';
+  end if;
   select d.* into live from posthaste.deliveries d where d.event_id = event and d.endpoint_id = endpoint for update;
   if live.claimed_by is not null then
     return 'sending';
@@ -143,6 +147,10 @@ begin atomic
    where o.created_at >= deliveries_never_owed.since and o.created_at < deliveries_never_owed.until
      -- Routing will insert the deliveries of events that it has not reached, and expects to be the first.
      and posthaste_internal.is_routed(o.xid, o.id, last.since, last.until, last.after_xid, last.after_id)
+     and o.id <> all(array(
+           select h.event_id from posthaste.claims c
+            cross join lateral posthaste_internal.claimed_in(c.event_ids, c.endpoint_ids, c.event_created_ats, c.recorded) h
+            where h.endpoint_id = deliveries_never_owed.endpoint))
      and not exists (
        select from posthaste.attempts a
         where a.event_id = o.id and a.endpoint_id = deliveries_never_owed.endpoint
@@ -228,8 +236,11 @@ begin
       from ended e
   )
   select count(*) into cancelled from ended;
-  select count(*) into in_flight from posthaste.deliveries d
-   where d.event_id = event and (cancel.endpoint is null or d.endpoint_id = cancel.endpoint) and d.claimed_by is not null;
+  select count(*) into in_flight from (
+    select d.endpoint_id from posthaste.deliveries d where d.event_id = event and d.claimed_by is not null
+    union all
+    select c.endpoint_id from posthaste_internal.claims_of_event(event) c) d
+   where cancel.endpoint is null or d.endpoint_id = cancel.endpoint;
   perform posthaste_internal.wake();
 end $$;
 comment on function posthaste.cancel is
@@ -267,7 +278,7 @@ begin
   )
   select count(*) into cancelled from ended;
   -- No index is kept for this; it is one scan of what is live.
-  select count(*) into in_flight from posthaste.deliveries d
+  select count(*) into in_flight from posthaste.live_deliveries d
    where d.endpoint_id = cancel_endpoint.endpoint and d.claimed_by is not null;
   perform posthaste_internal.wake();
 end $$;

@@ -29,7 +29,7 @@ select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_creat
             when o.deliver_at > clock_timestamp() then 'not to be sent before ' || o.deliver_at
        end as reason,
        null::timestamptz as ended_at, d.event_created_at
-  from posthaste.deliveries d
+  from posthaste.live_deliveries d
   left join posthaste.outbox o on o.id = d.event_id and o.created_at = d.event_created_at
   left join posthaste.endpoints e on e.id = d.endpoint_id
   left join posthaste.endpoint_health h on h.endpoint_id = d.endpoint_id
@@ -206,6 +206,12 @@ begin
     ('body_ms', 'Milliseconds reading the response body; null: not reached, or not waited for (less than 0.1).'),
     ('relay_id', 'The relay.'),
     ('event_created_at', 'When the event was inserted; names its partition.'),
+    ('claimed_by', 'The relay that is making the next attempt. Null: none.'),
+    ('claim_token', 'Fences the claim: a result under another token is dropped.'),
+    ('ordering_key', 'The event''s ordering key, if the endpoint was ordered when it was routed: its line.'),
+    ('place', 'Its place in line, before that of its event. Null: it is of no line.'),
+    ('in_line', 'True: it waits behind another of its line. Null: it does not.'),
+    ('blocked_at', 'Since when it blocks its line. Null: it does not.'),
     ('state', 'waiting, held (endpoint disabled), sending, delivered, dead, cancelled.'),
     ('attempt_count', 'Attempts made.'),
     ('last_outcome', 'The outcome of the last attempt.'),
@@ -240,6 +246,7 @@ begin
        where c.relnamespace = 'posthaste'::regnamespace and c.relkind = 'v' and a.attname = doc.name), 'select 1');
   end loop;
 end $$;
+comment on column posthaste.live_deliveries.created_at is 'When it was routed.';
 comment on column posthaste.delivery_status.state is
   'waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled.';
 comment on column posthaste.endpoint_status.blocked_keys is
@@ -260,7 +267,14 @@ declare
       from posthaste.routing r order by r.number desc limit 1);
 begin
   return query
-  with last as materialized (
+  with live as materialized (
+    select d.endpoint_id, d.attempt_count, d.next_attempt_at, d.claimed_by, d.ordering_key, d.in_line, d.blocked_at,
+           d.created_at
+      from posthaste.deliveries d where d.event_id = event
+    union all
+    select c.endpoint_id, 0, c.due_at, c.relay_id, null, null, null, c.created_at
+      from posthaste_internal.claims_of_event(event) c
+  ), last as materialized (
     select distinct on (a.endpoint_id) a.*,
            -- The result in words.
            coalesce(a.reason || case when a.reason like 'gave up%'
@@ -271,7 +285,7 @@ begin
      order by a.endpoint_id, a.started_at desc
   ), chosen as materialized (
     select c.endpoint_id, min(c.rank) as rank
-      from (select d.endpoint_id, 1 from posthaste.deliveries d where d.event_id = event
+      from (select d.endpoint_id, 1 from live d
             union all select l.endpoint_id, 1 from last l
             union all select o.endpoint_id, 2 where o.endpoint_id is not null
             union all select e.id, 2 from posthaste.endpoints e
@@ -286,14 +300,14 @@ begin
   select c.endpoint_id,
          case when d.claimed_by is not null then 'sending'
               when d.blocked_at is not null then 'blocked'
-              when d.event_id is not null and not e.enabled then 'held'
-              when d.event_id is not null then case when d.in_line then 'in line' else 'waiting' end
+              when d.endpoint_id is not null and not e.enabled then 'held'
+              when d.endpoint_id is not null then case when d.in_line then 'in line' else 'waiting' end
               when l.endpoint_id is not null then case l.verdict when 'retry' then 'lost' else l.verdict end
               when e.id is null then 'not owed'
               when not routed then 'not routed'
               else 'not owed' end,
          coalesce(d.attempt_count, l.number, 0),
-         case when d.event_id is not null then live.why
+         case when d.endpoint_id is not null then live.why
               when l.endpoint_id is not null then ended.why
               when e.id is null then 'the endpoint that the event names does not exist'
               else absent.why end,
@@ -302,7 +316,7 @@ begin
     from chosen c
     left join posthaste.endpoints e on e.id = c.endpoint_id
     left join posthaste.endpoint_health h on h.endpoint_id = c.endpoint_id
-    left join posthaste.deliveries d on d.event_id = event and d.endpoint_id = c.endpoint_id
+    left join live d on d.endpoint_id = c.endpoint_id
     left join last l on l.endpoint_id = c.endpoint_id
     cross join lateral (
       select case when d.claimed_by is not null
@@ -342,7 +356,7 @@ begin
       select coalesce(
         nullif(case
           when o.endpoint_id <> e.id then format('the event names endpoint %s alone', o.endpoint_id)
-          when o.endpoint_id is null and d.event_id is null and l.endpoint_id is null then concat_ws('; ',
+          when o.endpoint_id is null and d.endpoint_id is null and l.endpoint_id is null then concat_ws('; ',
             case when e.tenant is distinct from o.tenant and e.tenant is not null
                  then format('the endpoint gets the events of tenant %s, this is of %s',
                              e.tenant, coalesce('tenant ' || o.tenant, 'no tenant')) end,

@@ -70,7 +70,7 @@ begin atomic
   union all
   select 'a delivery''s event is gone', d.event_id, d.endpoint_id,
          format('no event of %s is in the outbox', d.event_created_at)
-    from posthaste.deliveries d
+    from posthaste.live_deliveries d
    where not exists (
            select from posthaste.outbox o where o.id = d.event_id and o.created_at = d.event_created_at
            offset 0)
@@ -82,7 +82,7 @@ begin atomic
   select 'a delivery is claimed by a relay that is gone', d.event_id, d.endpoint_id,
          case when r.id is null then format('there is no relay %s; a running relay releases its claims', d.claimed_by)
               else format('relay %s was last heard of at %s; a running relay releases its claims', r.id, r.heartbeat_at) end
-    from posthaste.deliveries d
+    from posthaste.live_deliveries d
     left join posthaste.relays r on r.id = d.claimed_by
    where d.claimed_by is not null
      and (r.id is null or r.heartbeat_at < clock_timestamp() - stranded_deliveries.patience);
@@ -156,7 +156,7 @@ begin atomic
   ), missing as (
     select *
       from owed w
-     where not exists (select from posthaste.deliveries d where d.event_id = w.id and d.endpoint_id = w.owed_to)
+     where not exists (select from posthaste.live_deliveries d where d.event_id = w.id and d.endpoint_id = w.owed_to)
        and not exists (
          select from posthaste.attempts a
           where a.event_id = w.id and a.endpoint_id = w.owed_to and a.started_at >= lost_events.since - interval '1 hour')

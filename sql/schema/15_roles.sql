@@ -25,13 +25,15 @@ declare
   g record;
   looks constant text[] := array[
     'usage on schema posthaste, posthaste_internal',
-    'select on posthaste.delivery_status, posthaste.delivery_attempts, posthaste.endpoint_status, posthaste.backlog,
+    'select on posthaste.live_deliveries, posthaste.delivery_status, posthaste.delivery_attempts,
+       posthaste.endpoint_status, posthaste.backlog,
        posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
     -- Not the headers: operators put tokens there.
     'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
        max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
-    'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency'];
+    'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency,
+       posthaste_internal.claimed_in'];
   steers constant text[] := array[
     'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
     'usage on sequence posthaste.revision',

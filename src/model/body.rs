@@ -127,6 +127,7 @@ mod tests {
             event_id: 42,
             endpoint_id: 7,
             claim_token: 1,
+            batch: None,
             attempt_count: 0,
             endpoint_revision: 1,
             event_type: event_type.to_owned(),

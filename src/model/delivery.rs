@@ -18,6 +18,8 @@ pub struct Delivery {
     pub endpoint_id: EndpointId,
     /// Fences the claim: a record under another token is dropped.
     pub claim_token: i64,
+    /// Where it is in the batch that it was claimed with. `None`: it was claimed alone, as a row.
+    pub batch: Option<BatchPlace>,
     /// Attempts recorded so far; the next one's number is one more.
     pub attempt_count: u32,
     /// The revision of the endpoint that was read when this was claimed.
@@ -33,6 +35,15 @@ pub struct Delivery {
     /// When it was created or, if that is later, when it was first to be sent: its age counts from
     /// then. By the relay's clock, as it was when this was claimed.
     pub due_at: Timestamp,
+}
+
+/// A place in a batch: in what one step of routing has claimed, and keeps as one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPlace {
+    /// From 0.
+    pub at: u32,
+    /// How many deliveries the batch has.
+    pub of: u32,
 }
 
 impl Delivery {
@@ -68,6 +79,7 @@ mod tests {
             event_id,
             endpoint_id: 7,
             claim_token: 1,
+            batch: None,
             attempt_count: 0,
             endpoint_revision: 1,
             event_type: "order.paid".to_owned(),

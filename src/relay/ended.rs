@@ -67,6 +67,7 @@ impl Ended {
             event_id: delivery.event_id,
             endpoint_id: delivery.endpoint_id,
             claim_token: delivery.claim_token,
+            batch: delivery.batch,
             event_created_at: delivery.event_created_at,
             number: delivery.attempt_count + 1,
             began: sent.began,
@@ -90,6 +91,7 @@ impl Ended {
             event_id: delivery.event_id,
             endpoint_id: delivery.endpoint_id,
             claim_token: delivery.claim_token,
+            batch: delivery.batch,
             event_created_at: delivery.event_created_at,
             number: 0,
             began: now,
@@ -128,7 +130,8 @@ impl Ended {
     /// By which it is released.
     #[must_use]
     pub fn key(&self) -> ClaimKey {
-        let Delivery { event_id, endpoint_id, claim_token: token, .. } = *self.claim.delivery;
-        ClaimKey { event_id, endpoint_id, token }
+        let Delivery { event_id, endpoint_id, claim_token: token, batch, .. } =
+            *self.claim.delivery;
+        ClaimKey { event_id, endpoint_id, token, batch }
     }
 }

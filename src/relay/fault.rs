@@ -58,6 +58,7 @@ pub(super) mod tests {
             event_id: 7,
             endpoint_id: 3,
             claim_token: 1,
+            batch: None,
             attempt_count: 0,
             endpoint_revision: 1,
             event_type: event_type.to_owned(),

@@ -118,14 +118,14 @@ impl Recorder {
     fn move_on(&self, batch: &[Ended], held: &RecordedDeliveries) {
         let mut standing = Vec::new();
         for ended in batch {
-            let Delivery { event_id, endpoint_id, ordering_key, .. } = &*ended.claim.delivery;
+            let Delivery { endpoint_id, ordering_key, .. } = &*ended.claim.delivery;
             let (Some(key), Some(attempt)) = (ordering_key, ended.attempt()) else { continue };
             let stays =
                 attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
-            match held.get(&(*event_id, *endpoint_id)) {
-                Some(Some(next_due_in)) => self.claims.due_in(*endpoint_id, *next_due_in),
-                Some(None) if !stays => standing.push((*endpoint_id, key.clone())),
-                Some(None) | None => {}
+            if let Some(next_due_in) = held.next_due_in(attempt) {
+                self.claims.due_in(*endpoint_id, next_due_in);
+            } else if !stays && held.has(attempt) {
+                standing.push((*endpoint_id, key.clone()));
             }
         }
         self.lines.these(standing);
@@ -133,7 +133,7 @@ impl Recorder {
 
     /// Takes the consequences of an attempt that the database was given.
     fn recorded(&self, attempt: &Attempt, held: &RecordedDeliveries) {
-        if held.contains_key(&(attempt.event_id, attempt.endpoint_id)) {
+        if held.has(attempt) {
             self.count(attempt);
             if let Decision::Retry { after } = attempt.verdict.decision {
                 self.claims.due_in(attempt.endpoint_id, after);

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
+use super::batches::{Bits, Marked};
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::EventId;
+use crate::model::delivery::{BatchPlace, EventId};
 use crate::model::endpoint::EndpointId;
 use crate::model::outcome::{Answer, Outcome, Phase, Phases};
 use crate::model::verdict::{Decision, Verdict};
@@ -26,6 +27,8 @@ pub struct Attempt {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
     pub claim_token: i64,
+    /// Where it is in its batch, if it was claimed in one.
+    pub batch: Option<BatchPlace>,
     pub event_created_at: Timestamp,
     /// 1 for the first; 0 for an end without an attempt.
     pub number: u32,
@@ -41,9 +44,34 @@ pub struct Attempt {
     pub blocks: bool,
 }
 
-/// Deliveries whose claim was still the caller's when they were recorded. `Some`: the delivery was
-/// the head of a line, and the next in that line is due after this duration.
-pub type RecordedDeliveries = HashMap<(EventId, EndpointId), Option<Duration>>;
+/// Deliveries whose claim was still the caller's when they were recorded.
+#[derive(Debug, Default)]
+pub struct RecordedDeliveries {
+    /// Those that were claimed alone. `Some`: the delivery was the head of a line, and the next in
+    /// that line is due after this duration.
+    alone: HashMap<(EventId, EndpointId), Option<Duration>>,
+    /// Of each batch those recorded, by its token.
+    batches: HashMap<i64, Bits>,
+}
+
+impl RecordedDeliveries {
+    /// Whether the claim of this one was still the caller's.
+    #[must_use]
+    pub fn has(&self, attempt: &Attempt) -> bool {
+        match attempt.batch {
+            Some(place) => {
+                self.batches.get(&attempt.claim_token).is_some_and(|bits| bits.has(place.at as usize))
+            }
+            None => self.alone.contains_key(&(attempt.event_id, attempt.endpoint_id)),
+        }
+    }
+
+    /// When the next in its line is due, if it was the head of one that moved on.
+    #[must_use]
+    pub fn next_due_in(&self, attempt: &Attempt) -> Option<Duration> {
+        *self.alone.get(&(attempt.event_id, attempt.endpoint_id))?
+    }
+}
 
 /// Records these attempts, in one statement.
 ///
@@ -60,11 +88,13 @@ pub async fn record(
 ) -> Result<RecordedDeliveries, StoreError> {
     if let [one] = attempts
         && !one.is_of_a_line
+        && one.batch.is_none()
         && one.verdict.decision == Decision::Delivered
     {
         return record_one(store, relay, one, now).await;
     }
     let (which, more) = with_more(attempts);
+    let (batches, marks) = marks(attempts);
     let outcomes = Texts::of(&more, outcome, Cow::from);
     let causes = Texts::of(&more, cause, Cow::from);
     let details = Texts::of(&more, detail, Detail::text);
@@ -110,6 +140,10 @@ pub async fn record(
                 &verdicts.which,
                 &reasons.different,
                 &reasons.which,
+                &column(attempts, place),
+                &column(attempts, |a| a.event_created_at),
+                &batches,
+                &marks,
             ],
         )
         .await?;
@@ -156,17 +190,39 @@ async fn record_one(
         )
         .await?;
     let key = (attempt.event_id, attempt.endpoint_id);
-    Ok((recorded > 0).then_some((key, None)).into_iter().collect())
+    let alone = (recorded > 0).then_some((key, None)).into_iter().collect();
+    Ok(RecordedDeliveries { alone, ..RecordedDeliveries::default() })
 }
 
 fn recorded(rows: &[Row]) -> RecordedDeliveries {
-    let mut recorded = RecordedDeliveries::with_capacity(rows.len());
+    let mut recorded = RecordedDeliveries::default();
     for row in rows {
+        if let Some(token) = row.get("token") {
+            recorded.batches.insert(token, row.get("fresh"));
+            continue;
+        }
         let next_due_in: Option<f64> = row.get("next_due_in_ms");
-        let next = recorded.entry((row.get("event_id"), row.get("endpoint_id"))).or_default();
+        let key = (row.get("event_id"), row.get("endpoint_id"));
+        let next = recorded.alone.entry(key).or_default();
         *next = next.or(next_due_in.map(super::rows::millis));
     }
     recorded
+}
+
+/// The batches of these, and in each the deliveries that are recorded.
+fn marks(attempts: &[&Attempt]) -> (Vec<i64>, Vec<Bits>) {
+    let mut marked = Marked::default();
+    for attempt in attempts {
+        if let Some(place) = attempt.batch {
+            marked.mark(attempt.claim_token, place);
+        }
+    }
+    marked.columns()
+}
+
+/// -1 where it is in no batch.
+fn place(attempt: &Attempt) -> i32 {
+    attempt.batch.map_or(-1, |place| i32::try_from(place.at).unwrap_or(i32::MAX))
 }
 
 /// The delay of a retry in milliseconds; -1 for any other decision.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
+use super::batches::Marked;
 use super::rows::{Claimed, delivery, millis};
 use super::run::Parameters;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::EventId;
+use crate::model::delivery::{BatchPlace, EventId};
 use crate::model::endpoint::EndpointId;
 
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
@@ -57,6 +60,8 @@ pub struct ClaimKey {
     pub event_id: EventId,
     pub endpoint_id: EndpointId,
     pub token: i64,
+    /// Where it is in its batch, if it is in one.
+    pub batch: Option<BatchPlace>,
 }
 
 /// Releases claims without spending an attempt. Returns how many were still the relay's.
@@ -68,11 +73,27 @@ pub async fn release(
     relay: RelayId,
     claims: &[ClaimKey],
 ) -> Result<u64, StoreError> {
-    let events: Vec<i64> = claims.iter().map(|claim| claim.event_id).collect();
-    let endpoints: Vec<i64> = claims.iter().map(|claim| claim.endpoint_id).collect();
-    let tokens: Vec<i64> = claims.iter().map(|claim| claim.token).collect();
-    let parameters: &Parameters<'_> = &[&relay, &events, &endpoints, &tokens];
-    store.queue.execute(RELEASE, "release claims", parameters).await
+    let doing = "release claims";
+    let (mut events, mut endpoints, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    let mut marked = Marked::default();
+    for claim in claims {
+        if let Some(place) = claim.batch {
+            marked.mark(claim.token, place);
+        } else {
+            events.push(claim.event_id);
+            endpoints.push(claim.endpoint_id);
+            tokens.push(claim.token);
+        }
+    }
+    let (batches, marks) = marked.columns();
+    let parameters: &Parameters<'_> = &[&relay, &events, &endpoints, &tokens, &batches, &marks];
+    let rows = store.queue.query(RELEASE, doing, parameters).await?;
+    released(&rows, doing)
+}
+
+fn released(rows: &[Row], doing: &'static str) -> Result<u64, StoreError> {
+    let released: i64 = rows.first().ok_or(StoreError::NoRow { doing })?.get("released");
+    Ok(u64::try_from(released).unwrap_or_default())
 }
 
 /// Releases the claims under these tokens: of statements whose answer never came. Returns how many
@@ -82,7 +103,8 @@ pub async fn release(
 /// When the statement fails.
 pub async fn disown(store: &Store, relay: RelayId, tokens: &[i64]) -> Result<u64, StoreError> {
     let doing = "give back claims whose answer was lost";
-    store.upkeep.execute(DISOWN, doing, &[&relay, &tokens]).await
+    let rows = store.upkeep.query(DISOWN, doing, &[&relay, &tokens]).await?;
+    released(&rows, doing)
 }
 
 /// Makes all relays look for due deliveries: there are some of endpoints that other relays serve.

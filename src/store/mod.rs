@@ -7,6 +7,7 @@
 
 pub mod adopt;
 pub mod attempts;
+mod batches;
 pub mod bell;
 mod connect;
 pub mod deliveries;

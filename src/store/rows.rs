@@ -44,6 +44,7 @@ pub(super) fn delivery(
             event_id,
             endpoint_id: row.try_get("endpoint_id")?,
             claim_token,
+            batch: None,
             attempt_count,
             endpoint_revision: row.try_get("revision")?,
             event_type: row.try_get::<_, Option<String>>("event_type")?.unwrap_or_default(),

@@ -12,7 +12,7 @@ use super::routing::{RoutingStep, oldest};
 use super::rows::{Claimed, JsonText, texts};
 use super::statements::Seat;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::{Delivery, EventId};
+use crate::model::delivery::{BatchPlace, Delivery, EventId};
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{EventKind, Recipient};
 
@@ -98,6 +98,13 @@ pub struct StepToWrite<'a> {
     pub waiting: &'a [StepDelivery],
     /// The snapshot that the endpoints were read in.
     pub endpoints_as_of: &'a str,
+}
+
+/// Deliveries as they are written.
+struct Columns {
+    events: Vec<EventId>,
+    endpoints: Vec<EndpointId>,
+    created: Vec<Timestamp>,
 }
 
 /// What came of writing it.
@@ -256,14 +263,11 @@ impl StepSession {
         let doing = "write a step of routing";
         let last = step.taken.checked_sub(1).map(|last| &found.events[last]).filter(|_| step.more);
         let (after_xid, after_id) = (last.map(|last| last.xid), last.map(|last| last.id));
-        let deliveries = || step.claimed.iter().chain(step.waiting);
-        let event = |one: &StepDelivery| &found.events[one.event];
-        let events: Vec<i64> = deliveries().map(|one| event(one).id).collect();
-        let created: Vec<Timestamp> = deliveries().map(|one| event(one).created_at).collect();
-        let endpoints: Vec<i64> = deliveries().map(|one| one.endpoint).collect();
-        let due: Vec<Option<&str>> = deliveries().map(|one| event(one).due_at.as_deref()).collect();
+        let (claimed, waiting) = (found.columns(step.claimed), found.columns(step.waiting));
+        let (lowest, highest) = (claimed.events.iter().min(), claimed.events.iter().max());
+        let due = |one: &StepDelivery| found.events[one.event].due_at.as_deref();
+        let due: Vec<Option<&str>> = step.waiting.iter().map(due).collect();
         let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        let claimed = i64::try_from(step.claimed.len()).unwrap_or(i64::MAX);
         let result = self
             .seat
             .run(
@@ -278,15 +282,19 @@ impl StepSession {
                     &after_xid,
                     &after_id,
                     &count(step.taken),
-                    &count(events.len()),
+                    &count(step.claimed.len() + step.waiting.len()),
                     &count(step.unmatched),
                     &step.endpoints_as_of,
-                    &events,
-                    &created,
-                    &endpoints,
-                    &due,
-                    &claimed,
                     &self.now,
+                    &claimed.events,
+                    &claimed.endpoints,
+                    &claimed.created,
+                    &lowest,
+                    &highest,
+                    &waiting.events,
+                    &waiting.endpoints,
+                    &waiting.created,
+                    &due,
                 ],
             )
             .await?;
@@ -303,6 +311,17 @@ impl StepSession {
     }
 }
 
+impl Found {
+    fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
+        let event = |one: &StepDelivery| &self.events[one.event];
+        Columns {
+            events: deliveries.iter().map(|one| event(one).id).collect(),
+            endpoints: deliveries.iter().map(|one| one.endpoint).collect(),
+            created: deliveries.iter().map(|one| event(one).created_at).collect(),
+        }
+    }
+}
+
 impl FoundEvent {
     /// Whether it may be sent yet.
     #[must_use]
@@ -312,12 +331,18 @@ impl FoundEvent {
 
     /// The event as one endpoint is to have it.
     #[must_use]
-    pub fn claimed(self, endpoint_id: EndpointId, revision: i64, token: i64) -> Claimed {
+    pub fn claimed(
+        self,
+        (endpoint_id, revision): (EndpointId, i64),
+        token: i64,
+        place: BatchPlace,
+    ) -> Claimed {
         Claimed {
             delivery: Delivery {
                 event_id: self.id,
                 endpoint_id,
                 claim_token: token,
+                batch: Some(place),
                 attempt_count: 0,
                 endpoint_revision: revision,
                 event_type: self.event_type,

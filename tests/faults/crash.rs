@@ -27,7 +27,7 @@ async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
         event("order.paid").add(&client).await;
     }
     receiver.wait_for(8).await;
-    holds(&client, "count(*) = 20 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 20 from posthaste.live_deliveries where claimed_by = 1").await;
     let other = relay().start().await;
     receiver.otherwise(Reply::ok());
     killed.kill().await;
@@ -61,10 +61,10 @@ async fn a_stop_lets_requests_in_flight_end_and_spends_no_attempt_of_what_is_que
         event("order.paid").add(&client).await;
     }
     receiver.next().await;
-    holds(&client, "count(*) = 5 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 5 from posthaste.live_deliveries where claimed_by = 1").await;
     relay.signal("TERM");
     // The queued deliveries go back while the request is still out.
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by = 1").await;
     until("the relay to say that it stops", || async {
         let (status, body) = relay.get("/ready").await?;
         (status == 503 && body.contains("stopping")).then_some(())
@@ -77,7 +77,7 @@ async fn a_stop_lets_requests_in_flight_end_and_spends_no_attempt_of_what_is_que
     assert_eq!(attempts(&client, first).await[0].verdict, "delivered");
     let released = "select count(*) = 4 and bool_and(claimed_by is null and attempt_count = 0) \
          and (select count(*) from posthaste.delivery_attempts) = 1 \
-         and not exists (select from posthaste.relays) from posthaste.deliveries";
+         and not exists (select from posthaste.relays) from posthaste.live_deliveries";
     assert!(value::<bool>(&client, released).await);
 }
 
@@ -96,7 +96,7 @@ async fn a_stop_that_outlasts_its_grace_records_what_was_interrupted() {
     let attempt = attempts(&client, event).await.remove(0);
     assert_eq!((attempt.outcome.as_str(), attempt.verdict.as_str()), ("interrupted", "retry"));
     assert_eq!(attempt.reason.as_deref(), Some("interrupted, so it may arrive twice"));
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by is null").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by is null").await;
     let _next = Relay::start(&database).await;
     settled(&client).await;
     assert_eq!(ids(&receiver.received()).len(), 1);
@@ -114,10 +114,10 @@ async fn a_stop_does_not_wait_for_an_endpoints_pace() {
     let first = event("order.paid").add(&client).await;
     attempted(&client, first, 1).await;
     event("order.paid").add(&client).await;
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by = 1").await;
 
     assert_eq!(relay.stop().await.code(), Some(0));
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by is null").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by is null").await;
     assert_eq!(receiver.received().len(), 1);
 }
 
@@ -173,7 +173,7 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
             "execute record ({relay}, null, '{{1}}', '{{1}}', '{{{token}}}', '{{{retry_in}}}', '{{f}}', \
              '{{1}}', '{{1}}', '{{200}}', '{{1}}', '{{1}}', '{{1}}', '{{1}}', '{{-1}}', '{{-1}}', '{{-1}}', \
              '{{f}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', '{{}}', '{{0}}', \
-             {verdict}, '{{}}', '{{0}}')"
+             {verdict}, '{{}}', '{{0}}', '{{-1}}', '{{now}}', '{{}}', '{{}}')"
         );
         client.query(&record, &[]).await.unwrap().len()
     };
@@ -182,10 +182,10 @@ async fn a_result_under_a_claim_that_was_lost_is_neither_recorded_nor_does_it_en
         assert_eq!(record(relay, token, RETRY, "1000").await, 0);
     }
     let untouched = "select claimed_by = 2 and claim_token = 7 and attempt_count = 0 \
-         and not exists (select from posthaste.delivery_attempts) from posthaste.deliveries";
+         and not exists (select from posthaste.delivery_attempts) from posthaste.live_deliveries";
     assert!(value::<bool>(&client, untouched).await);
     assert_eq!(record(2, 7, DELIVERED, "-1").await, 1);
-    let ended = "select not exists (select from posthaste.deliveries) and count(*) = 1 \
+    let ended = "select not exists (select from posthaste.live_deliveries) and count(*) = 1 \
          from posthaste.delivery_attempts";
     assert!(value::<bool>(&client, ended).await);
 }

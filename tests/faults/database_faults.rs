@@ -202,7 +202,7 @@ async fn a_full_disk_fails_inserts_and_delays_the_rest_until_there_is_room() {
     if let Disk::Mounted(_) = disk {
         assert_eq!(refused.code().unwrap().code(), "53100");
         relay.logs("No space left on device").await;
-        let unrecorded = "count(*) > 0 from posthaste.deliveries where claimed_by = 1";
+        let unrecorded = "count(*) > 0 from posthaste.live_deliveries where claimed_by = 1";
         holds(&client, unrecorded).await;
     }
 

@@ -62,7 +62,7 @@ impl Two {
         assert_eq!(inconsistencies(&self.client).await, [""; 0]);
         // It works again, and the address is as wrong as it was.
         assert_not_ready(relay).await;
-        let untouched = "not exists (select from posthaste.deliveries) \
+        let untouched = "not exists (select from posthaste.live_deliveries) \
                          and not exists (select from posthaste.relays)";
         holds(&self.other_client, untouched).await;
         assert_eq!(self.other_receiver.received().len(), 0);

@@ -81,9 +81,9 @@ async fn a_relay_that_cannot_route_is_not_ready_and_says_since_when_and_by_which
     let receiver = Receiver::start().await;
     endpoint(&receiver.url("/")).add(&client).await;
     let relay = Relay::start(&database).await;
-    refuse(&client, "deliveries").await;
+    refuse(&client, "routing").await;
     event("order.paid").add(&client).await;
-    assert_told(&relay, &client, "deliveries", "routing", "route").await;
+    assert_told(&relay, &client, "routing", "routing", "route").await;
     assert_eq!(receiver.received().len(), 1);
 }
 

@@ -74,7 +74,7 @@ async fn payloads_in_memory_are_bounded_when_routed_and_when_claimed_from_a_back
     client.execute(large, &[&EVENTS]).await.unwrap();
     // All is routed, and as much is in flight as may be.
     let waiting = "not exists (select from posthaste.unrouted_events) \
-         and count(*) > 0 from posthaste.deliveries where claimed_by is not null";
+         and count(*) > 0 from posthaste.live_deliveries where claimed_by is not null";
     holds(&client, waiting).await;
     receiver.wait_for(BOUND >> 21).await;
     let routed = peak(first.pid()) - at_rest;

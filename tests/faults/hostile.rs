@@ -195,7 +195,7 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
     assert_eq!(healthy.wait_for(EVENTS).await.len(), EVENTS);
     until("every delivery to end but those that are held", || async {
         let open = "select count(*) filter (where description <> $1), count(*)
-                      from posthaste.deliveries d join posthaste.endpoints e on e.id = d.endpoint_id";
+                      from posthaste.live_deliveries d join posthaste.endpoints e on e.id = d.endpoint_id";
         let open = client.query_one(open, &[&HELD]).await.unwrap();
         (open.get::<_, i64>(0) == 0 && open.get::<_, i64>(1) == all).then_some(())
     })

@@ -92,7 +92,7 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_every_event_and_no_other_end
         assert!(waited < 3 * 60 * MINUTE, "it took {waited:?} after it had come back");
 
         until("all to be recorded", || async {
-            (hours.count("posthaste.deliveries").await == 0).then_some(())
+            (hours.count("posthaste.live_deliveries").await == 0).then_some(())
         })
         .await;
         assert_eq!(

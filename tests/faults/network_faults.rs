@@ -25,7 +25,7 @@ async fn what_was_routed_by_a_statement_whose_answer_was_lost_is_given_back_and_
     waits_for_a_lock(&client, "route_few").await;
     wire.lose_answers();
     blocker.batch_execute("rollback").await.unwrap();
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by = 1").await;
     wire.cut().await;
     wire.fix();
 
@@ -53,7 +53,7 @@ async fn what_was_claimed_by_a_statement_whose_answer_was_lost_is_given_back_and
     waits_for_a_lock(&client, "claim").await;
     wire.lose_answers();
     blocker.batch_execute("commit").await.unwrap();
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by = 1").await;
     wire.cut().await;
     wire.fix();
 
@@ -114,7 +114,7 @@ async fn a_relay_that_hears_nothing_sends_nothing_more_and_another_takes_over() 
                 select 'order.paid', '{}' from generate_series(1, 10)";
     client.execute(many, &[]).await.unwrap();
     let first = receiver.next().await;
-    holds(&client, "count(*) = 10 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 10 from posthaste.live_deliveries where claimed_by = 1").await;
     let other = relay(&database.url()).await;
     wire.silence();
     settled(&client).await;
@@ -150,7 +150,7 @@ async fn a_relay_that_cannot_renew_its_lease_routes_and_claims_nothing() {
     relay.logs("renew this relay's lease").await;
     event("order.paid").add(&client).await;
     // Another relay could claim it, if there were one.
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by is null").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by is null").await;
     assert_eq!(receiver.received().len(), 0);
     locker.batch_execute("rollback").await.unwrap();
     settled(&client).await;
@@ -196,7 +196,7 @@ async fn a_claim_that_arrives_after_its_relay_was_taken_for_dead_is_found_and_re
     client.query(reap, &[&1000, &0.0_f64]).await.unwrap();
     holds(&client, "not exists (select from posthaste.relays)").await;
     blocker.batch_execute("rollback").await.unwrap();
-    holds(&client, "count(*) = 1 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 1 from posthaste.live_deliveries where claimed_by = 1").await;
     relay.kill().await;
     let _next = Relay::start(&database).await;
 

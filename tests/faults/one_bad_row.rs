@@ -141,7 +141,7 @@ async fn an_event_that_is_to_be_sent_never_and_is_then_told_to_be_sent_now_is_se
     for at in ["infinity", "-infinity", "200000-01-01"] {
         events.push(event("order.paid").with("deliver_at", at).add(&client).await);
     }
-    holds(&client, "count(*) = 2 from posthaste.deliveries where claimed_by is null").await;
+    holds(&client, "count(*) = 2 from posthaste.live_deliveries where claimed_by is null").await;
     make_due(&client).await;
     events.push(event("order.paid").add(&client).await);
     client.batch_execute("notify posthaste, 'deliveries'").await.unwrap();
@@ -185,7 +185,7 @@ async fn assert_that_the_others_go_on(how: &str, message: &str) {
     make_due(&client).await;
     client.batch_execute("notify posthaste, 'deliveries'").await.unwrap();
     let only_it =
-        format!("count(*) = 1 and bool_and(endpoint_id = {SPOILED}) from posthaste.deliveries");
+        format!("count(*) = 1 and bool_and(endpoint_id = {SPOILED}) from posthaste.live_deliveries");
     holds(&client, &only_it).await;
     let said = relay.logs("nothing can be claimed for this endpoint").await;
     assert!(said.contains("\"endpoint\":5") && said.contains(message), "{said}");
@@ -234,14 +234,20 @@ async fn routing_that_fails_of_much_at_once_takes_less_and_then_more_again() {
     let trigger = "create function spoil() returns trigger language plpgsql as $$ begin \
            if (select count(*) from made) > 10 then raise 'too many'; end if; return null; end $$; \
          create trigger spoil after insert on posthaste.deliveries referencing new table as made \
-           for each statement execute function spoil()";
+           for each statement execute function spoil(); \
+         create function spoil_batch() returns trigger language plpgsql as $$ begin \
+           if new.pending > 10 then raise 'too many'; end if; return new; end $$; \
+         create trigger spoil before insert on posthaste.claims \
+           for each row execute function spoil_batch()";
     client.batch_execute(trigger).await.unwrap();
     let insert = "insert into posthaste.outbox (event_type, payload) \
          select 'order.paid', '{}' from generate_series(1, 300)";
     client.batch_execute(insert).await.unwrap();
     let relay = Relay::start(&database).await;
     holds(&client, "count(*) >= 20 from posthaste.delivery_attempts").await;
-    client.batch_execute("drop trigger spoil on posthaste.deliveries").await.unwrap();
+    let unspoil = "drop trigger spoil on posthaste.deliveries; \
+                   drop trigger spoil on posthaste.claims";
+    client.batch_execute(unspoil).await.unwrap();
     settled(&client).await;
     let received = receiver.wait_for(usize::try_from(EVENTS).unwrap()).await;
     assert_eq!((ids(&received).len(), received.len()), (300, 300));
@@ -307,10 +313,10 @@ async fn headers_count_as_payloads_do_in_the_memory_that_events_may_take() {
              from generate_series(1, 300) h) from generate_series(1, 12) n";
     client.batch_execute(insert).await.unwrap();
     let all = "not exists (select from posthaste.unrouted_events) \
-         and count(*) filter (where claimed_by is not null) > 0 from posthaste.deliveries";
+         and count(*) filter (where claimed_by is not null) > 0 from posthaste.live_deliveries";
     holds(&client, all).await;
     receiver.wait_for(2).await;
-    let claimed = "select count(*) from posthaste.deliveries where claimed_by is not null";
+    let claimed = "select count(*) from posthaste.live_deliveries where claimed_by is not null";
     let claimed: i64 = value(&client, claimed).await;
     assert!((2..=4).contains(&claimed), "{claimed}");
     let bytes = relay.metric("posthaste_in_flight_bytes", "").await;

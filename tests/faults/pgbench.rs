@@ -107,7 +107,7 @@ impl Shop {
         assert_eq!(ids, committed);
         until("every delivery to be recorded", || async {
             let open: i64 = client
-                .query_one("select count(*) from posthaste.deliveries", &[])
+                .query_one("select count(*) from posthaste.live_deliveries", &[])
                 .await
                 .unwrap()
                 .get(0);

@@ -190,7 +190,7 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
         event("order.paid").add(&client).await;
     }
     receiver.wait_for(8).await;
-    holds(&client, "count(*) = 20 from posthaste.deliveries where claimed_by = 1").await;
+    holds(&client, "count(*) = 20 from posthaste.live_deliveries where claimed_by = 1").await;
     // One that has a session, and looks for locks that are free.
     let polling = Relay::on(&database.url()).set("relay.wake", "poll");
     let other = timed(polling.set("relay.poll_interval", "50ms")).await;

@@ -228,7 +228,7 @@ async fn a_copy_that_is_held_sends_nothing_until_an_endpoint_is_enabled() {
     );
     let _relay = Relay::start(&copy).await;
     event("order.new").add(&client).await;
-    let routed = "count(*) = 2 from posthaste.deliveries";
+    let routed = "count(*) = 2 from posthaste.live_deliveries";
     holds(&client, routed).await;
     assert_eq!(types(&after), [""; 0]);
     let reason = "select disabled_reason from posthaste.endpoints";

@@ -26,14 +26,14 @@ const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
         include_str!("../../sql/queries/record.sql"),
         "1, null, '{1}', '{1}', '{1}', '{-1}', '{f}', '{1}', '{1}', '{200}', \
          '{1}', '{1}', '{-1}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', \
-         '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}'",
-        &["deliveries_in_line", "deliveries_pkey"],
+         '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{-1}', '{now}', '{1}', '{1}'",
+        &["claims_pkey", "deliveries_in_line", "deliveries_pkey"],
     ),
     (
         "release",
         include_str!("../../sql/queries/release.sql"),
-        "1, '{1}', '{1}', '{1}'",
-        &["deliveries_pkey"],
+        "1, '{1}', '{1}', '{1}', '{1}', '{1}'",
+        &["claims_pkey", "deliveries_pkey"],
     ),
     (
         "give_turns",
@@ -102,7 +102,7 @@ async fn assert_queue_plans(client: &Client, statistics: &str) {
     for (name, _, arguments, expected) in QUEUE {
         let (found, indexes) = planned(client, name, arguments).await;
         let told = format!("{name}, {statistics}: {found:?} {indexes:?}");
-        let ours = ["deliveries", "endpoints", "outbox"];
+        let ours = ["claims", "deliveries", "endpoints", "outbox"];
         for (node, table) in &found {
             assert!(!ours.iter().any(|one| table.starts_with(one)) || node != "Seq Scan", "{told}");
             assert!(node != "Hash Join" && node != "Merge Join", "{told}");
@@ -110,7 +110,9 @@ async fn assert_queue_plans(client: &Client, statistics: &str) {
         let ridden: BTreeSet<_> = indexes
             .iter()
             .map(String::as_str)
-            .filter(|index| index.starts_with("deliveries") || index.starts_with("one_delivery"))
+            .filter(|index| {
+                ["claims", "deliveries", "one_delivery"].iter().any(|ours| index.starts_with(ours))
+            })
             .collect();
         assert_eq!(ridden, expected.iter().copied().collect(), "{told}");
         // Its purpose: to begin and end a plan takes as long as it has nodes.

@@ -29,7 +29,8 @@ const STEPS: [(&str, &str, &str, &[&str]); 4] = [
     (
         "write_step",
         include_str!("../../sql/queries/write_step.sql"),
-        "1, 1, 0, '9:9:', '9:9:', null, null, 1, 1, 0, '9:9:', '{1}', '{now}', '{1}', '{null}', 1, null",
+        "1, 1, 0, '9:9:', '9:9:', null, null, 1, 1, 0, '9:9:', null, \
+         '{1}', '{1}', '{now}', 1, 1, '{1}', '{1}', '{now}', '{null}'",
         &["endpoint_changes_pkey", "routing_pkey"],
     ),
 ];

@@ -1,10 +1,11 @@
 //! A result that is recorded alone, by the small statement, leaves the rows that it leaves among
-//! others.
+//! others, and so does one of a delivery that was claimed in a batch.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use posthaste::clock::Clock;
+use posthaste::model::delivery::BatchPlace;
 use posthaste::model::outcome::{Answer, Cause, Outcome, Phase, Phases, Refusal};
 use posthaste::model::verdict::{Decision, Verdict};
 use posthaste::store::attempts::{Attempt, record};
@@ -64,7 +65,8 @@ fn attempt(
         event_id,
         endpoint_id: 1,
         claim_token: TOKEN,
-        event_created_at: Timestamp::UNIX_EPOCH,
+        batch: None,
+        event_created_at: Timestamp::from_second(1_767_225_600).unwrap(), // 2026
         number: 2,
         began,
         took: Duration::from_micros(4321),
@@ -80,9 +82,20 @@ async fn owe(client: &Client, event: i64) {
     let owe = format!(
         "insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, \
                                            claimed_by, claim_token) \
-         values ({event}, 1, '2026-01-01', now(), {RELAY}, {TOKEN})"
+         values ({event}, 1, '2026-01-01Z', now(), {RELAY}, {TOKEN})"
     );
     client.batch_execute(&owe).await.unwrap();
+}
+
+/// The same, claimed by a step of routing.
+async fn claim(client: &Client, event: i64) {
+    let claim = format!(
+        "insert into posthaste.claims (relay_id, token, pending, recorded, due_at, first_event, \
+           last_event, event_ids, endpoint_ids, event_created_ats) \
+         values ({RELAY}, {TOKEN}, 1, '0', now(), {event}, {event}, '{{{event}}}', '{{1}}', \
+           array[timestamptz '2026-01-01Z'])"
+    );
+    client.batch_execute(&claim).await.unwrap();
 }
 
 /// The row of an event's attempt, without what names the event; its beginning to the minute.
@@ -96,7 +109,7 @@ async fn row_of(client: &Client, event: i64) -> Value {
 }
 
 #[tokio::test]
-async fn a_result_leaves_the_same_row_alone_as_among_others() {
+async fn a_result_leaves_the_same_row_alone_as_among_others_and_in_a_batch() {
     let database = TestDatabase::new().await;
     let client = database.client().await;
     let way = Database::parse(&database.url(), None, None, PATIENCE).unwrap();
@@ -104,27 +117,32 @@ async fn a_result_leaves_the_same_row_alone_as_among_others() {
     let began = Clock.instant();
     let now = began + Duration::from_secs(3600);
     for (n, result) in results().into_iter().enumerate() {
-        let first = 3 * i64::try_from(n).unwrap() + 1;
+        let first = 4 * i64::try_from(n).unwrap() + 1;
         for event in first..first + 3 {
             owe(&client, event).await;
         }
+        claim(&client, first + 3).await;
         let [alone, among, other] =
             [first, first + 1, first + 2].map(|event| attempt(event, began, result.clone()));
         // Of another relay, and of another claim.
         let lost = Attempt { claim_token: TOKEN + 1, ..alone.clone() };
-        assert!(record(&store, RELAY + 1, &[&alone], now).await.unwrap().is_empty());
-        assert!(record(&store, RELAY, &[&lost], now).await.unwrap().is_empty());
+        assert!(!record(&store, RELAY + 1, &[&alone], now).await.unwrap().has(&alone));
+        assert!(!record(&store, RELAY, &[&lost], now).await.unwrap().has(&lost));
 
         let held = record(&store, RELAY, &[&alone], now).await.unwrap();
-        assert_eq!(held.into_iter().collect::<Vec<_>>(), [((first, 1), None)]);
+        assert!(held.has(&alone) && held.next_due_in(&alone).is_none());
         let held = record(&store, RELAY, &[&among, &other], now).await.unwrap();
-        assert_eq!(held.len(), 2);
+        assert!(held.has(&among) && held.has(&other) && !held.has(&lost));
+        let place = Some(BatchPlace { at: 0, of: 1 });
+        let claimed = Attempt { event_id: first + 3, batch: place, ..alone.clone() };
+        assert!(record(&store, RELAY, &[&claimed], now).await.unwrap().has(&claimed));
         let row = row_of(&client, first).await;
         assert_eq!(row["began"], true, "{row}");
         assert_eq!(row, row_of(&client, first + 1).await, "{result:?}");
+        assert_eq!(row, row_of(&client, first + 3).await, "{result:?}");
     }
-    let left = "select count(*) from posthaste.deliveries";
+    let left = "select count(*) from posthaste.live_deliveries";
     assert_eq!(value::<i64>(&client, left).await, 0);
     let rows = "select count(*) from posthaste.attempts";
-    assert_eq!(value::<i64>(&client, rows).await, 30);
+    assert_eq!(value::<i64>(&client, rows).await, 40);
 }

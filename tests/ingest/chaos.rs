@@ -122,7 +122,7 @@ async fn none_left<F: Future<Output = i64>>(what: &str, count: impl Fn() -> F) {
 /// Everything that was taken has arrived, and is one event.
 async fn reckon_up(taken: &BTreeSet<String>, receiver: &Receiver, client: &Client) {
     let owed = "select (select count(*) from posthaste.unrouted_events) \
-                      + (select count(*) from posthaste.deliveries)";
+                      + (select count(*) from posthaste.live_deliveries)";
     none_left("owed", || value::<i64>(client, owed)).await;
     settled(client).await;
     let text = |body: Vec<u8>| serde_json::from_slice::<String>(&body).unwrap();

@@ -51,7 +51,7 @@ async fn what_settings_refuse_is_held_says_which_and_arrives_once_they_are_chang
     assert_eq!(health(&client, id).await, format!("paused: {opens}"));
     let held: i64 = value(
         &client,
-        "select count(*) from posthaste.deliveries where attempt_count = 0 and next_attempt_at <= now()",
+        "select count(*) from posthaste.live_deliveries where attempt_count = 0 and next_attempt_at <= now()",
     )
     .await;
     assert_eq!(held, EVENTS, "nothing is spent and nothing put off");
@@ -166,7 +166,7 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
     );
     let spent: i64 = value(&client, "select count(*) from posthaste.delivery_attempts").await;
     let held: i64 =
-        value(&client, "select count(*) from posthaste.deliveries where attempt_count = 0").await;
+        value(&client, "select count(*) from posthaste.live_deliveries where attempt_count = 0").await;
     assert!(held > 0 && spent + held == 20, "{spent} attempts, {held} held");
 }
 

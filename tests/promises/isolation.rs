@@ -44,7 +44,7 @@ async fn a_hanging_endpoint_holds_its_own_window_and_no_other() {
     }
     holds(&client, &format!("count(*) = {} from posthaste.delivery_attempts", 8 * EVENTS)).await;
     assert_eq!(hanging.received().len(), 8, "its window, and not a request more");
-    let left = "select count(*) from posthaste.deliveries";
+    let left = "select count(*) from posthaste.live_deliveries";
     assert_eq!(value::<i64>(&client, left).await, i64::try_from(2 * EVENTS).unwrap());
 }
 
@@ -71,7 +71,7 @@ async fn an_endpoint_that_was_fast_and_hangs_leaves_claims_to_the_others() {
     // Believed to be fast, it is given more than it will ever send.
     fast.otherwise(Reply::Hang);
     many(1_000).await;
-    holds(&client, "count(*) = 1000 from posthaste.deliveries").await;
+    holds(&client, "count(*) = 1000 from posthaste.live_deliveries").await;
     for number in 1..=20 {
         event("other").add(&client).await;
         other.wait_for(number).await;
@@ -103,7 +103,7 @@ async fn a_paused_endpoint_is_left_alone_and_its_deliveries_spend_no_attempts() 
     let last = event("order.paid").add(&client).await;
     attempted(&client, last, 1).await;
     assert_eq!(dead.received().len(), 3);
-    let mine = format!("from posthaste.deliveries where endpoint_id = {id}");
+    let mine = format!("from posthaste.live_deliveries where endpoint_id = {id}");
     let left_alone = format!(
         "count(*) = 12 and sum(attempt_count) <= 3 and bool_and(claimed_by is null) {mine}"
     );

@@ -6,6 +6,7 @@ mod bad_input;
 mod bell;
 mod routing;
 mod routing_steps;
+mod batches;
 mod subscriptions;
 
 mod guard;

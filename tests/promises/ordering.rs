@@ -91,7 +91,7 @@ async fn what_commits_later_comes_later_even_if_it_was_inserted_first() {
     keyed(&early, "a", 1).await;
     receiver.next().await;
     late.batch_execute("commit").await.unwrap();
-    let in_line = format!("in_line from posthaste.deliveries where event_id = {commits_last}");
+    let in_line = format!("in_line from posthaste.live_deliveries where event_id = {commits_last}");
     holds(&early, &in_line).await;
     gate.open();
 

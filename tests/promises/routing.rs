@@ -104,7 +104,7 @@ async fn step(client: &Client, name: &str, room: &str) -> Step {
     let mut said: Vec<_> = claims.map(|row| told(row, &CLAIM)).collect();
     said.sort();
     said.push(told(done, &DONE));
-    let written = "select to_jsonb(d) - 'created_at' as row from posthaste.deliveries d
+    let written = "select to_jsonb(d) - 'created_at' as row from posthaste.live_deliveries d
                    union all
                    select to_jsonb(r) - '{since,until,floor_at,mark_xid,mark_at,routed_at}'::text[]
                      from posthaste.routing r
@@ -157,7 +157,7 @@ async fn few_events_are_routed_by_either_statement_in_the_same_way() {
         assert!(step.is_usual, "{what}: {step:?}");
         assert_eq!(step.said.len() > 1, events != "select", "{what}: {step:?}");
     }
-    let owed = "select count(*) filter (where claimed_by = 7) || ' of ' || count(*) from posthaste.deliveries";
+    let owed = "select count(*) filter (where claimed_by = 7) || ' of ' || count(*) from posthaste.live_deliveries";
     assert_eq!(value::<String>(&client, owed).await, "23 of 32");
 }
 
@@ -214,7 +214,7 @@ async fn a_span_that_is_not_finished_is_left_to_the_whole_statement() {
     assert!(!step(&client, "route_few", AMPLE).await.is_usual);
     read(&client, "route", 2, AMPLE).await;
     assert!(step(&client, "route_few", AMPLE).await.is_usual);
-    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.deliveries").await, 6);
+    assert_eq!(value::<i64>(&client, "select count(*) from posthaste.live_deliveries").await, 6);
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn what_commits_late_is_routed_once_by_the_few_beside_what_came_before_it(
         assert!(assert_same(&client, AMPLE, "one has committed").await.is_usual);
     }
     let routed = "select count(distinct event_id) || ' of ' || (select count(*) from posthaste.outbox) \
-                  from posthaste.deliveries";
+                  from posthaste.live_deliveries";
     assert_eq!(value::<String>(&client, routed).await, "10 of 10");
     assert_eq!(value::<i64>(&client, "select sum(events) from posthaste.routing").await, 10);
 }

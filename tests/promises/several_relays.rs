@@ -90,7 +90,7 @@ async fn what_a_relay_took_when_it_was_alone_is_shared_with_those_that_join() {
     let relay = || Relay::on(&database.url()).set("relay.heartbeat", "200ms").start();
     let _alone = relay().await;
     many(&client, "order.paid", 100).await;
-    holds(&client, "count(*) > 50 from posthaste.deliveries where claimed_by is not null").await;
+    holds(&client, "count(*) > 50 from posthaste.live_deliveries where claimed_by is not null").await;
 
     let _others = tokio::join!(relay(), relay());
     settled(&client).await;
@@ -110,7 +110,7 @@ async fn what_one_relay_serves_is_taken_over_by_another() {
     let (one, other) = tokio::join!(relay(), relay());
     event("order.paid").add(&client).await;
     receiver.next().await;
-    let holder: i32 = value(&client, "select claimed_by from posthaste.deliveries").await;
+    let holder: i32 = value(&client, "select claimed_by from posthaste.live_deliveries").await;
     receiver.otherwise(Reply::ok());
     let mut relays = [one, other];
     let sender = relays

@@ -430,7 +430,7 @@ impl World<'_> {
     /// Lets every line go on that is blocked, and every endpoint: nobody would end what is held.
     pub async fn let_all_go_on(&mut self) -> Held {
         let held = "select e.id from posthaste.endpoints e where not e.enabled or exists ( \
-             select from posthaste.deliveries d where d.endpoint_id = e.id and d.blocked_at is not null)";
+             select from posthaste.live_deliveries d where d.endpoint_id = e.id and d.blocked_at is not null)";
         let held: Vec<EndpointId> =
             self.ground.read(held).await.iter().map(|row| row.get(0)).collect();
         for endpoint in held {
@@ -459,7 +459,7 @@ struct Live {
 }
 
 async fn live(client: &Client, endpoint: EndpointId) -> Result<Vec<Live>, tokio_postgres::Error> {
-    let live = "select event_id, blocked_at is not null from posthaste.deliveries \
+    let live = "select event_id, blocked_at is not null from posthaste.live_deliveries \
          where endpoint_id = $1 order by event_id";
     let rows = client.query(live, &[&endpoint]).await?;
     Ok(rows.iter().map(|row| Live { event: row.get(0), blocked: row.get(1) }).collect())

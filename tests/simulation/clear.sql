@@ -1,6 +1,7 @@
 -- Everything as after the migrations, by deletes: of a few rows they are faster than new tables.
 set session_replication_role = replica;
 delete from posthaste.deliveries;
+delete from posthaste.claims;
 delete from posthaste.attempts;
 delete from posthaste.outbox;
 delete from posthaste.idempotency;

@@ -15,5 +15,9 @@ create trigger gate_2 before insert or update or delete on posthaste.deliveries 
   when (current_setting('simulation.slow', true) <> '') execute function simulation.wait_at_gate(2);
 create trigger gate_3 before insert or update or delete on posthaste.deliveries for each row
   when (current_setting('simulation.slow', true) <> '') execute function simulation.wait_at_gate(3);
+create trigger gate_2 before insert or update or delete on posthaste.claims for each statement
+  when (current_setting('simulation.slow', true) <> '') execute function simulation.wait_at_gate(2);
+create trigger gate_3 before insert or update or delete on posthaste.claims for each row
+  when (current_setting('simulation.slow', true) <> '') execute function simulation.wait_at_gate(3);
 create trigger gate_4 before insert on posthaste.attempts for each statement
   when (current_setting('simulation.slow', true) <> '') execute function simulation.wait_at_gate(4);

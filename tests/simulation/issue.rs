@@ -257,7 +257,7 @@ impl World<'_> {
             (Statement::Record { attempts, .. }, Done::Recorded(held)) => {
                 for attempt in attempts {
                     let pair = (attempt.event_id, attempt.endpoint_id);
-                    if !held.contains_key(&pair) {
+                    if !held.has(attempt) {
                         self.count("records refused");
                     } else if let Decision::Retry { after } = attempt.verdict.decision {
                         let after = Micros::try_from(after.as_micros()).expect("less than a year");

@@ -58,7 +58,7 @@ impl World<'_> {
     async fn check_turn(&self, delivery: &Delivery, relay: RelayId) -> Held {
         let pair = (delivery.event_id, delivery.endpoint_id);
         let Some((key, place)) = &self.truth.owed[&pair].line else { return Ok(()) };
-        let live = "select event_id, claimed_by, claim_token from posthaste.deliveries \
+        let live = "select event_id, claimed_by, claim_token from posthaste.live_deliveries \
              where endpoint_id = $1 and ordering_key = $2";
         let live = self.ground.read_with(live, &[&pair.1, key]).await;
         let claim = (Some(relay), Some(delivery.claim_token));

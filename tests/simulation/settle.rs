@@ -54,7 +54,7 @@ impl World<'_> {
             ended = ended_by_now;
             self.pass(ROUND_SECONDS).await?;
         }
-        let left = "select format('%s', d) from posthaste.deliveries d";
+        let left = "select format('%s', d) from posthaste.live_deliveries d";
         let left: Vec<String> = self.ground.read(left).await.iter().map(|row| row.get(0)).collect();
         Err(Broken(format!("it does not settle; deliveries: {left:?}")))
     }
@@ -132,7 +132,7 @@ impl World<'_> {
         let Some(relay) = self.relay(relay) else { return Ok(()) };
         let (number, held) = (relay.number, relay.claims());
         hold(held == 0, || format!("relay {number} keeps {held} claims"))?;
-        let claimed = "select count(*) from posthaste.deliveries where claimed_by = $1";
+        let claimed = "select count(*) from posthaste.live_deliveries where claimed_by = $1";
         let claimed: i64 = self.ground.read_with(claimed, &[&number]).await[0].get(0);
         hold(claimed == 0, || format!("relay {number} does not know of {claimed} claims"))
     }
@@ -177,7 +177,7 @@ impl World<'_> {
 
     async fn is_settled(&mut self) -> bool {
         self.find_announcements().await;
-        let nothing_owed = "select not exists (select from posthaste.deliveries)";
+        let nothing_owed = "select not exists (select from posthaste.live_deliveries)";
         self.truth.all_is_routed()
             && self.relays.iter().flatten().all(|relay| relay.frozen || relay.claims() == 0)
             && self.ground.read(nothing_owed).await[0].get(0)

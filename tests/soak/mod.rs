@@ -288,7 +288,7 @@ async fn say(url: String, ledger: Arc<Ledger>) {
         tokio::time::sleep(SAY_EVERY).await;
         let Some(session) = Session::open(&url).await else { continue };
         let events = ledger.entries().iter().filter(|entry| entry.sent_at > 0).count();
-        let owed = "select count(*) from posthaste.deliveries";
+        let owed = "select count(*) from posthaste.live_deliveries";
         if let Ok(row) = session.client.query_one(owed, &[]).await {
             let (seconds, owed) = (Clock.since(began).as_secs(), row.get::<_, i64>(0));
             eprintln!("soak: {seconds} s, {events} events, {owed} deliveries owed");

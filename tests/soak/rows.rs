@@ -45,7 +45,7 @@ pub async fn add_endpoint(client: &Client, spec: &Spec, address: SocketAddr) -> 
 pub async fn left(url: &str, dead: &[i64]) -> Option<i64> {
     let session = Session::open(url).await?;
     let statement = "select (select count(*) from posthaste.unrouted_events) \
-         + (select count(*) from posthaste.deliveries where endpoint_id <> all($1))";
+         + (select count(*) from posthaste.live_deliveries where endpoint_id <> all($1))";
     Some(session.client.query_one(statement, &[&dead]).await.ok()?.get(0))
 }
 
@@ -76,7 +76,7 @@ pub async fn stuck(url: &str, dead: &[i64]) -> Vec<String> {
                   in_line, blocked_at is not null as blocked, count(*), \
                   count(distinct d.ordering_key) as keys, min(next_attempt_at) as due, \
                   clock_timestamp() as now, min(event_id) as first_event \
-             from posthaste.deliveries d \
+             from posthaste.live_deliveries d \
              left join posthaste.endpoints e on e.id = d.endpoint_id \
              left join posthaste.endpoint_health h on h.endpoint_id = d.endpoint_id \
             where d.endpoint_id <> all($1) \
@@ -112,7 +112,7 @@ pub async fn each_attempt(client: &Client, mut take: impl FnMut(&Attempt)) {
 
 /// Hands over event and endpoint of every delivery that is owed.
 pub async fn each_delivery(client: &Client, mut take: impl FnMut(i64, i64)) {
-    let statement = "select event_id, endpoint_id from posthaste.deliveries";
+    let statement = "select event_id, endpoint_id from posthaste.live_deliveries";
     each(client, statement, |row| take(row.get(0), row.get(1))).await;
 }
 
@@ -128,7 +128,7 @@ async fn each(client: &Client, statement: &str, mut take: impl FnMut(&Row)) {
 pub async fn evidence(client: &Client, event_id: i64, endpoint_id: i64) -> String {
     let statement = "(select to_json(a)::text from posthaste.delivery_attempts a \
            where event_id = $1 and endpoint_id = $2 order by started_at desc limit 6) \
-         union all select to_json(d)::text from posthaste.deliveries d \
+         union all select to_json(d)::text from posthaste.live_deliveries d \
            where event_id = $1 and endpoint_id = $2 \
          union all select 'outbox: xid ' || xid || ', created ' || created_at \
            from posthaste.outbox where id = $1";
@@ -167,7 +167,7 @@ pub async fn check_consistency(client: &Client, ledger: &Ledger) {
     let statement = "select concat_ws(' ', problem, event_id, endpoint_id, detail) \
          from posthaste.check_consistency(patience => '1 second') \
          union all select 'claimed by relay ' || claimed_by || ': ' || event_id || ' ' || endpoint_id \
-           from posthaste.deliveries where claimed_by is not null \
+           from posthaste.live_deliveries where claimed_by is not null \
          union all select 'relay ' || id || ' is still registered' from posthaste.relays \
          union all select 'event ' || event_id || ' is not routed' from posthaste.unrouted_events";
     for row in client.query(statement, &[]).await.expect("check the consistency") {

@@ -144,7 +144,7 @@ pub fn attempted(
 #[track_caller]
 pub fn settled(client: &Client) -> impl Future<Output = ()> + '_ {
     let statement = "select not exists (select from posthaste.unrouted_events) \
-                 and not exists (select from posthaste.deliveries)";
+                 and not exists (select from posthaste.live_deliveries)";
     until("all deliveries to end", move || async move {
         value::<bool>(client, statement).await.then_some(())
     })

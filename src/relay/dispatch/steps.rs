@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::model::delivery::BatchPlace;
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{
     Cut, EventKind, Owing, Recipient, Recipients, StepPlan, StepRoom, candidates, decide,
@@ -217,11 +218,13 @@ fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>) -> Routed {
 /// The claims of a step, event by event.
 fn claims(events: Vec<FoundEvent>, claimed: &[StepDelivery], token: i64) -> Vec<Claimed> {
     let mut events: Vec<_> = events.into_iter().map(Some).collect();
+    let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
     let one = |(n, one): (usize, &StepDelivery)| {
         let is_last = claimed.get(n + 1).is_none_or(|next| next.event != one.event);
         let event = &mut events[one.event];
         let event = if is_last { event.take() } else { event.clone() };
-        event.map(|event| event.claimed(one.endpoint, one.revision, token))
+        let in_batch = BatchPlace { at: place(n), of: place(claimed.len()) };
+        event.map(|event| event.claimed((one.endpoint, one.revision), token, in_batch))
     };
     claimed.iter().enumerate().filter_map(one).collect()
 }

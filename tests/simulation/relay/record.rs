@@ -91,16 +91,14 @@ impl Relay {
             };
             let stays =
                 attempt.blocks || matches!(attempt.verdict.decision, Decision::Retry { .. });
-            match held.get(&(delivery.event_id, endpoint)) {
-                Some(Some(due_in)) => self.due.put(endpoint, instant(now) + *due_in),
-                Some(None) if !stays => {
-                    self.lines.these.insert((endpoint, key.clone()));
-                }
-                Some(None) | None => {}
+            if let Some(due_in) = held.next_due_in(attempt) {
+                self.due.put(endpoint, instant(now) + due_in);
+            } else if !stays && held.has(attempt) {
+                self.lines.these.insert((endpoint, key.clone()));
             }
         }
         for attempt in attempts {
-            let is_held = held.contains_key(&(attempt.event_id, attempt.endpoint_id));
+            let is_held = held.has(attempt);
             if let (true, Decision::Retry { after }) = (is_held, attempt.verdict.decision) {
                 self.due.put(attempt.endpoint_id, instant(now) + after);
             }
