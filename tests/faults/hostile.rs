@@ -16,6 +16,9 @@ const EVENTS: usize = 10;
 /// In all, while twenty endpoints do their worst. A debug build with its TLS needs some 30 MB.
 const MEMORY_KB: u64 = 130_000;
 
+/// Held by the relay's own settings, and so not counted against its deliveries.
+const HELD: &str = "is the metadata service";
+
 /// The attempts that are expected of an endpoint: outcome, cause, status and verdict.
 type Expected = (&'static str, Option<&'static str>, Option<i32>, &'static str);
 
@@ -131,7 +134,7 @@ impl Neighbourhood {
             ("never shakes hands", silent, ("timed_out", Some("tls"), None, "dead")),
             ("is not there", "http://127.0.0.1:1/".to_owned(), dead("connection_refused")),
             (
-                "is the metadata service",
+                HELD,
                 "http://169.254.169.254/".to_owned(),
                 ("refused", Some("forbidden_address"), None, "retry"),
             ),
@@ -170,6 +173,9 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
         client.execute(insert, &[&endpoint.url, &endpoint.name]).await.unwrap();
     }
     client.execute(insert, &[&healthy.url_by_name("/"), &"healthy"]).await.unwrap();
+    // The attempt that pauses it shall be the only one: of two at once, both would be recorded.
+    let alone = "update posthaste.endpoints set max_concurrency = 1 where description = $1";
+    assert_eq!(client.execute(alone, &[&HELD]).await.unwrap(), 1);
 
     let relay = Relay::on(&database.url())
         .set("addresses.allow", "127.0.0.0/8,localhost")
@@ -182,8 +188,6 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
         .start()
         .await;
     let all = i64::try_from(EVENTS).unwrap();
-    // Held by the relay's own settings, and so not counted against its deliveries.
-    let held = "is the metadata service";
     let insert = "insert into posthaste.outbox (event_type, payload)
                   select 'a.b', to_json(n) from generate_series(1, $1::bigint) n";
     client.execute(insert, &[&all]).await.unwrap();
@@ -192,14 +196,14 @@ async fn every_kind_gets_its_outcome_and_the_healthy_one_notices_nothing() {
     until("every delivery to end but those that are held", || async {
         let open = "select count(*) filter (where description <> $1), count(*)
                       from posthaste.deliveries d join posthaste.endpoints e on e.id = d.endpoint_id";
-        let open = client.query_one(open, &[&held]).await.unwrap();
+        let open = client.query_one(open, &[&HELD]).await.unwrap();
         (open.get::<_, i64>(0) == 0 && open.get::<_, i64>(1) == all).then_some(())
     })
     .await;
 
     for Hostile { name, expected: (outcome, cause, status, verdict), .. } in &neighbourhood.hostile
     {
-        let times = if *name == held { 1 } else { all };
+        let times = if *name == HELD { 1 } else { all };
         let expected = (
             (*outcome).to_owned(),
             cause.map(str::to_owned),
