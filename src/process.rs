@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::ingest::{Ingest, IngestError};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
+use crate::outbound::client;
 use crate::relay::{self, RelayError};
 use crate::serve::admin::Admin;
 use crate::serve::server::{AdminServer, ServerError};
@@ -102,7 +103,8 @@ impl Process<'_> {
     }
 
     async fn deliver(&self, migrate: bool, longest: Duration) -> Result<(), ProcessError> {
-        self.preflight(migrate, longest).await?;
+        let (checked, ()) = tokio::join!(self.preflight(migrate, longest), client::read_system());
+        checked?;
         if self.stopper.is_stopping() {
             return Ok(());
         }

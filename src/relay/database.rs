@@ -72,8 +72,8 @@ impl Link {
         self.status.failed(during, mishap(error));
     }
 
-    /// The dispatcher has come round: the relay is ready, unless an address leads to another
-    /// database.
+    /// The dispatcher has come round, or made the first poll of its term: the relay is ready,
+    /// unless an address leads to another database.
     pub(super) fn works(&self, term: &Term) {
         if let Some(away) = self.status.is_back() {
             let (at, away_s) = (self.store.database().address(), away.as_secs_f64());

@@ -36,6 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use self::client::client;
 use self::database::mishap;
+use self::dispatch::BellSession;
 use self::fault::guarded;
 use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
@@ -118,15 +119,22 @@ pub async fn run(
     Ok(())
 }
 
-/// Takes the lease for a new term.
+/// Takes the lease for a new term. The session for the bell is opened meanwhile.
 async fn begin(lasting: &Lasting) -> Result<Beginning, StoreError> {
     let Lasting { store, config, .. } = lasting;
     let sessions = TaskTracker::new();
-    let lease = Lease::take(store.database(), &sessions, &config.relay.name);
-    let (lease, rules) = tokio::try_join!(lease, rules::rules(store))?;
-    let found = lease.renew(0, config.relay.lease).await?;
+    let bell = match config.relay.wake {
+        Mode::Listen => BellSession::opening(store.database(), &sessions),
+        Mode::Poll => BellSession::default(),
+    };
+    let lease = async {
+        let lease = Lease::take(store.database(), &sessions, &config.relay.name).await?;
+        let found = lease.renew(0, config.relay.lease).await?;
+        Ok((lease, found))
+    };
+    let ((lease, found), rules) = tokio::try_join!(lease, rules::rules(store))?;
     let share = lease::share(lease.registration().relay, &found);
-    Ok(Beginning { lease, share, rules, sessions })
+    Ok(Beginning { lease, share, rules, bell, sessions })
 }
 
 async fn term(lasting: &Lasting, beginning: Beginning, stopper: &Stopper) {

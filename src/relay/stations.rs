@@ -54,6 +54,7 @@ pub(super) struct Beginning {
     pub(super) lease: Lease,
     pub(super) share: Share,
     pub(super) rules: RuleSet,
+    pub(super) bell: BellSession,
     /// The sessions that this term opens.
     pub(super) sessions: TaskTracker,
 }
@@ -93,7 +94,7 @@ struct Common {
 impl Stations {
     pub(super) fn new(lasting: &Lasting, beginning: Beginning) -> Self {
         let Lasting { config, clock, metrics, .. } = lasting;
-        let Beginning { lease, share, rules, sessions } = beginning;
+        let Beginning { lease, share, rules, bell, sessions } = beginning;
         let term = Arc::new(Term::new(lease.registration(), config.relay.lease, sessions));
         let database = Link::new(lasting.store.clone(), lasting.status.clone(), clock.clone());
         let policy = Arc::new(Policy::new(config, rules));
@@ -126,7 +127,7 @@ impl Stations {
         };
         let retaken = Arc::new(Notify::new());
         Self {
-            dispatcher: common.dispatcher(lasting, results),
+            dispatcher: common.dispatcher(lasting, results, bell),
             recorder: common.recorder(config.relay.record_interval, Arc::clone(&effects)),
             results: receiver,
             notes: common.notes(effects),
@@ -139,7 +140,7 @@ impl Stations {
 }
 
 impl Common {
-    fn dispatcher(&self, lasting: &Lasting, results: Results) -> Dispatcher {
+    fn dispatcher(&self, lasting: &Lasting, results: Results, bell: BellSession) -> Dispatcher {
         let settings = dispatch_settings(&lasting.config);
         // Drawn, so that no two terms have a token in common: after a failover that lost rows,
         // not even the numbers of relays and events tell them apart.
@@ -147,7 +148,7 @@ impl Common {
         Dispatcher {
             recipients: Recipients::default(),
             state: Dispatch::new(settings, token, self.clock.instant()),
-            bell: BellSession::default(),
+            bell,
             database: Arc::clone(&self.database),
             term: Arc::clone(&self.term),
             clock: self.clock.clone(),

@@ -245,7 +245,10 @@ async fn way(database: &Database) -> Finding {
     let checked = async {
         let mut visit = Visit::to(database);
         reach::is_one_database(&mut visit).await?;
-        reach::keeps_sessions(&mut visit).await
+        match reach::beside(database).await? {
+            Some(beside) => reach::keeps_sessions(&mut visit, &beside).await,
+            None => Ok(()),
+        }
     };
     match checked.await {
         Ok(()) if database.is_pooled() && database.keeps_sessions() => {

@@ -5,7 +5,7 @@
 //! away.
 
 use super::place::{self, Place};
-use super::visit::Visit;
+use super::visit::{Visit, VisitSession};
 use super::{Database, StoreError, adopt, migrate, reach, refill, roles};
 
 /// A check that failed, by the part of the start that it belongs to.
@@ -37,6 +37,8 @@ pub struct Preflight<'a> {
     migrate: bool,
     next: Option<PreflightCheck>,
     place: Option<Place>,
+    /// The second session that the last check needs.
+    beside: Option<VisitSession>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +56,8 @@ impl<'a> Preflight<'a> {
     /// None of the checks has been made yet.
     #[must_use]
     pub fn new(database: &'a Database, migrate: bool) -> Self {
-        Self { visit: Visit::to(database), migrate, next: Some(PreflightCheck::Place), place: None }
+        let (visit, next) = (Visit::to(database), Some(PreflightCheck::Place));
+        Self { visit, migrate, next, place: None, beside: None }
     }
 
     #[must_use]
@@ -94,11 +97,15 @@ impl<'a> Preflight<'a> {
                 Some(PreflightCheck::Schema)
             }
             PreflightCheck::Schema => {
-                self.schema().await.map_err(PreflightError::Schema)?;
+                // Opening a session takes as long as this check.
+                let beside = reach::beside(self.visit.database());
+                let (checked, beside) = tokio::join!(self.schema(), beside);
+                checked.map_err(PreflightError::Schema)?;
+                self.beside = beside.map_err(PreflightError::Reach)?;
                 Some(PreflightCheck::Sessions)
             }
             PreflightCheck::Sessions => {
-                reach::keeps_sessions(&mut self.visit).await.map_err(PreflightError::Reach)?;
+                self.sessions().await.map_err(PreflightError::Reach)?;
                 None
             }
         };
@@ -136,5 +143,16 @@ impl<'a> Preflight<'a> {
             );
         }
         Ok(())
+    }
+
+    async fn sessions(&mut self) -> Result<(), StoreError> {
+        let beside = match self.beside.take() {
+            None => reach::beside(self.visit.database()).await?,
+            opened => opened,
+        };
+        match beside {
+            Some(beside) => reach::keeps_sessions(&mut self.visit, &beside).await,
+            None => Ok(()),
+        }
     }
 }

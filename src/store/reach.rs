@@ -74,7 +74,20 @@ pub async fn is_one_database(visit: &mut Visit<'_>) -> Result<(), StoreError> {
     Err(StoreError::Elsewhere { direct: direct.address(), url: database.address() })
 }
 
-/// Refuses a way on which sessions do not last, as far as that shows.
+/// A second session for [`keeps_sessions`]. `None`: the settings say that sessions do not last, and
+/// nothing relies on them.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(super) async fn beside(database: &Database) -> Result<Option<VisitSession>, StoreError> {
+    if !database.keeps_sessions() {
+        return Ok(None);
+    }
+    VisitSession::beside(database.direct()).await.map(Some)
+}
+
+/// Refuses a way on which sessions do not last, as far as that shows by comparing with a session
+/// [`beside`].
 ///
 /// Without a pooler, two processes serve two connections, and each connection always the same one.
 /// A pooler with no other client lends the session that was returned last, or the next in turn:
@@ -82,15 +95,13 @@ pub async fn is_one_database(visit: &mut Visit<'_>) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// As said, or when the database cannot be reached.
-pub async fn keeps_sessions(visit: &mut Visit<'_>) -> Result<(), StoreError> {
+pub(super) async fn keeps_sessions(
+    visit: &mut Visit<'_>,
+    beside: &VisitSession,
+) -> Result<(), StoreError> {
     let database = visit.database();
-    if !database.keeps_sessions() {
-        // The settings say so, and nothing relies on them.
-        return Ok(());
-    }
     let direct = database.direct();
     let kept = visit.direct().await?;
-    let beside = VisitSession::beside(direct).await?;
     let (one, other) = (kept.client(), beside.client());
     let (first, second) = (served_by(one).await?, served_by(other).await?);
     let mut are_kept = first != second;

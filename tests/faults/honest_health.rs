@@ -88,6 +88,28 @@ async fn a_relay_that_cannot_route_is_not_ready_and_says_since_when_and_by_which
 }
 
 #[tokio::test]
+async fn a_relay_that_cannot_route_from_its_start_on_is_not_ready_until_it_can() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let receiver = Receiver::start().await;
+    endpoint(&receiver.url("/")).add(&client).await;
+    event("order.paid").add(&client).await;
+    refuse(&client, "deliveries").await;
+    let relay = Relay::on(&database.url()).set("relay.poll_interval", "200ms").spawn();
+    not_ready(&relay, "the database refuses it (P0042), see the log").await;
+    // Polls that succeed meanwhile do not make it ready.
+    let failed = relay.metric("posthaste_database_errors_total", r#"during="route""#).await;
+    until("routing to fail again and again", || async {
+        assert_eq!(relay.get("/ready").await?.0, 503);
+        let now = relay.metric("posthaste_database_errors_total", r#"during="route""#).await;
+        (now >= failed + 4.0).then_some(())
+    })
+    .await;
+    assert_told(&relay, &client, "deliveries", "routing", "route").await;
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
 async fn a_relay_whose_terms_end_again_and_again_is_not_ready_and_counts_them() {
     let database = TestDatabase::new().await;
     let client = database.client().await;

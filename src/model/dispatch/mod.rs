@@ -67,6 +67,8 @@ pub struct Dispatch {
     /// When to look at the outbox next, besides bell and poll.
     look_at: Option<Instant>,
     poll_at: Instant,
+    /// What is due has been read in this term.
+    has_polled: bool,
     /// The last step of routing was full.
     backlog: Option<Backlog>,
     routed_at: Instant,
@@ -129,6 +131,7 @@ impl Dispatch {
             token,
             look_at: Some(now),
             poll_at: now,
+            has_polled: false,
             backlog: None,
             routed_at: now,
             fan_out: 1.0,
@@ -334,6 +337,12 @@ impl Dispatch {
     #[must_use]
     pub fn floor(&self) -> Option<Timestamp> {
         self.floor
+    }
+
+    /// Whether the relay has read in this term what is due.
+    #[must_use]
+    pub fn has_polled(&self) -> bool {
+        self.has_polled
     }
 
     /// Whether the relay waits for the bell.

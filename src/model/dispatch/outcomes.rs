@@ -51,6 +51,7 @@ impl Dispatch {
         let jitter = 0.9 + 0.2 * draw;
         self.poll_at = now + (self.settings.poll_interval * intervals).mul_f64(jitter);
         self.look_at = Some(now);
+        self.has_polled = true;
         self.at = Point::TellOthers;
     }
 

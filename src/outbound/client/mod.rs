@@ -24,7 +24,7 @@ mod tasks;
 mod wire;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -188,13 +188,7 @@ impl Client {
 const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 fn tls_config(settings: &ClientSettings) -> Result<ClientConfig, ClientError> {
-    let mut roots = RootCertStore::empty();
-    if settings.system_roots {
-        add_system_roots(&mut roots);
-    }
-    if let Some(pem) = &settings.extra_ca {
-        add_extra_roots(&mut roots, pem)?;
-    }
+    let roots = roots(settings)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -205,15 +199,41 @@ fn tls_config(settings: &ClientSettings) -> Result<ClientConfig, ClientError> {
     Ok(config)
 }
 
-fn add_system_roots(roots: &mut RootCertStore) {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "some of the system's certificate authorities could not be read");
+/// The authorities that are trusted.
+fn roots(settings: &ClientSettings) -> Result<Arc<RootCertStore>, ClientError> {
+    let none = || Arc::new(RootCertStore::empty());
+    let mut roots = if settings.system_roots { system_roots() } else { none() };
+    if let Some(pem) = &settings.extra_ca {
+        add_extra_roots(Arc::make_mut(&mut roots), pem)?;
     }
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!("the system trusts no certificate authority: https endpoints will fail");
-    }
+    Ok(roots)
+}
+
+/// The system's authorities: a hundred and more, which take milliseconds to read.
+fn system_roots() -> Arc<RootCertStore> {
+    static READ: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    Arc::clone(READ.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(
+                %error,
+                "some of the system's certificate authorities could not be read"
+            );
+        }
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            tracing::warn!("the system trusts no certificate authority: https endpoints will fail");
+        }
+        Arc::new(roots)
+    }))
+}
+
+/// Reads what the first client of the process needs of the system, on a thread of its own: a
+/// process that starts has other things to wait for.
+pub async fn read_system() {
+    // Whatever becomes of the thread, the first client reads what is not read yet.
+    drop(tokio::task::spawn_blocking(system_roots).await);
 }
 
 fn add_extra_roots(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), ClientError> {

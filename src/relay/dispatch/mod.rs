@@ -205,6 +205,11 @@ impl Dispatcher {
             self.lines.all();
         }
         self.show();
+        if !self.state.has_polled() {
+            // The lease is written and the queue was read. Routing says itself if it fails, now as
+            // at any later time; and once it has, only a whole round makes the relay ready again.
+            self.database.works(&self.term);
+        }
         self.state.polled(fastrand::f64(), began);
         Ok(())
     }

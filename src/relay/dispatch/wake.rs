@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::store::bell::{Bell, Ears};
@@ -15,10 +16,22 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(in crate::relay) struct BellSession {
     bell: Option<Bell>,
+    /// Opens the first session while the term begins.
+    opening: Option<JoinHandle<Result<Bell, StoreError>>>,
     pub(super) ears: Ears,
 }
 
 impl BellSession {
+    /// Begins to open a session, beside what the caller does: [`open`](Self::open) takes it over.
+    pub(in crate::relay) fn opening(database: &Database, sessions: &TaskTracker) -> Self {
+        let ears = Ears::default();
+        let opening = {
+            let (database, tracker, ears) = (database.clone(), sessions.clone(), ears.clone());
+            sessions.spawn(async move { Bell::listen(&database, &tracker, &ears).await })
+        };
+        Self { bell: None, opening: Some(opening), ears }
+    }
+
     /// Whether there is a session to hear the bell with, as far as the relay knows.
     pub(super) fn hears(&self) -> bool {
         self.bell.as_ref().is_some_and(|bell| !bell.is_broken())
@@ -31,7 +44,11 @@ impl BellSession {
         sessions: &TaskTracker,
     ) -> Result<(), StoreError> {
         self.bell = None;
-        self.bell = Some(Bell::listen(database, sessions, &self.ears).await?);
+        let opened = match self.opening.take() {
+            Some(opening) => opening.await.map_err(|_| StoreError::SessionEnded)?,
+            None => Bell::listen(database, sessions, &self.ears).await,
+        };
+        self.bell = Some(opened?);
         Ok(())
     }
 

@@ -40,6 +40,24 @@ fn many_events_wake_the_relay_and_looks_that_find_nothing_let_it_sleep() {
 }
 
 #[test]
+fn a_term_has_polled_once_what_is_due_was_read_and_not_when_that_failed() {
+    let now = start();
+    let mut dispatch = Dispatch::new(SETTINGS, 100, now);
+    assert_eq!(dispatch.next(now, &HEARS), Step::Poll);
+    dispatch.failed();
+    assert_eq!(dispatch.next(now, &HEARS), Step::BackOff);
+    assert_eq!(dispatch.next(now, &HEARS), Step::Poll);
+    assert!(!dispatch.has_polled());
+    dispatch.polled(0.5, now);
+    assert!(dispatch.has_polled());
+    // It stays so, however the rest of the round ends.
+    assert_eq!(dispatch.next(now, &HEARS), Step::ReadFloor);
+    dispatch.failed();
+    assert_eq!(dispatch.next(now, &HEARS), Step::BackOff);
+    assert!(dispatch.has_polled());
+}
+
+#[test]
 fn a_relay_that_is_woken_while_it_falls_asleep_takes_the_lock_again() {
     let now = start();
     let mut dispatch = at_rest(now);
