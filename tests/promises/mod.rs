@@ -18,6 +18,7 @@ mod retries;
 mod rules;
 mod several_relays;
 mod stops;
+mod windows;
 
 mod control_plane;
 mod roles;
