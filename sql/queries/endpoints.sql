@@ -1,4 +1,4 @@
--- endpoints: endpoints with their secrets and health. Called by store::endpoints::endpoints.
+-- endpoints: endpoints with their secrets, health and windows. Called by store::endpoints::endpoints.
 -- Operators may write times that the relay's clock cannot hold, up to the year 294276 and infinity.
 -- Index: the primary keys; endpoint_secrets_by_endpoint. Takes no locks.
 -- `offset 0` keeps the look-up of health from becoming a join, which without hashes read the whole table for each
@@ -13,6 +13,10 @@ select e.id, e.revision, e.url, e.body_format, e.headers,
        e.max_concurrency, e.rate_limit, e.on_dead,
        s.secrets, s.secrets_until,
        h.state, h.consecutive_failures, h.pauses, h.consecutive_rejections, h.trouble, h.reason,
+       h.window_size, h.normal_duration_ms,
+       case when h.window_at is not null
+            then extract(epoch from now.at - greatest(least(h.window_at, now.at + interval '1 year'), '2000-01-01+00'))
+            end::float8 as window_age_s,
        case when h.failing_since is not null
             then greatest(least(h.failing_since, now.at + interval '1 year'), '2000-01-01+00') end as failing_since,
        case when h.paused_until is not null

@@ -449,9 +449,15 @@ create table posthaste.endpoint_health (
   consecutive_rejections integer   not null default 0,
   trouble              text,
   reason               text,
+  window_at            timestamptz,
+  window_size          smallint,
+  normal_duration_ms   real,
   constraint trouble_is_failing_rejecting_or_refused check (trouble in ('failing', 'rejecting', 'refused')),
   constraint state_is_flowing_paused_or_probing check (state in ('flowing', 'paused', 'probing')),
-  constraint paused_iff_paused_until check ((state = 'paused') = (paused_until is not null))
+  constraint paused_iff_paused_until check ((state = 'paused') = (paused_until is not null)),
+  constraint window_is_whole_of_1_to_10000_and_a_normal_time_above_0
+    check (num_nulls(window_at, window_size, normal_duration_ms) in (0, 3) and window_size between 1 and 10000
+           and normal_duration_ms > 0 and normal_duration_ms < 'Infinity')
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 comment on table posthaste.endpoint_health is
   'How each endpoint has been doing. Written on transitions, and at most about once a second per endpoint.';
@@ -478,3 +484,8 @@ comment on column posthaste.endpoint_health.trouble is
   'The reason for its pause: failing; rejecting (it answers 4xx to every request); refused (by the relay''s own settings). Null while it flows.';
 comment on column posthaste.endpoint_health.reason is
   'Why it is paused, in words: the last answer or error, or the setting that would open it.';
+comment on column posthaste.endpoint_health.window_at is
+  'When a relay last knew its window. Null: no relay has learnt it. A relay begins with half of it for 25 hours.';
+comment on column posthaste.endpoint_health.window_size is 'Requests at once that it bore, over all relays.';
+comment on column posthaste.endpoint_health.normal_duration_ms is
+  'How long an answer takes, in milliseconds, when few requests are in flight.';

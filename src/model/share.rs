@@ -21,6 +21,8 @@ pub struct EndpointShare {
     pub max_concurrency: u32,
     /// Attempts a second.
     pub rate_limit: Option<f64>,
+    /// How many relays have such a part.
+    pub relays: u32,
 }
 
 impl Share {
@@ -68,6 +70,7 @@ impl Share {
             max_concurrency: (max_concurrency.max(1) / servers)
                 + u32::from(turn < max_concurrency.max(1) % servers),
             rate_limit: rate_limit.map(|rate| rate / f64::from(servers)),
+            relays: servers,
         })
     }
 }
@@ -85,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_relay_alone_has_all_of_it() {
-        let all = EndpointShare { max_concurrency: 7, rate_limit: Some(0.5) };
+        let all = EndpointShare { max_concurrency: 7, rate_limit: Some(0.5), relays: 1 };
         assert_eq!(Share::ALONE.of(3, 7, Some(0.5)), Some(all));
         assert_eq!(Share::among(&[5], 5), Share::ALONE);
         assert_eq!(Share::among(&[], 5), Share::ALONE, "its row may not be there yet");
@@ -115,6 +118,8 @@ mod tests {
             let requests: u32 = parts.iter().map(|part| part.max_concurrency).sum();
             prop_assert_eq!(requests, max_concurrency);
             prop_assert!(parts.iter().all(|part| part.max_concurrency >= 1));
+            let all = usize::try_from(parts[0].relays);
+            prop_assert_eq!(all, Ok(parts.len()));
             if let Some(rate) = rate_limit {
                 let rates: f64 = parts.iter().filter_map(|part| part.rate_limit).sum();
                 prop_assert!((rates - rate).abs() < 1e-9 * rate);

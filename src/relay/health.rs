@@ -1,5 +1,9 @@
 //! Writes down how endpoints do, behind `endpoint_status`, about once a second; what a rule or a
 //! long failure does to an endpoint is done at once.
+//!
+//! What was learnt of an endpoint's window is part of each note, so that it outlives the lane and
+//! the relay. It is no reason for one: a window changes with attempts alone, and each attempt is
+//! noted, the last ones when the term ends. A relay that is killed loses the last second of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,13 +58,14 @@ impl HealthNotes {
         self.apply().await?;
         let lanes = self.lanes.all();
         let notes = lanes.iter().filter_map(|lane| {
-            let (tally, health) = lane.take_tally()?;
+            let (tally, health, window) = lane.take_tally()?;
             Some(Note {
                 endpoint_id: lane.id,
                 successes: tally.successes,
                 failures: tally.failures,
                 duration_ms: tally.duration_ms,
                 health,
+                window,
             })
         });
         let notes: Vec<Note> = notes.collect();

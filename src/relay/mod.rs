@@ -81,9 +81,8 @@ pub async fn run(
             .in_present(present.clone());
     let bell = async { Ok(bell::install(&store, config.relay.wake == Mode::Listen).await?) };
     let (client, ()) = tokio::try_join!(Box::pin(client(&config, &store)), bell)?;
-    let (history, windows) = (Arc::default(), Arc::default());
-    let lasting =
-        Lasting { config, store, client, clock: present, metrics, status, history, windows };
+    let history = Arc::default();
+    let lasting = Lasting { config, store, client, clock: present, metrics, status, history };
     let mut first = true;
     while !stopper.is_stopping() {
         match begin(&lasting).await {

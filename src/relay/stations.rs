@@ -14,7 +14,7 @@ use super::effects::Effects;
 use super::ended::{Ended, Results};
 use super::health::HealthNotes;
 use super::history::History;
-use super::lane::{Lanes, WindowMemory, Workshop};
+use super::lane::{Lanes, Workshop};
 use super::lease::Heartbeats;
 use super::limits::budget::Budget;
 use super::limits::files::Files;
@@ -45,7 +45,6 @@ pub(super) struct Lasting {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) history: Arc<History>,
-    pub(super) windows: Arc<WindowMemory>,
 }
 
 /// A new term's lease, and the facts read with it.
@@ -112,7 +111,6 @@ impl Stations {
             results: results.clone(),
             effects: Arc::clone(&effects),
             share: Mutex::new(share),
-            windows: Arc::clone(&lasting.windows),
             initial_window: config.delivery.initial_window,
             idle_timeout: config.delivery.idle_timeout,
         });

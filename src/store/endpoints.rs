@@ -1,4 +1,4 @@
-//! Endpoints as the relay needs them: settings, secrets, health.
+//! Endpoints as the relay needs them: settings, secrets, health, and what their windows had.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::{Store, StoreError};
 use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead};
 use crate::model::health::{Health, Left, State, Trouble, TroubleKind};
 use crate::model::secret::Secret;
+use crate::model::window::Remembered;
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
 const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
@@ -28,6 +29,8 @@ pub struct FoundEndpoint {
 pub struct KnownEndpoint {
     pub endpoint: Endpoint,
     pub health: Health,
+    /// What relays have learnt of its window, if that can be trusted.
+    pub window: Option<Remembered>,
     /// One of its secrets expires then, so they are to be read again.
     pub secrets_until: Option<Timestamp>,
 }
@@ -89,7 +92,16 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<KnownEndpoint, toki
         pauses: positive(row.try_get("pauses")?).unwrap_or(0),
         trouble: trouble.map(|kind| Trouble { kind, reason: reason.unwrap_or_default() }),
     });
-    Ok(KnownEndpoint { endpoint, health, secrets_until: row.try_get("secrets_until")? })
+    let (window, secrets_until) = (window(row)?, row.try_get("secrets_until")?);
+    Ok(KnownEndpoint { endpoint, health, window, secrets_until })
+}
+
+fn window(row: &Row) -> Result<Option<Remembered>, tokio_postgres::Error> {
+    let size: Option<i16> = row.try_get("window_size")?;
+    let normal_ms: Option<f32> = row.try_get("normal_duration_ms")?;
+    let age_s: Option<f64> = row.try_get("window_age_s")?;
+    let left = size.zip(normal_ms).zip(age_s);
+    Ok(left.and_then(|((size, ms), age_s)| Remembered::restore(size.into(), ms.into(), age_s)))
 }
 
 fn positive(number: Option<i32>) -> Option<u32> {

@@ -13,7 +13,7 @@ const OF_ENDPOINTS: [(&str, &str, &str); 3] = [
     (
         "note_health",
         include_str!("../../sql/queries/note_health.sql"),
-        "null, %, %1, %0, %5, %flowing, %0, %null, %0, %null, %0, %null, %null",
+        "null, %, %1, %0, %5, %flowing, %0, %null, %0, %null, %0, %null, %null, %64, %5",
     ),
 ];
 

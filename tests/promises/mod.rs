@@ -19,6 +19,7 @@ mod retries;
 mod rules;
 mod several_relays;
 mod stops;
+mod windows;
 
 mod control_plane;
 mod roles;

@@ -57,9 +57,12 @@ pub struct Lane {
 impl Lane {
     pub fn open(known: KnownEndpoint, config: &Config, share: Share, now: Instant) -> Self {
         let limits = limits(&known, config);
-        let KnownEndpoint { endpoint, health, .. } = known;
-        let window = config.delivery.initial_window;
-        let state = LaneState::new(limits, window, health, share, now);
+        let KnownEndpoint { endpoint, health, window, .. } = known;
+        let initial_window = config.delivery.initial_window;
+        let mut state = LaneState::new(limits, initial_window, health, share, now);
+        if let Some(learnt) = window {
+            state.recall(learnt);
+        }
         Self { state, endpoint, claimed: Arc::default(), used_at: now, is_noted: true }
     }
 
@@ -141,12 +144,14 @@ impl Lane {
     pub fn note(&mut self) -> Option<Note> {
         self.is_noted = true;
         let endpoint_id = self.id();
-        self.state.take_tally().map(|(tally, health)| Note {
+        let (tally, health) = self.state.take_tally()?;
+        Some(Note {
             endpoint_id,
             successes: tally.successes,
             failures: tally.failures,
             duration_ms: tally.duration_ms,
             health,
+            window: self.state.remembered(),
         })
     }
 }

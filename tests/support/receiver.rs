@@ -187,10 +187,19 @@ async fn answer(wire: impl Connection, shared: &Shared, connection: u64) -> std:
             return Ok(());
         }
         shared.keep(read_request(&mut wire, connection).await?);
-        while let Reply::Held { gate, then } = reply {
-            gate.opened().await;
-            reply = *then;
-        }
+        let reply = loop {
+            reply = match reply {
+                Reply::Held { gate, then } => {
+                    gate.opened().await;
+                    *then
+                }
+                Reply::Late { by, then } => {
+                    tokio::time::sleep(by).await;
+                    *then
+                }
+                reply => break reply,
+            };
+        };
         if give(reply, wire.get_mut()).await? == After::Close {
             return Ok(());
         }

@@ -26,6 +26,8 @@ pub enum Reply {
     Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
     /// Waits until the gate is opened, then does the other thing.
     Held { gate: Gate, then: Box<Reply> },
+    /// Waits so long, then does the other thing.
+    Late { by: Duration, then: Box<Reply> },
     /// Reads the request and says nothing; the connection stays open.
     Hang,
     /// Closes the connection on the request's first byte.
@@ -120,6 +122,11 @@ impl Reply {
     /// The same, once the gate is open.
     pub fn held_by(self, gate: &Gate) -> Self {
         Self::Held { gate: gate.clone(), then: Box::new(self) }
+    }
+
+    /// The same, from an endpoint that takes so long.
+    pub fn late(self, by: Duration) -> Self {
+        Self::Late { by, then: Box::new(self) }
     }
 }
 
@@ -248,7 +255,10 @@ pub async fn give(reply: Reply, wire: &mut impl Connection) -> io::Result<After>
             wire.write_all(&bytes).await?;
             wire.shutdown().await?;
         }
-        Reply::DropAfterReading | Reply::DropBeforeReading | Reply::Held { .. } => {}
+        Reply::DropAfterReading
+        | Reply::DropBeforeReading
+        | Reply::Held { .. }
+        | Reply::Late { .. } => {}
     }
     Ok(After::Close)
 }

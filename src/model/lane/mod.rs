@@ -53,6 +53,8 @@ pub struct LaneState<Q> {
     rate: Option<Rate>,
     /// Whether this relay has a part of the endpoint's limits; otherwise other relays serve it.
     serves: bool,
+    /// How many relays have a part of them.
+    servers: u32,
     opened_at: Instant,
     /// Attempts that have ended here since the lane was made.
     finished: u64,
@@ -189,6 +191,7 @@ impl<Q> LaneState<Q> {
             health,
             rate: None,
             serves: true,
+            servers: 1,
             opened_at: now,
             finished: 0,
             in_flight: 0,
@@ -202,15 +205,16 @@ impl<Q> LaneState<Q> {
         lane
     }
 
-    /// Begins with half of what the window of the endpoint's last lane had.
-    pub fn recall(&mut self, last: Remembered) {
-        self.window.recall(last);
+    /// Begins with half of this relay's part of what all of them have learnt of the endpoint.
+    pub fn recall(&mut self, learnt: Remembered) {
+        self.window.recall(learnt.part(self.servers));
     }
 
-    /// What the endpoint's next lane is to begin with, if anything is known.
+    /// What all relays have learnt of the endpoint if the others have learnt as much as this one:
+    /// the next lane is to begin with it. `None`: nothing yet.
     #[must_use]
     pub fn remembered(&self) -> Option<Remembered> {
-        self.window.remembered()
+        self.window.remembered().map(|own| own.of_all(self.servers))
     }
 
     /// Takes over what was read of the endpoint again; what is queued and in flight stays.
@@ -229,6 +233,7 @@ impl<Q> LaneState<Q> {
         let part = share.of(endpoint, max_concurrency, rate_limit);
         self.serves = part.is_some();
         let Some(part) = part else { return };
+        self.servers = part.relays;
         self.window.set_max(part.max_concurrency);
         match (&mut self.rate, part.rate_limit) {
             (Some(rate), Some(per_second)) => rate.set_rate(per_second),
@@ -259,11 +264,13 @@ impl<Q> LaneState<Q> {
             && self.limits.secrets_until.is_none_or(|until| now < until)
     }
 
-    /// Whether the lane knows something that a new one would not: the endpoint's trouble, or that
-    /// other relays serve it, without which it would be claimed and given back again and again.
+    /// Whether the lane knows something that a new one would not: the endpoint's trouble, what has
+    /// not been noted yet, or that other relays serve it, without which it would be claimed and
+    /// given back again and again.
     #[must_use]
     pub fn is_worth_keeping(&self, now: Instant) -> bool {
         self.health != Health::default()
+            || self.tally != Tally::default()
             || (!self.serves && now.saturating_duration_since(self.opened_at) < NOT_OURS_FOR)
     }
 

@@ -15,10 +15,12 @@
 //! The relay has one window for each endpoint and claims no more than it has room for.
 //! [`health`](super::health) decides whether the endpoint may be sent anything at all.
 
+mod remembered;
 mod round;
 
 use jiff::Timestamp;
 
+pub use self::remembered::Remembered;
 use self::round::{Round, RoundMean};
 use super::outcome::{Cause, Outcome};
 
@@ -70,14 +72,6 @@ pub struct Sent {
     in_all: u32,
 }
 
-/// What outlives a window: where the endpoint's next one begins.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Remembered {
-    pub size: u32,
-    /// How long answers take when few are in flight: the logarithm of milliseconds.
-    pub normal: f64,
-}
-
 /// How full the window is with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
@@ -117,8 +111,8 @@ impl Window {
     /// What the endpoint's next window is to begin with, if anything is known.
     #[must_use]
     pub fn remembered(&self) -> Option<Remembered> {
-        let normal = self.normal.filter(|_| self.first.is_none());
-        normal.map(|normal| Remembered { size: self.size, normal })
+        let is_known = |normal: &f64| self.first.is_none() && normal.is_finite();
+        self.normal.filter(is_known).map(|normal| Remembered { size: self.size, normal })
     }
 
     /// How many requests may be in flight.

@@ -94,6 +94,13 @@ fn it_begins_with_half_of_what_is_remembered() {
 }
 
 #[test]
+fn what_makes_no_sense_is_not_remembered() {
+    let mut window = Window::new(4, 64);
+    window.recall(Remembered { size: 64, normal: f64::NAN });
+    assert_eq!(window.remembered(), None);
+}
+
+#[test]
 fn silence_grows_it_to_its_initial_size_at_most_and_says_nothing_of_the_endpoint() {
     for (start, max, most) in [(4, 64, 4), (4, 3, 3), (1, 64, 1), (0, 0, 1)] {
         let mut window = Window::new(start, max);

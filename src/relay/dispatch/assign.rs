@@ -14,7 +14,7 @@ use crate::relay::ended::Ended;
 use crate::relay::fault;
 use crate::relay::lane::{Lane, Lanes};
 use crate::store::StoreError;
-use crate::store::endpoints::{FoundEndpoint, endpoints};
+use crate::store::endpoints::{FoundEndpoint, KnownEndpoint, endpoints};
 use crate::store::routing::Claimed;
 
 impl Dispatcher {
@@ -101,9 +101,9 @@ fn open(lanes: &Lanes, metrics: &Metrics, found: FoundEndpoint) -> Arc<Lane> {
     let FoundEndpoint { id, revision, known } = found;
     let (why, detail) = match known {
         Ok(known) => {
-            let opened = fault::caught_at_once(|| {
-                lanes.open(known.endpoint, known.secrets_until, known.health)
-            });
+            let KnownEndpoint { endpoint, health, window, secrets_until } = known;
+            let opened =
+                fault::caught_at_once(|| lanes.open(endpoint, secrets_until, health, window));
             match opened {
                 Ok(lane) => return lane,
                 Err(detail) => {
@@ -131,7 +131,6 @@ mod tests {
     use crate::model::outcome::Outcome;
     use crate::relay::fault::tests::{BUG, delivery};
     use crate::relay::lane::tests::{FORBIDDEN, lanes};
-    use crate::store::endpoints::KnownEndpoint;
 
     #[tokio::test]
     async fn a_bug_that_opening_one_endpoint_meets_refuses_what_it_is_owed() {
@@ -139,7 +138,8 @@ mod tests {
         let metrics = Metrics::default();
         for (id, url) in [(3, BUG), (4, FORBIDDEN)] {
             let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, 1) };
-            let known = KnownEndpoint { endpoint, health: Health::default(), secrets_until: None };
+            let health = Health::default();
+            let known = KnownEndpoint { endpoint, health, window: None, secrets_until: None };
             let lane = open(&lanes, &metrics, FoundEndpoint { id, revision: 1, known: Ok(known) });
             assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
             let outcome = lane.try_once(&delivery("order.paid")).await;

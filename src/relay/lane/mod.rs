@@ -6,7 +6,6 @@
 //! takes room in its lane until it is recorded or given back, that is, until it is dropped.
 
 mod follow;
-mod memory;
 mod worker;
 mod workshop;
 
@@ -18,7 +17,6 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-pub(super) use self::memory::WindowMemory;
 pub(super) use self::workshop::Workshop;
 #[cfg(test)]
 use super::attempt::ConnectionSlot;
@@ -31,6 +29,7 @@ use crate::model::lane::{Bounds, LaneState, Tally, first_room};
 use crate::model::outcome::Refusal;
 use crate::model::routing::LaneRoom;
 use crate::model::share::Share;
+use crate::model::window::Remembered;
 #[cfg(test)]
 use crate::model::{delivery::Delivery, outcome::Outcome};
 
@@ -75,15 +74,17 @@ impl Lanes {
         self.lock().values().cloned().collect()
     }
 
-    /// Makes an endpoint ready and opens its lane; a lane that exists takes the endpoint over.
+    /// Makes an endpoint ready and opens its lane; a lane that exists takes the endpoint over, and
+    /// knows its window better than what was learnt before.
     pub(super) fn open(
         &self,
         endpoint: Endpoint,
         secrets_until: Option<Timestamp>,
         health: Health,
+        learnt: Option<Remembered>,
     ) -> Arc<Lane> {
         let defaults = self.workshop.attempts.defaults();
-        self.open_ready(ReadyEndpoint::new(defaults, endpoint, secrets_until), health)
+        self.open_ready(ReadyEndpoint::new(defaults, endpoint, secrets_until), health, learnt)
     }
 
     /// Opens the lane of an endpoint that nothing can be sent to: what is owed to it is refused,
@@ -96,10 +97,15 @@ impl Lanes {
     ) -> Arc<Lane> {
         let defaults = self.workshop.attempts.defaults();
         let ready = ReadyEndpoint::unusable(defaults, id, revision, refusal);
-        self.open_ready(ready, Health::default())
+        self.open_ready(ready, Health::default(), None)
     }
 
-    fn open_ready(&self, ready: ReadyEndpoint, health: Health) -> Arc<Lane> {
+    fn open_ready(
+        &self,
+        ready: ReadyEndpoint,
+        health: Health,
+        learnt: Option<Remembered>,
+    ) -> Arc<Lane> {
         let workshop = &self.workshop;
         let (id, now) = (ready.endpoint.id, workshop.clock.instant());
         let (limits, share) = (ready.limits(), workshop.share());
@@ -113,8 +119,8 @@ impl Lanes {
             return Arc::clone(lane);
         }
         let mut state = LaneState::new(limits, workshop.initial_window, health, share, now);
-        if let Some(last) = workshop.windows.take(id) {
-            state.recall(last);
+        if let Some(learnt) = learnt {
+            state.recall(learnt);
         }
         let lane = Arc::new(Lane {
             id,
@@ -126,20 +132,13 @@ impl Lanes {
         lane
     }
 
-    /// Forgets lanes that hold nothing and know nothing of their endpoints but a window. Called now
-    /// and then, so that endpoints that are long gone take no memory.
+    /// Forgets lanes that hold nothing and know nothing of their endpoints but what is noted.
+    /// Called now and then, so that endpoints that are long gone take no memory.
     pub(super) fn forget_idle(&self, now: Instant) {
-        let windows = &self.workshop.windows;
-        self.lock().retain(|&id, lane| {
+        self.lock().retain(|_, lane| {
             let staffed = lane.lock();
-            let stays =
-                lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now);
-            if !stays {
-                windows.keep(id, staffed.state.remembered(), now);
-            }
-            stays
+            lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now)
         });
-        windows.forget(now);
     }
 
     /// How many deliveries may be claimed for an endpoint that has no lane yet.
@@ -178,10 +177,8 @@ impl Lanes {
 
     /// Gives back what is queued and not begun, and lets the workers go.
     pub(super) async fn dismiss(&self) {
-        let now = self.workshop.clock.instant();
         for lane in self.all() {
             lane.dismiss();
-            self.workshop.windows.keep(lane.id, lane.lock().state.remembered(), now);
             lane.give_back(lane.drain()).await;
         }
     }
@@ -246,9 +243,12 @@ impl Lane {
         self.lock().state.finished_so_far()
     }
 
-    /// The attempts since the last call, if there were any, and the endpoint's health.
-    pub(super) fn take_tally(&self) -> Option<(Tally, Health)> {
-        self.lock().state.take_tally()
+    /// The attempts since the last call, if there were any, the endpoint's health, and what is
+    /// known of its window.
+    pub(super) fn take_tally(&self) -> Option<(Tally, Health, Option<Remembered>)> {
+        let state = &mut self.lock().state;
+        let (tally, health) = state.take_tally()?;
+        Some((tally, health, state.remembered()))
     }
 
     /// Hands it a claim to send.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::model::window::Remembered;
 use crate::relay::attempt::tests::{attempts, config};
 use crate::relay::claims::Claims;
 use crate::relay::ended::Results;
@@ -31,7 +30,6 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
         results,
         effects: Arc::default(),
         share: Mutex::new(Share::ALONE),
-        windows: Arc::default(),
         initial_window: 4,
         idle_timeout: Duration::from_secs(60),
     });
@@ -41,7 +39,7 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
 /// The lane of an endpoint with such a URL. Loopback alone may be dialled.
 fn open(lanes: &Lanes, url: &str) -> Arc<Lane> {
     let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(3, 1) };
-    lanes.open(endpoint, None, Health::default())
+    lanes.open(endpoint, None, Health::default(), None)
 }
 
 fn claims(lanes: &Lanes, count: usize) -> Vec<Claim> {
@@ -123,7 +121,7 @@ async fn relays_that_come_take_what_is_queued_beyond_this_relays_part() {
     let (lanes, mut results) = lanes();
     let endpoint =
         Endpoint { rate_limit: Some(2.0), url: FORBIDDEN.to_owned(), ..Endpoint::unread(3, 1) };
-    let lane = lanes.open(endpoint, None, Health::default());
+    let lane = lanes.open(endpoint, None, Health::default(), None);
     // Queued, but not called for: no worker has run.
     claims(&lanes, 20).into_iter().for_each(|claim| lane.lock().state.push(claim));
     lanes.divide(Share::among(&[1, 2], 1)).await;
@@ -151,18 +149,19 @@ async fn lanes_that_hold_nothing_are_forgotten_and_a_paused_endpoint_is_not() {
 }
 
 #[tokio::test]
-async fn a_window_outlives_its_lane_and_the_term() {
-    let (lanes, _results) = lanes();
-    let window = Remembered { size: 64, normal: 3.0 };
-    let now = lanes.workshop.clock.instant();
-    lanes.workshop.windows.keep(3, Some(window), now);
-    let known = |lane: &Lane| lane.lock().state.remembered();
-    let half = Some(Remembered { size: 32, ..window });
-    assert_eq!(known(&open(&lanes, FORBIDDEN)), half);
-    lanes.forget_idle(now);
-    assert!(lanes.get(3).is_none());
-    let quarter = Some(Remembered { size: 16, ..window });
-    assert_eq!(known(&open(&lanes, FORBIDDEN)), quarter);
-    lanes.dismiss().await;
-    assert_eq!(lanes.workshop.windows.take(3), quarter);
+async fn a_lane_begins_with_half_of_what_was_learnt_and_one_that_is_open_knows_better() {
+    let (lanes, mut results) = lanes();
+    let learnt = Some(Remembered { size: 64, normal: 3.0 });
+    let open = || {
+        let endpoint = Endpoint { url: FORBIDDEN.to_owned(), ..Endpoint::unread(3, 1) };
+        lanes.open(endpoint, None, Health::default(), learnt)
+    };
+    for _ in 0..2 {
+        let lane = open();
+        claims(&lanes, 1).into_iter().for_each(|claim| lane.push(claim));
+        drop(results.recv().await);
+        let (_, _, window) = lane.take_tally().unwrap();
+        assert_eq!(window, Some(Remembered { size: 32, normal: 3.0 }), "noted with each attempt");
+    }
+    assert_eq!(lanes.all().len(), 1);
 }

@@ -11,7 +11,6 @@ use crate::relay::attempt::Attempts;
 use crate::relay::claims::Claims;
 use crate::relay::effects::Effects;
 use crate::relay::ended::Results;
-use crate::relay::lane::memory::WindowMemory;
 use crate::relay::limits::budget::Budget;
 use crate::relay::policy::Policy;
 use crate::relay::term::Term;
@@ -30,8 +29,6 @@ pub(in crate::relay) struct Workshop {
     pub(in crate::relay) effects: Arc<Effects>,
     /// Which of how many relays this one is.
     pub(in crate::relay) share: Mutex<Share>,
-    /// Windows of endpoints that have no lane at the moment.
-    pub(in crate::relay) windows: Arc<WindowMemory>,
     /// Requests that there may be at an endpoint that has not answered yet.
     pub(in crate::relay) initial_window: u32,
     /// How long an idle connection is kept, and its worker.

@@ -154,10 +154,15 @@ fn a_lane_is_current_at_its_revision_until_a_secret_expires() {
 }
 
 #[test]
-fn a_lane_is_kept_for_trouble_and_for_ten_minutes_where_other_relays_serve() {
+fn a_lane_is_kept_until_it_is_noted_for_trouble_and_for_ten_minutes_where_other_relays_serve() {
     let mut stepped = Stepped::new(LIMITS, 4);
     assert!(!stepped.lane.is_worth_keeping(stepped.now.instant));
+    stepped.attempt(&answered(204), Decision::Delivered, 1);
+    assert!(stepped.lane.is_worth_keeping(stepped.now.instant), "until it is noted");
+    stepped.lane.take_tally();
+    assert!(!stepped.lane.is_worth_keeping(stepped.now.instant));
     stepped.attempt(&answered(500), RETRY, 1);
+    stepped.lane.take_tally();
     assert!(stepped.lane.is_worth_keeping(stepped.now.instant));
     let limits = LaneLimits { max_concurrency: 1, ..LIMITS };
     let elsewhere = Stepped::with(limits, 4, Health::default(), served_by_the_other());
@@ -409,6 +414,19 @@ fn a_lane_begins_with_half_of_what_the_last_one_of_the_endpoint_had() {
         assert_eq!(lane.remembered(), Some(Remembered { size, ..last }));
         assert_eq!(lane.window.size(), size);
     }
+}
+
+#[test]
+fn what_one_relay_has_learnt_is_divided_among_those_that_serve_the_endpoint_later() {
+    let mut two = Stepped::with(LIMITS, 4, Health::default(), Share::among(&[1, 2], 1)).lane;
+    let all = Remembered { size: 64, normal: 3.0 };
+    two.recall(all);
+    assert_eq!(two.window.size(), 16, "half of its half");
+    let known = two.remembered();
+    assert_eq!(known, Some(Remembered { size: 32, ..all }), "half of it, over both relays");
+    // The other is gone. What this one sends at once is not changed by that.
+    two.divide(Share::ALONE);
+    assert_eq!(two.remembered(), Some(Remembered { size: 16, ..all }));
 }
 
 // ── silence ──
