@@ -180,6 +180,7 @@ pub fn parameter_types(sql: &str) -> Option<Vec<Type>> {
 fn type_named(name: &str, is_array: bool) -> Option<Type> {
     let (one, many) = match name {
         "bool" => (Type::BOOL, Type::BOOL_ARRAY),
+        "smallint" => (Type::INT2, Type::INT2_ARRAY),
         "int" => (Type::INT4, Type::INT4_ARRAY),
         "bigint" => (Type::INT8, Type::INT8_ARRAY),
         "float4" => (Type::FLOAT4, Type::FLOAT4_ARRAY),

@@ -94,7 +94,7 @@ async fn a_relay_that_cannot_route_from_its_start_on_is_not_ready_until_it_can()
     let receiver = Receiver::start().await;
     endpoint(&receiver.url("/")).add(&client).await;
     event("order.paid").add(&client).await;
-    refuse(&client, "deliveries").await;
+    refuse(&client, "routing").await;
     let relay = Relay::on(&database.url()).set("relay.poll_interval", "200ms").spawn();
     not_ready(&relay, "the database refuses it (P0042), see the log").await;
     // Polls that succeed meanwhile do not make it ready.
@@ -105,7 +105,7 @@ async fn a_relay_that_cannot_route_from_its_start_on_is_not_ready_until_it_can()
         (now >= failed + 4.0).then_some(())
     })
     .await;
-    assert_told(&relay, &client, "deliveries", "routing", "route").await;
+    assert_told(&relay, &client, "routing", "routing", "route").await;
     assert_eq!(receiver.received().len(), 1);
 }
 
