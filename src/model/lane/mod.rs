@@ -246,16 +246,24 @@ impl<Q> LaneState<Q> {
         (self.closed, self.dismissed) = (true, true);
     }
 
+    /// Whether it is closed for good.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed
+    }
+
     /// Whether this relay may send to the endpoint; otherwise other relays do.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.serves
     }
 
-    /// Whether the limits were read at this revision and no secret has expired since.
+    /// Whether the lane is open, and the limits were read at this revision and no secret has
+    /// expired since.
     #[must_use]
     pub fn is_current(&self, revision: i64, now: Timestamp) -> bool {
         self.limits.revision == revision
+            && !self.dismissed
             && self.limits.secrets_until.is_none_or(|until| now < until)
     }
 

@@ -58,7 +58,7 @@ impl ReadyEndpoint {
         secrets_until: Option<Timestamp>,
     ) -> Self {
         #[cfg(test)]
-        fault::inject(&endpoint.url);
+        fault::inject("opening", &endpoint.url);
         let sending = Sending::new(&endpoint, &defaults.settings.user_agent)
             .map_err(|detail| Outcome::Refused { why: Refusal::BadEndpoint, detail });
         Self::with(defaults, endpoint, secrets_until, sending)

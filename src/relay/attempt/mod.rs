@@ -103,7 +103,8 @@ impl Attempts {
         })
     }
 
-    /// The end of an attempt that panicked. No rule is asked: the bug may be about one of them.
+    /// The end of an attempt that panicked. No rule is asked: the bug may be about one of them. Nor
+    /// is anything else, where judging panics as well.
     pub(super) fn refused(
         &self,
         panicked: Panicked,
@@ -111,8 +112,19 @@ impl Attempts {
         delivery: &Delivery,
     ) -> JudgedAttempt {
         let Panicked { began, detail } = panicked;
-        let refused = unfinished(Outcome::Refused { why: Refusal::Fault, detail });
-        self.judged(ready, delivery, began, refused, &RuleSet::default())
+        let outcome = Outcome::Refused { why: Refusal::Fault, detail };
+        let judged = fault::caught_at_once(|| {
+            let refused = unfinished(outcome.clone());
+            self.judged(ready, delivery, began, refused, &RuleSet::default())
+        });
+        judged.unwrap_or_else(|_| JudgedAttempt {
+            began,
+            took: self.clock.since(began),
+            phases: Phases::default(),
+            outcome,
+            verdict: verdict::unjudged(delivery.attempt_count + 1),
+            on_dead: ready.endpoint.on_dead,
+        })
     }
 
     async fn attempt(
@@ -124,7 +136,7 @@ impl Attempts {
         let mut began = self.clock.instant();
         let mut is_sent_again = false;
         #[cfg(test)]
-        fault::inject(&delivery.event_type);
+        fault::inject("sending", &delivery.event_type);
         let exchange = match &ready.sending {
             Ok(sending) => {
                 let send = async {
@@ -197,6 +209,8 @@ impl Attempts {
         exchange: Exchange,
         rules: &RuleSet,
     ) -> JudgedAttempt {
+        #[cfg(test)]
+        fault::inject("judging", &delivery.event_type);
         let now = self.clock.now();
         let policy = verdict::VerdictPolicy {
             rules,

@@ -62,7 +62,7 @@ fn ready(attempts: &Attempts, url: &str) -> ReadyEndpoint {
 }
 
 /// A receiver on loopback that runs a script on each connection.
-struct LoopbackReceiver {
+pub(in crate::relay) struct LoopbackReceiver {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
@@ -90,11 +90,21 @@ impl LoopbackReceiver {
         Self { address, requests, _connections: tasks }
     }
 
-    fn url(&self) -> String {
+    /// It accepts every event.
+    pub(in crate::relay) async fn accepting() -> Self {
+        Self::serving(async |mut heard, _| {
+            loop {
+                heard.answer(OK).await;
+            }
+        })
+        .await
+    }
+
+    pub(in crate::relay) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    fn requests(&self) -> usize {
+    pub(in crate::relay) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 }
@@ -283,7 +293,7 @@ async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
     let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
     let ready = ready(&attempts, &receiver.url());
-    let unlucky = delivery(BUG);
+    let unlucky = delivery(&format!("{BUG}sending"));
     let panicked = attempts.make(&ready, &unlucky, &mut slot).await.unwrap_err();
     let sent = attempts.refused(panicked, &ready, &unlucky);
     let detail = "the relay panicked: assertion `left != right` failed".to_owned();
@@ -292,6 +302,20 @@ async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
     assert!(attempts.metrics.render().contains("posthaste_faults_total 1"));
     let next = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     assert_eq!(next.verdict.decision, Decision::Delivered);
+}
+
+#[tokio::test]
+async fn a_bug_in_judging_itself_refuses_the_attempt_and_gives_up_after_eleven() {
+    let receiver = LoopbackReceiver::accepting().await;
+    let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
+    let ready = ready(&attempts, &receiver.url());
+    for (made, decision) in [(0, "retry"), (9, "retry"), (10, "dead")] {
+        let unlucky = Delivery { attempt_count: made, ..delivery(&format!("{BUG}judging")) };
+        let panicked = attempts.make(&ready, &unlucky, &mut slot).await.unwrap_err();
+        let sent = attempts.refused(panicked, &ready, &unlucky);
+        assert!(matches!(sent.outcome, Outcome::Refused { why: Refusal::Fault, .. }));
+        assert_eq!(sent.verdict.decision.as_str(), decision);
+    }
 }
 
 #[tokio::test]

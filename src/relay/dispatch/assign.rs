@@ -53,7 +53,11 @@ impl Dispatcher {
             let lane = lanes.get(&claim.delivery.endpoint_id).cloned().flatten();
             let gone = lane.is_none().then(|| "endpoint deleted".to_owned());
             match (lane, cancelled.or(gone)) {
-                (Some(lane), None) => lane.push(claim),
+                (Some(lane), None) => match fault::caught_at_once(|| lane.push(claim)) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(claim)) => self.results.report(Ended::unsent(claim)).await,
+                    Err(detail) => lane.breaks(detail).await,
+                },
                 (lane, reason) => {
                     if let Some(lane) = &lane {
                         lane.hold(&mut claim);
@@ -137,14 +141,15 @@ mod tests {
     async fn a_bug_that_opening_one_endpoint_meets_refuses_what_it_is_owed() {
         let (lanes, _results) = lanes();
         let metrics = Metrics::default();
-        for (id, url) in [(3, BUG), (4, FORBIDDEN)] {
+        let bug = format!("{BUG}opening");
+        for (id, url) in [(3, bug.as_str()), (4, FORBIDDEN)] {
             let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, 1) };
             let known = KnownEndpoint { endpoint, health: Health::default(), secrets_until: None };
             let lane = open(&lanes, &metrics, FoundEndpoint { id, revision: 1, known: Ok(known) });
             assert!(lane.is_current(1, Clock.now()) && lane.serves(), "{url}");
             let outcome = lane.try_once(&delivery("order.paid")).await;
             let Outcome::Refused { why, .. } = outcome else { panic!("{outcome:?}") };
-            let expected = if url == BUG { Refusal::Fault } else { Refusal::ForbiddenAddress };
+            let expected = if url == bug { Refusal::Fault } else { Refusal::ForbiddenAddress };
             assert_eq!(why, expected, "{url}");
         }
         assert!(metrics.render().contains("posthaste_faults_total 1"));

@@ -107,20 +107,23 @@ impl Lanes {
         let mut lanes = self.lock();
         if let Some(lane) = lanes.get(&id) {
             let mut staffed = lane.lock();
-            staffed.state.reopen(limits, health, share, now);
-            staffed.ready = ready;
-            drop(staffed);
-            return Arc::clone(lane);
+            if !staffed.state.is_dismissed() {
+                staffed.state.reopen(limits, health, share, now);
+                staffed.ready = ready;
+                drop(staffed);
+                return Arc::clone(lane);
+            }
         }
         let mut state = LaneState::new(limits, workshop.initial_window, health, share, now);
         if let Some(last) = workshop.windows.take(id) {
             state.recall(last);
         }
+        let staffed = Staffed { state, ready, workers: 0, parked: Vec::new() };
         let lane = Arc::new(Lane {
             id,
             claimed: Arc::default(),
             workshop: Arc::clone(workshop),
-            staffed: Mutex::new(Staffed { state, ready, workers: 0, parked: Vec::new() }),
+            staffed: Mutex::new(staffed),
         });
         lanes.insert(id, Arc::clone(&lane));
         lane
@@ -132,9 +135,11 @@ impl Lanes {
         let windows = &self.workshop.windows;
         self.lock().retain(|&id, lane| {
             let staffed = lane.lock();
-            let stays =
-                lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now);
-            if !stays {
+            let state = &staffed.state;
+            let is_broken = state.is_dismissed();
+            let is_in_use = staffed.workers > 0 || state.is_worth_keeping(now);
+            let stays = lane.claimed() > 0 || (is_in_use && !is_broken);
+            if !stays && !is_broken {
                 windows.keep(id, staffed.state.remembered(), now);
             }
             stays
@@ -252,11 +257,18 @@ impl Lane {
     }
 
     /// Hands it a claim to send.
-    pub(super) fn push(self: &Arc<Self>, mut claim: Claim) {
+    ///
+    /// # Errors
+    /// When it was closed in this moment: the claim, to be given back.
+    pub(super) fn push(self: &Arc<Self>, mut claim: Claim) -> Result<(), Claim> {
         self.hold(&mut claim);
         let mut staffed = self.lock();
+        if staffed.state.is_dismissed() {
+            return Err(claim);
+        }
         staffed.state.push(claim);
         self.staff(&mut staffed);
+        Ok(())
     }
 
     /// Lets a claim take room that is not handed over but ended right away.
@@ -310,7 +322,8 @@ impl Lane {
         self.lock().state.close();
     }
 
-    /// Lets its workers go when they have nothing in flight any more. It cannot be reopened.
+    /// Lets its workers go when they have nothing in flight any more. It cannot be reopened, and
+    /// another takes its place when the endpoint's is opened.
     fn dismiss(&self) {
         let mut staffed = self.lock();
         staffed.state.dismiss();

@@ -8,10 +8,10 @@ use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::model::window::Remembered;
-use crate::relay::attempt::tests::{attempts, config};
+use crate::relay::attempt::tests::{LoopbackReceiver, attempts, config};
 use crate::relay::claims::Claims;
 use crate::relay::ended::Results;
-use crate::relay::fault::tests::delivery;
+use crate::relay::fault::tests::{BUG, delivery};
 use crate::relay::limits::budget::Budget;
 use crate::store::routing::Claimed;
 
@@ -40,13 +40,23 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
 
 /// The lane of an endpoint with such a URL. Loopback alone may be dialled.
 fn open(lanes: &Lanes, url: &str) -> Arc<Lane> {
-    let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(3, 1) };
+    open_at(lanes, 3, 1, url)
+}
+
+/// The same of another endpoint, or at another revision.
+fn open_at(lanes: &Lanes, id: EndpointId, revision: i64, url: &str) -> Arc<Lane> {
+    let endpoint = Endpoint { url: url.to_owned(), ..Endpoint::unread(id, revision) };
     lanes.open(endpoint, None, Health::default())
 }
 
 fn claims(lanes: &Lanes, count: usize) -> Vec<Claim> {
+    claims_of(lanes, 3, count)
+}
+
+fn claims_of(lanes: &Lanes, endpoint_id: EndpointId, count: usize) -> Vec<Claim> {
     let holdings = &lanes.workshop.claims.holdings;
-    let claimed = || Claimed { delivery: delivery("order.paid"), cancelled: None };
+    let delivery = || Delivery { endpoint_id, ..delivery("order.paid") };
+    let claimed = || Claimed { delivery: delivery(), cancelled: None };
     let booked = holdings.book(1, (0..count).map(|_| claimed()).collect());
     booked.into_iter().map(|booked| booked.claim).collect()
 }
@@ -61,7 +71,7 @@ async fn a_claim_takes_room_in_its_lane_and_its_relay_until_its_end_is_recorded(
     let room = lane.room();
     assert_eq!(room, 64);
     for claim in claims(&lanes, 1) {
-        lane.push(claim);
+        lane.push(claim).unwrap();
     }
     assert_eq!((lane.room(), lane.claimed()), (63, 1));
     let ended = results.recv().await.unwrap();
@@ -80,7 +90,7 @@ async fn what_is_queued_behind_a_request_that_pauses_the_endpoint_is_given_back(
     let (lanes, mut results) = lanes();
     let lane = open(&lanes, FORBIDDEN);
     // No worker has run when all of them are queued: this test is the only thread.
-    claims(&lanes, 3).into_iter().for_each(|claim| lane.push(claim));
+    claims(&lanes, 3).into_iter().for_each(|claim| lane.push(claim).unwrap());
     let attempted = results.recv().await.unwrap();
     assert!(attempted.attempt().is_some());
     for _ in 0..2 {
@@ -96,7 +106,7 @@ async fn what_is_queued_behind_a_request_that_pauses_the_endpoint_is_given_back(
 async fn dismissed_lanes_give_back_what_they_hold_and_their_workers_leave() {
     let (lanes, mut results) = lanes();
     let lane = open(&lanes, FORBIDDEN);
-    claims(&lanes, 2).into_iter().for_each(|claim| lane.push(claim));
+    claims(&lanes, 2).into_iter().for_each(|claim| lane.push(claim).unwrap());
     lanes.dismiss().await;
     for _ in 0..2 {
         assert!(results.recv().await.unwrap().attempt().is_none(), "given back");
@@ -142,7 +152,7 @@ async fn lanes_that_hold_nothing_are_forgotten_and_a_paused_endpoint_is_not() {
     lanes.forget_idle(lanes.workshop.clock.instant());
     assert!(lanes.get(3).is_none());
     let paused = open(&lanes, FORBIDDEN);
-    claims(&lanes, 1).into_iter().for_each(|claim| paused.push(claim));
+    claims(&lanes, 1).into_iter().for_each(|claim| paused.push(claim).unwrap());
     drop(results.recv().await);
     lanes.workshop.term.workers.close();
     lanes.forget_idle(lanes.workshop.clock.instant());
@@ -165,4 +175,63 @@ async fn a_window_outlives_its_lane_and_the_term() {
     assert_eq!(known(&open(&lanes, FORBIDDEN)), quarter);
     lanes.dismiss().await;
     assert_eq!(lanes.workshop.windows.take(3), quarter);
+}
+
+/// Whether each of the next claims that end was sent, by its endpoint.
+async fn ends(results: &mut Receiver<Ended>, count: usize) -> Vec<(EndpointId, bool)> {
+    let mut ends = Vec::new();
+    for _ in 0..count {
+        let ended = results.recv().await.unwrap();
+        let is_sent = ended
+            .attempt()
+            .is_some_and(|attempt| matches!(attempt.outcome, Some(Outcome::Answered(_))));
+        ends.push((ended.claim.delivery.endpoint_id, is_sent));
+    }
+    ends.sort_unstable();
+    ends
+}
+
+#[tokio::test]
+async fn a_bug_beside_the_attempts_of_one_endpoint_ends_its_lane_and_neither_others_nor_the_term() {
+    let receiver = LoopbackReceiver::accepting().await;
+    let well = [(4, true); 3];
+    for (place, is_sent) in [("taking", false), ("finishing", true), ("following", true)] {
+        let (lanes, mut results) = lanes();
+        let broken = open(&lanes, &format!("{}?{BUG}{place}", receiver.url()));
+        let other = open_at(&lanes, 4, 1, &receiver.url());
+        for claim in claims(&lanes, 1) {
+            broken.push(claim).unwrap();
+        }
+        claims_of(&lanes, 4, 3).into_iter().for_each(|claim| other.push(claim).unwrap());
+        let ended = ends(&mut results, 4).await;
+        assert_eq!((ended[0], &ended[1..]), ((3, is_sent), &well[..]), "{place}");
+        // Every worker of the lane has gone when it is told.
+        while !lanes.workshop.metrics.render().contains("posthaste_faults_total 1") {
+            tokio::task::yield_now().await;
+        }
+        assert!(broken.push(claims(&lanes, 1).remove(0)).is_err(), "{place}");
+        assert_eq!((broken.room(), lanes.in_flight()), (0, 0), "{place}");
+        assert!(!lanes.workshop.term.is_ending(), "{place}");
+
+        // Its next lane is another one, and works where the bug is not met again.
+        let mended = open_at(&lanes, 3, 2, &receiver.url());
+        assert!(mended.room() > 0);
+        claims(&lanes, 2).into_iter().for_each(|claim| mended.push(claim).unwrap());
+        claims_of(&lanes, 4, 3).into_iter().for_each(|claim| other.push(claim).unwrap());
+        let ended = ends(&mut results, 5).await;
+        assert_eq!((&ended[..2], &ended[2..]), (&[(3, true); 2][..], &well[..]), "{place}");
+        assert_eq!(lanes.workshop.claims.holdings.count(), 0, "{place}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_behind_a_bug_is_given_back() {
+    let (lanes, mut results) = lanes();
+    let receiver = LoopbackReceiver::accepting().await;
+    let broken = open(&lanes, &format!("{}?{BUG}taking", receiver.url()));
+    claims(&lanes, 20).into_iter().for_each(|claim| broken.push(claim).unwrap());
+    assert_eq!(ends(&mut results, 20).await, [(3, false); 20]);
+    assert_eq!((broken.claimed(), receiver.requests()), (0, 0));
+    lanes.forget_idle(lanes.workshop.clock.instant());
+    assert!(lanes.get(3).is_none());
 }
