@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::attempt::Attempts;
+use super::brake::Brake;
 use super::claims::{Claims, most_claims};
 use super::database::Link;
 use super::dispatch::{BellSession, Dispatcher};
@@ -33,6 +34,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::outbound::client::Client;
 use crate::store::Store;
+use crate::store::bell::Changes;
 use crate::store::relays::Lease;
 
 /// Outlasts the terms of one relay.
@@ -62,6 +64,7 @@ pub(super) struct Beginning {
 #[derive(Debug)]
 pub(super) struct Stations {
     pub(super) dispatcher: Dispatcher,
+    pub(super) brake: Brake,
     pub(super) recorder: Recorder,
     pub(super) results: mpsc::Receiver<Ended>,
     pub(super) notes: HealthNotes,
@@ -125,8 +128,10 @@ impl Stations {
             lines: Arc::default(),
         };
         let retaken = Arc::new(Notify::new());
+        let bell = BellSession::default();
         Self {
-            dispatcher: common.dispatcher(lasting, results),
+            brake: common.brake(results.clone(), bell.changes()),
+            dispatcher: common.dispatcher(lasting, results, bell),
             recorder: common.recorder(config.relay.record_interval, Arc::clone(&effects)),
             results: receiver,
             notes: common.notes(effects),
@@ -139,7 +144,7 @@ impl Stations {
 }
 
 impl Common {
-    fn dispatcher(&self, lasting: &Lasting, results: Results) -> Dispatcher {
+    fn dispatcher(&self, lasting: &Lasting, results: Results, bell: BellSession) -> Dispatcher {
         let settings = dispatch_settings(&lasting.config);
         // Drawn, so that no two terms have a token in common: after a failover that lost rows,
         // not even the numbers of relays and events tell them apart.
@@ -147,7 +152,7 @@ impl Common {
         Dispatcher {
             recipients: Recipients::default(),
             state: Dispatch::new(settings, token, self.clock.instant()),
-            bell: BellSession::default(),
+            bell,
             database: Arc::clone(&self.database),
             term: Arc::clone(&self.term),
             clock: self.clock.clone(),
@@ -157,6 +162,18 @@ impl Common {
             results,
             lines: Arc::clone(&self.lines),
             history: Arc::clone(&lasting.history),
+        }
+    }
+
+    fn brake(&self, results: Results, changes: Arc<Changes>) -> Brake {
+        Brake {
+            database: Arc::clone(&self.database),
+            term: Arc::clone(&self.term),
+            metrics: Arc::clone(&self.metrics),
+            claims: Arc::clone(&self.claims),
+            lanes: Arc::clone(&self.lanes),
+            results,
+            changes,
         }
     }
 

@@ -19,6 +19,7 @@ mod rules;
 mod several_relays;
 mod stops;
 
+mod brake;
 mod control_plane;
 mod roles;
 mod steering;

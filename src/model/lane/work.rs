@@ -38,7 +38,7 @@ impl<Q> LaneState<Q> {
             return Err(Idle::GiveBack { queued: self.drain(), others_serve: true });
         }
         let is_busy = self.in_flight >= self.width().min(requests);
-        if self.queue.is_empty() || is_busy || !may_send {
+        if self.queue.is_empty() || is_busy || !may_send || self.outdated {
             return Err(Idle::Wait);
         }
         if let Some(wait) = self.rate.as_mut().and_then(|rate| rate.wait(now.instant)) {

@@ -8,6 +8,7 @@ mod headers;
 mod request;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -145,7 +146,7 @@ impl Attempts {
                         began = self.clock.instant();
                     }
                     // The attempt may have waited for long, here or for its turn.
-                    if !self.term.may_send() {
+                    if !self.term.may_send() || ready.is_outdated.load(Ordering::Relaxed) {
                         return unfinished(Outcome::Interrupted);
                     }
                     let first = self.send(ready, sending, delivery, slot, ready.timeout).await;

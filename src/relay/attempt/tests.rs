@@ -319,6 +319,25 @@ async fn a_bug_in_judging_itself_refuses_the_attempt_and_gives_up_after_eleven()
 }
 
 #[tokio::test]
+async fn a_request_that_waited_for_a_file_while_its_endpoint_changed_is_not_sent() {
+    for is_outdated in [true, false] {
+        let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
+        let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
+        let ready = ready(&attempts, &receiver.url());
+        let held = attempts.files.take().await;
+        let change = async {
+            attempts.files.needed().await;
+            ready.is_outdated.store(is_outdated, Ordering::Relaxed);
+            drop(held);
+        };
+        let delivery = delivery("order.paid");
+        let (sent, ()) = tokio::join!(attempts.make(&ready, &delivery, &mut slot), change);
+        assert_eq!(sent.unwrap().outcome == Outcome::Interrupted, is_outdated);
+        assert_eq!(receiver.requests(), usize::from(!is_outdated));
+    }
+}
+
+#[tokio::test]
 async fn an_event_with_more_headers_than_are_sent_is_dead_and_takes_no_connection() {
     let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());

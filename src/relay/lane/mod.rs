@@ -5,7 +5,9 @@
 //! The dispatch puts claims in; workers take them out, each with a connection of its own. A claim
 //! takes room in its lane until it is recorded or given back, that is, until it is dropped.
 
+mod brake;
 mod follow;
+mod meanwhile;
 mod memory;
 mod worker;
 mod workshop;
@@ -18,6 +20,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use self::meanwhile::HeardMeanwhile;
 pub(super) use self::memory::WindowMemory;
 pub(super) use self::workshop::Workshop;
 #[cfg(test)]
@@ -38,6 +41,8 @@ use crate::model::{delivery::Delivery, outcome::Outcome};
 #[derive(Debug)]
 pub(super) struct Lanes {
     map: Mutex<HashMap<EndpointId, Arc<Lane>>>,
+    /// Locked after the map and before a lane.
+    heard_meanwhile: Mutex<HeardMeanwhile>,
     workshop: Arc<Workshop>,
 }
 
@@ -64,7 +69,8 @@ struct Staffed {
 
 impl Lanes {
     pub(super) fn new(workshop: Workshop) -> Self {
-        Self { map: Mutex::default(), workshop: Arc::new(workshop) }
+        let (map, heard_meanwhile) = (Mutex::default(), Mutex::default());
+        Self { map, heard_meanwhile, workshop: Arc::new(workshop) }
     }
 
     pub(super) fn get(&self, id: EndpointId) -> Option<Arc<Lane>> {
@@ -105,11 +111,15 @@ impl Lanes {
         let (limits, share) = (ready.limits(), workshop.share());
         let ready = Arc::new(ready);
         let mut lanes = self.lock();
+        let is_outdated = self.heard_meanwhile().changed.contains(&id);
         if let Some(lane) = lanes.get(&id) {
             let mut staffed = lane.lock();
             if !staffed.state.is_dismissed() {
                 staffed.state.reopen(limits, health, share, now);
                 staffed.ready = ready;
+                if is_outdated {
+                    staffed.outdate();
+                }
                 drop(staffed);
                 return Arc::clone(lane);
             }
@@ -118,7 +128,10 @@ impl Lanes {
         if let Some(last) = workshop.windows.take(id) {
             state.recall(last);
         }
-        let staffed = Staffed { state, ready, workers: 0, parked: Vec::new() };
+        let mut staffed = Staffed { state, ready, workers: 0, parked: Vec::new() };
+        if is_outdated {
+            staffed.outdate();
+        }
         let lane = Arc::new(Lane {
             id,
             claimed: Arc::default(),
@@ -259,11 +272,11 @@ impl Lane {
     /// Hands it a claim to send.
     ///
     /// # Errors
-    /// When it was closed in this moment: the claim, to be given back.
+    /// When it was outdated or closed in this moment: the claim, to be given back.
     pub(super) fn push(self: &Arc<Self>, mut claim: Claim) -> Result<(), Claim> {
         self.hold(&mut claim);
         let mut staffed = self.lock();
-        if staffed.state.is_dismissed() {
+        if !staffed.state.takes() {
             return Err(claim);
         }
         staffed.state.push(claim);

@@ -1,6 +1,7 @@
 //! A lane with its workers, without a database: what a worker reports is read where the recorder
 //! would.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -234,4 +235,72 @@ async fn what_is_queued_behind_a_bug_is_given_back() {
     assert_eq!((broken.claimed(), receiver.requests()), (0, 0));
     lanes.forget_idle(lanes.workshop.clock.instant());
     assert!(lanes.get(3).is_none());
+}
+
+/// A lane of one request at a time, which has begun one and has two queued behind it.
+async fn busy(lanes: &Lanes, url: &str) -> Arc<Lane> {
+    let one = Some(1);
+    let endpoint = Endpoint { url: url.to_owned(), max_concurrency: one, ..Endpoint::unread(3, 1) };
+    let lane = lanes.open(endpoint, None, Health::default());
+    claims(lanes, 3).into_iter().for_each(|claim| lane.push(claim).unwrap());
+    while lane.lock().state.in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    lane
+}
+
+#[tokio::test]
+async fn from_the_moment_a_change_is_heard_of_nothing_more_is_taken_out() {
+    let receiver = LoopbackReceiver::accepting().await;
+    for is_changed in [true, false] {
+        let (lanes, mut results) = lanes();
+        let lane = busy(&lanes, &receiver.url()).await;
+        let held = lanes.outdate(&HashSet::from([3, 9]));
+        assert_eq!(held.len(), 1, "of the other there is no lane");
+        assert_eq!(ends(&mut results, 1).await, [(3, true)]);
+        while lane.lock().parked.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lane.lock().state.queued(), 2);
+        assert!(!lane.is_current(1, lanes.workshop.clock.now()));
+
+        let withdrawn = lane.brake(Some(if is_changed { 2 } else { 1 }));
+        if is_changed {
+            assert_eq!(withdrawn.len(), 2);
+            assert!(lane.push(claims(&lanes, 1).remove(0)).is_err());
+        } else {
+            assert_eq!(withdrawn.len(), 0);
+            assert_eq!(ends(&mut results, 2).await, [(3, true); 2]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_claimed_before_a_change_leaves_a_lane_that_was_opened_anew() {
+    let (lanes, _results) = lanes();
+    let receiver = LoopbackReceiver::accepting().await;
+    let lane = busy(&lanes, &receiver.url()).await;
+    lanes.outdate(&HashSet::from([3]));
+    lanes.reading();
+    open_at(&lanes, 3, 2, &receiver.url());
+    assert_eq!(lane.brake(Some(2)).len(), 2, "claimed at the revision before");
+    assert_eq!(lane.brake(None).len(), 0);
+    assert!(lane.push(claims(&lanes, 1).remove(0)).is_err(), "it is disabled");
+}
+
+#[tokio::test]
+async fn a_lane_that_is_opened_by_what_was_read_before_a_change_sends_nothing() {
+    let (lanes, _results) = lanes();
+    for was_there in [false, true] {
+        lanes.reading();
+        lanes.outdate(&HashSet::from([3]));
+        let lane = open(&lanes, FORBIDDEN);
+        assert!(lanes.is_outdated_meanwhile(3), "it is read again");
+        assert!(lane.push(claims(&lanes, 1).remove(0)).is_err(), "{was_there}");
+        lanes.reading();
+        assert!(!lanes.is_outdated_meanwhile(3));
+        let lane = open(&lanes, FORBIDDEN);
+        assert!(lane.is_current(1, lanes.workshop.clock.now()));
+        lane.push(claims(&lanes, 1).remove(0)).unwrap();
+    }
 }
