@@ -1,12 +1,12 @@
 //! The brake: an endpoint that was disabled, deleted or changed in SQL is sent nothing more that
-//! was claimed before, but for the requests that have begun.
+//! was claimed before, and nothing that was cancelled, but for the requests that have begun.
 //!
 //! The relay hears of the change when it commits, holds what it has queued for the endpoint, and
 //! asks what the endpoint is now. What was claimed before the change is given back: it is claimed
 //! and sent by what the endpoint has become, or waits for an endpoint that is disabled. Where there
 //! is no session to hear with, the poll has all that is queued looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use super::database::{Backoff, Link};
 use super::ended::{Ended, Results};
 use super::lane::{Lane, Lanes};
 use super::term::Term;
+use crate::clock::Present;
 use crate::model::endpoint::EndpointId;
 use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::bell::{Changes, HeardChanges};
 use crate::store::deliveries::release;
 use crate::store::endpoints::revisions;
+use crate::store::withdrawals::withdrawals;
 
 /// See the module.
 #[derive(Debug)]
@@ -33,19 +35,26 @@ pub(super) struct Brake {
     pub(super) lanes: Arc<Lanes>,
     pub(super) results: Results,
     pub(super) changes: Arc<Changes>,
+    pub(super) clock: Present,
 }
 
 impl Brake {
     /// Takes in changes until the relay stops: then it gives back all that is queued.
     pub(super) async fn run(self) {
+        // Cancellations of before the term are about claims of others.
+        let mut heeded = None;
+        self.changes.of_any();
         while !self.term.is_ending() {
-            let HeardChanges { of, of_any } = self.changes.take();
+            let HeardChanges { of, of_any, withdrawn } = self.changes.take();
             let mut lanes = self.lanes.outdate(&of);
             if of_any {
                 lanes = self.lanes.queued();
             }
             if !lanes.is_empty() {
                 self.look_at(lanes).await;
+            }
+            if withdrawn {
+                self.heed_withdrawals(&mut heeded).await;
             }
             // Every arm may be dropped: they only wait.
             tokio::select! {
@@ -94,6 +103,25 @@ impl Brake {
             backoff.wait(&self.term.ending).await;
         }
         None
+    }
+
+    /// Cancels what is queued and was cancelled since the last call, by the ids of what that found.
+    /// Where the database is away, the poll calls it again.
+    async fn heed_withdrawals(&self, heeded: &mut Option<HashSet<i64>>) {
+        let found = match withdrawals(&self.database.store).await {
+            Ok(found) => found,
+            Err(error) => {
+                return self.database.failed(&self.term, &self.metrics, During::Poll, &error);
+            }
+        };
+        let ids = found.iter().map(|one| one.id).collect();
+        let Some(before) = heeded.replace(ids) else { return };
+        let mut new = found;
+        new.retain(|one| !before.contains(&one.id));
+        let now = self.clock.instant();
+        for (claim, reason) in self.lanes.withdraw(&new) {
+            self.results.report(Ended::cancelled(claim, reason, now)).await;
+        }
     }
 
     /// Gives claims back and has those claimed anew that are sent by what their endpoints are now.

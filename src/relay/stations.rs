@@ -174,6 +174,7 @@ impl Common {
             lanes: Arc::clone(&self.lanes),
             results,
             changes,
+            clock: self.clock.clone(),
         }
     }
 

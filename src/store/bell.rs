@@ -23,6 +23,8 @@ const LISTEN: &str = "listen posthaste";
 const STEERED: &str = "deliveries";
 /// The payload of a relay that found due deliveries which other relays are to make.
 const DUE: &str = "due";
+/// The payload of a cancellation that found deliveries claimed.
+const WITHDRAWN: &str = "withdrawals";
 /// The payload of a changed or deleted endpoint begins so; its number follows.
 const CHANGED: &str = "endpoint ";
 /// Waits behind the inserters that hold it shared; while a session waits, new tries fail.
@@ -40,7 +42,7 @@ pub struct Ears {
     pub steered: Arc<Notify>,
     /// Another relay has found deliveries that are due.
     pub due: Arc<Notify>,
-    /// Endpoints have changed.
+    /// Endpoints have changed, or deliveries that are claimed were cancelled.
     pub changes: Arc<Changes>,
 }
 
@@ -59,6 +61,8 @@ pub struct HeardChanges {
     pub of: HashSet<EndpointId>,
     /// Any other may have changed as well: there was no session to hear of it.
     pub of_any: bool,
+    /// Deliveries were cancelled.
+    pub withdrawn: bool,
 }
 
 impl Changes {
@@ -69,7 +73,7 @@ impl Changes {
 
     /// Anything may have changed.
     pub fn of_any(&self) {
-        self.put(|heard| heard.of_any = true);
+        self.put(|heard| (heard.of_any, heard.withdrawn) = (true, true));
     }
 
     fn put(&self, note: impl FnOnce(&mut HeardChanges)) {
@@ -85,6 +89,7 @@ impl Ears {
             (_, Some(Ok(endpoint))) => self.changes.put(|heard| {
                 heard.of.insert(endpoint);
             }),
+            (WITHDRAWN, _) => self.changes.put(|heard| heard.withdrawn = true),
             (STEERED, _) => self.steered.notify_one(),
             (DUE, _) => self.due.notify_one(),
             _ => self.rung.notify_one(),

@@ -37,6 +37,7 @@ mod tls;
 pub mod upkeep;
 mod url;
 pub mod visit;
+pub mod withdrawals;
 
 use std::time::Duration;
 

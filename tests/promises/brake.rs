@@ -150,6 +150,79 @@ async fn what_is_queued_for_an_endpoint_is_not_signed_by_a_secret_that_was_taken
 }
 
 #[tokio::test]
+async fn what_is_queued_is_cancelled_and_what_is_out_is_not_called_back() {
+    let busy = Busy::new().await;
+    let on_wire = busy.receiver.received()[0].id().to_owned();
+    let on_wire = format!("select posthaste.event_of('{on_wire}')");
+    let on_wire: i64 = value(&busy.client, &on_wire).await;
+    let queued = format!(
+        "select min(event_id) from posthaste.deliveries where claimed_by > 0 and event_id <> {on_wire}"
+    );
+    let queued: i64 = value(&busy.client, &queued).await;
+    let cancel = |call: String| {
+        let client = &busy.client;
+        async move {
+            let statement = format!("select cancelled, in_flight from posthaste.{call}");
+            let row = client.query_one(&statement, &[]).await.unwrap();
+            (row.get::<_, i64>(0), row.get::<_, i64>(1))
+        }
+    };
+    assert_eq!(cancel(format!("cancel({on_wire})")).await, (0, 1));
+    assert_eq!(cancel(format!("cancel({queued}, reason => 'a mistake')")).await, (0, 1));
+    let ended = attempted(&busy.client, queued, 1).await;
+    assert_eq!((ended[0].verdict.as_str(), ended[0].number), ("cancelled", 0));
+    assert_eq!(ended[0].reason.as_deref(), Some("a mistake"));
+
+    let (waiting, claimed) = (i64::try_from(EVENTS).unwrap() - busy.claimed, busy.claimed - 1);
+    let all = format!("cancel_endpoint({}, 'order.*', 'moved')", busy.endpoint);
+    let (cancelled, in_flight) = cancel(all).await;
+    // Room that has become free may have been used meanwhile.
+    assert_eq!(cancelled + in_flight, waiting + claimed);
+    let only = format!("count(*) = 1 from posthaste.deliveries where event_id = {on_wire}");
+    holds(&busy.client, &only).await;
+    holds(&busy.client, "count(*) = 1 from posthaste.deliveries").await;
+    busy.release().await;
+    settled(&busy.client).await;
+    assert_eq!(busy.receiver.received().len(), 1);
+    let moved = "select count(*) from posthaste.attempts where reason = 'moved'";
+    assert_eq!(value::<i64>(&busy.client, moved).await, waiting + claimed - 1);
+
+    // What is cancelled once is not cancelled when it comes again.
+    let retry = format!("select posthaste.retry({queued}, {})", busy.endpoint);
+    assert_eq!(value::<String>(&busy.client, &retry).await, "put back");
+    settled(&busy.client).await;
+    assert_eq!(busy.receiver.received().len(), 2);
+    assert_eq!(inconsistencies(&busy.client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn every_relay_that_has_something_queued_for_the_endpoint_heeds_the_change() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let (receiver, gate) = (Receiver::start().await, Gate::default());
+    receiver.otherwise(Reply::ok().held_by(&gate));
+    let id = endpoint(&receiver.url("/")).with("max_concurrency", 2).add(&client).await;
+    let relay = || Relay::on(&database.url()).set("relay.poll_interval", "60s").start();
+    let (one, other) = (relay().await, relay().await);
+    // Each has one request at a time as its part. The second knew of the first when it began.
+    one.logs(r#""limits are divided anew","relays":2"#).await;
+    let emit = "select posthaste.emit('order.paid', '{}'::json) from generate_series(1, 100)";
+    client.batch_execute(emit).await.unwrap();
+    receiver.wait_for(1).await;
+    // What the relay that routed has no room for is the other's.
+    client.batch_execute("notify posthaste, 'deliveries'").await.unwrap();
+    receiver.wait_for(2).await;
+    holds(&client, "count(distinct claimed_by) = 2 from posthaste.deliveries").await;
+    let disable = format!("select posthaste.disable_endpoint({id})");
+    client.batch_execute(&disable).await.unwrap();
+    holds(&client, "count(*) = 2 from posthaste.deliveries where claimed_by is not null").await;
+    gate.open();
+    holds(&client, "not exists (select from posthaste.deliveries where claimed_by > 0)").await;
+    assert_eq!(receiver.received().len(), 2);
+    drop((one, other));
+}
+
+#[tokio::test]
 async fn a_relay_that_hears_no_notices_finds_the_change_with_its_poll() {
     let busy = Busy::with(&[("relay.wake", "poll"), ("relay.poll_interval", "100ms")]).await;
     let disable = format!("select posthaste.disable_endpoint({})", busy.endpoint);

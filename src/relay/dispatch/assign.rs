@@ -8,6 +8,7 @@ use crate::model::delivery::Delivery;
 use crate::model::endpoint::EndpointId;
 use crate::model::outcome::Refusal;
 use crate::model::standing::During;
+use crate::model::withdrawal::Withdrawal;
 use crate::observe::metrics::Metrics;
 use crate::relay::claims::holdings::{Booked, Claim};
 use crate::relay::database::Backoff;
@@ -45,7 +46,11 @@ impl Dispatcher {
             }
             return;
         };
+        let withdrawn = self.lanes.withdrawn_meanwhile();
         for Booked { claim, cancelled } in booked {
+            let is_of = |one: &&Withdrawal| one.is_of(&claim.delivery);
+            let cancelled =
+                cancelled.or_else(|| Some(withdrawn.iter().find(is_of)?.reason.clone()));
             if let Some(taker) = takers.get(&claim.delivery.endpoint_id) {
                 self.put(claim, cancelled, taker).await;
             }

@@ -223,6 +223,7 @@ impl Dispatcher {
     fn next_token(&mut self) -> i64 {
         let token = self.state.next_token();
         self.claims.holdings.begin(token);
+        self.lanes.claiming();
         token
     }
 

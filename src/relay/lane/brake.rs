@@ -1,9 +1,10 @@
 //! The brake of the lanes: one whose endpoint has changed sends nothing more that was claimed
-//! before.
+//! before, and what was cancelled leaves its queue.
 //!
 //! The dispatcher reads and claims while changes are heard of, and what it has read may be the
 //! older of the two. So a lane that is opened by what was read before the change is outdated from
-//! its first moment on, and the dispatcher reads the endpoint again.
+//! its first moment on, and the dispatcher reads the endpoint again; and what is claimed by a
+//! statement that began before a cancellation was heard of is compared with it.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -12,11 +13,35 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::meanwhile::HeardMeanwhile;
 use super::{Claim, Lane, Lanes, Staffed};
 use crate::model::endpoint::EndpointId;
+use crate::model::withdrawal::Withdrawal;
 
 impl Lanes {
     /// The dispatcher is about to read endpoints: what has changed until now is not news to it.
     pub(in crate::relay) fn reading(&self) {
         self.heard_meanwhile().changed.clear();
+    }
+
+    /// The dispatcher is about to claim: what was cancelled until now cannot be claimed.
+    pub(in crate::relay) fn claiming(&self) {
+        self.heard_meanwhile().withdrawn.clear();
+    }
+
+    /// What was cancelled since the dispatcher began to claim.
+    pub(in crate::relay) fn withdrawn_meanwhile(&self) -> Vec<Withdrawal> {
+        self.heard_meanwhile().withdrawn.clone()
+    }
+
+    /// Takes out what is queued and was cancelled, each with the reason.
+    pub(in crate::relay) fn withdraw(&self, new: &[Withdrawal]) -> Vec<(Claim, String)> {
+        self.heard_meanwhile().withdrawn.extend_from_slice(new);
+        let mut withdrawn = Vec::new();
+        for one in new {
+            for lane in self.all() {
+                let claims = lane.lock().state.withdraw(|claim| one.is_of(&claim.delivery));
+                withdrawn.extend(claims.into_iter().map(|claim| (claim, one.reason.clone())));
+            }
+        }
+        withdrawn
     }
 
     /// Whether the endpoint has changed since the dispatcher began to read.
