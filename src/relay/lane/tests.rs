@@ -178,11 +178,26 @@ async fn a_window_outlives_its_lane_and_the_term() {
     assert_eq!(lanes.workshop.windows.take(3), quarter);
 }
 
+/// Generous, since a machine may be busy; a claim that a bug has lost would be waited for for ever.
+async fn soon<T>(event: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(60), event).await;
+    waited.expect("what the test waits for comes soon")
+}
+
+async fn holds(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Whether each of the next claims that end was sent, by its endpoint.
 async fn ends(results: &mut Receiver<Ended>, count: usize) -> Vec<(EndpointId, bool)> {
     let mut ends = Vec::new();
     for _ in 0..count {
-        let ended = results.recv().await.unwrap();
+        let ended = soon(results.recv()).await.unwrap();
         let is_sent = ended
             .attempt()
             .is_some_and(|attempt| matches!(attempt.outcome, Some(Outcome::Answered(_))));
@@ -207,9 +222,7 @@ async fn a_bug_beside_the_attempts_of_one_endpoint_ends_its_lane_and_neither_oth
         let ended = ends(&mut results, 4).await;
         assert_eq!((ended[0], &ended[1..]), ((3, is_sent), &well[..]), "{place}");
         // Every worker of the lane has gone when it is told.
-        while !lanes.workshop.metrics.render().contains("posthaste_faults_total 1") {
-            tokio::task::yield_now().await;
-        }
+        holds(|| lanes.workshop.metrics.render().contains("posthaste_faults_total 1")).await;
         assert!(broken.push(claims(&lanes, 1).remove(0)).is_err(), "{place}");
         assert_eq!((broken.room(), lanes.in_flight()), (0, 0), "{place}");
         assert!(!lanes.workshop.term.is_ending(), "{place}");
@@ -243,9 +256,7 @@ async fn busy(lanes: &Lanes, url: &str) -> Arc<Lane> {
     let endpoint = Endpoint { url: url.to_owned(), max_concurrency: one, ..Endpoint::unread(3, 1) };
     let lane = lanes.open(endpoint, None, Health::default());
     claims(lanes, 3).into_iter().for_each(|claim| lane.push(claim).unwrap());
-    while lane.lock().state.in_flight() == 0 {
-        tokio::task::yield_now().await;
-    }
+    holds(|| lane.lock().state.in_flight() > 0).await;
     lane
 }
 
@@ -258,9 +269,7 @@ async fn from_the_moment_a_change_is_heard_of_nothing_more_is_taken_out() {
         let held = lanes.outdate(&HashSet::from([3, 9]));
         assert_eq!(held.len(), 1, "of the other there is no lane");
         assert_eq!(ends(&mut results, 1).await, [(3, true)]);
-        while lane.lock().parked.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        holds(|| !lane.lock().parked.is_empty()).await;
         assert_eq!(lane.lock().state.queued(), 2);
         assert!(!lane.is_current(1, lanes.workshop.clock.now()));
 
