@@ -146,11 +146,11 @@ impl Attempts {
                         began = self.clock.instant();
                     }
                     // The attempt may have waited for long, here or for its turn.
-                    if !self.term.may_send() || ready.is_outdated.load(Ordering::Relaxed) {
+                    if !self.is_wanted(ready) {
                         return unfinished(Outcome::Interrupted);
                     }
                     let first = self.send(ready, sending, delivery, slot, ready.timeout).await;
-                    if !first.unheard || !self.term.may_send() {
+                    if !first.unheard || !self.is_wanted(ready) {
                         return first;
                     }
                     // The receiver closes connections that it has answered on, and was a moment
@@ -180,6 +180,12 @@ impl Attempts {
         sent
     }
 
+    /// Whether requests may begin still: not under a lease that others may have taken over, nor by
+    /// what was read of an endpoint that has changed.
+    fn is_wanted(&self, ready: &ReadyEndpoint) -> bool {
+        self.term.may_send() && !ready.is_outdated.load(Ordering::Relaxed)
+    }
+
     /// Sends the delivery once.
     async fn send(
         &self,
@@ -192,8 +198,9 @@ impl Attempts {
         let source = &self.settings.cloudevents_source;
         match request::request(ready, sending, delivery, source, self.clock.now()) {
             Ok(request) => {
-                let connection = &mut slot.connection;
-                self.client.send(connection, &sending.target, request, timeout).await
+                let (connection, target) = (&mut slot.connection, &sending.target);
+                let is_wanted = || self.is_wanted(ready);
+                self.client.send(connection, target, request, timeout, &is_wanted).await
             }
             Err(too_many) => {
                 let detail = too_many.to_string();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -95,6 +95,22 @@ impl LoopbackReceiver {
         Self::serving(async |mut heard, _| {
             loop {
                 heard.answer(OK).await;
+            }
+        })
+        .await
+    }
+
+    /// It accepts an event for each permit of this gate.
+    pub(in crate::relay) async fn held_by(gate: &Arc<Semaphore>) -> Self {
+        let gate = Arc::clone(gate);
+        Self::serving(move |mut heard, _| {
+            let gate = Arc::clone(&gate);
+            async move {
+                loop {
+                    heard.request().await;
+                    gate.acquire().await.unwrap().forget();
+                    heard.stream.write_all(OK).await.unwrap();
+                }
             }
         })
         .await

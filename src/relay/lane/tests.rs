@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
@@ -251,23 +252,25 @@ async fn what_is_queued_behind_a_bug_is_given_back() {
 }
 
 /// A lane of one request at a time, which has begun one and has two queued behind it.
-async fn busy(lanes: &Lanes, url: &str) -> Arc<Lane> {
-    let one = Some(1);
-    let endpoint = Endpoint { url: url.to_owned(), max_concurrency: one, ..Endpoint::unread(3, 1) };
+async fn busy(lanes: &Lanes, receiver: &LoopbackReceiver) -> Arc<Lane> {
+    let (url, one) = (receiver.url(), Some(1));
+    let endpoint = Endpoint { url, max_concurrency: one, ..Endpoint::unread(3, 1) };
     let lane = lanes.open(endpoint, None, Health::default());
     claims(lanes, 3).into_iter().for_each(|claim| lane.push(claim).unwrap());
-    holds(|| lane.lock().state.in_flight() > 0).await;
+    holds(|| receiver.requests() == 1).await;
     lane
 }
 
 #[tokio::test]
 async fn from_the_moment_a_change_is_heard_of_nothing_more_is_taken_out() {
-    let receiver = LoopbackReceiver::accepting().await;
     for is_changed in [true, false] {
         let (lanes, mut results) = lanes();
-        let lane = busy(&lanes, &receiver.url()).await;
+        let gate = Arc::new(Semaphore::new(0));
+        let receiver = LoopbackReceiver::held_by(&gate).await;
+        let lane = busy(&lanes, &receiver).await;
         let held = lanes.outdate(&HashSet::from([3, 9]));
         assert_eq!(held.len(), 1, "of the other there is no lane");
+        gate.add_permits(3);
         assert_eq!(ends(&mut results, 1).await, [(3, true)]);
         holds(|| !lane.lock().parked.is_empty()).await;
         assert_eq!(lane.lock().state.queued(), 2);
@@ -287,8 +290,8 @@ async fn from_the_moment_a_change_is_heard_of_nothing_more_is_taken_out() {
 #[tokio::test]
 async fn what_was_claimed_before_a_change_leaves_a_lane_that_was_opened_anew() {
     let (lanes, _results) = lanes();
-    let receiver = LoopbackReceiver::accepting().await;
-    let lane = busy(&lanes, &receiver.url()).await;
+    let receiver = LoopbackReceiver::held_by(&Arc::new(Semaphore::new(0))).await;
+    let lane = busy(&lanes, &receiver).await;
     lanes.outdate(&HashSet::from([3]));
     lanes.reading();
     open_at(&lanes, 3, 2, &receiver.url());
