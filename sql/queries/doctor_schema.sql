@@ -34,6 +34,8 @@ silent as (
   join pg_class c on c.oid = t.tgrelid
   where c.relnamespace = 'posthaste'::regnamespace and not t.tgisinternal and t.tgenabled not in ('O', 'A')
     and t.tgname <> 'outbox_rings_the_bell'
+    -- It goes with the bell.
+    and not (t.tgname = 'endpoints_tell_of_their_changes' and not $1::bool)
     -- A partition's copy goes with its parent's trigger, and is told only where that one is on.
     and not exists (select from pg_trigger parent where parent.oid = t.tgparentid and parent.tgenabled not in ('O', 'A'))
 ),

@@ -27,7 +27,7 @@ select n.endpoint_id, n.successes, n.failures, n.duration_ms, n.state, n.consecu
        case when n.successes > 0 then clock.now end, case when n.failures > 0 then clock.now end, clock.now
 from unnest($2::bigint[], $3::float8[], $4::float8[], $5::float8[], $6::text[], $7::int[],
             $8::timestamptz[], $9::int[], $10::timestamptz[],
-            $11::int[], $12::text[], $13::text[], $14::smallint[], $15::real[])
+            $11::int[], $12::text[], $13::text[], $14::smallint[], $15::float4[])
      n(endpoint_id, successes, failures, duration_ms, state, consecutive_failures, failing_since, pauses, paused_until,
        consecutive_rejections, trouble, reason, window_size, normal_duration_ms)
 cross join clock

@@ -102,13 +102,15 @@ begin
   end if;
   if rings then
     alter table posthaste.outbox enable trigger outbox_rings_the_bell;
+    alter table posthaste.endpoints enable trigger endpoints_tell_of_their_changes;
   else
     alter table posthaste.outbox disable trigger outbox_rings_the_bell;
+    alter table posthaste.endpoints disable trigger endpoints_tell_of_their_changes;
   end if;
   return true;
 end $$;
 comment on function posthaste_internal.install_bell is
-  'Turns the bell on or off; returns whether that changed anything. Without it relays poll: for applications that use two-phase commit (PREPARE TRANSACTION refuses NOTIFY) and engines without LISTEN.';
+  'Turns the bell on or off, and with it the notices of changed endpoints; returns whether that changed anything. Without it relays poll: for applications that use two-phase commit (PREPARE TRANSACTION refuses NOTIFY) and engines without LISTEN.';
 
 -- ── what the database alone sets ───────────────────────────────────────────────────────────────────
 

@@ -354,6 +354,20 @@ create trigger endpoints_are_touched
   before insert or update on posthaste.endpoints
   for each row execute function posthaste_internal.touch_endpoint();
 
+-- A relay may have claimed much for the endpoint already, and heeds the change before it sends the next of it.
+create function posthaste_internal.tell_of_change() returns trigger
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('posthaste', 'endpoint ' || old.id);
+  return null;
+end $$;
+comment on function posthaste_internal.tell_of_change is
+  'Tells the relays when the transaction commits that an endpoint or its secrets have changed, or that it is gone.';
+
+create trigger endpoints_tell_of_their_changes
+  after update or delete on posthaste.endpoints
+  for each row execute function posthaste_internal.tell_of_change();
+
 -- ── secrets ────────────────────────────────────────────────────────────────────────────────────────
 
 create table posthaste.endpoint_secrets (

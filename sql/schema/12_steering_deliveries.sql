@@ -15,6 +15,43 @@ begin
 end $$;
 comment on function posthaste_internal.known_event is 'The event; an error if it is not in the outbox.';
 
+-- ── cancelling what is claimed ─────────────────────────────────────────────────────────────────────
+
+-- A notice alone would not do: any role may send one.
+create table posthaste.withdrawals (
+  id          bigint      generated always as identity primary key,
+  event_id    bigint,
+  endpoint_id bigint,
+  event_type  text        not null,
+  reason      text        not null,
+  created_at  timestamptz not null default clock_timestamp(),
+  constraint of_an_event_or_an_endpoint check (num_nonnulls(event_id, endpoint_id) > 0)
+);
+comment on table posthaste.withdrawals is
+  'Cancellations of the last hour that found deliveries claimed by relays, which cancel those of them that they have not begun to send.';
+comment on column posthaste.withdrawals.id is 'Number of the cancellation.';
+comment on column posthaste.withdrawals.event_id is 'The event that is cancelled. Null: every event.';
+comment on column posthaste.withdrawals.endpoint_id is 'The endpoint for which it is cancelled. Null: every endpoint.';
+comment on column posthaste.withdrawals.event_type is 'The pattern of event types that are cancelled.';
+comment on column posthaste.withdrawals.reason is 'The words for attempts.reason.';
+comment on column posthaste.withdrawals.created_at is 'When the call was made.';
+
+create function posthaste_internal.withdraw(event bigint, endpoint bigint, event_type text, reason text) returns void
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  delete from posthaste.withdrawals w
+   where w.id = any(array(select old.id from posthaste.withdrawals old
+                           where old.created_at < clock_timestamp() - interval '1 hour'
+                             for update skip locked));
+  insert into posthaste.withdrawals (event_id, endpoint_id, event_type, reason)
+  values (event, endpoint, event_type, coalesce(reason, 'cancelled by ' || session_user));
+  perform pg_notify('posthaste', 'withdrawals');
+end $$;
+comment on function posthaste_internal.withdraw is
+  'Tells the relays when the transaction commits to cancel what they have claimed and not begun.';
+
+-- ── by one call each ───────────────────────────────────────────────────────────────────────────────
+
 -- A delivery that is put back joins the end of its line; a relay gives it its turn.
 create function posthaste.retry(event bigint, endpoint bigint) returns text
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -241,10 +278,13 @@ begin
     union all
     select c.endpoint_id from posthaste_internal.claims_of_event(event) c) d
    where cancel.endpoint is null or d.endpoint_id = cancel.endpoint;
+  if in_flight > 0 then
+    perform posthaste_internal.withdraw(event, endpoint, '*', reason);
+  end if;
   perform posthaste_internal.wake();
 end $$;
 comment on function posthaste.cancel is
-  'Ends the deliveries of an event (to one endpoint, or to all), with the reason in attempts. Returns how many deliveries it cancelled, and how many are in flight: a request that is out is not called back, and if it fails it is retried unless this is called again.';
+  'Ends the deliveries of an event (to one endpoint, or to all), with the reason in attempts. Returns how many deliveries it cancelled, and how many are in flight. Of these a relay cancels at once what it has claimed and not begun to send; a request that is out is not called back, and if it fails it is retried unless this is called again.';
 
 create function posthaste.cancel_endpoint(
   endpoint bigint, event_type text default '*', reason text default null,
@@ -280,10 +320,13 @@ begin
   -- No index is kept for this; it is one scan of what is live.
   select count(*) into in_flight from posthaste.live_deliveries d
    where d.endpoint_id = cancel_endpoint.endpoint and d.claimed_by is not null;
+  if in_flight > 0 then
+    perform posthaste_internal.withdraw(null, endpoint, event_type, reason);
+  end if;
   perform posthaste_internal.wake();
 end $$;
 comment on function posthaste.cancel_endpoint is
-  'Ends all that an endpoint is still owed, or the event types of a pattern; replay with states ''{cancelled}'' brings it back. Returns how many deliveries it cancelled, and how many of the endpoint''s are in flight: a request that is out is not called back.';
+  'Ends all that an endpoint is still owed, or the event types of a pattern; replay with states ''{cancelled}'' brings it back. Returns how many deliveries it cancelled, and how many of the endpoint''s are in flight. Of these a relay cancels at once what is meant, and what it has not begun to send; a request that is out is not called back.';
 
 create function posthaste_internal.cancel_orphans() returns bigint
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

@@ -13,6 +13,7 @@ pub mod secret;
 pub mod delivery;
 pub mod endpoint;
 pub mod subscription;
+pub mod withdrawal;
 
 // Incoming webhooks.
 pub mod incoming;

@@ -31,8 +31,11 @@ enum End {
     Attempted(Box<Attempt>),
     /// Ended without an attempt.
     Cancelled(Box<Attempt>),
-    /// Not begun: another relay may claim it.
-    Unsent,
+    /// Not begun: it may be claimed again.
+    Unsent {
+        /// Other relays could send it at once, and may not know.
+        others_serve: bool,
+    },
 }
 
 impl Results {
@@ -108,7 +111,19 @@ impl Ended {
     /// No attempt was begun.
     #[must_use]
     pub fn unsent(claim: Claim) -> Self {
-        Self { claim, end: End::Unsent }
+        Self { claim, end: End::Unsent { others_serve: false } }
+    }
+
+    /// No attempt was begun, and other relays can begin one sooner.
+    #[must_use]
+    pub fn left_to_others(claim: Claim) -> Self {
+        Self { claim, end: End::Unsent { others_serve: true } }
+    }
+
+    /// Whether other relays are to know once it is given back.
+    #[must_use]
+    pub fn is_left_to_others(&self) -> bool {
+        matches!(self.end, End::Unsent { others_serve: true })
     }
 
     /// Recording needs nothing of the event, and may wait for as long as the database is away.
@@ -123,7 +138,7 @@ impl Ended {
     pub fn attempt(&self) -> Option<&Attempt> {
         match &self.end {
             End::Attempted(attempt) | End::Cancelled(attempt) => Some(attempt),
-            End::Unsent => None,
+            End::Unsent { .. } => None,
         }
     }
 

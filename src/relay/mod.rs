@@ -1,13 +1,15 @@
 //! The running relay: one file or folder per station, in the order in which an event meets them.
 //!
 //! `dispatch` (wake, route, claim, assign), `lane`, `attempt`, `record`; then what goes on beside:
-//! `ordering`, `lease`, `health`, `history`, `upkeep`. `stations` hands each of them what it uses.
+//! `brake`, `ordering`, `lease`, `health`, `history`, `upkeep`. `stations` hands each of them what
+//! it uses.
 //!
 //! A relay's **term** lasts as long as its lease. A relay that was taken for dead (frozen, cut off)
 //! has lost its claims: its term ends, what it still had in flight is dropped, and it begins anew
 //! under another number.
 
 mod attempt;
+mod brake;
 mod claims;
 mod client;
 mod database;
@@ -153,6 +155,7 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     let stations = &term.stations;
     let over = || term.over.clone();
     let dispatch = stations.spawn(guarded(over(), parts.dispatcher.run()));
+    let brake = stations.spawn(guarded(over(), parts.brake.run()));
     let recorder = stations.spawn(guarded(over(), parts.recorder.run(parts.results)));
     let notes = stations.spawn(guarded(over(), parts.notes.run()));
     let upkeep = stations.spawn(guarded(over(), parts.upkeep.run()));
@@ -174,6 +177,10 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     };
     if ended(dispatch, "dispatch", patience(LAST_WORDS)).await.is_none() {
         // Its statement may go on in the server and claim for this relay.
+        term.set_uncertain(true);
+    }
+    if ended(brake, "brake", patience(LAST_WORDS)).await.is_none() {
+        // What it was giving back may still be claimed.
         term.set_uncertain(true);
     }
     lanes.dismiss().await;

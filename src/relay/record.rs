@@ -98,6 +98,7 @@ impl Recorder {
         if !unsent.is_empty() {
             let released = release(store, relay, &unsent).await?;
             metrics.claims_released.increment(released);
+            self.given_back(batch);
         }
         if attempts.is_empty() {
             return Ok(());
@@ -112,6 +113,16 @@ impl Recorder {
             self.recorded(attempt, &held);
         }
         Ok(())
+    }
+
+    /// What is given back is due. A relay that looked for it before would have found nothing.
+    fn given_back(&self, batch: &[Ended]) {
+        for ended in batch.iter().filter(|ended| ended.attempt().is_none()) {
+            self.claims.due_in(ended.claim.delivery.endpoint_id, Duration::ZERO);
+        }
+        if batch.iter().any(Ended::is_left_to_others) {
+            self.claims.let_others_know();
+        }
     }
 
     /// Lets lines go on whose head has ended.

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::attempt::Attempts;
+use super::brake::Brake;
 use super::claims::{Claims, most_claims};
 use super::database::Link;
 use super::dispatch::{BellSession, Dispatcher};
@@ -33,6 +34,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::outbound::client::Client;
 use crate::store::Store;
+use crate::store::bell::Changes;
 use crate::store::relays::Lease;
 
 /// Outlasts the terms of one relay.
@@ -62,6 +64,7 @@ pub(super) struct Beginning {
 #[derive(Debug)]
 pub(super) struct Stations {
     pub(super) dispatcher: Dispatcher,
+    pub(super) brake: Brake,
     pub(super) recorder: Recorder,
     pub(super) results: mpsc::Receiver<Ended>,
     pub(super) notes: HealthNotes,
@@ -125,6 +128,7 @@ impl Stations {
         };
         let retaken = Arc::new(Notify::new());
         Self {
+            brake: common.brake(results.clone(), bell.changes()),
             dispatcher: common.dispatcher(lasting, results, bell),
             recorder: common.recorder(config.relay.record_interval, Arc::clone(&effects)),
             results: receiver,
@@ -156,6 +160,19 @@ impl Common {
             results,
             lines: Arc::clone(&self.lines),
             history: Arc::clone(&lasting.history),
+        }
+    }
+
+    fn brake(&self, results: Results, changes: Arc<Changes>) -> Brake {
+        Brake {
+            database: Arc::clone(&self.database),
+            term: Arc::clone(&self.term),
+            metrics: Arc::clone(&self.metrics),
+            claims: Arc::clone(&self.claims),
+            lanes: Arc::clone(&self.lanes),
+            results,
+            changes,
+            clock: self.clock.clone(),
         }
     }
 

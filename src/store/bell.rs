@@ -4,7 +4,8 @@
 //! releases the lock and learns which transactions may have skipped the bell. See
 //! `sql/schema/01_outbox.sql` for the other side.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -15,12 +16,17 @@ use super::connect::answered;
 use super::error::in_full;
 use super::session::for_session;
 use super::{Database, StoreError};
+use crate::model::endpoint::EndpointId;
 
 const LISTEN: &str = "listen posthaste";
 /// The payload that `posthaste_internal.wake` sends; the bell itself sends none.
 const STEERED: &str = "deliveries";
 /// The payload of a relay that found due deliveries which other relays are to make.
 const DUE: &str = "due";
+/// The payload of a cancellation that found deliveries claimed.
+const WITHDRAWN: &str = "withdrawals";
+/// The payload of a changed or deleted endpoint begins so; its number follows.
+const CHANGED: &str = "endpoint ";
 /// Waits behind the inserters that hold it shared; while a session waits, new tries fail.
 const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
 const ARM: &str = "select pg_advisory_unlock_all()";
@@ -36,6 +42,59 @@ pub struct Ears {
     pub steered: Arc<Notify>,
     /// Another relay has found deliveries that are due.
     pub due: Arc<Notify>,
+    /// Endpoints have changed, or deliveries that are claimed were cancelled.
+    pub changes: Arc<Changes>,
+}
+
+/// What has changed for deliveries that are claimed, and was not looked at since.
+#[derive(Debug, Default)]
+pub struct Changes {
+    heard: Mutex<HeardChanges>,
+    /// Notified when there is one.
+    pub some: Notify,
+}
+
+/// See [`Changes`].
+#[derive(Debug, Default)]
+pub struct HeardChanges {
+    /// Endpoints that have changed.
+    pub of: HashSet<EndpointId>,
+    /// Any other may have changed as well: there was no session to hear of it.
+    pub of_any: bool,
+    /// Deliveries were cancelled.
+    pub withdrawn: bool,
+}
+
+impl Changes {
+    /// All that was heard of since the last call.
+    pub fn take(&self) -> HeardChanges {
+        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Anything may have changed.
+    pub fn of_any(&self) {
+        self.put(|heard| (heard.of_any, heard.withdrawn) = (true, true));
+    }
+
+    fn put(&self, note: impl FnOnce(&mut HeardChanges)) {
+        note(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+        self.some.notify_one();
+    }
+}
+
+impl Ears {
+    fn hear(&self, said: &str) {
+        let changed = said.strip_prefix(CHANGED).map(str::parse);
+        match (said, changed) {
+            (_, Some(Ok(endpoint))) => self.changes.put(|heard| {
+                heard.of.insert(endpoint);
+            }),
+            (WITHDRAWN, _) => self.changes.put(|heard| heard.withdrawn = true),
+            (STEERED, _) => self.steered.notify_one(),
+            (DUE, _) => self.due.notify_one(),
+            _ => self.rung.notify_one(),
+        }
+    }
 }
 
 /// A session that listens.
@@ -60,12 +119,7 @@ impl Bell {
     ) -> Result<Self, StoreError> {
         let (client, driver) = {
             let ears = ears.clone();
-            let hear = move |said: &str| match said {
-                STEERED => ears.steered.notify_one(),
-                DUE => ears.due.notify_one(),
-                _ => ears.rung.notify_one(),
-            };
-            database.direct().session(hear).await?
+            database.direct().session(move |said: &str| ears.hear(said)).await?
         };
         let rung = Arc::clone(&ears.rung);
         tasks.spawn(async move {

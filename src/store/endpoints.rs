@@ -1,5 +1,6 @@
 //! Endpoints as the relay needs them: settings, secrets, health, and what their windows had.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use crate::model::secret::Secret;
 use crate::model::window::Remembered;
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
+const REVISIONS: &str = include_str!("../../sql/queries/revisions.sql");
 const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
 
 /// The row of an endpoint.
@@ -20,6 +22,7 @@ const APPLY_EFFECT: &str = include_str!("../../sql/queries/apply_effect.sql");
 pub struct FoundEndpoint {
     pub id: EndpointId,
     pub revision: i64,
+    pub enabled: bool,
     /// `Err`: its row holds a value that this relay cannot read.
     pub known: Result<KnownEndpoint, StoreError>,
 }
@@ -50,7 +53,7 @@ pub async fn endpoints(
 fn found(row: &Row) -> FoundEndpoint {
     let (id, revision) = (row.get("id"), row.get("revision"));
     let known = known(row, id, revision).map_err(StoreError::unreadable("endpoint", id));
-    FoundEndpoint { id, revision, known }
+    FoundEndpoint { id, revision, enabled: row.get("enabled"), known }
 }
 
 fn known(row: &Row, id: EndpointId, revision: i64) -> Result<KnownEndpoint, tokio_postgres::Error> {
@@ -110,6 +113,18 @@ fn positive(number: Option<i32>) -> Option<u32> {
 
 fn from_millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis / 1000.0).unwrap_or(Duration::ZERO)
+}
+
+/// The revisions of those of these endpoints that are there and enabled.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn revisions(
+    store: &Store,
+    ids: &[EndpointId],
+) -> Result<HashMap<EndpointId, i64>, StoreError> {
+    let rows = store.queue.query(REVISIONS, "look whether endpoints changed", &[&ids]).await?;
+    Ok(rows.iter().map(|row| (row.get("id"), row.get("revision"))).collect())
 }
 
 /// Applies a rule's effect: disables an endpoint and holds its deliveries, or deletes it and

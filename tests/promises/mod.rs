@@ -21,6 +21,7 @@ mod several_relays;
 mod stops;
 mod windows;
 
+mod brake;
 mod control_plane;
 mod roles;
 mod steering;

@@ -117,7 +117,7 @@ async fn what_was_learnt_long_ago_is_not_trusted() {
     burst(&client, 20).await;
     // Those that are claimed and could be sent are not.
     receiver.wait_for(1).await;
-    let claimed = "count(*) >= 16 from posthaste.deliveries where claimed_by is not null";
+    let claimed = "count(*) >= 16 from posthaste.live_deliveries where claimed_by is not null";
     holds(&client, claimed).await;
     let free = Receiver::start().await;
     endpoint(&free.url("/")).with("subscriptions", "{free}").add(&client).await;

@@ -3,6 +3,7 @@ set session_replication_role = replica;
 delete from posthaste.deliveries;
 delete from posthaste.claims;
 delete from posthaste.attempts;
+delete from posthaste.withdrawals;
 delete from posthaste.outbox;
 delete from posthaste.idempotency;
 delete from posthaste.routing;

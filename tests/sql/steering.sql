@@ -103,11 +103,18 @@ begin
   assert (c.cancelled, c.in_flight) = (0, 0), c::text;
   select * into c from posthaste.cancel(5, 1);
   assert (c.cancelled, c.in_flight) = (0, 1), c::text;
+  -- … and left to its relay, with who asked for it
+  assert (select (event_id, endpoint_id, event_type, reason) = (5, 1, '*', 'cancelled by ' || session_user)
+            from posthaste.withdrawals), (select string_agg(w::text, ' ') from posthaste.withdrawals w);
   select * into c from posthaste.cancel_endpoint(1, 'order.paid');
   assert (c.cancelled, c.in_flight) = (2, 1), c::text;
+  assert (select (count(*), count(*) filter (where endpoint_id = 1 and event_type = 'order.paid' and event_id is null)) = (2, 1)
+            from posthaste.withdrawals);
+  update posthaste.withdrawals set created_at = now() - interval '2 h';
   assert pg_temp.pending(1) = '{3,5}';
   select * into c from posthaste.cancel_endpoint(1);
   assert (c.cancelled, c.in_flight) = (1, 1), c::text;
+  assert (select count(*) = 1 from posthaste.withdrawals), 'those of an hour ago are not kept';
   assert (select reason = 'cancelled by ' || session_user from posthaste.attempts where event_id = 3 order by started_at desc limit 1);
   assert posthaste.replay(1, now() - interval '1 h', now() + interval '1 h', states => '{cancelled}') = 4;
   perform posthaste.cancel_endpoint(1);

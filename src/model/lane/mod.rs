@@ -67,6 +67,8 @@ pub struct LaneState<Q> {
     closed: bool,
     /// Closed for good.
     dismissed: bool,
+    /// The endpoint is said to have changed since it was read: nothing more is sent by it.
+    outdated: bool,
 }
 
 /// The settings of an endpoint that bound its lane, as read at one revision.
@@ -200,6 +202,7 @@ impl<Q> LaneState<Q> {
             mean_ms: None,
             closed: false,
             dismissed: false,
+            outdated: false,
         };
         lane.divide(share);
         lane
@@ -220,6 +223,7 @@ impl<Q> LaneState<Q> {
     /// Takes over what was read of the endpoint again; what is queued and in flight stays.
     pub fn reopen(&mut self, limits: LaneLimits, health: Health, share: Share, now: Instant) {
         self.closed = false;
+        self.outdated = false;
         self.limits = limits;
         self.health = health;
         self.opened_at = now;
@@ -251,16 +255,47 @@ impl<Q> LaneState<Q> {
         (self.closed, self.dismissed) = (true, true);
     }
 
+    /// Whether it is closed for good.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed
+    }
+
+    /// Sends nothing more until it is [reopened](Self::reopen) or [confirmed](Self::confirm): the
+    /// endpoint is said to have changed.
+    pub fn outdate(&mut self) {
+        self.outdated = true;
+    }
+
+    /// The endpoint is now at this revision, and enabled. Returns whether the lane is of it: then
+    /// it sends on.
+    pub fn confirm(&mut self, revision: i64) -> bool {
+        // One that was read since is of a later revision.
+        let is_of_it = self.limits.revision >= revision;
+        if is_of_it {
+            self.outdated = false;
+        }
+        is_of_it
+    }
+
+    /// Whether what is claimed may be put in: it is neither outdated nor closed for good.
+    #[must_use]
+    pub fn takes(&self) -> bool {
+        !self.outdated && !self.dismissed
+    }
+
     /// Whether this relay may send to the endpoint; otherwise other relays do.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.serves
     }
 
-    /// Whether the limits were read at this revision and no secret has expired since.
+    /// Whether the limits were read at this revision, and neither a change was heard of nor has a
+    /// secret expired since.
     #[must_use]
     pub fn is_current(&self, revision: i64, now: Timestamp) -> bool {
         self.limits.revision == revision
+            && self.takes()
             && self.limits.secrets_until.is_none_or(|until| now < until)
     }
 
@@ -353,6 +388,16 @@ impl<Q> LaneState<Q> {
     /// Takes out what is queued and not begun, to be given back.
     pub fn drain(&mut self) -> Vec<Q> {
         self.queue.drain(..).collect()
+    }
+
+    /// Takes out what is queued, not begun, and not wanted any more.
+    pub fn withdraw(&mut self, is_unwanted: impl Fn(&Q) -> bool) -> Vec<Q> {
+        if !self.queue.iter().any(&is_unwanted) {
+            return Vec::new();
+        }
+        let (unwanted, wanted) = self.queue.drain(..).partition::<Vec<_>, _>(is_unwanted);
+        self.queue = wanted.into();
+        unwanted
     }
 
     /// Takes out what was claimed before the endpoint's limits were known and other relays may

@@ -14,6 +14,9 @@ impl<Q> LaneState<Q> {
     /// How many workers are to be at work while `requests` may be in flight.
     #[must_use]
     pub fn workers(&self, requests: usize) -> usize {
+        if self.dismissed {
+            return 0;
+        }
         self.width().min(requests).min(self.queue.len() + self.in_flight)
     }
 
@@ -35,7 +38,7 @@ impl<Q> LaneState<Q> {
             return Err(Idle::GiveBack { queued: self.drain(), others_serve: true });
         }
         let is_busy = self.in_flight >= self.width().min(requests);
-        if self.queue.is_empty() || is_busy || !may_send {
+        if self.queue.is_empty() || is_busy || !may_send || self.outdated {
             return Err(Idle::Wait);
         }
         if let Some(wait) = self.rate.as_mut().and_then(|rate| rate.wait(now.instant)) {
@@ -45,18 +48,19 @@ impl<Q> LaneState<Q> {
         let Some(ticket) = self.health.begin(now.time) else {
             return Err(Idle::GiveBack { queued: self.drain(), others_serve: false });
         };
-        let next = self.queue.pop_front().expect("the queue is not empty, seen above");
-        self.in_flight += 1;
         let sent = self.window.sent(self.fill(requests), short(in_all));
+        self.in_flight += 1;
+        // Last, so that a bug in any of this leaves it in the queue.
+        let next = self.queue.pop_front().expect("the queue is not empty, seen above");
         Ok((next, RequestNote { ticket, sent }))
     }
 
-    /// How full the window is. What waits will fill it, unless the rate or the budget keeps it from
-    /// that.
+    /// How full the window is with the request that is next. What waits behind it will fill it,
+    /// unless the rate or the budget keeps it from that.
     fn fill(&self, requests: usize) -> Fill {
         let width = self.width();
         let is_free = self.rate.is_none() && width <= requests;
-        if self.in_flight >= width {
+        if self.in_flight + 1 >= width {
             Fill::Full
         } else if is_free && self.in_flight + self.queue.len() >= width {
             Fill::Soon

@@ -21,6 +21,11 @@ pub struct Verdict {
     pub reason: Option<String>,
 }
 
+/// Attempts, of which the last was not judged, before a delivery is dead: as many as the default
+/// schedule has, an hour apart.
+const UNJUDGED_MAX: u32 = 11;
+const UNJUDGED_PAUSE: Duration = Duration::from_secs(60 * 60);
+
 /// The fate of the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
@@ -125,6 +130,16 @@ pub fn judge(
             Verdict { decision: Decision::Delivered, effect: None, reason: Some(reason) }
         }
     }
+}
+
+/// The verdict about an attempt that cannot be judged, as judging it meets a bug of the relay. By
+/// number alone: what an endpoint's schedule says may be what the bug is about.
+#[must_use]
+pub fn unjudged(number: u32) -> Verdict {
+    if number >= UNJUDGED_MAX {
+        return dead(format!("gave up after {UNJUDGED_MAX} attempts, the last not judged"));
+    }
+    retry(UNJUDGED_PAUSE, Some("not judged, as that met a bug of the relay".to_owned()))
 }
 
 impl VerdictPolicy<'_> {

@@ -106,6 +106,8 @@ table! {
         asleep: Gauge = "posthaste_asleep", "1 while the relay sleeps until the bell rings.";
         claims_lost: Counter = "posthaste_claims_lost_total",
             "Results dropped because the claim had been taken away.";
+        withdrawn: Counter = "posthaste_withdrawn_total",
+            "Claims given back unsent, since their endpoint had changed or was gone.";
         claims_released: Counter = "posthaste_claims_released_total",
             "Claims given back without an attempt: a stop, a pause.";
         relay_takeovers: Counter = "posthaste_relay_takeovers_total",

@@ -109,6 +109,9 @@ impl Client {
     /// and goes there, else over a new one, which is left in `slot` if it can serve another
     /// request. URI and `Host` are the target's, whatever the request says.
     ///
+    /// To make a connection may take long. Once it is there `is_wanted` is asked, and if it says no
+    /// the request is not written and its outcome [interrupted](Outcome::Interrupted).
+    ///
     /// Dropping the future ends the exchange and closes the connection; the request may or may not
     /// have arrived.
     pub async fn send(
@@ -117,6 +120,7 @@ impl Client {
         target: &Target,
         request: Request<Full<Bytes>>,
         timeout: Duration,
+        is_wanted: &(dyn Fn() -> bool + Sync),
     ) -> Exchange {
         let started = Clock.instant();
         let deadline = started + timeout.min(TIMEOUT_MAX);
@@ -139,10 +143,7 @@ impl Client {
                 Exchanged::Unsent(request) => unsent = *request,
             }
         }
-        phases = Phases::default();
-        let new = Box::pin(self.send_anew(slot, target, unsent, deadline, &mut phases));
-        let outcome = new.await;
-        Exchange { outcome, phases, reused: false, unheard: false }
+        Box::pin(self.send_anew(slot, target, unsent, deadline, is_wanted)).await
     }
 
     /// Whether `target` could be sent to, as far as its name and addresses tell: nothing is
@@ -162,25 +163,31 @@ impl Client {
         target: &Target,
         request: Request<Full<Bytes>>,
         deadline: Instant,
-        phases: &mut Phases,
-    ) -> Outcome {
-        let limits = &self.0.limits;
-        let mut new = match self.0.connector.open(target, deadline, limits, phases).await {
-            Ok(new) => new,
-            Err(outcome) => return outcome,
-        };
-        match new.exchange(target, request, deadline, limits, phases).await {
-            Exchanged::Finished { outcome, reusable } => {
-                *slot = reusable.then_some(new);
-                outcome
+        is_wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Exchange {
+        let (limits, mut phases) = (&self.0.limits, Phases::default());
+        let outcome = match self.0.connector.open(target, deadline, limits, &mut phases).await {
+            Err(outcome) => outcome,
+            Ok(new) if !is_wanted() => {
+                *slot = Some(new);
+                Outcome::Interrupted
             }
-            Exchanged::Unheard(outcome) => outcome,
-            // Closed at once, and so would be the next one.
-            Exchanged::Unsent(_) => failure::unreachable(
-                Cause::Closed,
-                "the connection was closed before the request was written",
-            ),
-        }
+            Ok(mut new) => {
+                match new.exchange(target, request, deadline, limits, &mut phases).await {
+                    Exchanged::Finished { outcome, reusable } => {
+                        *slot = reusable.then_some(new);
+                        outcome
+                    }
+                    Exchanged::Unheard(outcome) => outcome,
+                    // Closed at once, and so would be the next one.
+                    Exchanged::Unsent(_) => failure::unreachable(
+                        Cause::Closed,
+                        "the connection was closed before the request was written",
+                    ),
+                }
+            }
+        };
+        Exchange { outcome, phases, reused: false, unheard: false }
     }
 }
 

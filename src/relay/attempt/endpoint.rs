@@ -1,6 +1,7 @@
 //! An endpoint made ready to be sent to: parsed, checked and with its keys scheduled, once per
 //! revision.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
@@ -30,6 +31,8 @@ pub(in crate::relay) struct ReadyEndpoint {
     pub(super) timeout: Duration,
     /// A secret expires then, and the endpoint is to be read again.
     secrets_until: Option<Timestamp>,
+    /// The endpoint is said to have changed since.
+    pub(in crate::relay) is_outdated: AtomicBool,
 }
 
 /// The parts of a request that come from its endpoint.
@@ -58,7 +61,7 @@ impl ReadyEndpoint {
         secrets_until: Option<Timestamp>,
     ) -> Self {
         #[cfg(test)]
-        fault::inject(&endpoint.url);
+        fault::inject("opening", &endpoint.url);
         let sending = Sending::new(&endpoint, &defaults.settings.user_agent)
             .map_err(|detail| Outcome::Refused { why: Refusal::BadEndpoint, detail });
         Self::with(defaults, endpoint, secrets_until, sending)
@@ -88,6 +91,7 @@ impl ReadyEndpoint {
             max_concurrency: endpoint.max_concurrency.unwrap_or(settings.max_concurrency),
             timeout: endpoint.timeout.unwrap_or(settings.timeout),
             secrets_until,
+            is_outdated: AtomicBool::new(false),
             endpoint,
         }
     }

@@ -8,6 +8,7 @@ mod headers;
 mod request;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -103,7 +104,8 @@ impl Attempts {
         })
     }
 
-    /// The end of an attempt that panicked. No rule is asked: the bug may be about one of them.
+    /// The end of an attempt that panicked. No rule is asked: the bug may be about one of them. Nor
+    /// is anything else, where judging panics as well.
     pub(super) fn refused(
         &self,
         panicked: Panicked,
@@ -111,8 +113,19 @@ impl Attempts {
         delivery: &Delivery,
     ) -> JudgedAttempt {
         let Panicked { began, detail } = panicked;
-        let refused = unfinished(Outcome::Refused { why: Refusal::Fault, detail });
-        self.judged(ready, delivery, began, refused, &RuleSet::default())
+        let outcome = Outcome::Refused { why: Refusal::Fault, detail };
+        let judged = fault::caught_at_once(|| {
+            let refused = unfinished(outcome.clone());
+            self.judged(ready, delivery, began, refused, &RuleSet::default())
+        });
+        judged.unwrap_or_else(|_| JudgedAttempt {
+            began,
+            took: self.clock.since(began),
+            phases: Phases::default(),
+            outcome,
+            verdict: verdict::unjudged(delivery.attempt_count + 1),
+            on_dead: ready.endpoint.on_dead,
+        })
     }
 
     async fn attempt(
@@ -124,7 +137,7 @@ impl Attempts {
         let mut began = self.clock.instant();
         let mut is_sent_again = false;
         #[cfg(test)]
-        fault::inject(&delivery.event_type);
+        fault::inject("sending", &delivery.event_type);
         let exchange = match &ready.sending {
             Ok(sending) => {
                 let send = async {
@@ -133,11 +146,11 @@ impl Attempts {
                         began = self.clock.instant();
                     }
                     // The attempt may have waited for long, here or for its turn.
-                    if !self.term.may_send() {
+                    if !self.is_wanted(ready) {
                         return unfinished(Outcome::Interrupted);
                     }
                     let first = self.send(ready, sending, delivery, slot, ready.timeout).await;
-                    if !first.unheard || !self.term.may_send() {
+                    if !first.unheard || !self.is_wanted(ready) {
                         return first;
                     }
                     // The receiver closes connections that it has answered on, and was a moment
@@ -167,6 +180,12 @@ impl Attempts {
         sent
     }
 
+    /// Whether requests may begin still: not under a lease that others may have taken over, nor by
+    /// what was read of an endpoint that has changed.
+    fn is_wanted(&self, ready: &ReadyEndpoint) -> bool {
+        self.term.may_send() && !ready.is_outdated.load(Ordering::Relaxed)
+    }
+
     /// Sends the delivery once.
     async fn send(
         &self,
@@ -179,8 +198,9 @@ impl Attempts {
         let source = &self.settings.cloudevents_source;
         match request::request(ready, sending, delivery, source, self.clock.now()) {
             Ok(request) => {
-                let connection = &mut slot.connection;
-                self.client.send(connection, &sending.target, request, timeout).await
+                let (connection, target) = (&mut slot.connection, &sending.target);
+                let is_wanted = || self.is_wanted(ready);
+                self.client.send(connection, target, request, timeout, &is_wanted).await
             }
             Err(too_many) => {
                 let detail = too_many.to_string();
@@ -197,6 +217,8 @@ impl Attempts {
         exchange: Exchange,
         rules: &RuleSet,
     ) -> JudgedAttempt {
+        #[cfg(test)]
+        fault::inject("judging", &delivery.event_type);
         let now = self.clock.now();
         let policy = verdict::VerdictPolicy {
             rules,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -62,7 +62,7 @@ fn ready(attempts: &Attempts, url: &str) -> ReadyEndpoint {
 }
 
 /// A receiver on loopback that runs a script on each connection.
-struct LoopbackReceiver {
+pub(in crate::relay) struct LoopbackReceiver {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     _connections: JoinSet<()>,
@@ -90,11 +90,37 @@ impl LoopbackReceiver {
         Self { address, requests, _connections: tasks }
     }
 
-    fn url(&self) -> String {
+    /// It accepts every event.
+    pub(in crate::relay) async fn accepting() -> Self {
+        Self::serving(async |mut heard, _| {
+            loop {
+                heard.answer(OK).await;
+            }
+        })
+        .await
+    }
+
+    /// It accepts an event for each permit of this gate.
+    pub(in crate::relay) async fn held_by(gate: &Arc<Semaphore>) -> Self {
+        let gate = Arc::clone(gate);
+        Self::serving(move |mut heard, _| {
+            let gate = Arc::clone(&gate);
+            async move {
+                loop {
+                    heard.request().await;
+                    gate.acquire().await.unwrap().forget();
+                    heard.stream.write_all(OK).await.unwrap();
+                }
+            }
+        })
+        .await
+    }
+
+    pub(in crate::relay) fn url(&self) -> String {
         format!("http://{}/hook", self.address)
     }
 
-    fn requests(&self) -> usize {
+    pub(in crate::relay) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 }
@@ -283,7 +309,7 @@ async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
     let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
     let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
     let ready = ready(&attempts, &receiver.url());
-    let unlucky = delivery(BUG);
+    let unlucky = delivery(&format!("{BUG}sending"));
     let panicked = attempts.make(&ready, &unlucky, &mut slot).await.unwrap_err();
     let sent = attempts.refused(panicked, &ready, &unlucky);
     let detail = "the relay panicked: assertion `left != right` failed".to_owned();
@@ -292,6 +318,39 @@ async fn a_bug_that_one_event_meets_refuses_it_and_the_next_one_goes_its_way() {
     assert!(attempts.metrics.render().contains("posthaste_faults_total 1"));
     let next = attempts.make(&ready, &delivery("order.paid"), &mut slot).await.unwrap();
     assert_eq!(next.verdict.decision, Decision::Delivered);
+}
+
+#[tokio::test]
+async fn a_bug_in_judging_itself_refuses_the_attempt_and_gives_up_after_eleven() {
+    let receiver = LoopbackReceiver::accepting().await;
+    let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
+    let ready = ready(&attempts, &receiver.url());
+    for (made, decision) in [(0, "retry"), (9, "retry"), (10, "dead")] {
+        let unlucky = Delivery { attempt_count: made, ..delivery(&format!("{BUG}judging")) };
+        let panicked = attempts.make(&ready, &unlucky, &mut slot).await.unwrap_err();
+        let sent = attempts.refused(panicked, &ready, &unlucky);
+        assert!(matches!(sent.outcome, Outcome::Refused { why: Refusal::Fault, .. }));
+        assert_eq!(sent.verdict.decision.as_str(), decision);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_waited_for_a_file_while_its_endpoint_changed_is_not_sent() {
+    for is_outdated in [true, false] {
+        let receiver = LoopbackReceiver::serving(async |mut heard, _| heard.answer(OK).await).await;
+        let (attempts, mut slot) = (fresh(), ConnectionSlot::default());
+        let ready = ready(&attempts, &receiver.url());
+        let held = attempts.files.take().await;
+        let change = async {
+            attempts.files.needed().await;
+            ready.is_outdated.store(is_outdated, Ordering::Relaxed);
+            drop(held);
+        };
+        let delivery = delivery("order.paid");
+        let (sent, ()) = tokio::join!(attempts.make(&ready, &delivery, &mut slot), change);
+        assert_eq!(sent.unwrap().outcome == Outcome::Interrupted, is_outdated);
+        assert_eq!(receiver.requests(), usize::from(!is_outdated));
+    }
 }
 
 #[tokio::test]

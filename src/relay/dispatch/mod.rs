@@ -190,6 +190,8 @@ impl Dispatcher {
         self.metrics.endpoints_waiting.set(due.len() as f64);
         let oldest = due.iter().map(|owed| owed.overdue).max().unwrap_or_default();
         self.metrics.oldest_due.set(oldest);
+        // Steering that no session has heard of.
+        self.bell.ears.changes.of_any();
         for owed in due {
             self.claims.due_in(owed.endpoint_id, owed.due_in);
             let lane = self.lanes.get(owed.endpoint_id);
@@ -198,7 +200,7 @@ impl Dispatcher {
             }
         }
         // An operator has changed them, perhaps to end a pause.
-        self.open_lanes(&changed).await?;
+        self.reopen_lanes(&changed).await?;
         self.lanes.forget_idle(began);
         if !self.state.settings().listens {
             // No session hears of steering.
@@ -226,6 +228,7 @@ impl Dispatcher {
     fn next_token(&mut self) -> i64 {
         let token = self.state.next_token();
         self.claims.holdings.begin(token);
+        self.lanes.claiming();
         token
     }
 

@@ -1,12 +1,13 @@
 //! The session that hears the bell. The [dispatcher's state](crate::model::dispatch::Sleep) says
 //! when it is opened, silenced and armed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use crate::store::bell::{Bell, Ears};
+use crate::store::bell::{Bell, Changes, Ears};
 use crate::store::{Database, StoreError};
 
 /// A session that gives no sign of life for this long is given up.
@@ -35,6 +36,11 @@ impl BellSession {
     /// Whether there is a session to hear the bell with, as far as the relay knows.
     pub(super) fn hears(&self) -> bool {
         self.bell.as_ref().is_some_and(|bell| !bell.is_broken())
+    }
+
+    /// The endpoints that are said to have changed.
+    pub(in crate::relay) fn changes(&self) -> Arc<Changes> {
+        Arc::clone(&self.ears.changes)
     }
 
     /// Opens a session in place of the one there was.

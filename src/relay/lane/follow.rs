@@ -4,12 +4,16 @@ use super::Lane;
 use crate::model::health::{Transition, Trouble, TroubleKind};
 use crate::model::verdict::Effect;
 use crate::relay::effects::EffectOn;
+#[cfg(test)]
+use crate::relay::fault;
 
 impl Lane {
     /// Takes the consequences of an attempt. A rule's effect on the endpoint waits until the
     /// attempt is recorded: deleting the endpoint ends its deliveries, and with them the claim
     /// under which this answer is to be recorded.
     pub(super) async fn follow(&self, transition: Option<Transition>, effect: Option<Effect>) {
+        #[cfg(test)]
+        fault::inject("following", &self.lock().ready.endpoint.url);
         if let Some(transition) = &transition {
             self.log(transition);
         }
@@ -26,6 +30,18 @@ impl Lane {
             let effect = EffectOn { endpoint: self.id, delete: false, reason };
             self.workshop.effects.apply_soon(effect);
         }
+    }
+
+    /// Ends, since this relay has met a bug in it: what is queued is given back, and the workers
+    /// leave. The next poll that finds the endpoint owed anything opens another.
+    pub(in crate::relay) async fn breaks(&self, detail: String) {
+        self.workshop.metrics.faults.increment(1);
+        tracing::error!(
+            endpoint = self.id,
+            "a bug: {detail}; what is queued for the endpoint is given back, others go on"
+        );
+        self.dismiss();
+        self.give_back(self.drain()).await;
     }
 
     fn log(&self, transition: &Transition) {

@@ -5,7 +5,9 @@
 //! The dispatch puts claims in; workers take them out, each with a connection of its own. A claim
 //! takes room in its lane until it is recorded or given back, that is, until it is dropped.
 
+mod brake;
 mod follow;
+mod meanwhile;
 mod worker;
 mod workshop;
 
@@ -17,6 +19,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use self::meanwhile::HeardMeanwhile;
 pub(super) use self::workshop::Workshop;
 #[cfg(test)]
 use super::attempt::ConnectionSlot;
@@ -37,6 +40,8 @@ use crate::model::{delivery::Delivery, outcome::Outcome};
 #[derive(Debug)]
 pub(super) struct Lanes {
     map: Mutex<HashMap<EndpointId, Arc<Lane>>>,
+    /// Locked after the map and before a lane.
+    heard_meanwhile: Mutex<HeardMeanwhile>,
     workshop: Arc<Workshop>,
 }
 
@@ -63,7 +68,8 @@ struct Staffed {
 
 impl Lanes {
     pub(super) fn new(workshop: Workshop) -> Self {
-        Self { map: Mutex::default(), workshop: Arc::new(workshop) }
+        let (map, heard_meanwhile) = (Mutex::default(), Mutex::default());
+        Self { map, heard_meanwhile, workshop: Arc::new(workshop) }
     }
 
     pub(super) fn get(&self, id: EndpointId) -> Option<Arc<Lane>> {
@@ -111,22 +117,32 @@ impl Lanes {
         let (limits, share) = (ready.limits(), workshop.share());
         let ready = Arc::new(ready);
         let mut lanes = self.lock();
+        let is_outdated = self.heard_meanwhile().changed.contains(&id);
         if let Some(lane) = lanes.get(&id) {
             let mut staffed = lane.lock();
-            staffed.state.reopen(limits, health, share, now);
-            staffed.ready = ready;
-            drop(staffed);
-            return Arc::clone(lane);
+            if !staffed.state.is_dismissed() {
+                staffed.state.reopen(limits, health, share, now);
+                staffed.ready = ready;
+                if is_outdated {
+                    staffed.outdate();
+                }
+                drop(staffed);
+                return Arc::clone(lane);
+            }
         }
         let mut state = LaneState::new(limits, workshop.initial_window, health, share, now);
         if let Some(learnt) = learnt {
             state.recall(learnt);
         }
+        let mut staffed = Staffed { state, ready, workers: 0, parked: Vec::new() };
+        if is_outdated {
+            staffed.outdate();
+        }
         let lane = Arc::new(Lane {
             id,
             claimed: Arc::default(),
             workshop: Arc::clone(workshop),
-            staffed: Mutex::new(Staffed { state, ready, workers: 0, parked: Vec::new() }),
+            staffed: Mutex::new(staffed),
         });
         lanes.insert(id, Arc::clone(&lane));
         lane
@@ -137,7 +153,9 @@ impl Lanes {
     pub(super) fn forget_idle(&self, now: Instant) {
         self.lock().retain(|_, lane| {
             let staffed = lane.lock();
-            lane.claimed() > 0 || staffed.workers > 0 || staffed.state.is_worth_keeping(now)
+            let state = &staffed.state;
+            let is_in_use = staffed.workers > 0 || state.is_worth_keeping(now);
+            lane.claimed() > 0 || (is_in_use && !state.is_dismissed())
         });
     }
 
@@ -252,11 +270,18 @@ impl Lane {
     }
 
     /// Hands it a claim to send.
-    pub(super) fn push(self: &Arc<Self>, mut claim: Claim) {
+    ///
+    /// # Errors
+    /// When it was outdated or closed in this moment: the claim, to be given back.
+    pub(super) fn push(self: &Arc<Self>, mut claim: Claim) -> Result<(), Claim> {
         self.hold(&mut claim);
         let mut staffed = self.lock();
+        if !staffed.state.takes() {
+            return Err(claim);
+        }
         staffed.state.push(claim);
         self.staff(&mut staffed);
+        Ok(())
     }
 
     /// Lets a claim take room that is not handed over but ended right away.
@@ -277,14 +302,19 @@ impl Lane {
     pub(super) async fn give_back_excess(&self) {
         let excess = self.lock().state.take_excess(self.workshop.share());
         if !excess.is_empty() {
-            self.give_back(excess).await;
-            self.workshop.claims.let_others_know();
+            self.leave_to_others(excess).await;
         }
     }
 
     async fn give_back(&self, claims: Vec<Claim>) {
         for claim in claims {
             self.workshop.results.report(Ended::unsent(claim)).await;
+        }
+    }
+
+    async fn leave_to_others(&self, claims: Vec<Claim>) {
+        for claim in claims {
+            self.workshop.results.report(Ended::left_to_others(claim)).await;
         }
     }
 
@@ -310,7 +340,8 @@ impl Lane {
         self.lock().state.close();
     }
 
-    /// Lets its workers go when they have nothing in flight any more. It cannot be reopened.
+    /// Lets its workers go when they have nothing in flight any more. It cannot be reopened, and
+    /// another takes its place when the endpoint's is opened.
     fn dismiss(&self) {
         let mut staffed = self.lock();
         staffed.state.dismiss();

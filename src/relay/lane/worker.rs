@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, SemaphorePermit};
 
 use super::{Lane, Staffed, Workshop};
@@ -12,7 +13,7 @@ use crate::model::lane::{AttemptEnd, Idle, Moment, RequestNote, SILENCE, Traffic
 use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
-use crate::relay::fault::guarded;
+use crate::relay::fault;
 
 /// A claim that a worker has taken out to send, and what it needs for that.
 #[derive(Debug)]
@@ -32,11 +33,11 @@ impl Lane {
                 parked.notify_one();
             } else {
                 staffed.workers += 1;
-                term.workers.spawn(guarded(term.over.clone(), work(Arc::clone(self))));
+                term.workers.spawn(unbroken(Arc::clone(self), work(Arc::clone(self))));
             }
         }
         if staffed.state.begins_to_be_watched() {
-            term.workers.spawn(guarded(term.over.clone(), watch(Arc::clone(self))));
+            term.workers.spawn(unbroken(Arc::clone(self), watch(Arc::clone(self))));
         }
     }
 
@@ -45,12 +46,16 @@ impl Lane {
     fn next(&self, call: &Arc<Notify>) -> Result<ToSend, Idle<Claim>> {
         let workshop = &self.workshop;
         let mut staffed = self.lock();
+        #[cfg(test)]
+        fault::inject("taking", &staffed.ready.endpoint.url);
         let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };
         let budget = &workshop.budget;
         let traffic = Traffic { requests: budget.share(), in_all: budget.in_flight() };
         let next = staffed.state.next(now, traffic, workshop.term.may_send());
-        if matches!(next, Err(Idle::Wait)) {
-            staffed.parked.push(Arc::clone(call));
+        match next {
+            Err(Idle::Wait) => staffed.parked.push(Arc::clone(call)),
+            Err(Idle::Leave) => staffed.workers -= 1,
+            _ => {}
         }
         next.map(|(claim, note)| ToSend { claim, ready: Arc::clone(&staffed.ready), note })
     }
@@ -66,6 +71,8 @@ impl Lane {
             in_all: self.workshop.budget.in_flight(),
         };
         let mut staffed = self.lock();
+        #[cfg(test)]
+        fault::inject("finishing", &staffed.ready.endpoint.url);
         let now = self.workshop.clock.now();
         // Chance decides the jitter of a pause.
         let transition =
@@ -93,6 +100,19 @@ impl Lane {
         staffed.workers -= 1;
         true
     }
+}
+
+/// Does a task of the lane. If it panics, the lane is closed, and the relay goes on.
+///
+/// What a worker does for one delivery is [caught](fault::caught) closer to it, so that the
+/// delivery has its end.
+fn unbroken(lane: Arc<Lane>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    // Not `async`: that would keep room for the task twice, 3 KB for each worker.
+    fault::caught(task).then(async move |done| {
+        if let Err(detail) = done {
+            lane.breaks(detail).await;
+        }
+    })
 }
 
 /// One worker: works until the lane has nothing more for it, or the relay ends.
@@ -144,9 +164,10 @@ async fn rests(
     match idle {
         Idle::GiveBack { queued, others_serve } => {
             if others_serve {
-                workshop.claims.let_others_know();
+                lane.leave_to_others(queued).await;
+            } else {
+                lane.give_back(queued).await;
             }
-            lane.give_back(queued).await;
             true
         }
         Idle::Wait => is_called(lane, call, slot).await,
@@ -176,10 +197,16 @@ async fn send(
         }
     };
     drop(permit);
-    let transition = lane.finished(note, &sent);
+    let finished = fault::caught_at_once(|| lane.finished(note, &sent));
     let effect = sent.verdict.effect;
     lane.workshop.results.report(Ended::attempted(claim, sent)).await;
-    lane.follow(transition, effect).await;
+    let followed = match finished {
+        Ok(transition) => fault::caught(lane.follow(transition, effect)).await,
+        Err(detail) => Err(detail),
+    };
+    if let Err(detail) = followed {
+        lane.breaks(detail).await;
+    }
 }
 
 /// Waits to be called. `false`: there was no call for so long that the worker has left the lane. An

@@ -53,8 +53,8 @@ const PARTS: &[(&str, &[&str])] = &[
 /// The empty name is `relay/mod.rs`, which composes them.
 const ROOMS_OF_THE_RELAY: &[&str] = &[
     "fault", "limits", "term", "database", "policy", "effects", "claims", "history", "ordering",
-    "attempt", "ended", "lane", "record", "health", "lease", "upkeep", "dispatch", "client",
-    "stations", "", "judged",
+    "attempt", "ended", "lane", "brake", "record", "health", "lease", "upkeep", "dispatch",
+    "client", "stations", "", "judged",
 ];
 
 pub(super) fn is_in(module: &str, part: &str) -> bool {

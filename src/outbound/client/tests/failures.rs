@@ -1,5 +1,6 @@
 //! No response head could be had over plain HTTP/1.1.
 
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -31,6 +32,19 @@ async fn a_closed_port_refuses_the_connection() {
     let exchange = send(&client(), &Target::parse(&url).unwrap(), LONG).await;
     assert!(exchange.phases.connect.is_some() && exchange.phases.headers.is_none());
     assert_eq!(cause(exchange.outcome), Cause::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn what_is_not_wanted_any_more_when_its_connection_is_made_is_not_written() {
+    let peer = Peer::replying("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (client, target, mut slot) = (client(), peer.target(), None);
+    for is_wanted in [false, true] {
+        let post = target.post(Bytes::new());
+        let sent = client.send(&mut slot, &target, post, LONG, &|| is_wanted).await;
+        assert_eq!(sent.outcome == Outcome::Interrupted, !is_wanted);
+        assert_eq!(sent.reused, is_wanted, "the connection of the first is kept");
+    }
+    assert_eq!(peer.accepted(), 1);
 }
 
 #[tokio::test]

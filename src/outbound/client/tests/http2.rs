@@ -100,7 +100,7 @@ async fn a_request_body_larger_than_the_window_gets_through() {
     let (target, mut slot) = (target(&peer), None);
     for _ in 0..2 {
         let request = target.post(Bytes::from(vec![b'x'; 1_000_000]));
-        let exchange = client.send(&mut slot, &target, request, LONG).await;
+        let exchange = client.send(&mut slot, &target, request, LONG, &|| true).await;
         assert_eq!(answer(exchange).header("x-total"), Some("1000000"));
     }
 }

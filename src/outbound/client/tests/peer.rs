@@ -141,7 +141,8 @@ pub(super) async fn send_in(
     target: &Target,
     timeout: Duration,
 ) -> Exchange {
-    client.send(slot, target, target.post(Bytes::from_static(b"{\"n\":1}")), timeout).await
+    let request = target.post(Bytes::from_static(b"{\"n\":1}"));
+    client.send(slot, target, request, timeout, &|| true).await
 }
 
 pub(super) fn answer(exchange: Exchange) -> Answer {
