@@ -50,7 +50,7 @@ claimed as (
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
        c.ordering_key, e.revision, c.event_type, c.payload, c.headers,
-       (extract(epoch from clock.now - least(greatest(c.event_created_at, c.deliver_at), clock.now)) * 1000)::float8 as age_ms,
+       date_part('epoch', clock.now - least(greatest(c.event_created_at, c.deliver_at), clock.now)) * 1000 as age_ms,
        case when c.id is null then 'the event is no longer in the outbox'
             when c.expires_at <= clock.now then 'expired'
             -- Asked only where the endpoint has changed since.

@@ -20,7 +20,7 @@ first as (
   ) next
 )
 select f.endpoint_id, e.revision,
-       (extract(epoch from greatest(least(f.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000)::float8 as due_in_ms
+       date_part('epoch', greatest(least(f.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000 as due_in_ms
 from first f
 cross join clock
 join posthaste.endpoints e on e.id = f.endpoint_id and e.enabled

@@ -6,9 +6,9 @@
 --
 -- $1 endpoints  $2 now (null: the database's clock)
 select e.id, e.revision, e.enabled, e.url, e.body_format, e.headers,
-       (extract(epoch from e.timeout) * 1000)::float8 as timeout_ms,
+       date_part('epoch', e.timeout) * 1000 as timeout_ms,
        e.max_attempts,
-       (select array_agg((extract(epoch from d) * 1000)::float8 order by n)
+       (select array_agg(date_part('epoch', d) * 1000 order by n)
           from unnest(e.schedule) with ordinality s(d, n)) as schedule_ms,
        e.max_concurrency, e.rate_limit, e.on_dead,
        s.secrets, s.secrets_until,

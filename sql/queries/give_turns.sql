@@ -40,5 +40,5 @@ given as (
   returning d.endpoint_id, d.next_attempt_at
 )
 select g.endpoint_id,
-       (extract(epoch from greatest(least(g.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000)::float8 as due_in_ms
+       date_part('epoch', greatest(least(g.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000 as due_in_ms
 from given g cross join clock

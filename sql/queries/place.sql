@@ -5,4 +5,4 @@ select current_setting('server_version') as version,
        current_setting('server_encoding') as encoding,
        current_database()::text as name,
        current_user::text as role,
-       (extract(epoch from clock_timestamp()) * 1000)::float8 as now_ms
+       date_part('epoch', clock_timestamp()) * 1000 as now_ms

@@ -46,7 +46,7 @@ select null, null, null, null, null, null, null, null, null, null,
        e.id, e.xid::text::bigint, e.event_type, e.tenant, e.endpoint_id, e.ordering_key, e.created_at,
        -- As text: Postgres has later years than the relay's clock can hold.
        case when e.deliver_at > e.now then e.deliver_at::text end, coalesce(e.expires_at <= e.now, false),
-       (extract(epoch from e.now - least(greatest(e.created_at, e.deliver_at), e.now)) * 1000)::float8,
+       date_part('epoch', e.now - least(greatest(e.created_at, e.deliver_at), e.now)) * 1000,
        e.bytes, case when e.fits then e.payload end, case when e.fits then e.headers end
 from (
   select e.*,

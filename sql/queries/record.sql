@@ -156,7 +156,7 @@ union all
 select event_id, endpoint_id, null, null, null from rescheduled
 union all
 select g.after, g.endpoint_id,
-       (extract(epoch from greatest(least(g.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000)::float8,
+       date_part('epoch', greatest(least(g.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000,
        null, null
 from given g cross join clock
 union all

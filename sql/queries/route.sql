@@ -203,7 +203,7 @@ union all
 -- … and each delivery that it has claimed.
 select null, null, null, null, null, null, null, null, null, null, null, null,
        r.id, r.owed_to, r.revision, e.event_type, e.created_at, e.payload, e.headers, r.line,
-       (extract(epoch from span.now - least(greatest(e.created_at, e.deliver_at), span.now)) * 1000)::float8,
+       date_part('epoch', span.now - least(greatest(e.created_at, e.deliver_at), span.now)) * 1000,
        coalesce(e.expires_at <= span.now, false)
 from ranked r
 join event e on e.id = r.id

@@ -115,7 +115,7 @@ select step.is_usual,
        coalesce(a.routed_at, step.routed_at) as step_at,
        o.id as event_id, o.owed_to as endpoint_id, o.revision, o.event_type, o.created_at, o.payload, o.headers,
        null as ordering_key,
-       (extract(epoch from o.now - least(greatest(o.created_at, o.deliver_at), o.now)) * 1000)::float8 as age_ms,
+       date_part('epoch', o.now - least(greatest(o.created_at, o.deliver_at), o.now)) * 1000 as age_ms,
        o.expires_at <= o.now is true as expired
 from step
 left join advanced a on true
