@@ -147,6 +147,21 @@ end $$;
 reset role;
 drop role posthaste_test_nobody;
 
+-- what runs with the owner's rights finds no name in a schema that its caller has chosen
+do $$
+declare
+  found integer;
+  unpinned text;
+begin
+  select count(*), string_agg(p.oid::regprocedure::text, ', ')
+           filter (where 'search_path=pg_catalog, pg_temp' <> all (coalesce(p.proconfig, '{}')))
+    into found, unpinned
+    from pg_proc p
+   where p.pronamespace in ('posthaste'::regnamespace, 'posthaste_internal'::regnamespace) and p.prosecdef;
+  assert unpinned is null, unpinned;
+  assert found > 20, found;
+end $$;
+
 -- a function of a later migration is nobody's until it is granted
 create function posthaste.later() returns integer language sql return 1;
 select posthaste.grant_roles();
