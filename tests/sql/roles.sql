@@ -109,6 +109,8 @@ begin
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   assert not pg_temp.may('delete from posthaste.deliveries');
+  assert not pg_temp.may('delete from posthaste.attempts');
+  assert not pg_temp.may($q$select posthaste.emit('a', '1')$q$);
   assert not pg_temp.may('select posthaste_internal.known_event(1)');
   assert not pg_temp.may($q$insert into posthaste.endpoint_secrets (endpoint_id, secret) values (1, posthaste_internal.generate_secret())$q$);
 end $$;
@@ -135,6 +137,18 @@ begin
   perform posthaste_internal.cancel_orphans();
 end $$;
 rollback;
+
+-- and changes the definition of no table
+set role posthaste_relay;
+do $$
+begin
+  assert not pg_temp.may('alter table posthaste.outbox add column mine integer');
+  assert not pg_temp.may('alter table posthaste.endpoint_secrets disable trigger all');
+  assert not pg_temp.may('drop table posthaste.attempts');
+  assert not pg_temp.may('create table posthaste.mine ()');
+  assert not pg_temp.may('select posthaste.set_payload_limit(1024)');
+end $$;
+reset role;
 
 -- everybody else: nothing
 create role posthaste_test_nobody;
