@@ -1,5 +1,5 @@
-//! That `docs/CHECKLIST.md` and `docs/GUARANTEES.md` can be believed: each test they name is there,
-//! what follows from each fault names one, and each default is one.
+//! That `docs/CHECKLIST.md`, `docs/GUARANTEES.md` and `SECURITY.md` can be believed: each test they
+//! name is there, what follows from each fault or adversary names one, and each default is one.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,6 +10,7 @@ use regex::Regex;
 
 const CHECKLIST: &str = include_str!("../../docs/CHECKLIST.md");
 const GUARANTEES: &str = include_str!("../../docs/GUARANTEES.md");
+const SECURITY: &str = include_str!("../../SECURITY.md");
 
 /// The file of `promises::journey::…`, `fuzz::…` or `src/model/schedule.rs::…`.
 fn file_of(named: &str) -> String {
@@ -63,6 +64,16 @@ fn what_follows_from_each_fault_is_shown_by_a_test_that_is_there() {
     let unshown: Vec<_> = told.iter().filter(|told| named(told).is_empty()).collect();
     assert!(unshown.is_empty(), "no test shows:\n{unshown:#?}");
     assert!(told.len() > 40, "found only {}: is this test still right?", told.len());
+}
+
+#[test]
+fn each_row_of_the_threat_model_is_shown_by_a_test_that_is_there() {
+    assert_there(&named(SECURITY));
+    let rows = SECURITY.lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<&str> = rows.filter(|row| !row.ends_with("| shown by |")).collect();
+    let unshown: Vec<_> = rows.iter().filter(|row| named(row).is_empty()).collect();
+    assert!(unshown.is_empty(), "no test shows:\n{unshown:#?}");
+    assert!(rows.len() > 40, "found only {}: is this test still right?", rows.len());
 }
 
 #[test]

@@ -109,6 +109,8 @@ begin
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   assert not pg_temp.may('delete from posthaste.deliveries');
+  assert not pg_temp.may('delete from posthaste.attempts');
+  assert not pg_temp.may($q$select posthaste.emit('a', '1')$q$);
   assert not pg_temp.may('select posthaste_internal.known_event(1)');
   assert not pg_temp.may($q$insert into posthaste.endpoint_secrets (endpoint_id, secret) values (1, posthaste_internal.generate_secret())$q$);
 end $$;
@@ -136,6 +138,18 @@ begin
 end $$;
 rollback;
 
+-- and changes the definition of no table
+set role posthaste_relay;
+do $$
+begin
+  assert not pg_temp.may('alter table posthaste.outbox add column mine integer');
+  assert not pg_temp.may('alter table posthaste.endpoint_secrets disable trigger all');
+  assert not pg_temp.may('drop table posthaste.attempts');
+  assert not pg_temp.may('create table posthaste.mine ()');
+  assert not pg_temp.may('select posthaste.set_payload_limit(1024)');
+end $$;
+reset role;
+
 -- everybody else: nothing
 create role posthaste_test_nobody;
 set role posthaste_test_nobody;
@@ -146,6 +160,21 @@ begin
 end $$;
 reset role;
 drop role posthaste_test_nobody;
+
+-- what runs with the owner's rights finds no name in a schema that its caller has chosen
+do $$
+declare
+  found integer;
+  unpinned text;
+begin
+  select count(*), string_agg(p.oid::regprocedure::text, ', ')
+           filter (where 'search_path=pg_catalog, pg_temp' <> all (coalesce(p.proconfig, '{}')))
+    into found, unpinned
+    from pg_proc p
+   where p.pronamespace in ('posthaste'::regnamespace, 'posthaste_internal'::regnamespace) and p.prosecdef;
+  assert unpinned is null, unpinned;
+  assert found > 20, found;
+end $$;
 
 -- a function of a later migration is nobody's until it is granted
 create function posthaste.later() returns integer language sql return 1;
