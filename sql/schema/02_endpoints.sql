@@ -128,6 +128,12 @@ begin
 end $$;
 comment on function posthaste_internal.url_problem is 'The fault of an endpoint''s URL, in a sentence. Null: none.';
 
+create function posthaste_internal.without_query(url text) returns text
+  language sql immutable parallel safe
+  return regexp_replace(url, '([?#]).*', '\1…');
+comment on function posthaste_internal.without_query is
+  'A URL up to its query, where receivers have tokens: https://a.example/hook?… says that there is one.';
+
 -- A predicate ($.total > 1) always yields one truth value, and $, $.type() or 1 always yield something: they would
 -- match every event. A path with several ** takes time that grows with a power of the payload. A variable has no
 -- value here.
@@ -308,9 +314,12 @@ begin
   perform jsonb_path_exists_tz(payload::jsonb, filter);
   return null;
 exception when others then
-  return sqlerrm;
+  -- Some errors quote the payload, others the filter.
+  return case when strpos(filter::text, substring(sqlerrm from '".*"')) > 0 then sqlerrm
+              else regexp_replace(sqlerrm, '".*"', '"…"') end;
 end $$;
-comment on function posthaste_internal.filter_failure is 'Why a filter cannot be asked about a payload. Null: it can.';
+comment on function posthaste_internal.filter_failure is
+  'Why a filter cannot be asked about a payload, without a word of the payload. Null: it can.';
 
 -- ── changes ────────────────────────────────────────────────────────────────────────────────────────
 
