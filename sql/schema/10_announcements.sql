@@ -30,12 +30,19 @@ create sequence posthaste.announcements_dropped;
 comment on sequence posthaste.announcements_dropped is
   'Counts announcements that could not be inserted; the server''s log has each with its reason.';
 
-create function posthaste_internal.announce(event_type text, endpoint bigint, details jsonb) returns integer
+--
+-- An endpoint of a tenant is told what concerns the tenant. What operators note for themselves goes to endpoints
+-- without a tenant alone, which are the operators' own: the metadata, and the reason where an operator gave it. A
+-- filter is asked about what its endpoint would be told. Tokens stand in the query of a URL: none is told it.
+create function posthaste_internal.announce(
+  event_type text, endpoint bigint, details jsonb, for_operators jsonb default '{}'
+) returns integer
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   subject posthaste.endpoints;
   keys text[];
-  payload json;
+  told jsonb;
+  told_operators jsonb;
   announced integer;
 begin
   select e.* into subject from posthaste.endpoints e where e.id = endpoint;
@@ -46,16 +53,18 @@ begin
                     and (owner.enabled or owner.hold)) then
     return 0;
   end if;
-  payload := jsonb_build_object('endpoint_id', subject.id, 'url', subject.url, 'description', subject.description,
-                                'metadata', subject.metadata) || details;
+  told := jsonb_build_object('endpoint_id', subject.id, 'url', posthaste_internal.without_query(subject.url),
+                             'description', subject.description) || details;
+  told_operators := told || jsonb_build_object('metadata', subject.metadata) || for_operators;
   perform set_config('posthaste.announcing', 'on', true);
   insert into posthaste.outbox (event_type, payload, tenant, endpoint_id)
-  select announce.event_type, payload, subject.tenant, owner.id
+  select announce.event_type, say.payload, subject.tenant, owner.id
     from posthaste.endpoints owner
+    cross join lateral (select (case when owner.tenant is null then told_operators else told end)::json) say(payload)
    where posthaste_internal.route_keys(owner.tenant, owner.subscriptions) && keys
      and (owner.enabled or owner.hold)
      and owner.id <> subject.id
-     and (owner.filter is null or posthaste_internal.filter_matches(payload, owner.filter));
+     and (owner.filter is null or posthaste_internal.filter_matches(say.payload, owner.filter));
   get diagnostics announced = row_count;
   perform set_config('posthaste.announcing', 'off', true);
   return announced;
@@ -65,16 +74,25 @@ exception when others then
   return 0;
 end $$;
 comment on function posthaste_internal.announce is
-  'Tells every other endpoint that subscribes to this posthaste.* type by name about an endpoint; returns how many there are. An announcement that cannot be inserted is dropped, counted and warned of.';
+  'Tells every other endpoint that subscribes to this posthaste.* type by name about an endpoint; returns how many there are. Endpoints of a tenant are not told for_operators or the metadata. An announcement that cannot be inserted is dropped, counted and warned of.';
 
 create function posthaste_internal.announce_endpoint_disabled() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  why constant jsonb := jsonb_build_object('reason', new.disabled_reason);
 begin
-  perform posthaste_internal.announce('posthaste.endpoint.disabled', new.id,
-    jsonb_build_object('reason', new.disabled_reason, 'disabled_at', new.disabled_at));
+  -- sql/queries/apply_effect.sql sets it: then the reason is the relay's, else an operator's.
+  if current_setting('posthaste.disabling', true) = 'on' then
+    perform posthaste_internal.announce('posthaste.endpoint.disabled', new.id,
+      jsonb_build_object('disabled_at', new.disabled_at) || why);
+  else
+    perform posthaste_internal.announce('posthaste.endpoint.disabled', new.id,
+      jsonb_build_object('disabled_at', new.disabled_at), for_operators => why);
+  end if;
   return null;
 end $$;
-comment on function posthaste_internal.announce_endpoint_disabled is 'posthaste.endpoint.disabled: the reason, and the time.';
+comment on function posthaste_internal.announce_endpoint_disabled is
+  'posthaste.endpoint.disabled: the time and the reason. Endpoints of a tenant are told the reason where it is the relay''s, not where it is an operator''s.';
 
 create trigger endpoints_announce_that_they_are_disabled
   after update on posthaste.endpoints

@@ -1,17 +1,26 @@
 -- Inspection: views for operators. No view counts a whole table: every count is bounded.
+--
+-- The views are read by roles that may not see everything. A URL ends before its query, where tokens stand: the whole
+-- of it is in posthaste.endpoints. What a receiver answered is shown to roles that may read that column of
+-- posthaste.attempts. A view asks as the role that reads it; a function that runs as the owner shows neither.
 
 create view posthaste.delivery_attempts as
 select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at) as webhook_id,
        a.number::integer as number, a.started_at, coalesce(a.outcome, 'answered') as outcome, a.cause, a.detail,
        a.status::integer as status, coalesce(a.verdict, 'delivered') as verdict, a.reason,
-       a.next_attempt_at, a.response_headers, a.response_body, a.body_truncated, a.duration_ms,
+       a.next_attempt_at,
+       case when has_column_privilege('posthaste.attempts'::regclass, 'response_headers', 'select') then a.response_headers end
+         as response_headers,
+       case when has_column_privilege('posthaste.attempts'::regclass, 'response_body', 'select') then a.response_body end
+         as response_body,
+       a.body_truncated, a.duration_ms,
        a.resolve_ms, a.connect_ms, a.tls_ms, a.headers_ms, a.body_ms, a.relay_id, a.event_created_at
   from posthaste.attempts a;
 comment on view posthaste.delivery_attempts is 'Every attempt of every delivery. Ask for one event_id, or for a range of started_at.';
 
 create view posthaste.delivery_status as
 select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_created_at) as webhook_id,
-       o.event_type, o.tenant, e.url,
+       o.event_type, o.tenant, posthaste_internal.without_query(e.url) as url,
        case when d.claimed_by is not null then 'sending'
             when d.blocked_at is not null then 'blocked'
             when not e.enabled then 'held'
@@ -40,7 +49,7 @@ select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_creat
      order by a.started_at desc limit 1) a on true
 union all
 select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_created_at),
-       o.event_type, o.tenant, e.url,
+       o.event_type, o.tenant, posthaste_internal.without_query(e.url) as url,
        a.verdict, a.number, null, a.outcome, a.cause, a.status, a.started_at,
        coalesce(a.reason, case when a.verdict <> 'delivered' then concat_ws(' ', a.outcome, a.cause, a.status) end),
        a.started_at + a.duration_ms * interval '1 ms', a.event_created_at
@@ -68,7 +77,7 @@ select e.id as endpoint_id,
                      then coalesce(nullif(h.reason, ''),
                                    h.consecutive_failures || ' failures since ' || h.failing_since) end) as reason,
        h.paused_until, h.failing_since, h.last_success_at, h.last_failure_at,
-       e.url, e.tenant, e.description
+       posthaste_internal.without_query(e.url) as url, e.tenant, e.description
   from posthaste.endpoints e
   left join posthaste.endpoint_health h on h.endpoint_id = e.id
   cross join lateral (
@@ -97,7 +106,7 @@ with recursive endpoint as (
      where d.claimed_by is null and d.in_line is null and d.endpoint_id > e.endpoint_id
      order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1) n
 )
-select b.endpoint_id, e.url, p.pending, p.pending = 10000 as pending_is_more, due.due,
+select b.endpoint_id, posthaste_internal.without_query(e.url) as url, p.pending, p.pending = 10000 as pending_is_more, due.due,
        f.next_attempt_at as first_due_at,
        clock_timestamp() - least(f.next_attempt_at, clock_timestamp()) as overdue_by
   from endpoint b
@@ -121,9 +130,11 @@ comment on view posthaste.backlog is
   'Waiting deliveries by endpoint: how many (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with those in line behind them.';
 
 create view posthaste.recent_failures as
-select a.started_at, a.event_id, a.endpoint_id, e.url, a.number::integer as number,
+select a.started_at, a.event_id, a.endpoint_id, posthaste_internal.without_query(e.url) as url, a.number::integer as number,
        coalesce(a.outcome, 'answered') as outcome, a.cause, a.status::integer as status, a.detail,
-       a.verdict, a.reason, a.next_attempt_at, left(a.response_body, 200) as response_body
+       a.verdict, a.reason, a.next_attempt_at,
+       case when has_column_privilege('posthaste.attempts'::regclass, 'response_body', 'select')
+            then left(a.response_body, 200) end as response_body
   from posthaste.attempts a
   left join posthaste.endpoints e on e.id = a.endpoint_id
  where a.verdict is not null and a.started_at > clock_timestamp() - interval '1 day'
@@ -184,7 +195,7 @@ begin
     ('webhook_id', 'The webhook-id header that receivers see; the same over every retry and replay.'),
     ('event_type', 'The event''s type.'),
     ('tenant', 'The tenant.'),
-    ('url', 'The endpoint''s URL; null if the endpoint is gone.'),
+    ('url', 'The endpoint''s URL up to its query, where tokens stand (the whole is in posthaste.endpoints); null if the endpoint is gone.'),
     ('description', 'The endpoint''s description.'),
     ('number', 'Number of the attempt; 0 where the delivery ended without one.'),
     ('started_at', 'When the attempt began.'),
@@ -195,8 +206,8 @@ begin
     ('verdict', 'The decision: delivered, retry, dead, cancelled.'),
     ('reason', 'Why, in words.'),
     ('next_attempt_at', 'When the next attempt is due.'),
-    ('response_headers', 'The response''s headers; null: none, or not kept (delivery.keep_responses).'),
-    ('response_body', 'The first bytes of the response''s body; null: none, or not kept (delivery.keep_responses).'),
+    ('response_headers', 'The response''s headers; null: none, not kept (delivery.keep_responses), or not for the viewer''s role.'),
+    ('response_body', 'The first bytes of the response''s body; null: none, not kept (delivery.keep_responses), or not for the viewer''s role.'),
     ('body_truncated', 'Whether the response''s body had more than is kept; null: nothing of the response is kept.'),
     ('duration_ms', 'Duration of the attempt in milliseconds.'),
     ('resolve_ms', 'Milliseconds looking the name up.'),
@@ -312,7 +323,7 @@ begin
               when e.id is null then 'the endpoint that the event names does not exist'
               else absent.why end,
          d.next_attempt_at,
-         concat_ws(' ', l.outcome, l.cause, l.status), l.started_at, e.url
+         concat_ws(' ', l.outcome, l.cause, l.status), l.started_at, posthaste_internal.without_query(e.url)
     from chosen c
     left join posthaste.endpoints e on e.id = c.endpoint_id
     left join posthaste.endpoint_health h on h.endpoint_id = c.endpoint_id

@@ -28,14 +28,16 @@ declare
     'select on posthaste.live_deliveries, posthaste.delivery_status, posthaste.delivery_attempts,
        posthaste.endpoint_status, posthaste.backlog,
        posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
-    -- Not the headers: operators put tokens there.
-    'select (id, url, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
+    -- Neither headers nor url: tokens stand there. The views show the url up to its query.
+    'select (id, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
        max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
     'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency,
-       posthaste_internal.claimed_in'];
+       posthaste_internal.claimed_in, posthaste_internal.without_query'];
   steers constant text[] := array[
     'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
+    -- The views show these columns to roles that may read them.
+    'select (response_headers, response_body) on posthaste.attempts',
     'usage on sequence posthaste.revision',
     -- The checks, triggers and the index of these tables call these.
     'execute on function posthaste_internal.are_subscriptions, posthaste_internal.are_endpoint_headers,

@@ -252,6 +252,65 @@ async fn a_secret_that_cannot_sign_is_refused_and_add_endpoint_does_not_repeat_i
 }
 
 #[tokio::test]
+async fn no_secret_of_a_row_that_is_refused_stands_in_the_error_or_the_servers_log() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let add = "select posthaste.add_endpoint('https://example.com/', secret => $1)";
+    let secret = format!("whsec_{}{:08}", "hunter2".repeat(4), std::process::id());
+    client.query(add, &[&secret]).await.unwrap();
+    let headers = format!(r#"{{"authorization": "Bearer {secret}"}}"#);
+    let smuggled = format!(r#"{{"authorization": "Bearer {secret}", "host": "x"}}"#);
+    let endpoints = "insert into posthaste.endpoints (url, headers, ";
+    let add = "select posthaste.add_endpoint('https://example.com/', headers => $1::text::jsonb";
+    for (statement, value, code) in [
+        (format!("{add})"), &smuggled, "23514"),
+        (format!("{add}, max_attempts => 0)"), &headers, "23514"),
+        (format!("{add}, subscriptions => null)"), &headers, "23502"),
+        (
+            format!("{endpoints} tenant) values ('https://a.example', $1::text::jsonb, '')"),
+            &headers,
+            "23514",
+        ),
+        (
+            format!("{endpoints} enabled) values ('https://a.example', $1::text::jsonb, null)"),
+            &headers,
+            "23502",
+        ),
+        (
+            "insert into posthaste.endpoints (url) values ('https://a.example/ ?' || $1)".into(),
+            &secret,
+            "23514",
+        ),
+        (
+            "insert into posthaste.endpoints (url) values ('ftp://' || $1 || '@a')".into(),
+            &secret,
+            "23514",
+        ),
+        (
+            "update posthaste.endpoint_secrets set expires_at = 'infinity' where secret = $1"
+                .into(),
+            &secret,
+            "23514",
+        ),
+        (
+            "update posthaste.endpoint_secrets set endpoint_id = null where secret = $1".into(),
+            &secret,
+            "23502",
+        ),
+        ("update posthaste.endpoint_secrets set secret = '!' || $1".into(), &secret, "23514"),
+    ] {
+        let refused = client.query(&statement, &[value]).await.expect_err(&statement);
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), code, "{statement}: {refused:?}");
+        assert!(!format!("{refused:?}").contains("hunter2"), "{statement}: {refused:?}");
+    }
+    let log = database.cluster().log().unwrap();
+    assert!(log.contains("expires_at_is_a_date_before_2200"), "refusals are logged");
+    let told: Vec<_> = log.lines().filter(|line| line.contains(&secret)).collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
+#[tokio::test]
 async fn a_rule_that_could_not_be_asked_is_refused_by_its_name() {
     let database = TestDatabase::new().await;
     let client = database.client().await;

@@ -72,10 +72,40 @@ begin
   assert (select count(*) = 1 from pg_temp.told() where event_type = 'posthaste.delivery.dead'), 'it feeds on itself';
 end $$;
 
+-- a tenant is told neither metadata nor what an operator wrote, and cannot ask about them; operators are told both
+begin;
+select posthaste.add_endpoint('https://hooks.others.example/?token=hunter2', '{order.*}', tenant => 'others',
+                              description => 'shop', metadata => '{"plan": "hunter2"}');                          -- 5
+select posthaste.add_endpoint('https://asks.others.example', '{posthaste.*}', tenant => 'others',
+                              filter => '$ ? (@.metadata.plan == "hunter2" || @.reason starts with "fraud")');    -- 6
+commit;
+create function pg_temp.told_of_5() returns table (whom bigint, payload json) language sql as $$
+  select whom, payload from pg_temp.told() t where about = 5 and event_type = 'posthaste.endpoint.disabled' order by whom;
+$$;
+do $$
+begin
+  perform posthaste.disable_endpoint(5, 'fraud: hunter2');
+  assert (select array_agg(whom) = '{2,3}' from pg_temp.told_of_5()), 'the tenant asked about what is not told';
+  assert (select payload::jsonb - 'disabled_at'
+               = '{"endpoint_id": 5, "url": "https://hooks.others.example/?…", "description": "shop"}'
+            from pg_temp.told_of_5() where whom = 3), (select payload::text from pg_temp.told_of_5() where whom = 3);
+  assert (select (payload ->> 'reason', payload -> 'metadata' ->> 'plan', payload ->> 'url')
+               = ('fraud: hunter2', 'hunter2', 'https://hooks.others.example/?…') from pg_temp.told_of_5() where whom = 2);
+  perform posthaste.enable_endpoint(5);
+end $$;
+-- the relay's own reason is told to both
+execute apply_effect(5, false, 'rule ''gone'': answered 410');
+do $$
+begin
+  assert (select array_agg((whom, payload ->> 'reason')::text order by whom) filter (where payload ->> 'reason' like 'rule%')
+               = array['(2,"rule ''gone'': answered 410")', '(3,"rule ''gone'': answered 410")']
+            from pg_temp.told_of_5()), (select array_agg(t::text) from pg_temp.told_of_5() t)::text;
+end $$;
+
 -- what is told is routed to whom it names, and * does not ask for it
 execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 0, 0, 0);
 do $$
 begin
-  assert (select array_agg(distinct d.endpoint_id) = '{2}' from posthaste.deliveries d join posthaste.outbox o on o.id = d.event_id
+  assert (select array_agg(distinct d.endpoint_id) = '{2,3}' from posthaste.deliveries d join posthaste.outbox o on o.id = d.event_id
            where o.event_type like 'posthaste.%' and o.event_type <> 'posthaste.test');
 end $$;

@@ -10,8 +10,16 @@ begin
 exception when insufficient_privilege then return false;
 end $$;
 
-select posthaste.add_endpoint('https://a.example', headers => '{"authorization": "Bearer x"}');
-select posthaste.emit('order.paid', '{}');
+select posthaste.add_endpoint('https://a.example/hook?token=hunter2', headers => '{"authorization": "Bearer x"}');
+select posthaste.add_endpoint('https://b.example/#hunter2', '{order.*}', filter => '$.at.datetime()');
+select posthaste.add_endpoint('https://c.example/?hunter2', '{order.*}');
+select posthaste.emit('order.paid', '{"at": "hunter2"}');
+insert into posthaste.attempts (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms,
+                                status, verdict, response_headers, response_body, body_truncated)
+select id, 1, created_at, clock_timestamp(), 1, 1, 5, 500, 'dead', '{"set-cookie": "hunter2"}', 'hunter2', false
+  from posthaste.outbox where event_type = 'order.paid';
+insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at)
+select id, 3, created_at, now() from posthaste.outbox where event_type = 'order.paid';
 
 -- the producer inserts, with every column that is its own, and reads nothing but ids
 set role posthaste_producer;
@@ -61,18 +69,28 @@ end $$;
 reset posthaste.announcing;
 reset role;
 
--- the viewer sees the views and why, and no secret, payload or header
+-- the viewer sees the views and why, and no secret, payload, header, answer or query of a url
 set role posthaste_viewer;
 do $$
 declare
   v text;
+  given_away text;
 begin
   foreach v in array array['delivery_status', 'delivery_attempts', 'endpoint_status', 'backlog', 'recent_failures',
                            'relay_status', 'unrouted_events', 'ingest_status', 'rules', 'explain(1)', 'check_consistency()'] loop
     assert pg_temp.may('select * from posthaste.' || v), v;
+    execute format('select string_agg(v::text, '' '') from posthaste.%s v', v) into given_away;
+    assert coalesce(given_away, '') not like '%hunter2%', v || ': ' || given_away;
   end loop;
-  assert pg_temp.may('select id, url, tenant from posthaste.endpoints');
+  assert (select array_agg(url order by endpoint_id) = '{https://a.example/hook?…,https://b.example/#…,https://c.example/?…}'
+            from posthaste.endpoint_status);
+  assert (select status = 500 and response_headers is null and response_body is null from posthaste.delivery_attempts);
+  assert (select why like '%the filter fails on the payload: %"…"%' from posthaste.explain(1) where endpoint_id = 2),
+         (select why from posthaste.explain(1) where endpoint_id = 2);
+  assert pg_temp.may('select id, tenant from posthaste.endpoints');
   assert not pg_temp.may('select headers from posthaste.endpoints');
+  assert not pg_temp.may('select url from posthaste.endpoints');
+  assert not pg_temp.may('select response_body from posthaste.attempts');
   foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing', 'received'] loop
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
@@ -88,7 +106,7 @@ begin
 end $$;
 reset role;
 
--- the operator steers, and changes endpoints and rules by hand, but reads no secret or payload
+-- the operator steers, sees urls and answers, and changes endpoints and rules by hand, but reads no secret or payload
 set role posthaste_operator;
 do $$
 declare
@@ -105,6 +123,9 @@ begin
   assert pg_temp.may($q$insert into posthaste.rules (name, status, action) values ('mine', '[418,419)', 'dead')$q$);
   assert pg_temp.may('delete from posthaste.rules');
   assert pg_temp.may('select * from posthaste.endpoint_status');
+  assert (select url = 'https://a.example/hook?token=hunter2' from posthaste.endpoints where id = 1);
+  assert (select response_headers ->> 'set-cookie' = 'hunter2' and response_body = 'hunter2' from posthaste.delivery_attempts);
+  assert (select response_body = 'hunter2' from posthaste.recent_failures);
   foreach v in array array['endpoint_secrets', 'outbox', 'attempts'] loop
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
@@ -117,6 +138,8 @@ end $$;
 reset role;
 
 -- the relay's role can run every statement of the relay's
+delete from posthaste.endpoints where id > 1;
+delete from posthaste.attempts;
 begin;
 set local role posthaste_relay;
 insert into posthaste.relays (name, version) values ('one', '0');
