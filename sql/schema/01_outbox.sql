@@ -1,11 +1,40 @@
 -- Events: what the application writes in its own transaction. Rows are inserted, never changed, and
 -- dropped by whole days.
 
+-- The relay leaves out the same names (src/relay), and the door keeps none of the second kind (src/ingest). Receivers
+-- that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
+create function posthaste_internal.is_header_of_the_relay(name text) returns boolean
+  language sql immutable strict parallel safe
+  return regexp_replace(lower(name), '[^a-z0-9]', '-', 'g') ~ ('^(webhook-.*|host|content-length|content-type|content-encoding'
+           || '|transfer-encoding|connection|keep-alive|proxy-connection|proxy-authenticate|proxy-authorization|te|trailer'
+           || '|upgrade|expect|user-agent)$');
+comment on function posthaste_internal.is_header_of_the_relay is
+  'Whether a receiver may take this header for one that the relay sets itself or that belongs to one hop, in whatever case and with whatever signs.';
+
+create function posthaste_internal.header_problem(headers jsonb) returns text
+  language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select format('the header %s is %s to receivers that read every sign as a hyphen, and that one is the relay''s: '
+                        || 'choose another name',
+                        left(name, 100), left(regexp_replace(lower(name), '[^a-z0-9]', '-', 'g'), 100))
+            from jsonb_object_keys(case when jsonb_typeof(headers) = 'object' then headers else '{}' end) name
+           where name ~ '[^A-Za-z0-9-]' and posthaste_internal.is_header_of_the_relay(name)
+           order by name limit 1);
+end $$;
+comment on function posthaste_internal.header_problem is
+  'The first header that is spelled otherwise than one of the relay''s and may be taken for it, in a sentence. Null: none.';
+
 -- The check calls it only for an event that has headers. In SQL each insert would parse its body anew, to see
 -- whether it can be put into the check, also for an event without headers (*measured*: 60 µs).
 create function posthaste_internal.are_event_headers(headers jsonb) returns boolean
   language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  problem constant text := posthaste_internal.header_problem(headers);
 begin
+  if problem is not null then
+    raise exception 'posthaste.outbox: %', problem using errcode = 'check_violation', schema = 'posthaste', table = 'outbox',
+      constraint = 'headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all';
+  end if;
   return jsonb_typeof(headers) = 'object' and (
     select coalesce(bool_and(jsonb_typeof(value) = 'string'
                              and octet_length(value #>> '{}') <= 4096
@@ -17,7 +46,7 @@ begin
       from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
 end $$;
 comment on function posthaste_internal.are_event_headers is
-  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all, with names and values that HTTP allows, each name once in whatever case.';
+  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all, with names and values that HTTP allows, each name once in whatever case. An error, in a sentence, if a name may be taken for one of the relay''s and is spelled otherwise.';
 
 create table posthaste.outbox (
   id              bigint      generated always as identity (sequence name posthaste.ids_are_given_by_the_database),
@@ -60,7 +89,7 @@ comment on column posthaste.outbox.idempotency_key is
 comment on column posthaste.outbox.endpoint_id is
   'Send to this endpoint alone, whatever it subscribes to. Null: to all that are subscribed.';
 comment on column posthaste.outbox.headers is
-  'Extra request headers as {"name": "value"}, for instance traceparent: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of the relay''s, except to an endpoint with body_format raw: there content-type, where the payload is a text that is not JSON; and webhook-id, webhook-timestamp and webhook-signature, all three together.';
+  'Extra request headers as {"name": "value"}, for instance traceparent: at most 64, of at most 4 KiB each and 16 KiB in all. They can replace none of the relay''s, and a name that may be taken for one (Content_Length) is refused; except to an endpoint with body_format raw: there content-type, where the payload is a text that is not JSON; and webhook-id, webhook-timestamp and webhook-signature, all three together.';
 comment on column posthaste.outbox.deliver_at is 'Not to be sent before this moment. Null: at once.';
 comment on column posthaste.outbox.expires_at is
   'Not worth sending after this moment: what is still pending then is cancelled. Null: never.';

@@ -12,8 +12,7 @@ create function posthaste_internal.are_subscriptions(patterns text[]) returns bo
 comment on function posthaste_internal.are_subscriptions is
   'Whether these are at most 1,000 subscriptions: *, order.* or order.paid.';
 
--- The relay leaves out the same names (src/relay), so the table refuses headers that it would never send.
--- Receivers that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
+-- Refuses headers that the relay would never send.
 create function posthaste_internal.are_endpoint_headers(headers jsonb) returns boolean
   language sql immutable strict parallel safe
   return jsonb_typeof(headers) = 'object' and (
@@ -22,11 +21,7 @@ create function posthaste_internal.are_endpoint_headers(headers jsonb) returns b
              and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
              and (value #>> '{}') ~ '^[\x20-\x7e\x80-\U0010FFFF\t]*$'
              and octet_length(value #>> '{}') <= 4096
-             and regexp_replace(lower(key), '[^a-z0-9]', '-', 'g') not in (
-               'host', 'content-length', 'content-type', 'content-encoding', 'transfer-encoding',
-               'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate',
-               'proxy-authorization', 'te', 'trailer', 'upgrade', 'expect', 'user-agent')
-             and regexp_replace(lower(key), '[^a-z0-9]', '-', 'g') not like 'webhook-%'), true)
+             and not posthaste_internal.is_header_of_the_relay(key)), true)
            and count(*) <= 64
            and count(*) = count(distinct regexp_replace(lower(key), '[^a-z0-9]', '-', 'g'))
            and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
@@ -347,18 +342,22 @@ create function posthaste_internal.check_endpoint() returns trigger
 declare
   url_problem constant text := posthaste_internal.url_problem(new.url);
   filter_problem constant text := posthaste_internal.filter_problem(new.filter);
+  header_problem constant text := posthaste_internal.header_problem(new.headers);
 begin
   if url_problem is not null then
     raise exception '%', url_problem using errcode = 'check_violation', constraint = 'url_can_be_posted_to';
   elsif filter_problem is not null then
     raise exception '%', filter_problem using errcode = 'check_violation', constraint = 'filter_can_be_asked';
+  elsif header_problem is not null then
+    raise exception '%', header_problem
+      using errcode = 'check_violation', constraint = 'headers_are_at_most_64_texts_that_replace_none_of_ours';
   end if;
   return new;
 end $$;
-comment on function posthaste_internal.check_endpoint is 'Refuses an endpoint whose URL or filter cannot work, in a sentence.';
+comment on function posthaste_internal.check_endpoint is 'Refuses an endpoint whose URL, filter or headers cannot work, in a sentence.';
 
 create trigger endpoints_are_checked
-  before insert or update of url, filter on posthaste.endpoints
+  before insert or update of url, filter, headers on posthaste.endpoints
   for each row execute function posthaste_internal.check_endpoint();
 
 create trigger endpoints_are_touched

@@ -76,7 +76,8 @@ create function posthaste.add_endpoint(
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
-  problem constant text := coalesce(posthaste_internal.url_problem(url), posthaste_internal.filter_problem(filter));
+  problem constant text := coalesce(posthaste_internal.url_problem(url), posthaste_internal.filter_problem(filter),
+                                    posthaste_internal.header_problem(headers));
 begin
   -- The trigger would say the same, behind the whole text of the insert below.
   if problem is not null then

@@ -42,7 +42,8 @@ declare
     -- The checks, triggers and the index of these tables call these.
     'execute on function posthaste_internal.are_subscriptions, posthaste_internal.are_endpoint_headers,
        posthaste_internal.are_delays, posthaste_internal.url_problem, posthaste_internal.host_problem,
-       posthaste_internal.filter_problem, posthaste_internal.causes, posthaste_internal.is_cause,
+       posthaste_internal.filter_problem, posthaste_internal.header_problem, posthaste_internal.is_header_of_the_relay,
+       posthaste_internal.causes, posthaste_internal.is_cause,
        posthaste_internal.route_keys, posthaste_internal.generate_secret',
     'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
        posthaste.rotate_secret, posthaste.send_test, posthaste.retry, posthaste.retry_endpoint, posthaste.replay,
@@ -60,7 +61,8 @@ begin
         'insert on posthaste.outbox',
         'select (id, created_at, xid) on posthaste.outbox',
         'usage on sequence posthaste.ids_are_given_by_the_database',
-        'execute on function posthaste_internal.are_event_headers',
+        'execute on function posthaste_internal.are_event_headers, posthaste_internal.header_problem,
+           posthaste_internal.is_header_of_the_relay',
         'execute on function
            posthaste.emit(text, json, text, text, text, bigint, jsonb, timestamptz, timestamptz),
            posthaste.emit(text, jsonb, text, text, text, bigint, jsonb, timestamptz, timestamptz),

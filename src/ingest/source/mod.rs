@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::config::{Content, EventType, SourceSettings};
 use crate::model::incoming::{
     HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX,
+    may_be_mistaken,
 };
 use crate::model::selector::{Selector, is_json};
 use crate::signing::verify::{Scheme, Verified, Verifier, VerifierError};
@@ -235,6 +236,10 @@ impl Source {
     }
 
     fn keeps(&self, name: &str, value: &str) -> bool {
+        // The outbox refuses an event with one of these.
+        if may_be_mistaken(name) {
+            return false;
+        }
         let patterns = &self.settings.headers;
         if patterns.iter().any(|pattern| pattern == name) {
             return true;

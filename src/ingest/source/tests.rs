@@ -110,6 +110,10 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
         ("x-forwarded-for", "10.0.0.1"),
         ("x-api-key", "key=s3cret"),
         ("webhook-signature", "v1,x"),
+        // The outbox refuses them.
+        ("webhook_signature", "v1,x"),
+        ("content_length", "1"),
+        ("proxy_authorization", "x"),
     ];
     let kept = |settings: &[(&str, &str)]| {
         let made = incoming(&source(settings), named("x"), &pairs, "{}").unwrap();
@@ -121,8 +125,8 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
     };
     let secret = [("verify", "token"), ("secret", "s3cret")];
     assert_eq!(kept(&secret), ["webhook-signature: v1,x", "x-kind: a, b"]);
-    let named =
-        [secret[0], secret[1], ("headers", "x-kind, x-gitlab-token, X-Api-Key, x-forwarded-for")];
+    let named = "x-kind, x-gitlab-token, X-Api-Key, x-forwarded-for, proxy_authorization";
+    let named = [secret[0], secret[1], ("headers", named)];
     assert_eq!(
         kept(&named),
         ["x-api-key: key=s3cret", "x-forwarded-for: 10.0.0.1", "x-gitlab-token: x", "x-kind: a, b"]
