@@ -59,9 +59,10 @@ impl RecordedDeliveries {
     #[must_use]
     pub fn has(&self, attempt: &Attempt) -> bool {
         match attempt.batch {
-            Some(place) => {
-                self.batches.get(&attempt.claim_token).is_some_and(|bits| bits.has(place.at as usize))
-            }
+            Some(place) => self
+                .batches
+                .get(&attempt.claim_token)
+                .is_some_and(|bits| bits.has(place.at as usize)),
             None => self.alone.contains_key(&(attempt.event_id, attempt.endpoint_id)),
         }
     }

@@ -123,9 +123,9 @@ mod tests {
         let (tokens, bits) = marked.columns();
         assert_eq!(tokens, [3, 7]);
         let has = |bits: &Bits| [0, 1, 2].map(|at| bits.has(at));
-        assert_eq!(bits.iter().map(has).collect::<Vec<_>>(), [
-            [false, true, false],
-            [true, false, true]
-        ]);
+        assert_eq!(
+            bits.iter().map(has).collect::<Vec<_>>(),
+            [[false, true, false], [true, false, true]]
+        );
     }
 }

@@ -184,8 +184,9 @@ async fn assert_that_the_others_go_on(how: &str, message: &str) {
     spoil_claims(&client, SPOILED, how).await;
     make_due(&client).await;
     client.batch_execute("notify posthaste, 'deliveries'").await.unwrap();
-    let only_it =
-        format!("count(*) = 1 and bool_and(endpoint_id = {SPOILED}) from posthaste.live_deliveries");
+    let only_it = format!(
+        "count(*) = 1 and bool_and(endpoint_id = {SPOILED}) from posthaste.live_deliveries"
+    );
     holds(&client, &only_it).await;
     let said = relay.logs("nothing can be claimed for this endpoint").await;
     assert!(said.contains("\"endpoint\":5") && said.contains(message), "{said}");

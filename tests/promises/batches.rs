@@ -137,9 +137,8 @@ async fn a_batch_is_recorded_by_and_by_each_delivery_once_and_only_failures_stay
          from posthaste.deliveries";
     assert!(value::<bool>(&ground.client, retried).await);
 
-    let rest = [(2, 1), (3, 1), (3, 2)].map(|(event, endpoint)| {
-        ground.attempt(event, endpoint, Decision::Delivered)
-    });
+    let rest = [(2, 1), (3, 1), (3, 2)]
+        .map(|(event, endpoint)| ground.attempt(event, endpoint, Decision::Delivered));
     assert_eq!(ground.record(RELAY, &rest).await, [true; 3]);
     assert_eq!(ground.owed().await, "1/2w");
     assert_eq!(ground.count("posthaste.claims").await, 0);
@@ -179,7 +178,8 @@ async fn what_is_given_back_waits_as_if_it_had_never_been_claimed() {
     assert_eq!(release(&ground.store, RELAY, &keys).await.unwrap(), 2);
     assert_eq!(release(&ground.store, RELAY, &keys).await.unwrap(), 0, "it is no longer claimed");
     assert_eq!(ground.owed().await, "1/1c 1/2w 2/1c 2/2c 3/1w 3/2c");
-    let due = "select bool_and(next_attempt_at <= now() and attempt_count = 0) from posthaste.deliveries";
+    let due =
+        "select bool_and(next_attempt_at <= now() and attempt_count = 0) from posthaste.deliveries";
     assert!(value::<bool>(&ground.client, due).await);
 
     assert_eq!(disown(&ground.store, RELAY, &[TOKEN + 1]).await.unwrap(), 0);
@@ -243,7 +243,8 @@ async fn operators_are_told_of_what_is_claimed_in_batches() {
 
     assert_eq!(value::<String>(client, "select posthaste.retry(1, 2)").await, "sending");
     for (of, in_flight) in [("cancel(1)", 1), ("cancel(1, 1)", 0), ("cancel_endpoint(1)", 2)] {
-        let cancel = format!("select cancelled = 0 and in_flight = {in_flight} from posthaste.{of}");
+        let cancel =
+            format!("select cancelled = 0 and in_flight = {in_flight} from posthaste.{of}");
         assert!(value::<bool>(client, &cancel).await, "{of}");
     }
     let never = "select posthaste.replay(1, now() - interval '1 day', now(), states => '{never}')";
@@ -277,7 +278,11 @@ async fn deleting_an_endpoint_cancels_what_is_claimed_for_it_and_no_other() {
 #[tokio::test]
 async fn a_copy_of_the_database_does_not_route_what_is_claimed_again() {
     let ground = Ground::new().await;
-    ground.client.batch_execute("update posthaste.routing set system_identifier = 1").await.unwrap();
+    ground
+        .client
+        .batch_execute("update posthaste.routing set system_identifier = 1")
+        .await
+        .unwrap();
     let anew = "select events from posthaste_internal.rebase_routing()";
     assert_eq!(value::<i64>(&ground.client, anew).await, 0);
 }

@@ -98,7 +98,8 @@ async fn what_is_queued_for_an_endpoint_that_is_disabled_waits_until_it_is_enabl
     busy.client.batch_execute(&disable).await.unwrap();
     busy.braked().await;
     busy.release().await;
-    holds(&busy.client, "not exists (select from posthaste.live_deliveries where claimed_by > 0)").await;
+    holds(&busy.client, "not exists (select from posthaste.live_deliveries where claimed_by > 0)")
+        .await;
     assert_eq!(busy.receiver.received().len(), 1);
     let enable = format!("select posthaste.enable_endpoint({})", busy.endpoint);
     busy.client.batch_execute(&enable).await.unwrap();
@@ -215,7 +216,8 @@ async fn every_relay_that_has_something_queued_for_the_endpoint_heeds_the_change
     holds(&client, "count(distinct claimed_by) = 2 from posthaste.live_deliveries").await;
     let disable = format!("select posthaste.disable_endpoint({id})");
     client.batch_execute(&disable).await.unwrap();
-    holds(&client, "count(*) = 2 from posthaste.live_deliveries where claimed_by is not null").await;
+    holds(&client, "count(*) = 2 from posthaste.live_deliveries where claimed_by is not null")
+        .await;
     gate.open();
     holds(&client, "not exists (select from posthaste.live_deliveries where claimed_by > 0)").await;
     assert_eq!(receiver.received().len(), 2);
@@ -229,6 +231,7 @@ async fn a_relay_that_hears_no_notices_finds_the_change_with_its_poll() {
     busy.client.batch_execute(&disable).await.unwrap();
     busy.braked().await;
     busy.release().await;
-    holds(&busy.client, "not exists (select from posthaste.live_deliveries where claimed_by > 0)").await;
+    holds(&busy.client, "not exists (select from posthaste.live_deliveries where claimed_by > 0)")
+        .await;
     assert_eq!(busy.receiver.received().len(), 1);
 }

@@ -166,7 +166,8 @@ async fn an_endpoint_that_rejects_all_it_is_sent_is_paused_and_named() {
     );
     let spent: i64 = value(&client, "select count(*) from posthaste.delivery_attempts").await;
     let held: i64 =
-        value(&client, "select count(*) from posthaste.live_deliveries where attempt_count = 0").await;
+        value(&client, "select count(*) from posthaste.live_deliveries where attempt_count = 0")
+            .await;
     assert!(held > 0 && spent + held == 20, "{spent} attempts, {held} held");
 }
 

@@ -3,10 +3,10 @@
 mod journey;
 
 mod bad_input;
+mod batches;
 mod bell;
 mod routing;
 mod routing_steps;
-mod batches;
 mod subscriptions;
 
 mod guard;

@@ -90,7 +90,8 @@ async fn what_a_relay_took_when_it_was_alone_is_shared_with_those_that_join() {
     let relay = || Relay::on(&database.url()).set("relay.heartbeat", "200ms").start();
     let _alone = relay().await;
     many(&client, "order.paid", 100).await;
-    holds(&client, "count(*) > 50 from posthaste.live_deliveries where claimed_by is not null").await;
+    holds(&client, "count(*) > 50 from posthaste.live_deliveries where claimed_by is not null")
+        .await;
 
     let _others = tokio::join!(relay(), relay());
     settled(&client).await;
