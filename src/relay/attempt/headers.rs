@@ -107,7 +107,8 @@ fn read_alike(one: &str, other: &str) -> bool {
 }
 
 /// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is
-/// written; events are not refused for a header, so it is checked here too.
+/// written. An event is refused only where a name is spelled otherwise: what is spelled like one of
+/// these is left out here.
 const OURS: [&str; 15] = [
     "host",
     "content-length",
