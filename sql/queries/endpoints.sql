@@ -3,6 +3,7 @@
 -- Index: the primary keys; endpoint_secrets_by_endpoint. Takes no locks.
 -- `offset 0` keeps the look-up of health from becoming a join, which without hashes read the whole table for each
 -- endpoint where it was empty when it was last analyzed (*measured* with 10,000: 500 to 800 µs instead of 5).
+-- The one of secrets keeps PostgreSQL 16 and later from reading all secrets by their number, which spares the sort.
 --
 -- $1 endpoints  $2 now (null: the database's clock)
 select e.id, e.revision, e.enabled, e.url, e.body_format, e.headers,
@@ -29,7 +30,9 @@ left join lateral (
 cross join lateral (
   select coalesce(array_agg(secret order by id), '{}') as secrets,
          case when count(expires_at) > 0 then least(min(expires_at), now.at + interval '1 year') end as secrets_until
-  from posthaste.endpoint_secrets s
-  where s.endpoint_id = e.id and coalesce(s.expires_at > now.at, true)
+  from (
+    select s.id, s.secret, s.expires_at from posthaste.endpoint_secrets s
+    where s.endpoint_id = e.id and coalesce(s.expires_at > now.at, true) offset 0
+  ) s
 ) s
 where e.id = any($1::bigint[])
