@@ -3,7 +3,7 @@
 use posthaste::store::routing::FEW;
 
 use super::ground::Ground;
-use super::operations::Fate::{Fine, NotRun, Slow};
+use super::operations::Fate::{AnswerLost, Fine, NotRun, Slow};
 use super::operations::{
     Event, Gate, Kind, Operation, Operation::*, PLAIN, Size, Size::Usual, Steering::Subscribe,
     Tenant,
@@ -105,6 +105,22 @@ const PINNED: &[(&str, &[Operation])] = &[
             Send { relay: 1, which: 0 },
             Send { relay: 1, which: 0 },
             Send { relay: 1, which: 0 },
+        ],
+    ),
+    (
+        "what a relay that stops may have claimed unheard is released by the next one",
+        &[
+            Start { relay: 1, size: Usual },
+            Insert {
+                on: 0,
+                count: 1,
+                event: Event { tenant: Some(Tenant::B), n: 3, ordering_key: Some(0), ..PLAIN },
+            },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: Fine },
+            Turn { relay: 1, fate: AnswerLost },
+            Stop { relay: 1 },
         ],
     ),
 ];
