@@ -16,8 +16,8 @@ select e.id, e.revision, e.enabled, e.url, e.body_format, e.headers,
        h.state, h.consecutive_failures, h.pauses, h.consecutive_rejections, h.trouble, h.reason,
        h.window_size, h.normal_duration_ms,
        case when h.window_at is not null
-            then extract(epoch from now.at - greatest(least(h.window_at, now.at + interval '1 year'), '2000-01-01+00'))
-            end::float8 as window_age_s,
+            then date_part('epoch', now.at - greatest(least(h.window_at, now.at + interval '1 year'), '2000-01-01+00'))
+            end as window_age_s,
        case when h.failing_since is not null
             then greatest(least(h.failing_since, now.at + interval '1 year'), '2000-01-01+00') end as failing_since,
        case when h.paused_until is not null

@@ -1,8 +1,8 @@
 -- Events: what the application writes in its own transaction. Rows are inserted, never changed, and
 -- dropped by whole days.
 
--- The relay leaves out the same names (src/relay), and the door keeps none of the second kind (src/ingest). Receivers
--- that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
+-- The relay leaves out the same names, and the door keeps none that are spelled otherwise (src/model/header.rs).
+-- Receivers that speak CGI read every sign as a hyphen, so Content_Length is content-length to them.
 create function posthaste_internal.is_header_of_the_relay(name text) returns boolean
   language sql immutable strict parallel safe
   return regexp_replace(lower(name), '[^a-z0-9]', '-', 'g') ~ ('^(webhook-.*|host|content-length|content-type|content-encoding'

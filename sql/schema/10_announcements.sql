@@ -30,7 +30,6 @@ create sequence posthaste.announcements_dropped;
 comment on sequence posthaste.announcements_dropped is
   'Counts announcements that could not be inserted; the server''s log has each with its reason.';
 
---
 -- An endpoint of a tenant is told what concerns the tenant. What operators note for themselves goes to endpoints
 -- without a tenant alone, which are the operators' own: the metadata, and the reason where an operator gave it. A
 -- filter is asked about what its endpoint would be told. Tokens stand in the query of a URL: none is told it.

@@ -272,12 +272,14 @@ begin
            coalesce(cancel.reason, 'cancelled by ' || session_user)
       from ended e
   )
-  select count(*) into cancelled from ended;
-  select count(*) into in_flight from (
-    select d.endpoint_id from posthaste.deliveries d where d.event_id = event and d.claimed_by is not null
-    union all
-    select c.endpoint_id from posthaste_internal.claims_of_event(event) c) d
-   where cancel.endpoint is null or d.endpoint_id = cancel.endpoint;
+  -- The batches in the same snapshot: what fails in one meanwhile would be in neither.
+  select (select count(*) from ended),
+         (select count(*) from posthaste_internal.claims_of_event(event) c
+           where cancel.endpoint is null or c.endpoint_id = cancel.endpoint)
+    into cancelled, in_flight;
+  in_flight := in_flight + (
+    select count(*) from posthaste.deliveries d
+     where d.event_id = event and (cancel.endpoint is null or d.endpoint_id = cancel.endpoint) and d.claimed_by is not null);
   if in_flight > 0 then
     perform posthaste_internal.withdraw(event, endpoint, '*', reason);
   end if;
@@ -316,10 +318,16 @@ begin
            coalesce(cancel_endpoint.reason, 'cancelled by ' || session_user)
       from ended e
   )
-  select count(*) into cancelled from ended;
+  -- See cancel.
+  select (select count(*) from ended),
+         (select count(*) from posthaste.claims c
+           cross join lateral posthaste_internal.claimed_in(c.event_ids, c.endpoint_ids, c.event_created_ats, c.recorded) h
+           where h.endpoint_id = cancel_endpoint.endpoint)
+    into cancelled, in_flight;
   -- No index is kept for this; it is one scan of what is live.
-  select count(*) into in_flight from posthaste.live_deliveries d
-   where d.endpoint_id = cancel_endpoint.endpoint and d.claimed_by is not null;
+  in_flight := in_flight + (
+    select count(*) from posthaste.deliveries d
+     where d.endpoint_id = cancel_endpoint.endpoint and d.claimed_by is not null);
   if in_flight > 0 then
     perform posthaste_internal.withdraw(null, endpoint, event_type, reason);
   end if;

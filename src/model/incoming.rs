@@ -21,36 +21,6 @@ pub struct Incoming {
     pub payload: Payload,
 }
 
-/// Whether a receiver may take this header, in lower case, for one of the relay's.
-///
-/// Receivers that speak CGI read every sign as a hyphen. The outbox refuses a name that is one of
-/// the relay's to them and is spelled otherwise: `posthaste_internal.header_problem` has the same
-/// list.
-#[must_use]
-pub fn may_be_mistaken(name: &str) -> bool {
-    let read: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    read != name && (OURS.contains(&read.as_str()) || read.starts_with("webhook-"))
-}
-
-const OURS: [&str; 15] = [
-    "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "user-agent",
-];
-
 /// Bytes that are known to be UTF-8. `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(Bytes);

@@ -12,6 +12,7 @@ pub mod secret;
 // Events, endpoints and the deliveries between them.
 pub mod delivery;
 pub mod endpoint;
+pub mod header;
 pub mod subscription;
 pub mod withdrawal;
 

@@ -10,8 +10,9 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 
 use crate::config::{Content, EventType, SourceSettings};
+use crate::model::header::may_be_mistaken;
 use crate::model::incoming::{
-    HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX, may_be_mistaken,
+    HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX,
 };
 use crate::model::selector::{Selector, is_json};
 use crate::signing::verify::{Scheme, Verified, Verifier, VerifierError};

@@ -8,6 +8,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::model::body;
 use crate::model::delivery::Delivery;
+use crate::model::header::{is_ours, read_alike};
 
 pub(in crate::relay) const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub(in crate::relay) const WEBHOOK_TIMESTAMP: HeaderName =
@@ -51,9 +52,8 @@ pub(in crate::relay) fn add(
         else {
             continue;
         };
-        let is_ours = OURS.iter().any(|ours| read_alike(ours, name.as_str()))
-            || name.as_str().get(..8).is_some_and(|begins| read_alike(begins, "webhook-"));
-        if !is_ours && !headers.keys().any(|there| read_alike(there.as_str(), name.as_str())) {
+        let is_there = || headers.keys().any(|there| read_alike(there.as_str(), name.as_str()));
+        if !is_ours(name.as_str()) && !is_there() {
             put(headers, name, value)?;
         }
     }
@@ -96,36 +96,6 @@ pub(in crate::relay) fn pass_on(
     }
     Ok(())
 }
-
-/// Whether a receiver may take one name for the other. CGI and what descends from it (WSGI, PHP,
-/// Rack) hands headers over as variables, in which `_` stands for a hyphen, and with old servers
-/// for every sign that is neither letter nor digit: there `Webhook_Signature` is
-/// `webhook-signature`.
-fn read_alike(one: &str, other: &str) -> bool {
-    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
-}
-
-/// The same list that `posthaste_internal.are_endpoint_headers` refuses when an endpoint is
-/// written. An event is refused only where a name is spelled otherwise: what is spelled like one of
-/// these is left out here.
-const OURS: [&str; 15] = [
-    "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "user-agent",
-];
 
 #[cfg(test)]
 mod tests {
