@@ -1,9 +1,10 @@
 //! Which header names are the relay's own, also to receivers that take one name for another.
 
-/// Whether a receiver may take one name for the other. CGI and what descends from it (WSGI, PHP,
-/// Rack) hands headers over as variables, in which `_` stands for a hyphen, and with old servers
-/// for every sign that is neither letter nor digit: there `webhook_signature` is
-/// `webhook-signature`. Both names are in lower case.
+/// Whether a receiver may take one name for the other, both in lower case.
+///
+/// CGI and what descends from it (WSGI, PHP, Rack) hands headers over as variables, in which `_`
+/// stands for a hyphen, and with old servers for every sign that is neither letter nor digit: there
+/// `webhook_signature` is `webhook-signature`.
 #[must_use]
 pub fn read_alike(one: &str, other: &str) -> bool {
     let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
