@@ -3,7 +3,17 @@
 #   docker build -t posthaste .
 #   docker run -e DATABASE_URL=postgres://… posthaste
 
-FROM rust:1.95-slim-bookworm AS build
+# The images that it is built from. A tag may be another image tomorrow: a release names them by digest,
+#
+#   docker build --build-arg BUILD_IMAGE=rust:1.95-slim-bookworm@sha256:… \
+#                --build-arg BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:… -t posthaste .
+#
+# which `docker buildx imagetools inspect IMAGE` prints. Take new ones when the base has had a security
+# update, and with each release.
+ARG BUILD_IMAGE=rust:1.95-slim-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM ${BUILD_IMAGE} AS build
 # ring compiles C and assembly; the image brings cc, but be explicit.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev \
@@ -15,7 +25,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --bin posthaste \
  && cp target/release/posthaste /posthaste
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="posthaste" \
       org.opencontainers.image.description="A Postgres-native outbox relay: insert a row in your transaction, and the webhook arrives" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"

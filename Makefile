@@ -1,7 +1,7 @@
 # What one does with this repository. PostgreSQL's server programs are installed if they are missing;
 # every command starts a private server of its own and leaves nothing behind.
 
-.PHONY: help demo docs test test-versions simulate fuzz fuzz-coverage soak bench lint
+.PHONY: help demo docs test test-versions simulate fuzz fuzz-coverage soak bench advisories lint
 
 help: ## Shows this.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ soak: ## Lets relays and PostgreSQL fail at random for MINUTES=5, then reckons u
 bench: ## Measures everything or only WHAT, at length with the word full: make bench WHAT="drain cost full".
 	@scripts/install-postgres
 	cargo bench --bench bench -- $(WHAT)
+
+advisories: ## Asks the RustSec database about everything that is linked: needs cargo-deny and the network.
+	cargo deny check advisories
 
 lint: ## Checks formatting, clippy, and licences if cargo-deny is installed.
 	cargo fmt --check

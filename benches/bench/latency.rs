@@ -115,7 +115,7 @@ pub(crate) async fn steadily(
     let of_relay = (relay.cpu()? - of_relay).div_duration_f64(took);
     let arrivals = lab.inbox.take().await?;
     exactly_once(&arrivals, written.len())?;
-    let (from_sent, from_confirmed) = latencies(&written, &arrivals)?;
+    let (from_sent, from_confirmed) = latencies(&written, &arrivals, &events(bed).await?)?;
     Ok(Steady { from_sent, from_confirmed, rate, postgres, relay: of_relay })
 }
 
@@ -177,14 +177,24 @@ async fn write_some(
     }
 }
 
+/// The events by their webhook-ids.
+async fn events(bed: &Bed) -> Result<HashMap<String, i64>> {
+    let statement = "select posthaste.webhook_id(id, created_at), id from posthaste.outbox";
+    let rows = Session::open(&bed.url).await?.query(statement, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// From sending and from confirmation to the arrival, sorted. The second can be less than nothing,
 /// when the receiver hears of an event before the application's own answer is read.
-fn latencies(written: &[Written], arrivals: &[Arrival]) -> Result<(Vec<f64>, Vec<f64>)> {
+fn latencies(
+    written: &[Written],
+    arrivals: &[Arrival],
+    events: &HashMap<String, i64>,
+) -> Result<(Vec<f64>, Vec<f64>)> {
     let mut arrived = HashMap::with_capacity(arrivals.len());
     for arrival in arrivals {
-        // evt_<event id>_<creation>
-        let id = arrival.id.split('_').nth(1).context("a webhook-id")?.parse::<i64>()?;
-        arrived.insert(id, arrival.at);
+        let id = events.get(&arrival.id).context("a webhook-id")?;
+        arrived.insert(*id, arrival.at);
     }
     let (mut from_sent, mut from_confirmed) = (Vec::new(), Vec::new());
     for Written { id, sent, confirmed } in written {

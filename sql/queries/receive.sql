@@ -5,7 +5,7 @@
 -- Numbers are drawn for new webhooks alone, in the order of arrival, so that they are routed in that order.
 -- posthaste.numbering tells the outbox's trigger, for this transaction, that the numbers have been drawn.
 -- This statement does not see a row that a transaction beside it has just inserted: its answer calls that webhook
--- known, and has no event for it.
+-- known, and has no event for it. With each row comes the key that its event's webhook-id is made with.
 --
 -- Arrays, the n-th element of each for the n-th webhook: $1 sources  $2 the senders' ids  $3 event types
 -- $4 payloads (JSON)  $5 tenants (null: none)  $6 ordering keys (null: none)  $7 headers (JSON; null: none)
@@ -52,7 +52,8 @@ inserted as (
   order by place
 )
 select c.place, n.id is not null and n.place = c.place as is_new,
-       coalesce(k.event_id, n.id) as event_id, coalesce(k.event_created_at, n.created_at) as created_at
+       coalesce(k.event_id, n.id) as event_id, coalesce(k.event_created_at, n.created_at) as created_at,
+       (select key from posthaste.webhook_id_key) as webhook_id_key
 from came c
 left join known k on k.source = c.source and k.sender_id = c.sender_id
 left join (select * from numbered where id in (select event_id from noted)) n

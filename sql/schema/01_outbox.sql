@@ -29,13 +29,9 @@ comment on function posthaste_internal.header_problem is
 create function posthaste_internal.are_event_headers(headers jsonb) returns boolean
   language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
-  problem constant text := posthaste_internal.header_problem(headers);
+  problem text := posthaste_internal.header_problem(headers);
 begin
-  if problem is not null then
-    raise exception 'posthaste.outbox: %', problem using errcode = 'check_violation', schema = 'posthaste', table = 'outbox',
-      constraint = 'headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all';
-  end if;
-  return jsonb_typeof(headers) = 'object' and (
+  if problem is null and not (jsonb_typeof(headers) = 'object' and (
     select coalesce(bool_and(jsonb_typeof(value) = 'string'
                              and octet_length(value #>> '{}') <= 4096
                              and key ~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
@@ -43,10 +39,19 @@ begin
            and count(*) <= 64
            and count(*) = count(distinct lower(key))
            and coalesce(sum(octet_length(key) + octet_length(value #>> '{}')), 0) <= 16384
-      from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end));
+      from jsonb_each(case when jsonb_typeof(headers) = 'object' then headers else '{}' end))) then
+    problem := 'new row for relation "outbox" violates check constraint "headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all"';
+  end if;
+  if problem is not null then
+    -- By itself: PostgreSQL would put the row into the error, and so into the server's log, with the first 64 bytes
+    -- of headers and payload (DETAIL: Failing row contains …).
+    raise exception 'posthaste.outbox: %', problem using errcode = 'check_violation', schema = 'posthaste', table = 'outbox',
+      constraint = 'headers_are_at_most_64_texts_of_4_kib_and_16_kib_in_all';
+  end if;
+  return true;
 end $$;
 comment on function posthaste_internal.are_event_headers is
-  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all, with names and values that HTTP allows, each name once in whatever case. An error, in a sentence, if a name may be taken for one of the relay''s and is spelled otherwise.';
+  'Whether this is {"name": "value"} with at most 64 texts of at most 4 KiB, 16 KiB in all, with names and values that HTTP allows, each name once in whatever case, and none that is spelled otherwise than one of the relay''s and may be taken for it. An error if not, which does not show the event.';
 
 create table posthaste.outbox (
   id              bigint      generated always as identity (sequence name posthaste.ids_are_given_by_the_database),
@@ -239,18 +244,25 @@ create index idempotency_by_age on posthaste.idempotency (created_at);
 
 create function posthaste_internal.skip_duplicate() returns trigger
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  missing constant text := case when new.event_type is null then 'event_type' when new.payload is null then 'payload' end;
 begin
+  if missing is not null then
+    raise exception 'null value in column "%" of relation "outbox" violates not-null constraint', missing
+      using errcode = 'not_null_violation', schema = 'posthaste', table = 'outbox', column = missing;
+  end if;
   insert into posthaste.idempotency (tenant, key, event_id)
   values (coalesce(new.tenant, ''), new.idempotency_key, new.id)
   on conflict do nothing;
   return case when found then new end;
 end $$;
-comment on function posthaste_internal.skip_duplicate is 'Skips an event whose idempotency key has been seen.';
+comment on function posthaste_internal.skip_duplicate is
+  'Skips an event whose idempotency key has been seen. Refuses one without type or payload, and shows no row as PostgreSQL would.';
 
 create trigger outbox_skips_duplicates
   before insert on posthaste.outbox
   for each row
-  when (new.idempotency_key is not null)
+  when (new.idempotency_key is not null or new.event_type is null or new.payload is null)
   execute function posthaste_internal.skip_duplicate();
 
 -- ── events in SQL ──────────────────────────────────────────────────────────────────────────────────
@@ -305,20 +317,56 @@ create function posthaste.emit(
 comment on function posthaste.emit(text, text, text, text, text, bigint, jsonb, timestamptz, timestamptz) is
   'The same with a payload in a text that is JSON.';
 
+-- ── webhook-ids ────────────────────────────────────────────────────────────────────────────────────
+
+-- Two databases that number their events alike have two keys, so a receiver of both never sees one id for two events.
+-- A dump takes the key with it, so that what it had sent keeps its ids.
+create table posthaste.webhook_id_key (
+  is_the_only_one boolean not null default true primary key,
+  key             bytea   not null default sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+  constraint there_is_one_key check (is_the_only_one),
+  constraint key_has_32_bytes check (octet_length(key) = 32)
+);
+comment on table posthaste.webhook_id_key is
+  'Private. The key that this database''s webhook-ids are made with. With another key, receivers take what is sent again for something new.';
+comment on column posthaste.webhook_id_key.is_the_only_one is 'True: there is one row.';
+comment on column posthaste.webhook_id_key.key is 'Drawn by chance when the schema was made.';
+
+insert into posthaste.webhook_id_key default values;
+
+-- The relay computes the same (src/model/webhook_id.rs).
 create function posthaste.webhook_id(event_id bigint, event_created_at timestamptz) returns text
-  language sql immutable strict parallel safe
-  return 'evt_' || event_id || '_' || to_hex((extract(epoch from event_created_at) * 1000000)::bigint);
+  language plpgsql stable strict parallel safe security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  key         constant bytea := (select k.key from posthaste.webhook_id_key k);
+  fingerprint constant bytea := substr(sha256(key || '\x01' || int8send(event_id)
+                                              || int8send((extract(epoch from event_created_at) * 1000000)::bigint)), 1, 8);
+  pad         constant bytea := substr(sha256(key || '\x02' || fingerprint), 1, 8);
+begin
+  return 'evt_' || encode(fingerprint, 'hex')
+         || lpad(to_hex((event_id::bit(64) # ('x' || encode(pad, 'hex'))::bit(64))::bigint), 16, '0');
+end $$;
 comment on function posthaste.webhook_id is
-  'The webhook-id header of an event''s deliveries: the same over every retry and replay.';
+  'The webhook-id header of an event''s deliveries: the same over every retry and replay. posthaste.event_of leads back.';
 
 create function posthaste.event_of(webhook_id text) returns bigint
-  language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+  language plpgsql stable strict parallel safe security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  key   constant bytea := (select k.key from posthaste.webhook_id_key k);
+  pad   bytea;
+  event bigint;
 begin
-  if webhook_id !~ '^evt_[0-9]{1,18}_[0-9a-f]{1,16}$' then
+  if webhook_id !~ '^evt_[0-9a-f]{32}$' then
     raise exception 'this is not a webhook-id of Posthaste: %', left(webhook_id, 100)
-      using errcode = 'invalid_parameter_value', hint = 'It reads like evt_12_64df3f3b1c000.';
+      using errcode = 'invalid_parameter_value', hint = 'It reads like evt_ and 32 digits or letters up to f.';
   end if;
-  return split_part(webhook_id, '_', 2)::bigint;
+  pad := substr(sha256(key || '\x02' || decode(substr(webhook_id, 5, 16), 'hex')), 1, 8);
+  event := (('x' || substr(webhook_id, 21))::bit(64) # ('x' || encode(pad, 'hex'))::bit(64))::bigint;
+  if event not between 1 and (select s.last_value from posthaste.ids_are_given_by_the_database s) then
+    raise exception 'this is not a webhook-id of this database: %', webhook_id
+      using errcode = 'invalid_parameter_value', hint = 'Each database has a key of its own. Ask the one that sent it.';
+  end if;
+  return event;
 end $$;
 comment on function posthaste.event_of is
-  'The event of a webhook-id header, as a receiver quotes it: select * from posthaste.explain(posthaste.event_of(''evt_12_64df3f3b1c000'')).';
+  'The event of a webhook-id header, as a receiver quotes it: select * from posthaste.explain(posthaste.event_of(''evt_…'')).';

@@ -8,7 +8,6 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use super::source::Wrong;
-use crate::model::delivery::webhook_id;
 use crate::serve::problem::{JSON, problem, respond};
 use crate::signing::verify::NotVerified;
 use crate::store::received::Stored;
@@ -60,9 +59,8 @@ pub(super) enum Refused {
 pub(super) fn kept(kept: Kept) -> IngestAnswer {
     let (status, body) = match kept {
         Kept::Stored(stored) => {
-            let id = stored.event.map(|(id, created_at)| webhook_id(id, created_at));
             let status = if stored.is_new { "stored" } else { "duplicate" };
-            (StatusCode::OK, json!({ "status": status, "id": id }))
+            (StatusCode::OK, json!({ "status": status, "id": stored.webhook_id }))
         }
         Kept::Spooled => (StatusCode::ACCEPTED, json!({ "status": "spooled", "id": null })),
         Kept::Challenge(challenge) => (StatusCode::OK, json!({ "challenge": challenge })),

@@ -19,6 +19,7 @@ use tokio::time;
 
 use super::answer;
 use super::request::Intake;
+use crate::serve::ration::{Doing, Portion};
 use crate::stopper::Stopper;
 
 /// No connection is kept longer: one whose peer does not read its answers would never end by
@@ -32,6 +33,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub(super) struct Conversation {
     pub(super) intake: Arc<Intake>,
     pub(super) peer: IpAddr,
+    /// Its place among all connections.
+    pub(super) place: Arc<Portion>,
     pub(super) bounds: ConversationBounds,
     pub(super) stopper: Stopper,
 }
@@ -49,10 +52,15 @@ pub(super) struct ConversationBounds {
 
 impl Conversation {
     pub(super) async fn hold(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let (intake, peer) = (self.intake, self.peer);
+        let (intake, peer, place) = (self.intake, self.peer, Arc::clone(&self.place));
         let service = service_fn(move |request: Request<Incoming>| {
-            let intake = Arc::clone(&intake);
-            Box::pin(async move { Ok::<_, Infallible>(intake.answer(request, peer).await) })
+            let (intake, place) = (Arc::clone(&intake), Arc::clone(&place));
+            Box::pin(async move {
+                place.now(Doing::Sending);
+                let answer = intake.answer(request, peer, &place).await;
+                place.now(Doing::Idle);
+                Ok::<_, Infallible>(answer)
+            })
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -70,6 +78,8 @@ impl Conversation {
         let ended = tokio::select! {
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
             () = over => None,
+            // Another has its place already.
+            () = displaced(&self.place) => return,
         };
         let ended = match ended {
             Some(ended) => Ok(ended),
@@ -82,8 +92,19 @@ impl Conversation {
         // How a connection ends is its peer's affair, unless the peer dripped.
         let Ok(ended) = ended else { return };
         let parts = connection.into_parts();
+        if self.place.is_to_go.is_cancelled() {
+            return;
+        }
         let dripped = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
         drop(time::timeout(LAST_WORD, part(parts.io.into_inner(), dripped)).await);
+    }
+}
+
+/// The place was taken away, and a sender that was sending has had time to hear so.
+async fn displaced(place: &Portion) {
+    place.is_to_go.cancelled().await;
+    if place.is_busy() {
+        time::sleep(LAST_WORD).await;
     }
 }
 

@@ -20,6 +20,7 @@ use crate::clock::Present;
 use crate::config::IngestSettings;
 use crate::model::incoming::Incoming;
 use crate::observe::metrics::Metrics;
+use crate::serve::ration::Ration;
 use crate::stopper::Stopper;
 
 /// One conversation, and the webhooks it has taken.
@@ -49,6 +50,7 @@ impl InMemoryIngest {
         let conversation = Conversation {
             intake: Arc::new(Intake::new(sources(settings)?, settings, sender, metrics, present)),
             peer,
+            place: Arc::new(Ration::of(1, Duration::MAX).portion(peer)),
             bounds: ConversationBounds {
                 head_timeout: settings.head_timeout,
                 max_head: settings.max_head,

@@ -3,17 +3,18 @@
 //! # One webhook's way
 //!
 //! The **listener** ([`serve::listener`](crate::serve::listener)) takes connections, bounded in
-//! number, and each is a **conversation** (`conversation`), bounded in time. The **intake**
-//! (`request`) reads one request of a **source** (`source`) within its bounds, lets the verifier
-//! ([`signing::verify`](crate::signing::verify)) say whether it is the source's, and makes an event
-//! of it. The **writer** (`writer`) gathers the events that come while a commit is under way into
-//! the next, and answers when that is committed. While the database is away, or slower than it may
-//! be, the **spool** (`spool`) keeps them on disk; the writer stores them from there when the
-//! database is back, in order, and each once.
+//! number and shared among senders, and each is a **conversation** (`conversation`), bounded in
+//! time. The **intake** (`request`) reads one request of a **source** (`source`) within its bounds,
+//! lets the verifier ([`signing::verify`](crate::signing::verify)) say whether it is the source's,
+//! and makes an event of it. The **writer** (`writer`) gathers the events that come while a commit
+//! is under way into the next, and answers when that is committed. While the database is away, or
+//! slower than it may be, the **spool** (`spool`) keeps them on disk; the writer stores them from
+//! there when the database is back, in order, and each once.
 //!
 //! From the outbox on it is an event like any other.
 
 mod answer;
+mod body;
 mod conversation;
 mod error;
 pub mod in_memory;
@@ -25,6 +26,7 @@ mod writer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::clock::Present;
@@ -32,13 +34,14 @@ use crate::config::{Config, IngestSettings};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::serve::listener::Listener;
+use crate::serve::ration::Ration;
 use crate::serve::tls::CertificateFiles;
 use crate::stopper::Stopper;
 use crate::store::{Database, Store};
 
 use conversation::{Conversation, ConversationBounds};
 pub use error::IngestError;
-use request::Intake;
+use request::{Intake, YIELDS_AFTER};
 use source::Source;
 use spool::Spool;
 pub use spool::{SpoolRoom, Spooled, look as look_at_spool, room as spool_room};
@@ -106,9 +109,9 @@ impl Ingest {
     /// Takes webhooks in until the stop; then answers the requests that had come, and returns.
     pub async fn run(self, stopper: &Stopper) {
         let (intake, bounds, told) = (Arc::new(self.intake), self.bounds, stopper.clone());
-        let hold = move |stream, peer| {
+        let hold = move |stream, peer, place| {
             let (intake, stopper) = (Arc::clone(&intake), told.clone());
-            Conversation { intake, peer, bounds, stopper }.hold(stream)
+            Conversation { intake, peer, place, bounds, stopper }.hold(stream)
         };
         // The writer ends when the intake is gone, and with it the last request that could wait.
         tokio::join!(self.listener.serve(hold, stopper), self.writer.run(self.waiting));
@@ -125,13 +128,21 @@ async fn listen(
         (Some(certificate), Some(key)) => Some(CertificateFiles::open("ingest", certificate, key)?),
         _ => None,
     };
-    let listener = Listener::bind("ingest.listen", address, settings.max_connections).await;
+    let places = Ration::of(settings.max_connections, YIELDS_AFTER);
+    let listener = Listener::bind("ingest.listen", address, places).await;
     let listener = listener.map_err(|source| IngestError::Bind { address, source })?;
     let listener = listener.counted_by(metrics.ingest.connections.clone());
+    let listener = listener.admitting(admitted(settings));
     Ok(match files {
         Some(files) => listener.with_tls(files, settings.head_timeout),
         None => listener,
     })
+}
+
+/// Where the senders of all sources are. Empty: anywhere, as for one source at least.
+fn admitted(settings: &IngestSettings) -> Vec<IpNet> {
+    let clients = || settings.sources.values().map(|source| &source.clients);
+    if clients().any(Vec::is_empty) { Vec::new() } else { clients().flatten().copied().collect() }
 }
 
 fn sources(settings: &IngestSettings) -> Result<Vec<Source>, IngestError> {

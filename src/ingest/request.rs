@@ -7,20 +7,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use hyper::{Method, Request};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::answer::{self, IngestAnswer, Kept, Refused};
+use super::body;
 use super::source::Source;
 use super::writer::{BytesPermit, RequestPermit, WaitingRequest};
 use crate::clock::Present;
 use crate::config::IngestSettings;
 use crate::observe::metrics::Metrics;
+use crate::serve::ration::{Doing, Portion, Ration};
+
+/// How long a connection that is idle, or a body of which no further block is needed, keeps its
+/// place and its bytes when they run out. An honest webhook is there in one round trip.
+pub(super) const YIELDS_AFTER: Duration = Duration::from_secs(1);
 
 /// Answers requests to `POST /in/SOURCE`.
 #[derive(Debug)]
@@ -29,8 +34,8 @@ pub(super) struct Intake {
     body_timeout: Duration,
     /// A place for each request at once, over all sources.
     places: Arc<Semaphore>,
-    /// A permit for each byte of a body in memory.
-    bytes: Arc<Semaphore>,
+    /// Of the bytes of bodies in memory.
+    bytes: Ration,
     writer: mpsc::Sender<WaitingRequest>,
     metrics: Arc<Metrics>,
     /// The clock that signed times are compared with.
@@ -50,7 +55,7 @@ impl Intake {
             sources: sources.into_iter().map(|source| (source.name.clone(), source)).collect(),
             body_timeout: settings.body_timeout,
             places: Arc::new(Semaphore::new(settings.max_in_flight)),
-            bytes: Arc::new(Semaphore::new(settings.max_in_flight_bytes)),
+            bytes: Ration::of(settings.max_in_flight_bytes, YIELDS_AFTER),
             writer,
             metrics: Arc::clone(metrics),
             present,
@@ -58,9 +63,14 @@ impl Intake {
         }
     }
 
-    /// Answers one request, and counts its answer.
-    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> IngestAnswer {
-        let answer = match self.take(request, peer).await {
+    /// Answers one request of the connection that has this place, and counts its answer.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        place: &Portion,
+    ) -> IngestAnswer {
+        let answer = match self.take(request, peer, place).await {
             Ok(kept) => answer::kept(kept),
             Err(refused) => answer::refused(refused),
         };
@@ -68,7 +78,12 @@ impl Intake {
         answer
     }
 
-    async fn take(&self, request: Request<Incoming>, peer: IpAddr) -> Result<Kept, Refused> {
+    async fn take(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        place: &Portion,
+    ) -> Result<Kept, Refused> {
         let (head, body) = request.into_parts();
         let headers = &head.headers;
         let name = head.uri.path().strip_prefix("/in/");
@@ -80,26 +95,30 @@ impl Intake {
             return Err(Refused::Client);
         }
         let content = source.content(headers).map_err(Refused::Wrong)?;
-        let mut room = BytesPermit::new(self.some_bytes(0)?, &self.metrics);
-        let reading = self.read(source, headers, body, &mut room);
-        let body = tokio::time::timeout(self.body_timeout, reading);
-        let body = body.await.map_err(|_| Refused::TooSlow)??;
-        let verified =
-            source.verifier.verify(headers, &body, self.present.now()).map_err(|refusal| {
-                // Not louder: any peer could fill the log with it.
-                tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
-                Refused::Unverified(refusal)
-            })?;
+        let told = told_length(headers, &body, source.settings.max_body)?;
+        let unverified = |refusal| {
+            // Not louder: any peer could fill the log with it.
+            tracing::debug!(source = source.name, %peer, %refusal, "refused a webhook");
+            Refused::Unverified(refusal)
+        };
+        // A sender whose head proves already that it is none has no byte of its body in memory.
+        source.verifier.look(headers, self.present.now()).map_err(unverified)?;
+        let mut room = BytesPermit::new(self.bytes.portion(peer), &self.metrics);
+        let body = self.read(source.settings.max_body, told, body, &mut room, place).await?;
+        let verified = source.verifier.verify(headers, &body, self.present.now());
+        let verified = verified.map_err(unverified)?;
+        place.now(Doing::Waiting);
+        room.portion().now(Doing::Waiting);
         if let Some(challenge) = source.challenge(&verified, &body) {
             return Ok(Kept::Challenge(challenge));
         }
         // Only now: a sender that proves nothing, or drips, keeps no place from the others.
-        let place = self.place(source)?;
+        let permit = self.place(source)?;
         let incoming = source.incoming(verified, headers, content, &body, || self.draw());
         let incoming = incoming.map_err(Refused::Wrong)?;
         let (answer, kept) = oneshot::channel();
         self.writer
-            .send(WaitingRequest { incoming, answer, place, room })
+            .send(WaitingRequest { incoming, answer, place: permit, room })
             .await
             .map_err(|_| Refused::Away)?;
         kept.await.unwrap_or(Err(Refused::Away))
@@ -116,42 +135,27 @@ impl Intake {
         ))
     }
 
-    fn some_bytes(&self, more: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        let more = u32::try_from(more).map_err(|_| Refused::Full)?;
-        Arc::clone(&self.bytes).try_acquire_many_owned(more).map_err(|_| Refused::Full)
-    }
-
-    /// The whole body, within its source's bound. The bytes that have come take room; a length that
-    /// is only announced does not, or a few heads would keep out all other senders.
+    /// The whole body, in time and within the bound, unless another is in need of its room.
     async fn read(
         &self,
-        source: &Source,
-        headers: &HeaderMap,
-        mut body: Incoming,
+        most: usize,
+        told: Option<usize>,
+        body: Incoming,
         room: &mut BytesPermit,
+        place: &Portion,
     ) -> Result<Bytes, Refused> {
-        let most = source.settings.max_body;
-        if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
-            return Err(Refused::NoLength);
-        }
-        let told = body.size_hint().exact().map_or(Ok(0), usize::try_from);
-        told.ok().filter(|&told| told <= most).ok_or(Refused::TooLong { most })?;
-        // Put together when all are here: a buffer that grows would take twice the memory, and for
-        // bodies that are refused too.
-        let mut pieces = Vec::new();
-        let mut length = 0;
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Refused::Broken)?.into_data() else { continue };
-            length += data.len();
-            if length > most {
-                return Err(Refused::TooLong { most });
+        let is_to_go = room.portion().is_to_go.clone();
+        room.portion().now(Doing::Sending);
+        let reading = body::read(body, most, told, (room, place));
+        tokio::select! {
+            // First what has come: to its sender nothing else matters.
+            biased;
+            read = tokio::time::timeout(self.body_timeout, reading) => {
+                read.map_err(|_| Refused::TooSlow)?
             }
-            room.grow(self.some_bytes(data.len())?);
-            pieces.push(data);
+            () = is_to_go.cancelled() => Err(Refused::Full),
+            () = place.is_to_go.cancelled() => Err(Refused::Full),
         }
-        let mut whole = BytesMut::with_capacity(length);
-        pieces.into_iter().for_each(|piece| whole.extend_from_slice(&piece));
-        Ok(whole.freeze())
     }
 
     /// A random id for a webhook that its sender gave none, drawn before it is stored.
@@ -161,4 +165,18 @@ impl Intake {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("drawn:{hex}")
     }
+}
+
+/// The length that the head tells, if it does, within the bound.
+fn told_length(
+    headers: &HeaderMap,
+    body: &Incoming,
+    most: usize,
+) -> Result<Option<usize>, Refused> {
+    if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Refused::NoLength);
+    }
+    let Some(told) = body.size_hint().exact() else { return Ok(None) };
+    let told = usize::try_from(told).ok().filter(|&told| told <= most);
+    told.map(Some).ok_or(Refused::TooLong { most })
 }

@@ -20,6 +20,7 @@ use crate::config::IngestSettings;
 use crate::model::incoming::Incoming;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
+use crate::serve::ration::Portion;
 use crate::store::received::receive;
 use crate::store::{Store, StoreError};
 
@@ -49,10 +50,11 @@ pub(super) struct RequestPermit {
     metrics: Arc<Metrics>,
 }
 
-/// The permit for the bytes of a body, until it is stored or spooled.
+/// The bytes of a body in memory, until it is stored or spooled.
 #[derive(Debug)]
 pub(super) struct BytesPermit {
-    bytes: OwnedSemaphorePermit,
+    portion: Portion,
+    bytes: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -108,21 +110,34 @@ impl Drop for RequestPermit {
 }
 
 impl BytesPermit {
-    pub(super) fn new(bytes: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
-        Self { bytes, metrics: Arc::clone(metrics) }
+    /// None yet.
+    pub(super) fn new(portion: Portion, metrics: &Arc<Metrics>) -> Self {
+        Self { portion, bytes: 0, metrics: Arc::clone(metrics) }
     }
 
-    pub(super) fn grow(&mut self, more: OwnedSemaphorePermit) {
-        #[expect(clippy::cast_precision_loss, reason = "a body is far smaller than 2^53 bytes")]
-        self.metrics.ingest.in_flight_bytes.increment(more.num_permits() as f64);
-        self.bytes.merge(more);
+    /// Whether so many more may be in memory.
+    pub(super) fn grow(&mut self, more: usize) -> bool {
+        let has_room = self.portion.take(more);
+        if has_room {
+            self.bytes += more;
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a body is far smaller than 2^53 bytes"
+            )]
+            self.metrics.ingest.in_flight_bytes.increment(more as f64);
+        }
+        has_room
+    }
+
+    pub(super) fn portion(&self) -> &Portion {
+        &self.portion
     }
 }
 
 impl Drop for BytesPermit {
     fn drop(&mut self) {
         #[expect(clippy::cast_precision_loss, reason = "a body is far smaller than 2^53 bytes")]
-        self.metrics.ingest.in_flight_bytes.decrement(self.bytes.num_permits() as f64);
+        self.metrics.ingest.in_flight_bytes.decrement(self.bytes as f64);
     }
 }
 

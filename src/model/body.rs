@@ -10,19 +10,19 @@ use bytes::Bytes;
 use super::delivery::Delivery;
 use super::endpoint::BodyFormat;
 
-/// Bytes for the fixed text of the longest envelope, a webhook id (at most 41 characters) and a
+/// Bytes for the fixed text of the longest envelope, a webhook id (36 characters) and a
 /// timestamp (at most 35).
 const ENVELOPE: usize = 256;
 
 /// A character of a JSON string takes at most this many times its own bytes (`\u0000`).
 const ESCAPED: usize = 6;
 
-/// The body of a request. `source` is the `CloudEvents` attribute that says which system the events
-/// come from, a URI reference; other formats do not carry it.
+/// The body of a request. `id` is the event's `webhook-id`; `source` is the `CloudEvents` attribute
+/// that says which system the events come from, a URI reference; other formats do not carry it.
 ///
 /// Copies the payload once into a buffer that is sized up front; `raw` shares it without a copy.
 #[must_use]
-pub fn render(format: BodyFormat, delivery: &Delivery, source: &str) -> Bytes {
+pub fn render(format: BodyFormat, delivery: &Delivery, id: &str, source: &str) -> Bytes {
     let kind = delivery.event_type.as_str();
     let capacity = ENVELOPE + ESCAPED * (kind.len() + source.len()) + delivery.payload.len();
     let mut body = Body(Vec::new());
@@ -41,7 +41,7 @@ pub fn render(format: BodyFormat, delivery: &Delivery, source: &str) -> Bytes {
         }
         BodyFormat::CloudEvents => {
             body.0.reserve_exact(capacity);
-            body.text(r#"{"specversion":"1.0","id":""#).display(delivery.webhook_id());
+            body.text(r#"{"specversion":"1.0","id":""#).text(id);
             body.text(r#"","source":"#).string(source).text(r#","type":"#).string(kind);
             body.text(r#","time":""#).display(delivery.event_created_at);
             body.text(r#"","datacontenttype":"application/json","data":"#);
@@ -122,6 +122,8 @@ mod tests {
     /// spelling, escapes and white space.
     const AWKWARD: &str = "{ \"b\":1,\"a\" : 9007199254740993,\n\t\"b\": 1.10e+02, \"\\u00fc\\/\": \"ü\", \"n\": 123456789012345678901234567890 }";
 
+    const ID: &str = "evt_e9c4e173a31d5c8ab9b35d16e8984e13";
+
     fn delivery(event_type: &str, payload: &str) -> Delivery {
         Delivery {
             event_id: 42,
@@ -140,7 +142,7 @@ mod tests {
     }
 
     fn text(format: BodyFormat, delivery: &Delivery) -> String {
-        String::from_utf8(render(format, delivery, "urn:shop").to_vec()).unwrap()
+        String::from_utf8(render(format, delivery, ID, "urn:shop").to_vec()).unwrap()
     }
 
     #[test]
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(
             cloud,
             json!({
-                "specversion": "1.0", "id": d.webhook_id(), "source": "urn:shop",
+                "specversion": "1.0", "id": ID, "source": "urn:shop",
                 "type": "order.paid", "time": "2024-02-29T23:59:59.000125Z",
                 "datacontenttype": "application/json", "data": {"id": 1},
             })
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn raw_shares_the_payload() {
         let d = delivery("order.paid", AWKWARD);
-        assert_eq!(render(BodyFormat::Raw, &d, "").as_ptr(), d.payload.as_ptr());
+        assert_eq!(render(BodyFormat::Raw, &d, ID, "").as_ptr(), d.payload.as_ptr());
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
                 (BodyFormat::EventPayload, "event"),
                 (BodyFormat::CloudEvents, "type"),
             ] {
-                let body: Value = serde_json::from_slice(&render(format, &d, &source)).unwrap();
+                let body: Value = serde_json::from_slice(&render(format, &d, ID, &source)).unwrap();
                 prop_assert_eq!(&body[key], &json!(kind));
                 if format == BodyFormat::CloudEvents {
                     prop_assert_eq!(&body["source"], &json!(source));
@@ -233,7 +235,7 @@ mod tests {
             d.event_id = i64::MIN;
             d.event_created_at = Timestamp::MIN;
             for format in FORMATS {
-                prop_assert!(!render(format, &d, &kind).is_empty()); // asserts its own capacity
+                prop_assert!(!render(format, &d, ID, &kind).is_empty()); // asserts its own capacity
             }
         }
     }

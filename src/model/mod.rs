@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod header;
 pub mod subscription;
+pub mod webhook_id;
 pub mod withdrawal;
 
 // Incoming webhooks.

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +15,10 @@ use tokio::time;
 
 use crate::serve::connection::{ConnectionBounds, converse};
 use crate::serve::listener::Listener;
+use crate::serve::ration::{Portion, Ration};
 use crate::stopper::Stopper;
 
-/// More than a relay opens to one endpoint. Further ones wait in the kernel's backlog.
+/// More than a relay opens to one endpoint. Further ones wait.
 const CONNECTIONS_MAX: usize = 128;
 const BOUNDS: ConnectionBounds = ConnectionBounds {
     // Longer than a relay keeps an idle connection, so that none is closed under a request.
@@ -63,7 +65,9 @@ impl ReceiverListener {
     /// # Errors
     /// If the address is in use, or not this host's.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Listener::bind("the receiver's address", address, CONNECTIONS_MAX).await.map(Self)
+        // A relay's idle connections are left alone.
+        let places = Ration::of(CONNECTIONS_MAX, Duration::MAX);
+        Listener::bind("the receiver's address", address, places).await.map(Self)
     }
 
     #[must_use]
@@ -78,11 +82,14 @@ impl ReceiverListener {
         F: Future<Output = ReceiverAnswer> + Send + 'static,
     {
         let told = stopper.clone();
-        let hold = move |stream, _peer| {
+        let hold = move |stream, _peer, place: Arc<Portion>| {
             let (handler, stopper) = (handler.clone(), told.clone());
             async move {
                 let answer = |request| answer(request, body_max, &handler);
-                converse(stream, BOUNDS, answer, &stopper).await;
+                tokio::select! {
+                    () = converse(stream, BOUNDS, answer, &stopper) => {}
+                    () = place.is_to_go.cancelled() => {}
+                }
             }
         };
         self.0.serve(hold, stopper).await;

@@ -50,7 +50,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::stopper::Stopper;
 use crate::store::relays::Lease;
-use crate::store::{Database, Store, StoreError, bell, rules};
+use crate::store::{Database, Store, StoreError, bell, rules, webhook_ids};
 
 pub use self::attempt::JudgedAttempt;
 pub use self::claims::holdings::{Booked, Claim, ClaimTokens, Holdings};
@@ -133,9 +133,10 @@ async fn begin(lasting: &Lasting) -> Result<Beginning, StoreError> {
         let found = lease.renew(0, config.relay.lease).await?;
         Ok((lease, found))
     };
-    let ((lease, found), rules) = tokio::try_join!(lease, rules::rules(store))?;
+    let ((lease, found), rules, webhook_ids) =
+        tokio::try_join!(lease, rules::rules(store), Box::pin(webhook_ids::read(store)))?;
     let share = lease::share(lease.registration().relay, &found);
-    Ok(Beginning { lease, share, rules, bell, sessions })
+    Ok(Beginning { lease, share, rules, webhook_ids, bell, sessions })
 }
 
 async fn term(lasting: &Lasting, beginning: Beginning, stopper: &Stopper) {

@@ -30,6 +30,7 @@ use crate::model::dispatch::{Dispatch, DispatchSettings};
 use crate::model::routing::Recipients;
 use crate::model::rules::RuleSet;
 use crate::model::share::Share;
+use crate::model::webhook_id::WebhookIds;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::outbound::client::Client;
@@ -55,6 +56,7 @@ pub(super) struct Beginning {
     pub(super) lease: Lease,
     pub(super) share: Share,
     pub(super) rules: RuleSet,
+    pub(super) webhook_ids: WebhookIds,
     pub(super) bell: BellSession,
     /// The sessions that this term opens.
     pub(super) sessions: TaskTracker,
@@ -76,9 +78,11 @@ pub(super) struct Stations {
 
 /// Files that the senders of webhooks and what they need may take.
 fn files_of_senders(config: &Config) -> usize {
-    /// The spool, and the way to the database.
-    const BESIDE: usize = 16;
-    config.ingest.listen.map_or(0, |_| config.ingest.max_connections + BESIDE)
+    /// The spool, the way to the database, and connections that are changing places: an eighth, and
+    /// some (`serve::listener::most_files`).
+    const BESIDE: usize = 32;
+    let most = config.ingest.max_connections;
+    config.ingest.listen.map_or(0, |_| most + most / 8 + BESIDE)
 }
 
 /// Used by most stations.
@@ -96,7 +100,7 @@ struct Common {
 impl Stations {
     pub(super) fn new(lasting: &Lasting, beginning: Beginning) -> Self {
         let Lasting { config, clock, metrics, .. } = lasting;
-        let Beginning { lease, share, rules, bell, sessions } = beginning;
+        let Beginning { lease, share, rules, webhook_ids, bell, sessions } = beginning;
         let term = Arc::new(Term::new(lease.registration(), config.relay.lease, sessions));
         let database = Link::new(lasting.store.clone(), lasting.status.clone(), clock.clone());
         let policy = Arc::new(Policy::new(config, rules));
@@ -110,7 +114,7 @@ impl Stations {
             term: Arc::clone(&term),
             claims: Arc::clone(&claims),
             budget: Budget::new(config.relay.max_in_flight),
-            attempts: attempts(lasting, &term, &policy),
+            attempts: attempts(lasting, &term, &policy, webhook_ids),
             results: results.clone(),
             effects: Arc::clone(&effects),
             share: Mutex::new(share),
@@ -239,7 +243,12 @@ impl Common {
     }
 }
 
-fn attempts(lasting: &Lasting, term: &Arc<Term>, policy: &Arc<Policy>) -> Attempts {
+fn attempts(
+    lasting: &Lasting,
+    term: &Arc<Term>,
+    policy: &Arc<Policy>,
+    webhook_ids: WebhookIds,
+) -> Attempts {
     let config = &lasting.config;
     Attempts {
         client: lasting.client.clone(),
@@ -247,6 +256,7 @@ fn attempts(lasting: &Lasting, term: &Arc<Term>, policy: &Arc<Policy>) -> Attemp
         settings: config.delivery.clone(),
         retry_after_cap: config.retry.retry_after_cap,
         policy: Arc::clone(policy),
+        webhook_ids,
         term: Arc::clone(term),
         clock: lasting.clock.clone(),
         metrics: Arc::clone(&lasting.metrics),

@@ -3,17 +3,15 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::admission::AdminConnections;
 use super::connection::{ConnectionBounds, converse};
 use super::listener::Listener;
+use super::ration::{Doing, Portion, Ration};
 use super::router::Router;
 use crate::stopper::Stopper;
 
-/// Probes and a scraper or two. For a further one, the connection that is idle for longest ends.
+/// Probes and a scraper or two. For a further one, the connection that has asked nothing for
+/// longest ends: at once, since a probe does not wait.
 const MAX_CONNECTIONS: usize = 64;
-/// Connections that are told to end and those that take their place, for the moment in which both
-/// are there.
-const CHANGING_PLACES: usize = 16;
 const BOUNDS: ConnectionBounds = ConnectionBounds {
     // A peer that drips bytes, or holds a connection without asking anything, makes room for
     // others.
@@ -41,8 +39,8 @@ impl AdminServer {
     /// # Errors
     /// If the address is in use, not this host's, or not allowed to this process.
     pub async fn bind(address: SocketAddr) -> Result<Self, ServerError> {
-        let listener =
-            Listener::bind("http.listen", address, MAX_CONNECTIONS + CHANGING_PLACES).await;
+        let places = Ration::of(MAX_CONNECTIONS, Duration::ZERO);
+        let listener = Listener::bind("http.listen", address, places).await;
         listener.map(Self).map_err(|source| ServerError::Bind { address, source })
     }
 
@@ -56,18 +54,16 @@ impl AdminServer {
     pub async fn serve(self, router: Router, stopper: &Stopper) {
         let router = Arc::new(router);
         let told = stopper.clone();
-        let connections = AdminConnections::of(MAX_CONNECTIONS);
-        let hold = move |stream, _peer| {
+        let hold = move |stream, _peer, place: Arc<Portion>| {
             let (router, stopper) = (Arc::clone(&router), told.clone());
-            let admitted = connections.admit();
             async move {
                 let answer = |request| {
-                    admitted.asks();
+                    place.now(Doing::Idle);
                     async { Ok::<_, Infallible>(router.answer(request).await) }
                 };
                 tokio::select! {
                     () = converse(stream, BOUNDS, answer, &stopper) => {}
-                    () = admitted.is_to_go.cancelled() => {}
+                    () = place.is_to_go.cancelled() => {}
                 }
             }
         };
@@ -188,5 +184,29 @@ mod tests {
         for stays in [0, 2, MAX_CONNECTIONS - 1] {
             assert!(ask(&mut held[stays], LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
         }
+    }
+
+    /// As in a flood: each of as many connections as there are asks now and then, and comes back
+    /// when it is closed.
+    #[tokio::test]
+    async fn an_address_that_takes_every_place_again_and_again_leaves_probes_and_scrapers_alone() {
+        const LIVE: &str = "GET /live HTTP/1.1\r\nhost: x\r\n\r\n";
+        async fn from(here: &str, address: SocketAddr) -> TcpStream {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(here.parse().unwrap()).unwrap();
+            socket.connect(address).await.unwrap()
+        }
+        let running = running().await;
+        let mut scraper = TcpStream::connect(running.address).await.unwrap();
+        assert!(ask(&mut scraper, LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        let mut flood = Vec::new();
+        for _ in 0..4 * MAX_CONNECTIONS {
+            let mut stream = from("127.0.0.2:0", running.address).await;
+            assert!(ask(&mut stream, LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
+            flood.push(stream);
+            let mut probe = TcpStream::connect(running.address).await.unwrap();
+            assert!(ask(&mut probe, LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        assert!(ask(&mut scraper, LIVE).await.starts_with("HTTP/1.1 200 OK\r\n"), "it was kept");
     }
 }

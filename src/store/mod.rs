@@ -38,6 +38,7 @@ mod tls;
 pub mod upkeep;
 mod url;
 pub mod visit;
+pub mod webhook_ids;
 pub mod withdrawals;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, webhook_ids};
 use crate::model::delivery::EventId;
 use crate::model::incoming::Incoming;
 
@@ -12,13 +12,13 @@ const RECEIVE: &str = include_str!("../../sql/queries/receive.sql");
 const TRIM_RECEIVED: &str = include_str!("../../sql/queries/trim_received.sql");
 
 /// The result for one webhook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// `false`: the sender had sent it before, and nothing was inserted.
     pub is_new: bool,
-    /// The webhook's own event or, if it had been sent before, the first one's. `None`: another
-    /// session is inserting that at this moment.
-    pub event: Option<(EventId, Timestamp)>,
+    /// The `webhook-id` of its event or, if it had been sent before, of the first one's. `None`:
+    /// another session is inserting that at this moment.
+    pub webhook_id: Option<String>,
 }
 
 /// Inserts these webhooks in one statement; returns one result for each, in order.
@@ -47,10 +47,13 @@ pub async fn receive(store: &Store, came: &[&Incoming]) -> Result<Vec<Stored>, S
         )
         .await?;
     let stored = rows.iter().map(|row| {
-        let id: Option<EventId> = row.get("event_id");
-        Stored { is_new: row.get("is_new"), event: id.zip(row.get("created_at")) }
+        let (id, at): (Option<EventId>, Option<Timestamp>) =
+            (row.get("event_id"), row.get("created_at"));
+        let ids = webhook_ids::of(row, "webhook_id_key")?;
+        let webhook_id = id.zip(at).map(|(id, at)| ids.of(id, at));
+        Ok(Stored { is_new: row.get("is_new"), webhook_id })
     });
-    Ok(stored.collect())
+    stored.collect()
 }
 
 /// Deletes the ids of webhooks that came in longer ago than this.

@@ -142,7 +142,7 @@ async fn one_source_at_its_bound_is_told_so_and_leaves_room_for_others() {
 }
 
 /// The memory that a process has had at most, in bytes.
-fn peak(pid: u32) -> usize {
+pub(super) fn peak(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024

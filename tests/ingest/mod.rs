@@ -2,6 +2,7 @@
 
 mod bounds;
 mod chaos;
+mod door;
 mod gitlab;
 mod pooler;
 mod raw;

@@ -265,6 +265,7 @@ async fn no_secret_of_a_row_that_is_refused_stands_in_the_error_or_the_servers_l
     let headers = format!(r#"{{"authorization": "Bearer {secret}"}}"#);
     let smuggled = format!(r#"{{"authorization": "Bearer {secret}", "host": "x"}}"#);
     let endpoints = "insert into posthaste.endpoints (url, headers, ";
+    let events = "insert into posthaste.outbox (event_type, payload, headers) values";
     let add = "select posthaste.add_endpoint('https://example.com/', headers => $1::text::jsonb";
     for (statement, value, code) in [
         (format!("{add})"), &smuggled, "23514"),
@@ -302,6 +303,13 @@ async fn no_secret_of_a_row_that_is_refused_stands_in_the_error_or_the_servers_l
             "23502",
         ),
         ("update posthaste.endpoint_secrets set secret = '!' || $1".into(), &secret, "23514"),
+        (
+            format!("{events} ('a', '1', $1::text::jsonb || '{{\"a b\": \"x\"}}')"),
+            &headers,
+            "23514",
+        ),
+        (format!("{events} ('a', null, $1::text::jsonb)"), &headers, "23502"),
+        (format!("{events} (null, '1', $1::text::jsonb)"), &headers, "23502"),
     ] {
         let refused = client.query(&statement, &[value]).await.expect_err(&statement);
         let refused = refused.as_db_error().unwrap();

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::support::{
     Received, Receiver, Relay, Reply, TestDatabase, attempted, endpoint, event, inconsistencies,
-    settled, unchecked, value,
+    migrate, settled, unchecked, value,
 };
 
 /// Everything that a parser would change: key order, a repeated key, digits past 2^53, a float's
@@ -65,6 +65,24 @@ async fn a_committed_event_arrives_as_a_signed_post() {
     assert_eq!(received.id(), value::<String>(&client, statement).await);
     let statement = format!("select posthaste.event_of('{}')", received.id());
     assert_eq!(value::<i64>(&client, &statement).await, event);
+}
+
+#[tokio::test]
+async fn an_event_has_another_webhook_id_in_another_database_and_the_same_in_a_copy() {
+    // Each test's database is a copy of one that was migrated.
+    let (one, copy, other) =
+        tokio::join!(TestDatabase::new(), TestDatabase::new(), TestDatabase::empty());
+    migrate(&other.url()).await;
+    let ids = async |database: &TestDatabase| {
+        let client = database.client().await;
+        let statement = "select array_agg(posthaste.webhook_id(n, '2026-01-01T00:00:00Z') order by n) \
+                         from generate_series(1, 100) n";
+        value::<Vec<String>>(&client, statement).await
+    };
+    let (one, copy, other) = (ids(&one).await, ids(&copy).await, ids(&other).await);
+    assert_eq!(one, copy);
+    let all: BTreeSet<_> = one.iter().chain(&other).collect();
+    assert_eq!(all.len(), 200);
 }
 
 trait ReplaceFirst {

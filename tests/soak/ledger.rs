@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use jiff::Timestamp;
+use posthaste::model::webhook_id::WebhookIds;
+
 use super::events::{Event, WRITERS};
 
 /// An event, as the application knows it.
@@ -32,6 +35,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Ledger {
     pub seed: u64,
+    webhook_ids: WebhookIds,
     entries: Mutex<Vec<Entry>>,
     complaints: Mutex<BTreeMap<&'static str, Complaint>>,
 }
@@ -47,16 +51,15 @@ pub struct Complaint {
 /// Enough to see what they have in common.
 const CASES_KEPT: usize = 10;
 
-impl Entry {
-    /// As the receivers are to see it.
-    pub fn webhook_id(&self) -> String {
-        format!("evt_{}_{:x}", self.event_id, self.created_at)
-    }
-}
-
 impl Ledger {
-    pub fn new(seed: u64) -> Self {
-        Self { seed, entries: Mutex::default(), complaints: Mutex::default() }
+    pub fn new(seed: u64, webhook_ids: WebhookIds) -> Self {
+        Self { seed, webhook_ids, entries: Mutex::default(), complaints: Mutex::default() }
+    }
+
+    /// As the receivers are to see it.
+    pub fn webhook_id(&self, entry: &Entry) -> String {
+        let created_at = Timestamp::from_microsecond(entry.created_at);
+        self.webhook_ids.of(entry.event_id, created_at.expect("PostgreSQL's time"))
     }
 
     pub fn event(&self, serial: u32) -> Event {

@@ -140,9 +140,10 @@ impl Soak {
         let cluster = Cluster::start(options).await.expect("start PostgreSQL");
         let url = cluster.url();
         database::migrate(&url).await;
-        let ledger = Arc::new(Ledger::new(wanted.seed));
         let receivers = Receivers::bind().await.expect("take an address for each endpoint");
         let session = Session::open(&url).await.expect("connect");
+        let webhook_ids = rows::webhook_ids(&session.client).await;
+        let ledger = Arc::new(Ledger::new(wanted.seed, webhook_ids));
         session.client.batch_execute(JOURNAL).await.expect("make the application's table");
         let mut endpoint_ids = Vec::new();
         let mut secrets = Vec::new();

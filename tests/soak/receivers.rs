@@ -261,7 +261,7 @@ impl Station {
         let case = || format!("event {} ({id}, serial {}) to {name}", entry.event_id, event.serial);
         if entry.fate == Fate::Unwritten || entry.sent_at == 0 {
             ledger.complain("an event was sent before its transaction committed", case);
-        } else if entry.webhook_id() != id {
+        } else if ledger.webhook_id(&entry) != id {
             ledger.complain("a webhook-id is not the event's", case);
         }
         if !self.spec.is_owed(&event) {

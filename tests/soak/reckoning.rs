@@ -182,7 +182,7 @@ impl Reckoning<'_> {
                 format!(
                     "event {} ({}, serial {serial}, key {:?}) at {:?} (endpoint {}): {} requests, {} accepted",
                     entry.event_id,
-                    entry.webhook_id(),
+                    self.ledger.webhook_id(&entry),
                     self.ledger.event(serial).key,
                     ENDPOINTS[number].name,
                     self.endpoint_ids[number],

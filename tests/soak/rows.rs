@@ -9,6 +9,8 @@ use futures_util::TryStreamExt as _;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
+use posthaste::model::webhook_id::WebhookIds;
+
 use super::endpoints::Spec;
 use super::faults::Session;
 use super::ledger::Ledger;
@@ -207,4 +209,11 @@ pub fn check_log(ledger: &Ledger, log: &Path) {
             ledger.complain("a relay logged an error", || format!("{}: {line}", log.display()));
         }
     }
+}
+
+/// The database's way to make them.
+pub async fn webhook_ids(client: &Client) -> WebhookIds {
+    let row = client.query_one("select key from posthaste.webhook_id_key", &[]).await;
+    let key: Vec<u8> = row.expect("it has a key").get(0);
+    WebhookIds::new(key.try_into().expect("the key's length"))
 }

@@ -91,7 +91,7 @@ begin
   assert not pg_temp.may('select headers from posthaste.endpoints');
   assert not pg_temp.may('select url from posthaste.endpoints');
   assert not pg_temp.may('select response_body from posthaste.attempts');
-  foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing', 'received'] loop
+  foreach v in array array['endpoint_secrets', 'outbox', 'attempts', 'deliveries', 'routing', 'received', 'webhook_id_key'] loop
     assert not pg_temp.may('select * from posthaste.' || v), v;
   end loop;
   foreach v in array array['add_endpoint(''https://x.example'')', 'enable_endpoint(1)', 'disable_endpoint(1)', 'rotate_secret(1)', 'send_test(1)',

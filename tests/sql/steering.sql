@@ -179,7 +179,14 @@ select pg_temp.fails($$select posthaste.emit('posthaste.endpoint.disabled', '1')
 
 -- a webhook-id leads to its event
 do $$
+declare
+  e record;
 begin
-  assert posthaste.event_of(posthaste.webhook_id(4711, now())) = 4711;
-  perform pg_temp.fails($f$select posthaste.event_of('msg_1')$f$, '22023', 'not a webhook-id');
+  select id, created_at into e from posthaste.outbox order by id desc limit 1;
+  assert posthaste.event_of(posthaste.webhook_id(e.id, e.created_at)) = e.id;
+  -- The same number at another moment, as after a recovery to an earlier point in time, is another event.
+  assert posthaste.webhook_id(e.id, e.created_at) <> posthaste.webhook_id(e.id, e.created_at + interval '1 microsecond');
+  perform pg_temp.fails($f$select posthaste.event_of('msg_1')$f$, '22023', 'not a webhook-id of Posthaste');
+  perform pg_temp.fails($f$select posthaste.event_of('evt_1_64df3f3b1c000')$f$, '22023', 'not a webhook-id of Posthaste');
+  perform pg_temp.fails(format('select posthaste.event_of(%L)', 'evt_' || repeat('0', 32)), '22023', 'not a webhook-id of this database');
 end $$;

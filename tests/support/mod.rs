@@ -35,7 +35,7 @@ pub use rows::{
     make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
 pub use scripted::{After, Gate, Received, Reply, accept, believed, give, read_request};
-pub use sender::{Line, post};
+pub use sender::{Answer, Line, post};
 pub use server::Server;
 pub use standby::Standby;
 pub use wire::Wire;

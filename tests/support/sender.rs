@@ -1,11 +1,11 @@
 //! A sender of webhooks to a relay: down to the bytes, since no client library would misbehave to
 //! order.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::AsyncBufReadExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::within;
 
@@ -50,7 +50,14 @@ impl Answer {
 
 impl Line {
     pub async fn to(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::from(Ipv4Addr::LOCALHOST, address).await
+    }
+
+    /// From another address of the loopback, which is another sender to the door.
+    pub async fn from(here: Ipv4Addr, address: SocketAddr) -> std::io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((here, 0).into())?;
+        let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::over(stream))
     }

@@ -1,19 +1,18 @@
 //! A source made ready: decides whether a sender is admitted, and makes the event of its request.
 //! Reads no clock and waits for nothing.
 
+mod kept;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 
 use crate::config::{Content, EventType, SourceSettings};
-use crate::model::header::may_be_mistaken;
-use crate::model::incoming::{
-    HEADER_BYTES_MAX, HEADER_VALUE_MAX, HEADERS_MAX, Incoming, Payload, TEXT_MAX,
-};
+use crate::model::incoming::{Incoming, Payload, TEXT_MAX};
 use crate::model::selector::{Selector, is_json};
 use crate::signing::verify::{Scheme, Verified, Verifier, VerifierError};
 
@@ -37,48 +36,6 @@ pub(super) enum Wrong {
     /// 422
     Event(String),
 }
-
-/// Headers that `*` never keeps: of one hop, or Posthaste's own.
-const HOP: [&str; 17] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "expect",
-    "content-length",
-    "content-encoding",
-    "user-agent",
-    "accept",
-    "accept-encoding",
-    "accept-language",
-    "via",
-    "forwarded",
-];
-/// Nor does it keep headers whose names contain one of these: they hold a plain secret, or identify
-/// a person. Signatures are kept, since a receiver behind Posthaste may verify them again.
-const SECRET: [&str; 17] = [
-    "authori",
-    "authenticat",
-    "x-auth",
-    "cookie",
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "credential",
-    "api-key",
-    "apikey",
-    "access-key",
-    "private-key",
-    "session",
-    "csrf",
-    "jwt",
-    "real-ip",
-];
 
 impl Source {
     pub(super) fn new(name: &str, settings: &SourceSettings) -> Result<Self, VerifierError> {
@@ -177,7 +134,7 @@ impl Source {
             event_type,
             tenant: self.settings.tenant.clone(),
             ordering_key: ordering_key.filter(|key| !key.is_empty()).map(|key| fitting(&key)),
-            headers: self.kept(headers, content),
+            headers: kept::kept(&self.settings, headers, content),
             payload: match content {
                 Content::Json => text,
                 Content::Form => quoted(text.as_str()),
@@ -204,54 +161,6 @@ impl Source {
         words.filter(|words| words.chars().count() <= TEXT_MAX).ok_or_else(|| {
             Wrong::Event("the value that names the event's type is no event type".to_owned())
         })
-    }
-
-    /// The headers that are sent on with the event, as JSON: within the bounds of the outbox, those
-    /// first that the settings name.
-    fn kept(&self, headers: &HeaderMap, content: Content) -> String {
-        let mut kept = serde_json::Map::new();
-        let mut room = HEADER_BYTES_MAX;
-        let is_named = |name: &&HeaderName| {
-            *name == CONTENT_TYPE
-                || self.settings.headers.iter().any(|named| named == name.as_str())
-        };
-        let (named, others): (Vec<_>, Vec<_>) = headers.keys().partition(is_named);
-        for name in named.into_iter().chain(others) {
-            let mut values = headers
-                .get_all(name)
-                .iter()
-                .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
-            let Some(first) = values.next() else { continue };
-            let value = values.fold(first.to_owned(), |all, value| all + ", " + value);
-            // A body that is not JSON cannot be sent on without its type.
-            let needed = name == CONTENT_TYPE && content == Content::Form;
-            let bytes = name.as_str().len() + value.len();
-            let fits = kept.len() < HEADERS_MAX && value.len() <= HEADER_VALUE_MAX && bytes <= room;
-            if fits && (needed || self.keeps(name.as_str(), &value)) {
-                room -= bytes;
-                kept.insert(name.as_str().to_owned(), value.into());
-            }
-        }
-        serde_json::Value::Object(kept).to_string()
-    }
-
-    fn keeps(&self, name: &str, value: &str) -> bool {
-        // The outbox refuses an event with one of these.
-        if may_be_mistaken(name) {
-            return false;
-        }
-        let patterns = &self.settings.headers;
-        if patterns.iter().any(|pattern| pattern == name) {
-            return true;
-        }
-        let tells = HOP.contains(&name)
-            || SECRET.iter().any(|part| name.contains(part))
-            || name.starts_with("x-forwarded-")
-            || self.settings.secrets.iter().any(|secret| value.contains(secret.expose()));
-        let matches = |pattern: &String| {
-            pattern.strip_suffix('*').is_some_and(|beginning| name.starts_with(beginning))
-        };
-        !tells && patterns.iter().any(matches)
     }
 }
 

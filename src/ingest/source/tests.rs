@@ -94,6 +94,13 @@ fn what_a_column_does_not_hold_is_told_apart_by_its_digest() {
     assert!(key(r#"{"key": "\u0000"}"#).unwrap().starts_with("sha256:"));
 }
 
+fn kept(settings: &[(&str, &str)], pairs: &[(&str, &str)]) -> Vec<String> {
+    let made = incoming(&source(settings), named("x"), pairs, "{}").unwrap();
+    let kept: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&made.headers).unwrap();
+    kept.into_iter().map(|(name, value)| format!("{name}: {}", value.as_str().unwrap())).collect()
+}
+
 #[test]
 fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
     let pairs = [
@@ -115,24 +122,49 @@ fn headers_of_one_hop_and_secrets_are_not_kept_unless_they_are_named() {
         ("content_length", "1"),
         ("proxy_authorization", "x"),
     ];
-    let kept = |settings: &[(&str, &str)]| {
-        let made = incoming(&source(settings), named("x"), &pairs, "{}").unwrap();
-        let kept: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(&made.headers).unwrap();
-        kept.into_iter()
-            .map(|(name, value)| format!("{name}: {}", value.as_str().unwrap()))
-            .collect::<Vec<_>>()
-    };
     let secret = [("verify", "token"), ("secret", "s3cret")];
-    assert_eq!(kept(&secret), ["webhook-signature: v1,x", "x-kind: a, b"]);
+    assert_eq!(kept(&secret, &pairs), [""; 0]);
+    let all = [secret[0], secret[1], ("headers", "*")];
+    assert_eq!(kept(&all, &pairs), ["webhook-signature: v1,x", "x-kind: a, b"]);
     let named = "x-kind, x-gitlab-token, X-Api-Key, x-forwarded-for, proxy_authorization";
     let named = [secret[0], secret[1], ("headers", named)];
     assert_eq!(
-        kept(&named),
+        kept(&named, &pairs),
         ["x-api-key: key=s3cret", "x-forwarded-for: 10.0.0.1", "x-gitlab-token: x", "x-kind: a, b"]
     );
-    assert_eq!(kept(&[("headers", "x-*")]), ["x-kind: a, b"]);
-    assert_eq!(kept(&[("headers", "[]")]), [""; 0]);
+    assert_eq!(kept(&[("headers", "x-*")], &pairs), ["x-kind: a, b"]);
+}
+
+/// Names of credentials that no list of secrets knows: a company's own, and a signature.
+#[test]
+fn of_a_scheme_its_list_is_kept_and_nothing_that_is_on_none() {
+    let pairs = [
+        ("x-github-event", "push"),
+        ("x-github-delivery", "1"),
+        ("x-hub-signature-256", "sha256=x"),
+        ("x-gitlab-event", "Push Hook"),
+        ("x-shopify-topic", "orders/create"),
+        ("x-acme-pass", "x"),
+        ("x-vault", "x"),
+        ("x-real-ip", "10.0.0.1"),
+        ("content-type", "application/json"),
+        ("user-agent", "GitHub-Hookshot/1"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("x-request-id", "it was s3cret"),
+    ];
+    let of_all = ["content-type: application/json", pairs[10].1, "user-agent: GitHub-Hookshot/1"];
+    let traceparent = format!("traceparent: {}", of_all[1]);
+    let of_github = ["x-github-delivery: 1", "x-github-event: push"];
+    for (scheme, of_scheme) in [
+        ("github", &of_github[..]),
+        ("gitlab", &["x-gitlab-event: Push Hook"]),
+        ("shopify", &["x-shopify-topic: orders/create"]),
+        ("token", &[]),
+    ] {
+        let common = [of_all[0], traceparent.as_str(), of_all[2]];
+        let expected = [&common[..], of_scheme].concat();
+        assert_eq!(kept(&[("verify", scheme), ("secret", "s3cret")], &pairs), expected, "{scheme}");
+    }
 }
 
 #[test]

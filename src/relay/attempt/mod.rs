@@ -27,6 +27,7 @@ use crate::model::endpoint::OnDead;
 use crate::model::outcome::{Outcome, Phases, Refusal};
 use crate::model::rules::RuleSet;
 use crate::model::verdict::{self, Decision, Verdict};
+use crate::model::webhook_id::WebhookIds;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace;
 use crate::outbound::client::{Client, Connection, Exchange};
@@ -40,6 +41,7 @@ pub(super) struct Attempts {
     /// The longest that a receiver's `Retry-After` is followed.
     pub(super) retry_after_cap: Duration,
     pub(super) policy: Arc<Policy>,
+    pub(super) webhook_ids: WebhookIds,
     pub(super) term: Arc<Term>,
     pub(super) clock: Present,
     pub(super) metrics: Arc<Metrics>,
@@ -195,8 +197,9 @@ impl Attempts {
         slot: &mut ConnectionSlot,
         timeout: Duration,
     ) -> Exchange {
-        let source = &self.settings.cloudevents_source;
-        match request::request(ready, sending, delivery, source, self.clock.now()) {
+        let id = self.webhook_ids.of(delivery.event_id, delivery.event_created_at);
+        let names = (id.as_str(), self.settings.cloudevents_source.as_str());
+        match request::request(ready, sending, delivery, names, self.clock.now()) {
             Ok(request) => {
                 let (connection, target) = (&mut slot.connection, &sending.target);
                 let is_wanted = || self.is_wanted(ready);

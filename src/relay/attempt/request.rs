@@ -12,23 +12,22 @@ use crate::model::body;
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::BodyFormat;
 
-/// Makes the request and signs it as of now. `source` is what `CloudEvents` name as theirs.
+/// Makes the request and signs it as of now. `id` is the `webhook-id`, `source` what `CloudEvents`
+/// name as theirs.
 pub(super) fn request(
     ready: &ReadyEndpoint,
     sending: &Sending,
     delivery: &Delivery,
-    source: &str,
+    (id, source): (&str, &str),
     now: Timestamp,
 ) -> Result<Request<Full<Bytes>>, TooMany> {
-    let body = body::render(ready.endpoint.body_format, delivery, source);
-    let id = delivery.webhook_id();
+    let body = body::render(ready.endpoint.body_format, delivery, id, source);
     let timestamp = now.as_second();
-    let signature =
-        (!sending.signer.is_empty()).then(|| sending.signer.sign(&id, timestamp, &body));
+    let signature = (!sending.signer.is_empty()).then(|| sending.signer.sign(id, timestamp, &body));
     let mut request = sending.target.post(body);
     let headers = request.headers_mut();
     headers::put_all(headers, &sending.headers)?;
-    headers::put(headers, WEBHOOK_ID, header(&id))?;
+    headers::put(headers, WEBHOOK_ID, header(id))?;
     headers::put(headers, WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp))?;
     if let Some(signature) = signature {
         headers::put(headers, WEBHOOK_SIGNATURE, header(&signature))?;

@@ -13,6 +13,7 @@ use crate::config::{Config, Sources, load};
 use crate::model::endpoint::Endpoint;
 use crate::model::outcome::Cause;
 use crate::model::verdict::Decision;
+use crate::model::webhook_id::WEBHOOK_ID_KEY_BYTES;
 use crate::outbound::addresses::AddressRules;
 use crate::outbound::client::ClientSettings;
 use crate::outbound::resolve::Resolver;
@@ -39,6 +40,7 @@ pub(in crate::relay) fn attempts(files: usize, lease: Duration) -> Attempts {
         files: Files::new(files),
         retry_after_cap: config.retry.retry_after_cap,
         policy: Arc::new(Policy::new(&config, RuleSet::default())),
+        webhook_ids: WebhookIds::new([7; WEBHOOK_ID_KEY_BYTES]),
         term: Arc::new(Term::new(Registration::nowhere(), lease, TaskTracker::new())),
         clock: Present::default(),
         metrics: Arc::default(),

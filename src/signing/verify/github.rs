@@ -20,6 +20,13 @@ pub(super) fn verify(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Verified, NotVerified> {
+    let (presented, verified) = read(headers)?;
+    let fits = compare::any_mac(keys, &[body], &[presented]);
+    fits.then_some(verified).ok_or(NotVerified::SignatureMismatch)
+}
+
+/// The signature, and what follows if it is right.
+pub(super) fn read(headers: &HeaderMap) -> Result<(encoding::Mac, Verified), NotVerified> {
     let presented = headers::required(headers, SIGNATURE)?
         .strip_prefix(b"sha256=")
         .and_then(encoding::hex)
@@ -27,11 +34,9 @@ pub(super) fn verify(
             header: SIGNATURE,
             expected: "`sha256=` and 64 hex digits",
         })?;
-    if !compare::any_mac(keys, &[body], &[presented]) {
-        return Err(NotVerified::SignatureMismatch);
-    }
-    Ok(Verified {
+    let verified = Verified {
         id: headers::name(headers, "X-GitHub-Delivery")?,
         event_type: headers::name(headers, "X-GitHub-Event")?,
-    })
+    };
+    Ok((presented, verified))
 }

@@ -19,6 +19,7 @@ use hyper::HeaderMap;
 
 use super::compare::TokenFingerprints;
 use super::secrets::{self, VerifierError};
+use super::standard::StandardProof;
 use super::timestamp::Freshness;
 use super::{NotVerified, Verified, headers, standard};
 use crate::signing::sign::WHSEC;
@@ -45,12 +46,28 @@ pub(super) fn verify(
     body: &[u8],
     window: Freshness,
 ) -> Result<Verified, NotVerified> {
+    let (proof, verified) = read(keys, headers, window)?;
+    if let Some(proof) = proof {
+        proof.check(&keys.signing, body)?;
+    }
+    Ok(verified)
+}
+
+/// The proof that is left to be compared with the body, unless the right token has been shown; and
+/// what follows if it is right.
+pub(super) fn read<'h>(
+    keys: &GitlabKeys,
+    headers: &'h HeaderMap,
+    window: Freshness,
+) -> Result<(Option<StandardProof<'h>>, Verified), NotVerified> {
     let signed = standard::is_signed(headers) && !keys.signing.is_empty();
-    let id = if signed || keys.tokens.is_empty() {
-        headers::usable(standard::check(&keys.signing, headers, body, window)?)
+    let (proof, id) = if signed || keys.tokens.is_empty() {
+        let proof = standard::read(headers, window)?;
+        let id = headers::usable(proof.id);
+        (Some(proof), id)
     } else {
         keys.tokens.check(headers::required(headers, "X-Gitlab-Token")?)?;
-        headers::name(headers, "Idempotency-Key")?
+        (None, headers::name(headers, "Idempotency-Key")?)
     };
-    Ok(Verified { id, event_type: headers::name(headers, "X-Gitlab-Event")? })
+    Ok((proof, Verified { id, event_type: headers::name(headers, "X-Gitlab-Event")? }))
 }

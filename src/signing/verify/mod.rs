@@ -17,6 +17,8 @@
 //!   by the number of signatures in it and by the number of secrets.
 //! * **A signed timestamp is plain digits.** Where it is joined with the body by a dot or a colon
 //!   there is then only one way to take the signed bytes apart.
+//! * **Headers come first.** A scheme reads all that it needs of them (`read`) before it looks at
+//!   the body, so the listener can refuse a request without reading that.
 //! * **An id that cannot be stored is no id.** The event is kept and not de-duplicated: twice is
 //!   better than never. Most schemes do not sign the id, only the body; a party that has seen a
 //!   signed request can send its body again under another id, where no timestamp prevents it.
@@ -97,6 +99,25 @@ impl Verifier {
             Scheme::None => Keys::None,
         };
         Ok(Self { scheme, secrets: secrets.len(), keys, tolerance })
+    }
+
+    /// Whether the headers alone tell that the request does not come from the source, before any of
+    /// its body is read. Whatever is refused here, [`verify`](Self::verify) refuses too.
+    ///
+    /// # Errors
+    /// The reason, in words that may be told to the sender.
+    pub fn look(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), NotVerified> {
+        let fresh = timestamp::Freshness { now, tolerance: self.tolerance };
+        match &self.keys {
+            Keys::Gitlab(keys) => gitlab::read(keys, headers, fresh).map(drop),
+            Keys::Github(_) => github::read(headers).map(drop),
+            Keys::Stripe(_) => stripe::read(headers, fresh).map(drop),
+            Keys::Standard(_) => standard::read(headers, fresh).map(drop),
+            Keys::Slack(_) => slack::read(headers, fresh).map(drop),
+            Keys::Shopify(_) => shopify::read(headers).map(drop),
+            Keys::Token(tokens) => token::verify(tokens, headers).map(drop),
+            Keys::None => token::named(headers).map(drop),
+        }
     }
 
     /// Whether the request comes from the source. `headers` as received, `body` the exact bytes.

@@ -23,17 +23,22 @@ pub(super) fn verify(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Verified, NotVerified> {
+    let (presented, verified) = read(headers)?;
+    let fits = compare::any_mac(keys, &[body], &[presented]);
+    fits.then_some(verified).ok_or(NotVerified::SignatureMismatch)
+}
+
+/// The signature, and what follows if it is right.
+pub(super) fn read(headers: &HeaderMap) -> Result<(encoding::Mac, Verified), NotVerified> {
     let is_newer = !headers.contains_key(SIGNATURE) && headers.contains_key(NEWER_SIGNATURE);
-    let signature = if is_newer { NEWER_SIGNATURE } else { SIGNATURE };
+    let (signature, id, topic) = if is_newer {
+        (NEWER_SIGNATURE, "Shopify-Webhook-Id", "Shopify-Topic")
+    } else {
+        (SIGNATURE, "X-Shopify-Webhook-Id", "X-Shopify-Topic")
+    };
     let presented = encoding::base64(headers::required(headers, signature)?)
         .ok_or(NotVerified::Malformed { header: signature, expected: "32 bytes in base64" })?;
-    if !compare::any_mac(keys, &[body], &[presented]) {
-        return Err(NotVerified::SignatureMismatch);
-    }
-    let (id, topic) = if is_newer {
-        ("Shopify-Webhook-Id", "Shopify-Topic")
-    } else {
-        ("X-Shopify-Webhook-Id", "X-Shopify-Topic")
-    };
-    Ok(Verified { id: headers::name(headers, id)?, event_type: headers::name(headers, topic)? })
+    let verified =
+        Verified { id: headers::name(headers, id)?, event_type: headers::name(headers, topic)? };
+    Ok((presented, verified))
 }

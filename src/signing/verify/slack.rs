@@ -38,12 +38,7 @@ pub(super) fn verify(
     body: &[u8],
     window: Freshness,
 ) -> Result<Verified, NotVerified> {
-    let timestamp = headers::required(headers, TIMESTAMP)?;
-    let presented = headers::required(headers, SIGNATURE)?
-        .strip_prefix(b"v0=")
-        .and_then(encoding::hex)
-        .ok_or(NotVerified::Malformed { header: SIGNATURE, expected: "`v0=` and 64 hex digits" })?;
-    window.check(TIMESTAMP, timestamp)?;
+    let (timestamp, presented) = read(headers, window)?;
     if !compare::any_mac(keys, &[b"v0:", timestamp, b":", body], &[presented]) {
         return Err(NotVerified::SignatureMismatch);
     }
@@ -53,4 +48,18 @@ pub(super) fn verify(
         Some(InnerEvent::Something(_)) | None => Text::usable(envelope.r#type),
     };
     Ok(Verified { id: Text::usable(envelope.event_id), event_type })
+}
+
+/// The time and the signature.
+pub(super) fn read(
+    headers: &HeaderMap,
+    window: Freshness,
+) -> Result<(&[u8], encoding::Mac), NotVerified> {
+    let timestamp = headers::required(headers, TIMESTAMP)?;
+    let presented = headers::required(headers, SIGNATURE)?
+        .strip_prefix(b"v0=")
+        .and_then(encoding::hex)
+        .ok_or(NotVerified::Malformed { header: SIGNATURE, expected: "`v0=` and 64 hex digits" })?;
+    window.check(TIMESTAMP, timestamp)?;
+    Ok((timestamp, presented))
 }

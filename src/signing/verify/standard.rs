@@ -90,18 +90,32 @@ pub(super) fn verify(
     body: &[u8],
     window: Freshness,
 ) -> Result<Verified, NotVerified> {
-    let id = check(keys, headers, body, window)?;
+    let proof = read(headers, window)?;
+    proof.check(keys, body)?;
     let payload: PayloadType = body::peek(body);
-    Ok(Verified { id: headers::usable(id), event_type: Text::usable(payload.r#type) })
+    Ok(Verified { id: headers::usable(proof.id), event_type: Text::usable(payload.r#type) })
 }
 
-/// The signed `webhook-id`.
-pub(super) fn check<'h>(
-    keys: &StandardKeys,
-    headers: &'h HeaderMap,
-    body: &[u8],
+/// The headers of a request that may be signed.
+pub(super) struct StandardProof<'h> {
+    pub(super) id: &'h [u8],
+    timestamp: &'h [u8],
+    signatures: Signatures,
+}
+
+impl StandardProof<'_> {
+    /// Whether they sign this body.
+    pub(super) fn check(&self, keys: &StandardKeys, body: &[u8]) -> Result<(), NotVerified> {
+        let fits = self.signatures.fit(keys, &signed(self.id, self.timestamp, body));
+        fits.then_some(()).ok_or(NotVerified::SignatureMismatch)
+    }
+}
+
+/// The signed id, the time and the signatures.
+pub(super) fn read(
+    headers: &HeaderMap,
     window: Freshness,
-) -> Result<&'h [u8], NotVerified> {
+) -> Result<StandardProof<'_>, NotVerified> {
     let is_svix = !is_signed(headers) && headers.contains_key(SVIX.signature);
     let names = if is_svix { SVIX } else { STANDARD };
     let id = headers::required(headers, names.id)?;
@@ -111,12 +125,7 @@ pub(super) fn check<'h>(
         return Err(NotVerified::Malformed { header: names.id, expected: "an id without a dot" });
     }
     window.check(names.timestamp, timestamp)?;
-    let presented = Signatures::parse(list, names.signature)?;
-    if presented.fit(keys, &signed(id, timestamp, body)) {
-        Ok(id)
-    } else {
-        Err(NotVerified::SignatureMismatch)
-    }
+    Ok(StandardProof { id, timestamp, signatures: Signatures::parse(list, names.signature)? })
 }
 
 /// Whether there is a signature under the standard's own name.

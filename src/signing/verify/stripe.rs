@@ -29,13 +29,22 @@ pub(super) fn verify(
     body: &[u8],
     window: Freshness,
 ) -> Result<Verified, NotVerified> {
-    let (timestamp, signatures) = parse(headers::required(headers, SIGNATURE)?)?;
-    window.check(SIGNATURE, timestamp)?;
+    let (timestamp, signatures) = read(headers, window)?;
     if !compare::any_mac(keys, &[timestamp, b".", body], &signatures) {
         return Err(NotVerified::SignatureMismatch);
     }
     let event: Event = body::peek(body);
     Ok(Verified { id: Text::usable(event.id), event_type: Text::usable(event.r#type) })
+}
+
+/// The time and the signatures.
+pub(super) fn read(
+    headers: &HeaderMap,
+    window: Freshness,
+) -> Result<(&[u8], Vec<encoding::Mac>), NotVerified> {
+    let (timestamp, signatures) = parse(headers::required(headers, SIGNATURE)?)?;
+    window.check(SIGNATURE, timestamp)?;
+    Ok((timestamp, signatures))
 }
 
 /// The timestamp's digits and every `v1` that can be one.
