@@ -162,8 +162,6 @@ impl Attempts {
                     self.send(ready, sending, delivery, slot, left).await
                 };
                 tokio::select! {
-                    // An answer that is there counts.
-                    biased;
                     exchange = send => exchange,
                     // The grace is over. The request may have arrived.
                     () = self.term.abort.cancelled() => unfinished(Outcome::Interrupted),
