@@ -117,35 +117,37 @@ fn a_backlog_waits_for_room_in_the_lanes_it_fed_but_not_for_long() {
 }
 
 #[test]
-fn lanes_that_are_all_busy_are_given_whole_steps() {
+fn lanes_that_have_a_step_to_send_are_given_whole_steps() {
     let now = start();
-    for (room, held, fed_idle, left_idle, waited, expected) in [
-        (999, 1000, false, false, 0, false),
-        (1000, 1000, false, false, 0, true),
-        (1000, 3002, false, false, 0, true),
+    for (room, held, queued, fed_idle, left_idle, waited, expected) in [
+        (999, 2000, 1000, false, false, 0, false),
+        (1000, 2000, 1000, false, false, 0, true),
+        (1000, 3002, 1000, false, false, 0, true),
         // A quarter of what they take.
-        (1000, 3003, false, false, 0, false),
-        (1001, 3003, false, false, 0, true),
-        // They have little to do, or one of them nothing.
-        (500, 999, false, false, 0, true),
-        (500, 1000, true, false, 0, true),
-        (499, 1000, true, false, 0, false),
-        (0, 1000, false, true, 0, true),
-        (999, 1000, false, false, 199, false),
-        (999, 1000, false, false, 200, true),
+        (1000, 3003, 1000, false, false, 0, false),
+        (1001, 3003, 1000, false, false, 0, true),
+        // Little waits there to be sent, or one of them has nothing to do.
+        (500, 2000, 999, false, false, 0, true),
+        (499, 2000, 999, false, false, 0, false),
+        (500, 2000, 1000, true, false, 0, true),
+        (499, 2000, 1000, true, false, 0, false),
+        (0, 2000, 1000, false, true, 0, true),
+        (999, 2000, 1000, false, false, 199, false),
+        (999, 2000, 1000, false, false, 200, true),
     ] {
         let mut dispatch = at_rest(now);
         dispatch.routed(Some(full(1000, 1000)), now, now);
         let facts = Facts {
             room_of_fed: room,
             held_by_fed: held,
+            queued_by_fed: queued,
             is_fed_idle: fed_idle,
             is_left_idle: left_idle,
             finished_by_fed: 1,
             ..HEARS
         };
         let now = now + waited * MILLI;
-        assert_eq!(dispatch.lanes_are_ready(now, &facts), expected, "{room} {held} {waited}");
+        assert_eq!(dispatch.lanes_are_ready(now, &facts), expected, "{facts:?} {waited}");
     }
 }
 
@@ -156,10 +158,8 @@ fn after_a_cut_step_the_full_lane_is_half_emptied_unless_another_endpoint_has_no
     for (room, held, finished, idle, waited, expected, overflows) in [
         (50, 50, 9, false, 2, true, false),
         (49, 51, 9, false, 2, false, false),
-        // It is busy with much: a whole step is waited for.
-        (999, 2000, 9, false, 2, false, false),
-        (1000, 2000, 9, false, 2, true, false),
-        (999, 2000, 9, false, 200, true, false),
+        // No more than half a batch is waited for.
+        (500, 2000, 9, false, 2, true, false),
         (0, 100, 9, true, 2, true, false),
         // It has waited for long enough: what has no room is written to wait.
         (49, 51, 9, false, 200, true, true),
