@@ -187,6 +187,7 @@ fn type_named(name: &str, is_array: bool) -> Option<Type> {
         "float8" => (Type::FLOAT8, Type::FLOAT8_ARRAY),
         "text" => (Type::TEXT, Type::TEXT_ARRAY),
         "timestamptz" => (Type::TIMESTAMPTZ, Type::TIMESTAMPTZ_ARRAY),
+        "interval" => (Type::INTERVAL, Type::INTERVAL_ARRAY),
         "varbit" => (Type::VARBIT, Type::VARBIT_ARRAY),
         _ => return None,
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
 
 use super::routing::{RoutingStep, oldest};
 use super::rows::{Claimed, JsonText, texts};
@@ -139,36 +140,70 @@ impl StepSession {
     /// unless a single event has more.
     ///
     /// # Errors
-    /// When the statement fails.
+    /// When a statement fails.
     pub async fn read_events(
         &self,
         relay: RelayId,
-        (most, bytes): (u32, usize),
+        (mut most, bytes): (u32, usize),
         floor: Timestamp,
     ) -> Result<Found, StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        loop {
+            let (found, first_left_out) = self.read(relay, most, bytes, floor).await?;
+            match first_left_out {
+                // It has more than its part, so these are fewer than before.
+                Some(has) if most > 1 => {
+                    let fitting = u32::try_from(bytes / has.max(1)).unwrap_or(u32::MAX);
+                    most = fitting.clamp(1, most - 1);
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// Reads the next `most` events at most, as far as each has no more than its part of these
+    /// bytes. If there is none, then how many bytes the first has.
+    async fn read(
+        &self,
+        relay: RelayId,
+        most: u32,
+        bytes: i64,
+        floor: Timestamp,
+    ) -> Result<(Found, Option<i64>), StoreError> {
         let doing = "read the events to be routed";
         let oldest = oldest(floor);
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let each = if most > 1 { bytes / i64::from(most) } else { i64::MAX };
         let rows = self
             .seat
-            .run(READ_EVENTS, doing, &[&relay, &i64::from(most), &oldest, &self.now, &bytes])
+            .run(READ_EVENTS, doing, &[&relay, &i64::from(most), &oldest, &self.now, &each])
             .await?;
         let mut rows = rows.rows.into_iter();
         let first = rows.next().ok_or(StoreError::NoRow { doing })?;
         let count = rows.len();
-        let mut is_unreadable = false;
-        // Row by row, so that each payload is in memory twice for a moment only. What was left out
-        // is at the end.
-        let events = rows.map_while(|row| match event(&row, self.present) {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::debug!(error = error.in_full(), "routing stops before an event");
-                is_unreadable = true;
-                None
+        let clocks = Clocks { database: first.get("now"), relay: self.present };
+        let mut events = Vec::with_capacity(count);
+        let (mut is_unreadable, mut first_left_out) = (false, None);
+        // Row by row, so that each payload is in memory twice for a moment only.
+        for row in rows {
+            match event(&row, clocks) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => {
+                    first_left_out = events.is_empty().then(|| row.get::<_, i32>(BYTES).into());
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(error = error.in_full(), "routing stops before an event");
+                    is_unreadable = true;
+                    break;
+                }
             }
-        });
-        let events: Vec<_> = events.collect();
-        Ok(Found {
+        }
+        if !events.is_sorted_by_key(|event| (event.xid, event.id)) {
+            tracing::debug!("routing stops before events that were not read in their order");
+            events.clear();
+            is_unreadable = true;
+        }
+        let found = Found {
             is_unreadable,
             is_full: events.len() < count || count == usize::try_from(most).unwrap_or(usize::MAX),
             last: RoutingStep { number: first.get("number"), routed_at: first.get("routed_at") },
@@ -181,7 +216,8 @@ impl StepSession {
             until: first.get("until"),
             seen: first.get("seen"),
             events,
-        })
+        };
+        Ok((found, first_left_out))
     }
 
     /// Who is owed events of these kinds, and the snapshot in which that is so.
@@ -357,32 +393,84 @@ impl FoundEvent {
     }
 }
 
-/// Where the columns of an event begin: what comes before is the step's.
-const EVENT: usize = 10;
+/// What the database's clock said at the moment for which the relay's said the other.
+#[derive(Debug, Clone, Copy)]
+struct Clocks {
+    database: Timestamp,
+    relay: Timestamp,
+}
 
-/// Reads by place, since names are looked up one by one. `now` is the relay's; see
-/// [`delivery`](super::rows::delivery). `None`: the event's payload was left out.
-fn event(row: &Row, now: Timestamp) -> Result<Option<FoundEvent>, StoreError> {
+/// Where the columns of an event begin: what comes before is the step's.
+const EVENT: usize = 11;
+const BYTES: usize = EVENT + 10;
+
+/// Reads by place, since names are looked up one by one. `None`: the event's payload was left out.
+fn event(row: &Row, clocks: Clocks) -> Result<Option<FoundEvent>, StoreError> {
     let id = row.get(EVENT);
     let read = || {
-        let age = Duration::try_from_secs_f64(row.try_get::<_, f64>(EVENT + 9)? / 1000.0);
         let headers = row.try_get::<_, Option<serde_json::Value>>(EVENT + 12)?;
         let Some(JsonText(payload)) = row.try_get(EVENT + 11)? else { return Ok(None) };
+        let created_at = row.try_get(EVENT + 6)?;
+        let due_at: Option<String> = row.try_get(EVENT + 7)?;
+        let aged_from = if due_at.is_some() {
+            clocks.relay
+        } else {
+            clocks.aged_from(row.try_get::<_, Option<Timestamp>>(EVENT + 8)?.unwrap_or(created_at))
+        };
         Ok(Some(FoundEvent {
             id,
-            xid: row.try_get(EVENT + 1)?,
+            xid: row.try_get::<_, Xid>(EVENT + 1)?.0,
             event_type: row.try_get(EVENT + 2)?,
             tenant: row.try_get(EVENT + 3)?,
             endpoint_id: row.try_get(EVENT + 4)?,
             ordering_key: row.try_get(EVENT + 5)?,
-            created_at: row.try_get(EVENT + 6)?,
-            due_at: row.try_get(EVENT + 7)?,
-            expired: row.try_get(EVENT + 8)?,
-            aged_from: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
-            bytes: usize::try_from(row.try_get::<_, i32>(EVENT + 10)?).unwrap_or(usize::MAX),
+            created_at,
+            due_at,
+            expired: row.try_get(EVENT + 9)?,
+            aged_from,
+            bytes: usize::try_from(row.try_get::<_, i32>(BYTES)?).unwrap_or(usize::MAX),
             payload,
             headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
         }))
     };
     read().map_err(StoreError::unreadable("event", id))
+}
+
+impl Clocks {
+    /// A moment of the database's clock by the relay's, or now, if it is still to come. A wrong
+    /// clock of the relay cancels out.
+    fn aged_from(self, moment: Timestamp) -> Timestamp {
+        let age = Duration::try_from(self.database.duration_since(moment)).unwrap_or_default();
+        self.relay.saturating_sub(age).unwrap_or(Timestamp::MIN)
+    }
+}
+
+/// A transaction's number.
+struct Xid(i64);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(
+        ty: &Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        i64::from_sql(ty, raw).map(Self)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::XID8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_as_old_by_the_relays_clock_as_by_the_databases() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let clocks = Clocks { database: at(1_000), relay: at(5_000) };
+        for (moment, expected) in [(990, 4_990), (1_000, 5_000), (1_001, 5_000)] {
+            assert_eq!(clocks.aged_from(at(moment)), at(expected), "{moment}");
+        }
+    }
 }

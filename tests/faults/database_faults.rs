@@ -51,7 +51,7 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     let lease = "pid in (select pid from pg_locks where classid = 1885893228 and granted)";
     let bell = "query like '%1886352244%' or query in ('listen posthaste', \
                 'select pg_advisory_unlock_all()')";
-    let queue = "query ~ '^-- (claim|record|due|release|endpoints):'";
+    let queue = "query ~ '^-- (claim|record|record_delivered|due|release|endpoints):'";
     let router = "query ~ '^-- (cursor|route|route_few|read_events|owed|write_step):'";
     let kinds = [lease, bell, queue, router, "true"];
     let mut cut = [0; 5];

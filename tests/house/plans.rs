@@ -13,7 +13,7 @@ const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides
 /// on.
-const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
+const QUEUE: [(&str, &str, &str, &[&str]); 8] = [
     (
         "claim",
         CLAIM,
@@ -48,6 +48,13 @@ const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
         "1, null, 1, 1, 1, 1, 1, 200, 1, null, null, null, 1, null, null, null, null, null, null, \
          null, null",
         &["deliveries_pkey"],
+    ),
+    (
+        "record_delivered",
+        include_str!("../../sql/queries/record_delivered.sql"),
+        "1, null, '{1}', '{1}', '{1}', '{1}', '{now}', '{1}', '{0}', '{1s}', '{200}', '{1}', '{1}', \
+         '{}', '{}', '{}', '{}', '{}'",
+        &["claims_pkey"],
     ),
 ];
 

@@ -1,5 +1,5 @@
-//! A result that is recorded alone, by the small statement, leaves the rows that it leaves among
-//! others, and so does one of a delivery that was claimed in a batch.
+//! A result leaves the same row by whichever statement it is recorded: alone by the small one,
+//! among others, or of a delivery that was claimed in a batch, which mostly has one of its own.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn attempt(
         claim_token: TOKEN,
         batch: None,
         event_created_at: Timestamp::from_second(1_767_225_600).unwrap(), // 2026
-        number: 2,
+        number: 1,
         began,
         took: Duration::from_micros(4321),
         phases,

@@ -120,6 +120,30 @@ impl Ground {
 }
 
 #[tokio::test]
+async fn what_was_just_delivered_is_recorded_once_whatever_was_recorded_before() {
+    let ground = Ground::new().await;
+    let delivered = |(event, endpoint)| ground.attempt(event, endpoint, Decision::Delivered);
+    let first = [(1, 1), (3, 2)].map(delivered);
+    assert_eq!(ground.record(RELAY + 1, &first).await, [false; 2], "of another relay");
+    let [one, other] = &first;
+    let lost = Attempt { claim_token: TOKEN - 1, ..delivered((2, 2)) };
+    assert_eq!(ground.record(RELAY, &[one.clone(), lost.clone()]).await, [true, false]);
+    assert_eq!(ground.owed().await, "1/2c 2/1c 2/2c 3/1c 3/2c");
+    // Sent again, since its answer did not come; with others that are new.
+    let again = [lost, other.clone(), one.clone(), delivered((2, 2))];
+    assert_eq!(ground.record(RELAY, &again).await, [false, true, false, true]);
+    assert_eq!(ground.record(RELAY, &first).await, [false; 2]);
+    assert_eq!(ground.owed().await, "1/2c 2/1c 3/1c");
+    let rest = [(3, 1), (1, 2), (2, 1)].map(delivered);
+    assert_eq!(ground.record(RELAY, &rest).await, [true; 3]);
+    assert_eq!(ground.owed().await, "");
+    assert_eq!(ground.count("posthaste.claims").await, 0);
+    let attempts = "(select distinct event_id, endpoint_id from posthaste.attempts) a";
+    assert_eq!((ground.count("posthaste.attempts").await, ground.count(attempts).await), (6, 6));
+    assert_eq!(inconsistencies(&ground.client).await, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_batch_is_recorded_by_and_by_each_delivery_once_and_only_failures_stay() {
     let ground = Ground::new().await;
     let first = [ground.attempt(1, 1, Decision::Delivered), ground.attempt(1, 2, RETRY)];

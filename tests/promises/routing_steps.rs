@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use posthaste::model::routing::{EventKind, LaneRoom, Recipients, StepRoom};
 use posthaste::relay::{Stepped, route_in_steps};
-use posthaste::store::routing::{RoutingRoom, floor, route};
+use posthaste::store::routing::{Claimed, RoutingRoom, floor, route};
 use posthaste::store::steps::{
     Found, StepDelivery, StepResult, StepSession, StepToWrite, step_session,
 };
@@ -77,7 +77,7 @@ async fn publish(client: &Client, events: u32) {
 /// What routing has left, and what it handed to the relay.
 type Rows = (Vec<String>, HashSet<String>);
 
-async fn rows(client: &Client, claimed: &[posthaste::store::routing::Claimed]) -> Rows {
+async fn rows(client: &Client, claimed: &[Claimed]) -> Rows {
     let statement = "select concat_ws(' ', event_id, endpoint_id, event_created_at, claimed_by, claim_token, \
          date_trunc('day', next_attempt_at), place, in_line) from posthaste.live_deliveries order by 1";
     let written = client.query(statement, &[]).await.unwrap();
@@ -164,6 +164,54 @@ async fn a_step_reads_no_more_bytes_than_there_is_room_for_but_one_event_at_leas
         assert_eq!((found.events.len(), found.is_full), (expected, is_full), "{most} {bytes}");
         assert_eq!(found.events[0].bytes, 1_000);
     }
+}
+
+#[tokio::test]
+async fn an_event_ages_from_when_it_was_made_or_fell_due() {
+    let (_database, client, store, floor) = ground(ONE).await;
+    // Half of it before and half of it after the event fell due, within today's partition.
+    let made = "set session_replication_role = replica; \
+                insert into posthaste.outbox (event_type, payload, created_at, deliver_at) \
+                select 'x', '1', now() - age, now() - age * part \
+                from (select least(now() - date_trunc('day', now()), interval '40 min')) t (age), \
+                     unnest(array[null, 2, 0.5]) part; \
+                insert into posthaste.outbox (event_type, payload, deliver_at) \
+                values ('x', '1', now() + interval '1 day')";
+    client.batch_execute(made).await.unwrap();
+    let lane = |_| None;
+    let mut known = Recipients::default();
+    let stepped = route_in_steps(&store, BY, MANY, floor, &ample(&lane), &mut known).await;
+    let Ok(Stepped::Routed(routed)) = stepped else { panic!("{stepped:?}") };
+    assert_eq!((routed.events, routed.claimed.len()), (4, 3));
+    for Claimed { delivery, .. } in routed.claimed {
+        let from = "select extract(epoch from greatest(created_at, deliver_at))::float8 \
+                    from posthaste.outbox where id = ";
+        let expected: f64 = value(&client, &format!("{from}{}", delivery.event_id)).await;
+        let off = delivery.due_at.as_duration().as_secs_f64() - expected;
+        assert!(off.abs() < 60.0, "{off} s {delivery:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_ends_before_an_event_that_is_much_larger_and_the_next_begins_with_it() {
+    let (_database, client, store, floor) = ground(ONE).await;
+    let mixed = "insert into posthaste.outbox (event_type, payload) \
+                 select 'x', to_json(repeat('x', case n when 3 then 1994 else 94 end)) \
+                 from generate_series(1, 9) n";
+    client.batch_execute(mixed).await.unwrap();
+    let lane = |_| Some(LaneRoom { room: 100, held: 1, flows: true });
+    let mut known = Recipients::default();
+    let mut taken = Vec::new();
+    for token in 1..=4 {
+        let room = StepRoom { bytes: 2_200, ..ample(&lane) };
+        let by = (BY.0, token);
+        let stepped = route_in_steps(&store, by, 9, floor, &room, &mut known).await;
+        let Ok(Stepped::Routed(routed)) = stepped else { panic!("{stepped:?}") };
+        let bytes: usize = routed.claimed.iter().map(|one| one.delivery.payload.len()).sum();
+        assert!(bytes <= 2_200, "{bytes}");
+        taken.push((routed.events, routed.more));
+    }
+    assert_eq!(taken, [(2, true), (1, true), (6, false), (0, false)]);
 }
 
 #[tokio::test]

@@ -267,10 +267,15 @@ impl Dispatch {
     }
 
     /// While a backlog is routed: whether the lanes that were fed have room for another half step.
+    /// As long as a step waits there to be sent, a quarter of what they take is to be free, and no
+    /// less than a step: much of what a step costs does not hang on how much it takes.
     fn lanes_are_ready(&self, now: Instant, facts: &Facts) -> bool {
         let Some(backlog) = &self.backlog else { return true };
         let waited = now.saturating_duration_since(self.routed_at);
-        self.lanes_have_room(facts)
+        let batch = self.settings.batch;
+        let are_busy = facts.queued_by_fed >= batch && !facts.is_fed_idle && !facts.is_left_idle;
+        let is_little = are_busy && facts.room_of_fed < batch.max(facts.held_by_fed / 3);
+        (self.lanes_have_room(facts) && !is_little)
             || waited >= SLOW_LANES_WAIT
             || (waited >= STUCK_LANES_WAIT && facts.finished_by_fed == backlog.finished)
     }

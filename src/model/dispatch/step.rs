@@ -113,6 +113,10 @@ pub struct Facts {
     pub room_of_fed: usize,
     /// How many claims these lanes hold.
     pub held_by_fed: usize,
+    /// How many of these claims have not been sent yet.
+    pub queued_by_fed: usize,
+    /// Whether one of these lanes has nothing to do.
+    pub is_fed_idle: bool,
     /// How many attempts have come to an end in these lanes so far.
     pub finished_by_fed: u64,
     /// How many more deliveries the endpoints can take whose events were

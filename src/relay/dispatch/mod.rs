@@ -90,6 +90,8 @@ impl Dispatcher {
             others_are_to_know: self.claims.are_others_to_know(),
             room_of_fed: self.room_of(fed),
             held_by_fed: self.lanes_of(fed).map(|lane| lane.claimed()).sum(),
+            queued_by_fed: self.lanes_of(fed).map(|lane| lane.queued()).sum(),
+            is_fed_idle: self.lanes_of(fed).any(|lane| lane.claimed() == 0),
             finished_by_fed: self.finished_by(fed),
             room_of_left,
             is_left_idle,

@@ -242,6 +242,11 @@ impl Lane {
         self.claimed.load(Ordering::Relaxed)
     }
 
+    /// How many of its claims have not been taken out to be sent.
+    pub(super) fn queued(&self) -> usize {
+        self.lock().state.queued()
+    }
+
     /// Whether this relay may send to it; otherwise other relays do.
     pub(super) fn serves(&self) -> bool {
         self.lock().state.serves()

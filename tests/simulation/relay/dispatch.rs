@@ -176,6 +176,8 @@ impl Relay {
             others_are_to_know: self.dispatcher.others_are_to_know,
             room_of_fed: room.min(self.free(now)),
             held_by_fed: self.lanes_of(fed).map(Lane::claimed).sum(),
+            queued_by_fed: self.lanes_of(fed).map(|lane| lane.state.queued()).sum(),
+            is_fed_idle: self.lanes_of(fed).any(|lane| lane.claimed() == 0),
             finished_by_fed: self.finished_by(fed),
             room_of_left: left.iter().map(|one| one.room).sum::<usize>().min(self.free(now)),
             is_left_idle: left.iter().any(LaneRoom::is_idle),

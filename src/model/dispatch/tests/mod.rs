@@ -22,6 +22,8 @@ const HEARS: Facts = Facts {
     others_are_to_know: false,
     room_of_fed: 0,
     held_by_fed: 0,
+    queued_by_fed: 0,
+    is_fed_idle: false,
     finished_by_fed: 0,
     room_of_left: 0,
     is_left_idle: false,

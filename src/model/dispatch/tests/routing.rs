@@ -117,6 +117,41 @@ fn a_backlog_waits_for_room_in_the_lanes_it_fed_but_not_for_long() {
 }
 
 #[test]
+fn lanes_that_have_a_step_to_send_are_given_whole_steps() {
+    let now = start();
+    for (room, held, queued, fed_idle, left_idle, waited, expected) in [
+        (999, 2000, 1000, false, false, 0, false),
+        (1000, 2000, 1000, false, false, 0, true),
+        (1000, 3002, 1000, false, false, 0, true),
+        // A quarter of what they take.
+        (1000, 3003, 1000, false, false, 0, false),
+        (1001, 3003, 1000, false, false, 0, true),
+        // Little waits there to be sent, or one of them has nothing to do.
+        (500, 2000, 999, false, false, 0, true),
+        (499, 2000, 999, false, false, 0, false),
+        (500, 2000, 1000, true, false, 0, true),
+        (499, 2000, 1000, true, false, 0, false),
+        (0, 2000, 1000, false, true, 0, true),
+        (999, 2000, 1000, false, false, 199, false),
+        (999, 2000, 1000, false, false, 200, true),
+    ] {
+        let mut dispatch = at_rest(now);
+        dispatch.routed(Some(full(1000, 1000)), now, now);
+        let facts = Facts {
+            room_of_fed: room,
+            held_by_fed: held,
+            queued_by_fed: queued,
+            is_fed_idle: fed_idle,
+            is_left_idle: left_idle,
+            finished_by_fed: 1,
+            ..HEARS
+        };
+        let now = now + waited * MILLI;
+        assert_eq!(dispatch.lanes_are_ready(now, &facts), expected, "{facts:?} {waited}");
+    }
+}
+
+#[test]
 fn after_a_cut_step_the_full_lane_is_half_emptied_unless_another_endpoint_has_nothing_to_do() {
     let now = start();
     let cut = || Cut { full: 7, left: vec![7, 8] };

@@ -1,78 +1,25 @@
 //! Recording: attempts are appended, and deliveries ended or rescheduled, in one statement a batch.
 
+mod attempt;
+mod delivered;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio_postgres::Row;
 
+pub use self::attempt::{Attempt, RecordedDeliveries};
+use self::attempt::{answer, column, millis, waited_for_body};
+use self::delivered::{has_just_delivered, record_delivered};
 use super::batches::{Bits, Marked};
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::{BatchPlace, EventId};
-use crate::model::endpoint::EndpointId;
-use crate::model::outcome::{Answer, Outcome, Phase, Phases};
-use crate::model::verdict::{Decision, Verdict};
+use crate::model::outcome::{Outcome, Phase, Phases};
+use crate::model::verdict::Decision;
 
-const RECORD: &str = include_str!("../../sql/queries/record.sql");
-const RECORD_ONE: &str = include_str!("../../sql/queries/record_one.sql");
-
-/// Faster than any network: a body read in less was there when its head was.
-const BODY_CAME_WITH_HEAD: Duration = Duration::from_micros(100);
-
-/// One attempt that was made, or a delivery that ended without one, to be recorded.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    pub event_id: EventId,
-    pub endpoint_id: EndpointId,
-    pub claim_token: i64,
-    /// Where it is in its batch, if it was claimed in one.
-    pub batch: Option<BatchPlace>,
-    pub event_created_at: Timestamp,
-    /// 1 for the first; 0 for an end without an attempt.
-    pub number: u32,
-    pub began: Instant,
-    pub took: Duration,
-    pub phases: Phases,
-    /// `None`: ended without an attempt.
-    pub outcome: Option<Outcome>,
-    pub verdict: Verdict,
-    /// Whether others of its line may wait behind it.
-    pub is_of_a_line: bool,
-    /// Whether the delivery is dead and the others of its line wait behind it.
-    pub blocks: bool,
-}
-
-/// Deliveries whose claim was still the caller's when they were recorded.
-#[derive(Debug, Default)]
-pub struct RecordedDeliveries {
-    /// Those that were claimed alone. `Some`: the delivery was the head of a line, and the next in
-    /// that line is due after this duration.
-    alone: HashMap<(EventId, EndpointId), Option<Duration>>,
-    /// Of each batch those recorded, by its token.
-    batches: HashMap<i64, Bits>,
-}
-
-impl RecordedDeliveries {
-    /// Whether the claim of this one was still the caller's.
-    #[must_use]
-    pub fn has(&self, attempt: &Attempt) -> bool {
-        match attempt.batch {
-            Some(place) => self
-                .batches
-                .get(&attempt.claim_token)
-                .is_some_and(|bits| bits.has(place.at as usize)),
-            None => self.alone.contains_key(&(attempt.event_id, attempt.endpoint_id)),
-        }
-    }
-
-    /// When the next in its line is due, if it was the head of one that moved on.
-    #[must_use]
-    pub fn next_due_in(&self, attempt: &Attempt) -> Option<Duration> {
-        *self.alone.get(&(attempt.event_id, attempt.endpoint_id))?
-    }
-}
+const RECORD: &str = include_str!("../../../sql/queries/record.sql");
+const RECORD_ONE: &str = include_str!("../../../sql/queries/record_one.sql");
 
 /// Records these attempts, in one statement.
 ///
@@ -93,6 +40,9 @@ pub async fn record(
         && one.verdict.decision == Decision::Delivered
     {
         return record_one(store, relay, one, now).await;
+    }
+    if attempts.iter().all(|attempt| has_just_delivered(attempt)) {
+        return record_delivered(store, relay, attempts, now).await;
     }
     let (which, more) = with_more(attempts);
     let (batches, marks) = marks(attempts);
@@ -312,10 +262,6 @@ impl<'a> Detail<'a> {
     }
 }
 
-fn answer(attempt: &Attempt) -> Option<&Answer> {
-    attempt.outcome.as_ref().and_then(Outcome::answer)
-}
-
 /// What is stored is null where it was answered.
 fn outcome(attempt: &Attempt) -> Option<&str> {
     match &attempt.outcome {
@@ -355,23 +301,6 @@ fn began_before(attempt: &Attempt, now: Instant) -> f64 {
 /// The column is narrow. (No delivery has as many attempts.)
 fn number(attempt: &Attempt) -> i32 {
     i16::try_from(attempt.number).unwrap_or(i16::MAX).into()
-}
-
-/// Most bodies have come with the head: the microseconds of reading them are not worth a column.
-fn waited_for_body(attempt: &Attempt) -> Option<Duration> {
-    attempt.phases.body.filter(|took| *took >= BODY_CAME_WITH_HEAD)
-}
-
-fn column<'a, T>(attempts: &[&'a Attempt], mut of: impl FnMut(&'a Attempt) -> T) -> Vec<T> {
-    attempts.iter().map(|attempt| of(attempt)).collect()
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a duration in milliseconds needs no more than 24 bits of precision"
-)]
-fn millis(duration: Duration) -> f32 {
-    (duration.as_secs_f64() * 1000.0) as f32
 }
 
 /// Postgres's text has no NUL.
