@@ -48,7 +48,7 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     endpoint(&receiver.url("/")).add(&client).await;
     let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms").start().await;
     let writer = Writer::start(&database.url(), EVENTS);
-    let lease = "pid in (select pid from pg_locks where classid = 1885893228 and granted)";
+    let lease = "pid in (select session_pid from posthaste.relays)";
     let bell = "query like '%1886352244%' or query in ('listen posthaste', \
                 'select pg_advisory_unlock_all()')";
     let queue = "query ~ '^-- (claim|record|due|release|endpoints):'";

@@ -33,7 +33,8 @@ pub const FEW: u8 = 100;
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
 /// Where one event makes more deliveries than this, few events are many deliveries.
 const FAN_OUT_OF_FEW: f64 = 10.0;
-/// Between two notices to other relays, each of which costs all of them a statement.
+/// Between two notices to other relays, each of which costs all of them a statement; and between
+/// two polls that notices ask for, which any role that may log in can send.
 const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// Between two tries to open a session for the bell.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ pub struct Dispatch {
     /// Whether the bell was heard when the last step was chosen.
     hears: bool,
     sleep: Sleep,
-    /// The relay is to take the bell's lock.
+    /// The relay is to keep the bell silent.
     rises: bool,
     checked_at: Instant,
     reconnect_at: Instant,
@@ -67,6 +68,7 @@ pub struct Dispatch {
     /// When to look at the outbox next, besides bell and poll.
     look_at: Option<Instant>,
     poll_at: Instant,
+    polled_at: Option<Instant>,
     /// What is due has been read in this term.
     has_polled: bool,
     /// The last step of routing was full.
@@ -131,6 +133,7 @@ impl Dispatch {
             token,
             look_at: Some(now),
             poll_at: now,
+            polled_at: None,
             has_polled: false,
             backlog: None,
             routed_at: now,
@@ -365,14 +368,15 @@ impl Dispatch {
 
     // ── what a rest was ended by ──
 
-    /// The bell rang: events were inserted.
+    /// The bell rang: events were inserted, or it is said so.
     pub fn rang(&mut self, now: Instant) {
-        self.sleep.rang(now);
-        self.look_at = Some(now);
+        let at = now + self.sleep.rang(now);
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
     }
 
-    /// An operator or another relay has made deliveries due.
+    /// An operator or another relay has made deliveries due, or it is said so.
     pub fn are_due(&mut self, now: Instant) {
-        self.poll_at = now;
+        let at = self.polled_at.map_or(now, |polled| now.max(polled + TELL_INTERVAL));
+        self.poll_at = self.poll_at.min(at);
     }
 }
