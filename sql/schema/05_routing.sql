@@ -43,8 +43,9 @@ comment on column posthaste.routing.span_number is
 comment on column posthaste.routing.relay_id is
   'The relay that routed it: while it takes one full step after the other, others leave routing to it.';
 
--- The right to route is a lock that a privilege is needed for: an advisory one is anybody's. It conflicts with itself
--- alone, is taken without a transaction number, and nothing writes to the table, so that vacuum has no business here.
+-- The right to route is a lock that needs a privilege: an advisory one may be taken by any role that may log in. It
+-- conflicts with itself alone, is taken without a transaction number, and nothing writes to the table, so that there is
+-- nothing to vacuum.
 create table posthaste.routers ();
 comment on table posthaste.routers is
   'Holds no row: a relay locks it while a statement of its routes, so that others do not try in vain.';

@@ -157,11 +157,7 @@ impl Bell {
             listen.await.map_err(StoreError::query(doing))
         })
         .await?;
-        Ok(Self {
-            client: Arc::new(client),
-            tasks: tasks.clone(),
-            silence: None,
-        })
+        Ok(Self { client: Arc::new(client), tasks: tasks.clone(), silence: None })
     }
 
     /// Whether the session has ended and another one is needed.

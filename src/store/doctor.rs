@@ -17,10 +17,16 @@ use crate::model::endpoint::EndpointId;
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
+const SESSIONS: &str = include_str!("../../sql/queries/doctor_sessions.sql");
 
 /// Receivers refuse signatures that are 5 minutes off; Posthaste signs by this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
+/// A statement of ours that waits for longer is held up.
+const LONG_WAIT_SECONDS: f64 = 1.0;
+/// Rows that were deleted since cannot be removed, and tables that are written all the time grow.
+const OLD_TRANSACTION_SECONDS: f64 = 3_600.0;
+const OLD_BY_TRANSACTIONS: i32 = 1_000_000;
 /// The examination is a few small statements; a server that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -169,6 +175,10 @@ async fn inside(
     }
     let work = asked.rows(WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
+    let bounds: &Parameters<'_> =
+        &[&LONG_WAIT_SECONDS, &OLD_TRANSACTION_SECONDS, &OLD_BY_TRANSACTIONS];
+    let sessions = asked.rows(SESSIONS, "look at other sessions", bounds).await?;
+    findings.extend(sessions.iter().map(finding));
     let (usable, unusable) = rules::read(&asked.rows(rules::RULES, "read the rules", &[]).await?);
     findings.push(if unusable.is_empty() {
         Finding::ok("rules", format!("{} enabled", usable.len()))

@@ -64,7 +64,8 @@ impl<'a> Waiter<'a> {
     async fn watch(&self, seen: &Mutex<Option<String>>) -> Result<Infallible, StoreError> {
         tokio::time::sleep(PATIENCE).await;
         let beside = VisitSession::beside(self.database).await?;
-        let begin = "begin; set local search_path = pg_catalog, pg_temp; set local timezone = 'UTC'";
+        let begin =
+            "begin; set local search_path = pg_catalog, pg_temp; set local timezone = 'UTC'";
         beside.client().batch_execute(begin).await.map_err(StoreError::query(DOING))?;
         loop {
             let row = beside.client().query_one(HOLDERS, &[&self.pid]).await;

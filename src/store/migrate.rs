@@ -68,7 +68,7 @@ async fn step(
     client: &Client,
     database: &Database,
 ) -> Result<Option<&'static Migration>, StoreError> {
-    let begin = format!("begin; {} set local lock_timeout = '15s';", for_transaction(""));
+    let begin = format!("begin; {} set local lock_timeout = '10s';", for_transaction(""));
     client.batch_execute(&begin).await.map_err(StoreError::query("begin a migration"))?;
     let waiter = Waiter::of(client, database).await?;
     let made = waiter.run(LEDGER).await;

@@ -49,7 +49,7 @@ pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 /// One migrator at a time: only a role that may write to the ledger can hold the others off. The
 /// time-out is far more than a migration takes.
 pub(super) const LOCK: &str =
-    "set local lock_timeout = '15s'; lock table posthaste.migrations in exclusive mode;";
+    "set local lock_timeout = '10s'; lock table posthaste.migrations in exclusive mode;";
 
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
 pub(super) const TIMEOUTS: &str =

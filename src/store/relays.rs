@@ -1,6 +1,7 @@
-//! The lease: a relay's row and the session that it names, which say that it lives; and the release
-//! of a dead relay's claims. Where sessions do not last, the row names none and lives by its
-//! heartbeat alone.
+//! The lease: a relay's row and the session that it names, which say that it lives.
+//!
+//! Also the release of a dead relay's claims. Where sessions do not last, the row names none and
+//! lives by its heartbeat alone.
 
 use std::time::Duration;
 

@@ -49,8 +49,8 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms").start().await;
     let writer = Writer::start(&database.url(), EVENTS);
     let lease = "pid in (select session_pid from posthaste.relays)";
-    let bell = "query like '%1886352244%' or query in ('listen posthaste', \
-                'select pg_advisory_unlock_all()')";
+    let bell = "query ~ '^(listen posthaste$|select posthaste_internal.(keep|end)_silen|select setval.*silence)' \
+                or query like '%pg_snapshot_xmax(pg_current_snapshot())::text::bigint'";
     let queue = "query ~ '^-- (claim|record|due|release|endpoints):'";
     let router = "query ~ '^-- (cursor|route|route_few|read_events|owed|write_step):'";
     let kinds = [lease, bell, queue, router, "true"];

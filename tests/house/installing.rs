@@ -255,7 +255,14 @@ async fn what_is_printed_bare_stands_in_the_transaction_of_the_tool_that_applies
     let is_there = "select to_regnamespace('posthaste') is not null";
     assert!(!value::<bool>(&client, is_there).await);
 
-    assert_eq!(psql(&database, &["-1"], &bare).await, (Some(0), String::new()));
+    // The tool goes on by its own path.
+    let goes_on = "create table of_the_tool ()";
+    assert_eq!(
+        psql(&database, &["-1"], &format!("{bare}; {goes_on};")).await,
+        (Some(0), String::new())
+    );
+    let found = "select to_regclass('public.of_the_tool') is not null";
+    assert!(value::<bool>(&client, found).await);
     let (code, said) = psql(&database, &["-1"], &bare).await;
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("already applied: "), "{said}");
