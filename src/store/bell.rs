@@ -151,8 +151,9 @@ impl Bell {
         answered(doing, database.connect_timeout(), async {
             let listen = async {
                 client.batch_execute(&for_session(SETTINGS)).await?;
-                client.batch_execute(LISTEN).await?;
-                client.batch_execute(RING).await
+                // A look follows, so what does not ring in between is found.
+                client.batch_execute(RING).await?;
+                client.batch_execute(LISTEN).await
             };
             listen.await.map_err(StoreError::query(doing))
         })

@@ -27,6 +27,8 @@ const LONG_WAIT_SECONDS: f64 = 1.0;
 /// Rows that were deleted since cannot be removed, and tables that are written all the time grow.
 const OLD_TRANSACTION_SECONDS: f64 = 3_600.0;
 const OLD_BY_TRANSACTIONS: i32 = 1_000_000;
+/// A table that is locked is told, and not waited for.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '3s';";
 /// The examination is a few small statements; a server that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -154,7 +156,8 @@ async fn look(
     });
     // Opened only now: the database may end sessions that rest.
     let (client, driver) = database.session(|_| {}).await?;
-    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
+    let sessions = Sessions::for_transactions(database, LOCK_TIMEOUT);
+    let asked = Examination { client, sessions };
     tokio::select! {
         result = inside(&asked, lease, rings, findings) => result,
         _ = driver => Err(StoreError::SessionEnded),
@@ -170,15 +173,16 @@ async fn inside(
 ) -> Result<(), StoreError> {
     let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
+    // Before tables are read, for which these may have doctor wait too.
+    let bounds: &Parameters<'_> =
+        &[&LONG_WAIT_SECONDS, &OLD_TRANSACTION_SECONDS, &OLD_BY_TRANSACTIONS];
+    let sessions = asked.rows(SESSIONS, "look at other sessions", bounds).await?;
+    findings.extend(sessions.iter().map(finding));
     if findings.iter().any(|one| one.check == "privileges" && one.state != State::Ok) {
         return Ok(());
     }
     let work = asked.rows(WORK, "look at relays and endpoints", &[&lease.as_secs_f64()]).await?;
     findings.extend(work.iter().map(finding));
-    let bounds: &Parameters<'_> =
-        &[&LONG_WAIT_SECONDS, &OLD_TRANSACTION_SECONDS, &OLD_BY_TRANSACTIONS];
-    let sessions = asked.rows(SESSIONS, "look at other sessions", bounds).await?;
-    findings.extend(sessions.iter().map(finding));
     let (usable, unusable) = rules::read(&asked.rows(rules::RULES, "read the rules", &[]).await?);
     findings.push(if unusable.is_empty() {
         Finding::ok("rules", format!("{} enabled", usable.len()))
