@@ -18,7 +18,8 @@ pub fn sends_for(lease: Duration) -> Duration {
     lease.mul_f64(2.0 / 3.0)
 }
 
-/// How long to wait between two heartbeats. `is_held`: there is a session that keeps the lease. `is_alone`: there is no other relay.
+/// How long to wait between two heartbeats. `is_held`: there is a session that keeps the lease.
+/// `is_alone`: there is no other relay.
 #[must_use]
 pub fn next_heartbeat(
     heartbeat: Duration,

@@ -69,6 +69,8 @@ pub struct Dispatch {
     look_at: Option<Instant>,
     poll_at: Instant,
     polled_at: Option<Instant>,
+    /// A notice asks for the next poll.
+    is_poll_asked_for: bool,
     /// What is due has been read in this term.
     has_polled: bool,
     /// The last step of routing was full.
@@ -134,6 +136,7 @@ impl Dispatch {
             look_at: Some(now),
             poll_at: now,
             polled_at: None,
+            is_poll_asked_for: false,
             has_polled: false,
             backlog: None,
             routed_at: now,
@@ -307,7 +310,9 @@ impl Dispatch {
         let tell_at = facts.others_are_to_know.then_some(self.tell_at);
         let others = [look_at, facts.due_at, tell_at, self.reconnect_at()];
         let until = others.into_iter().flatten().fold(self.poll_at, Instant::min);
-        let reason = if until == self.poll_at {
+        let reason = if until == self.poll_at && self.is_poll_asked_for {
+            Reason::Other
+        } else if until == self.poll_at {
             Reason::Poll
         } else if Some(until) == facts.due_at {
             Reason::Due
@@ -377,6 +382,8 @@ impl Dispatch {
     /// An operator or another relay has made deliveries due, or it is said so.
     pub fn are_due(&mut self, now: Instant) {
         let at = self.polled_at.map_or(now, |polled| now.max(polled + TELL_INTERVAL));
-        self.poll_at = self.poll_at.min(at);
+        if at < self.poll_at {
+            (self.poll_at, self.is_poll_asked_for) = (at, true);
+        }
     }
 }

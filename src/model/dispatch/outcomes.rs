@@ -50,7 +50,7 @@ impl Dispatch {
         // A tenth of jitter, so that several relays do not poll together.
         let jitter = 0.9 + 0.2 * draw;
         self.poll_at = now + (self.settings.poll_interval * intervals).mul_f64(jitter);
-        self.polled_at = Some(now);
+        (self.polled_at, self.is_poll_asked_for) = (Some(now), false);
         self.look_at = Some(now);
         self.has_polled = true;
         self.at = Point::TellOthers;
