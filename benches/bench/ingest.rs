@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::insert::pgbench;
-use super::lab::{Bed, Lab, Session};
+use super::lab::{Bed, Lab, silence};
 use super::load;
 use super::receiver::BARE;
 use super::relay::{Relay, free_address};
@@ -183,8 +183,7 @@ impl Together {
 async fn at_database(lab: &mut Lab, lasting: Duration) -> Result<(f64, f64)> {
     let bed = lab.bed().await?;
     // As where a relay is awake, which need not be rung for.
-    let session = Session::open(&bed.url).await?;
-    session.batch_execute("select pg_advisory_lock(1886352244, 1)").await?;
+    let silent = silence(&bed.url).await?;
     let script = script();
     run(lab, &bed, &script, Duration::from_secs(1)).await?;
     let count = "select count(*) from posthaste.outbox";
@@ -192,7 +191,7 @@ async fn at_database(lab: &mut Lab, lasting: Duration) -> Result<(f64, f64)> {
     let rate = run(lab, &bed, &script, lasting).await?;
     let cpu = lab.postgres_cpu()? - cpu;
     let stored = bed.query_one(count, &[]).await?.get::<_, i64>(0) - warm;
-    drop(session);
+    drop(silent);
     bed.drop(lab).await?;
     Ok((rate, cpu.as_secs_f64() * 1e6 / stored as f64))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
 
-use super::lab::{Bed, Lab, Session};
+use super::lab::{Bed, Lab, Session, silence};
 use super::load;
 use super::relay::Relay;
 use super::report::busy;
@@ -23,9 +23,9 @@ const RUNS: usize = 3;
 enum Bell {
     /// No trigger.
     None,
-    /// The shipped one; a relay that is awake holds its lock, so it is not rung.
+    /// The shipped one; a relay that is awake keeps it silent.
     Awake,
-    /// The shipped one; a session listens and holds no lock, so every commit rings.
+    /// The shipped one; a session listens and does not silence it, so every commit rings.
     Asleep,
     /// The usual trigger, that notifies always; a session listens.
     Notify,
@@ -77,13 +77,13 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
 async fn once(lab: &mut Lab, bell: Bell, clients: usize, lasting: Duration) -> Result<f64> {
     let bed = lab.bed().await?;
     let session = Session::open(&bed.url).await?;
-    let mut relay = None;
+    let (mut relay, mut silent) = (None, None);
     match bell {
         Bell::None => {
             bed.batch_execute("alter table posthaste.outbox disable trigger outbox_rings_the_bell")
                 .await?;
         }
-        Bell::Awake => session.batch_execute("select pg_advisory_lock(1886352244, 1)").await?,
+        Bell::Awake => silent = Some(silence(&bed.url).await?),
         Bell::Asleep => session.batch_execute("listen posthaste").await?,
         Bell::Notify => {
             bed.batch_execute(PLAIN_NOTIFY).await?;
@@ -99,7 +99,7 @@ async fn once(lab: &mut Lab, bell: Bell, clients: usize, lasting: Duration) -> R
     if let Some(relay) = relay {
         relay.stop().await?;
     }
-    drop(session);
+    drop((session, silent));
     bed.drop(lab).await?;
     Ok(rate)
 }

@@ -142,6 +142,20 @@ impl Session {
     }
 }
 
+/// Keeps the bell silent, as a relay that is awake does, until this is dropped.
+pub(crate) async fn silence(url: &str) -> Result<JoinSet<()>> {
+    const KEEP_SILENT: &str = "select posthaste_internal.keep_silent()";
+    let session = Session::open(url).await?;
+    session.batch_execute(KEEP_SILENT).await?;
+    let mut keeper = JoinSet::new();
+    keeper.spawn(async move {
+        while session.batch_execute(KEEP_SILENT).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    Ok(keeper)
+}
+
 impl Deref for Session {
     type Target = Client;
     fn deref(&self) -> &Client {

@@ -19,6 +19,11 @@ with missing as (
     from pg_class c
     where c.relnamespace = 'posthaste'::regnamespace and case c.relkind when 'S' then not has_sequence_privilege(c.oid, 'usage') end
     union all
+    select 'update on silence'
+    from pg_class c
+    where c.relnamespace = 'posthaste'::regnamespace and c.relname = 'silence'
+      and case c.relkind when 'S' then not has_sequence_privilege(c.oid, 'update') end
+    union all
     -- One function stands for all: they are granted together.
     select format('execute on %s function%s, such as %s', count(*), case when count(*) > 1 then 's' end, min(p.proname))
     from pg_proc p
@@ -87,7 +92,9 @@ select 'bell', case when not is_there then 'failed' when rings = $1::bool then '
             when rings then 'inserts ring it' else 'inserts do not ring it' end,
        case when not is_there then
               'create trigger outbox_rings_the_bell after insert on posthaste.outbox for each statement '
-              || 'when (pg_try_advisory_xact_lock_shared(1886352244, 1)) execute function posthaste_internal.ring()'
+              || 'when (abs(coalesce(pg_sequence_last_value(''posthaste.silence''::regclass) / 4096, 0) '
+              || '- date_part(''epoch'', clock_timestamp()) * 1000 - 2500) > 2500) '
+              || 'execute function posthaste_internal.ring()'
             when rings <> $1::bool then format('select posthaste_internal.install_bell(%L); a relay does so when it starts', $1::bool) end
 from bell
 union all

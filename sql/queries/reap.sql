@@ -3,14 +3,14 @@
 -- deliveries.
 -- Locks: the dead relays' rows, then their deliveries and batches.
 -- Whether an interrupted request arrived is unknown: the attempt is made again, under its number.
--- The lock of a relay without a session is always free; it is dead when its heartbeat is too old.
+-- A relay without a session is dead when its heartbeat is too old.
 --
 -- $1 the caller  $2 seconds after which a heartbeat is too old
 with dead as materialized (
   select id from posthaste.relays
   where id <> $1::int
     and (heartbeat_at < clock_timestamp() - $2::float8 * interval '1 second'
-         or has_session and pg_try_advisory_xact_lock(1885893228, id))
+         or session_pid is not null and not posthaste_internal.is_session(session_pid, session_role, session_began_at))
   for update skip locked
 ),
 gone as (

@@ -3,14 +3,14 @@
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
 -- hour ahead); endpoints_by_route.
 -- Nested loops are off for it (ROUTER_PLANS): `offset 0` keeps a lookup by index from becoming a join.
--- Locks: the router's advisory lock for the statement; nothing else that exists already.
+-- Locks: posthaste.routers, for the statement; nothing else that exists already.
 -- The new cursor's primary key admits one router: a second one inserts nothing and returns nothing.
 --
 -- $1 relay  $2 claim token  $3 most events  $4 now (null: the database's clock)
 -- $5 no event to be routed is older  $6 endpoints with $7 their room, $8 room of all others
 -- $9 room in all  $10 room in bytes of payload and headers
 with router as materialized (
-  select pg_try_advisory_xact_lock(1886352244, 2) as held
+  select posthaste_internal.may_route() as held
 ),
 -- Routes what is visible in until and not in since. An unfinished span goes on where the last step ended.
 span as materialized (

@@ -18,7 +18,7 @@ with span as materialized (
            where pg_visible_in_snapshot(x.xid, pg_current_snapshot()) order by x.xid limit 1) as late_xid,
          coalesce($4::timestamptz, clock_timestamp()) as now
   from (select * from posthaste.routing order by number desc limit 1) last
-  where pg_try_advisory_xact_lock(1886352244, 2)
+  where posthaste_internal.may_route()
 ),
 -- Events that were routed beside a late transaction are read again, and count.
 seen as materialized (

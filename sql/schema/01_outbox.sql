@@ -110,9 +110,15 @@ create index outbox_by_xid on posthaste.outbox (xid, id);
 
 -- ── the bell ───────────────────────────────────────────────────────────────────────────────────────
 
--- A relay that is awake holds the bell's lock exclusively, so no insert rings. NOTIFY takes one lock of the whole
--- cluster at commit; a bell that rings only while every relay sleeps does not pay for it under load.
--- 1886352244 is 'post' in ASCII; the bell is its lock number 1.
+-- A relay that is awake says so, and no insert rings. NOTIFY takes one lock of the whole cluster at commit; a bell that
+-- rings only while every relay sleeps does not pay for it under load.
+-- It says until when, and again while it is awake: after a crash inserts ring again within a second. A sequence, since
+-- it is read at once, whatever the transaction, and since a relay alone may set it. (A lock that each insert tries is
+-- cheaper by some microseconds, and any role that may log in can take it: then no insert rings.)
+create sequence posthaste.silence;
+comment on sequence posthaste.silence is
+  'Until when inserts do not ring: milliseconds since 1970, times 4096, plus a number that tells the relays apart which set it. Not called: they ring.';
+
 create function posthaste_internal.ring() returns trigger
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -121,11 +127,31 @@ begin
 end $$;
 comment on function posthaste_internal.ring is 'Wakes sleeping relays when the transaction commits.';
 
+-- Silent is what lies in the next 5 s: a time that is further ahead is of a clock that was set back since. The clock is
+-- read once, as this is asked with each insert.
 create trigger outbox_rings_the_bell
   after insert on posthaste.outbox
   for each statement
-  when (pg_try_advisory_xact_lock_shared(1886352244, 1))
+  when (abs(coalesce(pg_sequence_last_value('posthaste.silence'::regclass) / 4096, 0)
+            - date_part('epoch', clock_timestamp()) * 1000 - 2500) > 2500)
   execute function posthaste_internal.ring();
+
+create function posthaste_internal.keep_silent() returns void
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform setval('posthaste.silence',
+                 (date_part('epoch', clock_timestamp()) * 1000)::bigint * 4096 + 4096000 + pg_backend_pid() % 4096);
+end $$;
+comment on function posthaste_internal.keep_silent is 'No insert rings for a second.';
+
+create function posthaste_internal.end_silence() returns void
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform setval('posthaste.silence', 1, false)
+     from posthaste.silence s where s.is_called and s.last_value % 4096 = pg_backend_pid() % 4096;
+end $$;
+comment on function posthaste_internal.end_silence is
+  'Every insert rings from now on, unless another session is keeping them silent.';
 
 create function posthaste_internal.install_bell(rings boolean) returns boolean
   language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$

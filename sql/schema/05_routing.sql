@@ -43,6 +43,24 @@ comment on column posthaste.routing.span_number is
 comment on column posthaste.routing.relay_id is
   'The relay that routed it: while it takes one full step after the other, others leave routing to it.';
 
+-- The right to route is a lock that needs a privilege: an advisory one may be taken by any role that may log in. It
+-- conflicts with itself alone, is taken without a transaction number, and nothing writes to the table, so that there is
+-- nothing to vacuum.
+create table posthaste.routers ();
+comment on table posthaste.routers is
+  'Holds no row: a relay locks it while a statement of its routes, so that others do not try in vain.';
+
+create function posthaste_internal.may_route() returns boolean
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  lock table posthaste.routers in share update exclusive mode nowait;
+  return true;
+exception when lock_not_available then
+  return false;
+end $$;
+comment on function posthaste_internal.may_route is
+  'Takes the router''s lock until the end of the transaction. False: another transaction has it.';
+
 insert into posthaste.routing
   (number, since, until, floor_at, mark_xid, mark_at, events, deliveries, unmatched, system_identifier, database_oid)
 select 0, s, s, now(), pg_snapshot_xmax(s), now(), 0, 0, 0,
@@ -106,7 +124,7 @@ declare
   claimed constant bigint[] := array(select unnest(c.event_ids) from posthaste.claims c);
 begin
   -- Another relay may do it at the same time: one after the other, and the second finds it done.
-  perform pg_advisory_xact_lock(1886352244, 2);
+  lock table posthaste.routers in share update exclusive mode;
   select * into here from posthaste.routing order by number desc limit 1;
   if here.system_identifier = (select system_identifier from pg_control_system())
      and here.database_oid = (select oid from pg_database where datname = current_database()) then

@@ -61,6 +61,7 @@ begin
         'insert on posthaste.outbox',
         'select (id, created_at, xid) on posthaste.outbox',
         'usage on sequence posthaste.ids_are_given_by_the_database',
+        'select on sequence posthaste.silence',
         'execute on function posthaste_internal.are_event_headers, posthaste_internal.header_problem,
            posthaste_internal.is_header_of_the_relay',
         'execute on function
@@ -74,6 +75,7 @@ begin
         'usage on schema posthaste, posthaste_internal',
         'select, insert, update, delete on all tables in schema posthaste',
         'usage, select on all sequences in schema posthaste',
+        'update on sequence posthaste.silence',
         'execute on all functions in schema posthaste, posthaste_internal'])) p(role, privilege)
       join pg_roles r on r.rolname = p.role
   loop

@@ -6,9 +6,9 @@ use std::time::Duration;
 /// Between two tries to take a lease up again.
 const RETAKE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// When the database has been away, every relay's lock is free and every heartbeat is old. The
-/// relay that is back first gives the others this long to take theirs again before it takes them
-/// for dead.
+/// When the database has been away, every relay's session has ended and every heartbeat is old. The
+/// relay that is back first gives the others this long to take their leases up again before it
+/// takes them for dead.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// How long after the last renewal requests may begin: so much before the lease ends that they have
@@ -18,8 +18,8 @@ pub fn sends_for(lease: Duration) -> Duration {
     lease.mul_f64(2.0 / 3.0)
 }
 
-/// How long to wait between two heartbeats. `is_held`: there is a session that holds the lease's
-/// lock. `is_alone`: there is no other relay.
+/// How long to wait between two heartbeats. `is_held`: there is a session that keeps the lease.
+/// `is_alone`: there is no other relay.
 #[must_use]
 pub fn next_heartbeat(
     heartbeat: Duration,
@@ -28,7 +28,7 @@ pub fn next_heartbeat(
     is_alone: bool,
 ) -> Duration {
     if !is_held {
-        // Until it is taken up again, no session holds the lock.
+        // Until it is taken up again, the relay has no session to live by.
         heartbeat.min(RETAKE_INTERVAL)
     } else if is_alone {
         // There is no relay whose death is to be noticed.

@@ -25,6 +25,9 @@ use crate::store::deliveries::release;
 use crate::store::endpoints::revisions;
 use crate::store::withdrawals::withdrawals;
 
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Brake {
@@ -50,11 +53,15 @@ impl Brake {
             if of_any {
                 lanes = self.lanes.queued();
             }
-            if !lanes.is_empty() {
+            let has_looked = !lanes.is_empty();
+            if has_looked {
                 self.look_at(lanes).await;
             }
             if withdrawn {
                 self.heed_withdrawals(&mut heeded).await;
+            }
+            if withdrawn || has_looked {
+                self.pause().await;
             }
             // Every arm may be dropped: they only wait.
             tokio::select! {
@@ -62,6 +69,15 @@ impl Brake {
                 () = self.term.ending.cancelled() => {}
                 () = self.term.over.cancelled() => {}
             }
+        }
+    }
+
+    /// Lets notices gather: each look costs statements, and any role that may log in can send them.
+    async fn pause(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = self.term.ending.cancelled() => {}
+            () = self.term.over.cancelled() => {}
         }
     }
 

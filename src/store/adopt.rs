@@ -5,6 +5,7 @@
 //! send: an operator decides.
 
 use super::run::Sessions;
+use super::session::for_transaction;
 use super::visit::Visit;
 use super::{Database, StoreError, routing};
 
@@ -54,6 +55,7 @@ pub async fn adopt(database: &Database, hold: bool) -> Result<Adopted, StoreErro
     let adopting = async move {
         let work = async {
             let transaction = client.transaction().await?;
+            transaction.batch_execute(&for_transaction("")).await?;
             if hold && transaction.query_one(IS_SERVED, &[]).await?.get(0) {
                 return Ok(None);
             }

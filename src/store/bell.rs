@@ -1,11 +1,12 @@
 //! The session that hears the bell.
 //!
-//! A relay that is awake holds the bell's lock, so inserters do not ring. Before it sleeps it
-//! releases the lock and learns which transactions may have skipped the bell. See
+//! A relay that is awake keeps the bell silent, so inserters do not ring. Before it sleeps it ends
+//! the silence and learns which transactions may have skipped the bell. See
 //! `sql/schema/01_outbox.sql` for the other side.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -19,7 +20,9 @@ use super::{Database, StoreError};
 use crate::model::endpoint::EndpointId;
 
 const LISTEN: &str = "listen posthaste";
-/// The payload that `posthaste_internal.wake` sends; the bell itself sends none.
+/// The bell itself sends no payload.
+const BELL: &str = "";
+/// The payload that `posthaste_internal.wake` sends.
 const STEERED: &str = "deliveries";
 /// The payload of a relay that found due deliveries which other relays are to make.
 const DUE: &str = "due";
@@ -27,10 +30,20 @@ const DUE: &str = "due";
 const WITHDRAWN: &str = "withdrawals";
 /// The payload of a changed or deleted endpoint begins so; its number follows.
 const CHANGED: &str = "endpoint ";
-/// Waits behind the inserters that hold it shared; while a session waits, new tries fail.
-const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
-const ARM: &str = "select pg_advisory_unlock_all()";
-/// Every transaction that skipped the bell has a number below this: it had one before it tried.
+/// Beyond this many changed endpoints all of them are looked at.
+const MOST_HEARD: usize = 10_000;
+const KEEP_SILENT: &str = "select posthaste_internal.keep_silent()";
+/// Each time it is kept for a second.
+const KEEP_INTERVAL: Duration = Duration::from_millis(300);
+/// The silence ends by itself then.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
+const END_SILENCE: &str = "select posthaste_internal.end_silence()";
+/// What a session before this one has said may hold for a second more, and its inserts would not be
+/// heard. Another relay that is awake says it again.
+const RING: &str = "select setval('posthaste.silence', 1, false)";
+/// Nothing is written in this session but until when it is silent, which need not outlast a crash.
+const SETTINGS: &str = "set synchronous_commit = off;";
+/// Every transaction that skipped the bell has a number below this: it had one before it looked.
 const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
 
 /// Notified of what the session hears.
@@ -85,14 +98,20 @@ impl Changes {
 impl Ears {
     fn hear(&self, said: &str) {
         let changed = said.strip_prefix(CHANGED).map(str::parse);
+        // Any role that may log in can send notices, however odd and many.
         match (said, changed) {
             (_, Some(Ok(endpoint))) => self.changes.put(|heard| {
-                heard.of.insert(endpoint);
+                if heard.of.len() < MOST_HEARD {
+                    heard.of.insert(endpoint);
+                } else {
+                    heard.of_any = true;
+                }
             }),
             (WITHDRAWN, _) => self.changes.put(|heard| heard.withdrawn = true),
             (STEERED, _) => self.steered.notify_one(),
             (DUE, _) => self.due.notify_one(),
-            _ => self.rung.notify_one(),
+            (BELL, _) => self.rung.notify_one(),
+            _ => {}
         }
     }
 }
@@ -101,9 +120,9 @@ impl Ears {
 #[derive(Debug)]
 pub struct Bell {
     client: Arc<Client>,
-    database: Database,
     tasks: TaskTracker,
-    silencing: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
+    /// Keeps inserts from ringing.
+    silence: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
 }
 
 impl Bell {
@@ -131,18 +150,15 @@ impl Bell {
         let doing = "listen for the bell";
         answered(doing, database.connect_timeout(), async {
             let listen = async {
-                client.batch_execute(&for_session("")).await?;
+                client.batch_execute(&for_session(SETTINGS)).await?;
+                // A look follows, so what does not ring in between is found.
+                client.batch_execute(RING).await?;
                 client.batch_execute(LISTEN).await
             };
             listen.await.map_err(StoreError::query(doing))
         })
         .await?;
-        Ok(Self {
-            client: Arc::new(client),
-            database: database.direct().clone(),
-            tasks: tasks.clone(),
-            silencing: None,
-        })
+        Ok(Self { client: Arc::new(client), tasks: tasks.clone(), silence: None })
     }
 
     /// Whether the session has ended and another one is needed.
@@ -151,12 +167,16 @@ impl Bell {
         self.client.is_closed()
     }
 
-    /// The relay is awake, so inserters need not ring. Takes the lock in the background.
+    /// The relay is awake, so inserters need not ring, until [`arm`](Self::arm). In the background.
     pub fn silence(&mut self) {
-        if self.silencing.is_none() {
+        if self.silence.is_none() {
             let client = Arc::clone(&self.client);
-            self.silencing =
-                Some(self.tasks.spawn(async move { client.batch_execute(SILENCE).await }));
+            self.silence = Some(self.tasks.spawn(async move {
+                loop {
+                    client.batch_execute(KEEP_SILENT).await?;
+                    tokio::time::sleep(KEEP_INTERVAL).await;
+                }
+            }));
         }
     }
 
@@ -164,47 +184,19 @@ impl Bell {
     /// transactions may have skipped the bell; look until all of them have ended.
     ///
     /// # Errors
-    /// When the session is gone; then so is the lock.
+    /// When the session is gone, or inserts could not be kept from ringing.
     pub async fn arm(&mut self) -> Result<i64, StoreError> {
-        if let Some(silencing) = self.silencing.take() {
-            if !silencing.is_finished() {
-                // An inserter's transaction stays open and the session still waits behind it. If
-                // the lock arrives at this moment, there is nothing left to cancel.
-                self.database.cancel(&self.client.cancel_token()).await?;
+        if let Some(silence) = self.silence.take() {
+            // What it has sent is carried out before what follows on this connection.
+            silence.abort();
+            if let Ok(Err(source)) = silence.await {
+                return Err(StoreError::Query { doing: "keep the bell silent", source });
             }
-            match silencing.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error))
-                    if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {}
-                Ok(Err(source)) => {
-                    return Err(StoreError::Query { doing: "take the bell's lock", source });
-                }
-                Err(_) => return Err(StoreError::SessionEnded),
-            }
-            self.batch(ARM).await?;
+            let ended = self.client.batch_execute(END_SILENCE).await;
+            ended.map_err(StoreError::query("let the bell ring"))?;
         }
-        let row = match self.client.query_one(SKIPPERS, &[]).await {
-            // A cancellation that came late hits the next statement, which is simply repeated.
-            Err(error)
-                if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) =>
-            {
-                self.client.query_one(SKIPPERS, &[]).await
-            }
-            other => other,
-        };
+        let row = self.client.query_one(SKIPPERS, &[]).await;
         row.map(|row| row.get(0)).map_err(StoreError::query("ask which transactions are open"))
-    }
-
-    async fn batch(&self, sql: &str) -> Result<(), StoreError> {
-        match self.client.batch_execute(sql).await {
-            Err(error)
-                if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) =>
-            {
-                self.client.batch_execute(sql).await
-            }
-            other => other,
-        }
-        .map_err(StoreError::query("let go of the bell's lock"))
     }
 
     /// Asks the server for a sign of life.
@@ -213,6 +205,20 @@ impl Bell {
     /// When there is none.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.client.batch_execute("").await.map_err(StoreError::query("check the bell's session"))
+    }
+}
+
+impl Drop for Bell {
+    /// Inserts ring again for the others, if the database still hears of it.
+    fn drop(&mut self) {
+        if let Some(silence) = self.silence.take() {
+            silence.abort();
+            let client = Arc::clone(&self.client);
+            self.tasks.spawn(async move {
+                let ended = client.batch_execute(END_SILENCE);
+                drop(tokio::time::timeout(LAST_WORD_WITHIN, ended).await);
+            });
+        }
     }
 }
 

@@ -244,18 +244,6 @@ impl Database {
         })
     }
 
-    /// Asks the server to break off what the session is doing.
-    pub(super) async fn cancel(
-        &self,
-        token: &tokio_postgres::CancelToken,
-    ) -> Result<(), StoreError> {
-        match &self.tls {
-            DatabaseTls::Off => token.cancel_query(NoTls).await,
-            DatabaseTls::On(tls) => token.cancel_query(tls.clone()).await,
-        }
-        .map_err(StoreError::query("cancel waiting for the bell's lock"))
-    }
-
     pub(super) fn connect_timeout(&self) -> Duration {
         self.connect_timeout
     }

@@ -17,10 +17,18 @@ use crate::model::endpoint::EndpointId;
 const SCHEMA: &str = include_str!("../../sql/queries/doctor_schema.sql");
 const ENDPOINTS: &str = include_str!("../../sql/queries/doctor_endpoints.sql");
 const WORK: &str = include_str!("../../sql/queries/doctor_work.sql");
+const SESSIONS: &str = include_str!("../../sql/queries/doctor_sessions.sql");
 
 /// Receivers refuse signatures that are 5 minutes off; Posthaste signs by this machine's clock.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 const CLOCKS_APART_A_LITTLE: Duration = Duration::from_secs(2);
+/// A statement of ours that waits for longer is held up.
+const LONG_WAIT_SECONDS: f64 = 1.0;
+/// Rows that were deleted since cannot be removed, and tables that are written all the time grow.
+const OLD_TRANSACTION_SECONDS: f64 = 3_600.0;
+const OLD_BY_TRANSACTIONS: i32 = 1_000_000;
+/// A table that is locked is told, and not waited for.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '3s';";
 /// The examination is a few small statements; a server that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -148,7 +156,8 @@ async fn look(
     });
     // Opened only now: the database may end sessions that rest.
     let (client, driver) = database.session(|_| {}).await?;
-    let asked = Examination { client, sessions: Sessions::for_transactions(database, "") };
+    let sessions = Sessions::for_transactions(database, LOCK_TIMEOUT);
+    let asked = Examination { client, sessions };
     tokio::select! {
         result = inside(&asked, lease, rings, findings) => result,
         _ = driver => Err(StoreError::SessionEnded),
@@ -164,6 +173,11 @@ async fn inside(
 ) -> Result<(), StoreError> {
     let of_schema = asked.rows(SCHEMA, "look at the schema", &[&rings]).await?;
     findings.extend(of_schema.iter().map(finding));
+    // Before tables are read, for which these may have doctor wait too.
+    let bounds: &Parameters<'_> =
+        &[&LONG_WAIT_SECONDS, &OLD_TRANSACTION_SECONDS, &OLD_BY_TRANSACTIONS];
+    let sessions = asked.rows(SESSIONS, "look at other sessions", bounds).await?;
+    findings.extend(sessions.iter().map(finding));
     if findings.iter().any(|one| one.check == "privileges" && one.state != State::Ok) {
         return Ok(());
     }

@@ -83,6 +83,8 @@ pub enum StoreError {
     NoVersion { given: i32, newest: i32 },
     #[error("apply migration {version} ({name})")]
     Migration { version: i32, name: &'static str, source: tokio_postgres::Error },
+    #[error("{doing}: it is locked by {holders}")]
+    HeldUp { doing: String, holders: String, source: tokio_postgres::Error },
     #[error(
         "a relay runs on this database: stop it first, or disable endpoints one by one with posthaste.disable_endpoint"
     )]
@@ -124,6 +126,7 @@ impl StoreError {
             Self::Query { source, .. }
             | Self::Forgotten { source, .. }
             | Self::Connect { source, .. }
+            | Self::HeldUp { source, .. }
             | Self::Migration { source, .. } => source.code(),
             _ => None,
         }

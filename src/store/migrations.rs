@@ -46,8 +46,10 @@ pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "0001_schem
 /// Where the applied versions are written down.
 pub(super) const LEDGER: &str = include_str!("../../sql/migrations/ledger.sql");
 
-/// One migrator at a time: lock number 3 of `'post'` (see `sql/README.md`).
-pub(super) const LOCK: &str = "select pg_advisory_xact_lock(1886352244, 3)";
+/// One migrator at a time: only a role that may write to the ledger can hold the others off. The
+/// time-out is far more than a migration takes.
+pub(super) const LOCK: &str =
+    "set local lock_timeout = '10s'; lock table posthaste.migrations in exclusive mode;";
 
 /// A lock that an application holds for long makes the migration fail, and changes nothing.
 pub(super) const TIMEOUTS: &str =
@@ -62,6 +64,11 @@ impl Migration {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect()
+    }
+
+    /// What is being done while it is applied, for an error.
+    pub(super) fn doing(&self) -> String {
+        format!("apply migration {} ({})", self.version, self.name)
     }
 
     /// Its text, and what writes it down.

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod endpoints;
 mod error;
 pub mod health;
+mod holders;
 mod loan;
 pub mod migrate;
 mod migrations;

@@ -12,7 +12,7 @@ use super::visit::{Visit, VisitSession};
 use super::{Database, Store, StoreError};
 
 /// The process that serves the session, and nothing prepared.
-const SERVED_BY: &str = "select pg_backend_pid()";
+const SERVED_BY: &str = "select pg_catalog.pg_backend_pid()";
 /// How often both are asked. By chance alone, four busy sessions of a pooler would pass for lasting
 /// ones once in billions of starts.
 const ROUNDS: usize = 4;

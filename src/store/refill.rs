@@ -8,7 +8,8 @@
 use tokio_postgres::Client;
 
 use super::StoreError;
-use super::migrations::{LEDGER, LOCK, MIGRATIONS, Migration, TIMEOUTS};
+use super::migrations::{LEDGER, MIGRATIONS, Migration, TIMEOUTS};
+use super::session::for_transaction;
 use super::visit::Visit;
 
 const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
@@ -52,8 +53,13 @@ const ROUTE_ALL: &str = "update posthaste.routing set database_oid = 0 \
 pub async fn run(visit: &mut Visit<'_>) -> Result<bool, StoreError> {
     let session = visit.direct().await?;
     let client = session.client();
-    batch(client, &format!("begin; {LOCK}; {TIMEOUTS} {PATH}")).await?;
-    let refilled = is_without_rows(client).await?;
+    batch(client, &format!("begin; {} {TIMEOUTS} {PATH}", for_transaction(""))).await?;
+    let mut refilled = is_without_rows(client).await?;
+    if refilled {
+        // Another one may do it at the same time. Whatever the dump has left out, this is there.
+        batch(client, "lock table posthaste.routing in exclusive mode").await?;
+        refilled = is_without_rows(client).await?;
+    }
     if refilled {
         let rows = compare(client).await?;
         refill(client, &rows).await?;

@@ -1,5 +1,7 @@
-//! The lease: a relay's row and session lock, which say that it lives; and the release of a dead
-//! relay's claims. Where sessions do not last, the row says so and lives by its heartbeat alone.
+//! The lease: a relay's row and the session that it names, which say that it lives.
+//!
+//! Also the release of a dead relay's claims. Where sessions do not last, the row names none and
+//! lives by its heartbeat alone.
 
 use std::time::Duration;
 
@@ -13,13 +15,12 @@ use super::run::{Parameters, Sessions, StatementResult};
 use super::{Database, RelayId, Store, StoreError};
 
 const REGISTER: &str = include_str!("../../sql/queries/register.sql");
-const EVICT: &str = include_str!("../../sql/queries/evict.sql");
 const RETAKE: &str = include_str!("../../sql/queries/retake.sql");
 const RENEW: &str = include_str!("../../sql/queries/renew.sql");
 const REAP: &str = include_str!("../../sql/queries/reap.sql");
 const DEREGISTER: &str = include_str!("../../sql/queries/deregister.sql");
 
-/// The session that holds a relay's lock. When it ends, other relays may take the relay for dead.
+/// The session that keeps a relay's lease. When it ends, other relays may take the relay for dead.
 /// Behind a pooler it is only a connection for heartbeats, which no other statement holds up.
 #[derive(Debug)]
 pub struct Lease {
@@ -62,7 +63,7 @@ pub struct Heartbeat {
 }
 
 impl Lease {
-    /// Registers a relay: its row becomes visible when its lock is already held.
+    /// Registers a relay, with this session as the one that it lives by.
     ///
     /// # Errors
     /// When the session cannot be opened or the statement fails.
@@ -83,11 +84,8 @@ impl Lease {
     /// Takes a lease up again after its connection was lost. `None`: another relay took this one
     /// for dead.
     ///
-    /// The server may not have noticed that the old session is gone, and would hold the lock for it
-    /// until it does, for hours where a network forgets connections. So that session is ended.
-    ///
     /// # Errors
-    /// When the session cannot be opened, or the old one does not end.
+    /// When the session cannot be opened or the statement fails.
     pub async fn retake(
         database: &Database,
         tasks: &TaskTracker,
@@ -97,7 +95,6 @@ impl Lease {
         let lease = Self { client, sessions, registration };
         let Registration { relay, started_at } = registration;
         let doing = "take this relay's lease again";
-        lease.run(EVICT, doing, &[&relay, &started_at]).await?;
         let mine = lease.run(RETAKE, doing, &[&relay, &started_at]).await?.rows;
         Ok((!mine.is_empty()).then_some(lease))
     }
@@ -175,7 +172,7 @@ pub struct Reaped {
     pub claims: i64,
 }
 
-/// Releases the claims of relays whose lock is free or whose heartbeat is older than `lease`, and
+/// Releases the claims of relays whose session has ended or whose heartbeat is older than `lease`, and
 /// appends an interrupted attempt for each.
 ///
 /// # Errors

@@ -8,8 +8,6 @@ use crate::support::{
     holds, ids, inconsistencies, settled, until, value, waits_for_a_lock, webhook_ids,
 };
 
-const LEASE_LOCK: &str = "from pg_locks where locktype = 'advisory' and classid = 1885893228";
-
 #[tokio::test]
 async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
     let database = TestDatabase::new().await;
@@ -17,7 +15,7 @@ async fn what_a_killed_relay_was_sending_is_made_again_at_once_and_says_why() {
     let receiver = Receiver::start().await;
     receiver.otherwise(Reply::Hang);
     endpoint(&receiver.url("/")).add(&client).await;
-    // Only the lock can tell of the death so soon: the heartbeat may be ten minutes old.
+    // Only the session can tell of the death so soon: the heartbeat may be ten minutes old.
     let relay = || {
         let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms");
         relay.set("relay.lease", "10m").set("delivery.initial_window", "8")
@@ -227,13 +225,10 @@ async fn a_lost_lease_session_is_taken_up_again_under_the_same_number() {
     let receiver = Receiver::start().await;
     endpoint(&receiver.url("/")).add(&client).await;
     let _relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms").start().await;
-    let database_is_ours =
-        "and database = (select oid from pg_database where datname = current_database())";
-    let holder = format!("select pid {LEASE_LOCK} {database_is_ours}");
-    let holder: i32 = value(&client, &holder).await;
+    let holder: i32 = value(&client, "select session_pid from posthaste.relays").await;
     client.execute("select pg_terminate_backend($1)", &[&holder]).await.unwrap();
-    holds(&client, &format!("count(*) = 1 {LEASE_LOCK} {database_is_ours} and pid <> {holder}"))
-        .await;
+    let another = "count(*) = 1 from posthaste.relays join pg_stat_activity on pid = session_pid";
+    holds(&client, &format!("{another} where pid <> {holder}")).await;
 
     let event = event("order.paid").add(&client).await;
     assert_eq!(attempted(&client, event, 1).await[0].relay_id, 1);

@@ -48,9 +48,9 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     endpoint(&receiver.url("/")).add(&client).await;
     let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms").start().await;
     let writer = Writer::start(&database.url(), EVENTS);
-    let lease = "pid in (select pid from pg_locks where classid = 1885893228 and granted)";
-    let bell = "query like '%1886352244%' or query in ('listen posthaste', \
-                'select pg_advisory_unlock_all()')";
+    let lease = "pid in (select session_pid from posthaste.relays)";
+    let bell = "query ~ '^(listen posthaste$|select posthaste_internal.(keep|end)_silen|select setval.*silence)' \
+                or query like '%pg_snapshot_xmax(pg_current_snapshot())::text::bigint'";
     let queue = "query ~ '^-- (claim|record|record_delivered|due|release|endpoints):'";
     let router = "query ~ '^-- (cursor|route|route_few|read_events|owed|write_step):'";
     let kinds = [lease, bell, queue, router, "true"];

@@ -16,6 +16,7 @@ mod places;
 mod pooler;
 mod restore;
 mod sessions;
+mod strangers;
 
 mod hostile;
 mod hour_down;

@@ -191,13 +191,13 @@ async fn a_relay_without_a_session_lives_and_is_taken_over_by_its_heartbeat() {
     }
     receiver.wait_for(8).await;
     holds(&client, "count(*) = 20 from posthaste.live_deliveries where claimed_by = 1").await;
-    // One that has a session, and looks for locks that are free.
+    // One that has a session, and looks for others whose session has ended.
     let polling = Relay::on(&database.url()).set("relay.wake", "poll");
     let other = timed(polling.set("relay.poll_interval", "50ms")).await;
     let has_looked =
         "heartbeat_at > started_at + interval '3 s' from posthaste.relays where id = 2";
     holds(&client, has_looked).await;
-    let both = "array_agg(has_session order by id) = '{f,t}' from posthaste.relays where id <= 2";
+    let both = "array_agg(session_pid is not null order by id) = '{f,t}' from posthaste.relays where id <= 2";
     assert!(value::<bool>(&client, &format!("select {both}")).await, "nobody is dead");
     assert_eq!(other.metric("posthaste_relay_takeovers_total", "").await, 0.0);
     receiver.otherwise(Reply::ok());

@@ -43,6 +43,8 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "relays",
         "endpoints",
         "filters",
+        "locks",
+        "transactions",
         "announcements",
         "addresses",
         "rules",

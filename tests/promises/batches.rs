@@ -36,7 +36,7 @@ impl Ground {
         let database = TestDatabase::new().await;
         let client = database.client().await;
         let fill = "insert into posthaste.endpoints (url) select 'https://a.example' from generate_series(1, 2);
-                    insert into posthaste.relays (name, version, has_session) values ('a', '1', false);
+                    insert into posthaste.relays (name, version) values ('a', '1');
                     insert into posthaste.outbox (event_type, payload) select 'x', '1' from generate_series(1, 3)";
         client.batch_execute(fill).await.unwrap();
         let way = Database::parse(&database.url(), None, None, PATIENCE).unwrap();

@@ -251,7 +251,7 @@ async fn two_that_route_few_at_once_route_nothing_twice() {
     let (client, other) = (router(&database).await, database.client().await);
     let event = "insert into posthaste.outbox (event_type, payload) values ('x', '1')";
     client.batch_execute(event).await.unwrap();
-    other.batch_execute("begin; select pg_advisory_xact_lock(1886352244, 2)").await.unwrap();
+    other.batch_execute("begin; select posthaste_internal.may_route()").await.unwrap();
     assert_eq!(run(&client, "route_few", AMPLE).await.len(), 0, "another relay is routing");
     other.batch_execute("commit").await.unwrap();
     assert_eq!(run(&client, "route_few", AMPLE).await.len(), 2);

@@ -96,10 +96,12 @@ async fn a_stop_while_recording_is_held_up_ends_soon_and_what_was_answered_may_c
 #[tokio::test]
 async fn a_stop_while_another_one_migrates_ends_at_once() {
     let database = TestDatabase::empty().await;
-    let blocker = database.client().await;
-    blocker.batch_execute("select pg_advisory_lock(1886352244, 3)").await.unwrap();
+    let (blocker, client) = (database.client().await, database.client().await);
+    blocker.batch_execute("begin; create schema posthaste").await.unwrap();
     let mut stopped = relay(&database).migrating().spawn();
-    holds(&blocker, "count(*) = 1 from pg_stat_activity where wait_event = 'advisory'").await;
+    let waits = "count(*) = 1 from pg_stat_activity where wait_event_type = 'Lock' \
+                 and query like '-- The table of applied migrations%'";
+    holds(&client, waits).await;
     stopped.signal("TERM");
     assert_eq!(ended_soon(&mut stopped).await.code(), Some(0));
 }

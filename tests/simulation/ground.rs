@@ -141,16 +141,16 @@ impl Ground {
 
     /// Ends the session that holds a relay's lease, from the server's side.
     pub async fn end_session(&self, relay: RelayId) {
-        let statement = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' \
-             and classid = 1885893228 and objid = $1::integer::oid and granted";
+        let statement =
+            "select pg_terminate_backend(session_pid) from posthaste.relays where id = $1";
         self.read_with(statement, &[&relay]).await;
         self.session_is_gone(relay).await;
     }
 
     /// Waits until the server has noticed that a relay's lease session has ended.
     pub async fn session_is_gone(&self, relay: RelayId) {
-        let statement = "select not exists (select from pg_locks where locktype = 'advisory' \
-             and classid = 1885893228 and objid = $1::integer::oid)";
+        let statement = "select not exists (select from posthaste.relays r \
+             join pg_stat_activity a on a.pid = r.session_pid where r.id = $1)";
         until("the lease's session to be gone", || async {
             let gone: bool = self.ask(statement, &[&relay]).await.get(0);
             gone.then_some(())

@@ -43,12 +43,15 @@ begin
   assert not pg_temp.may($q$select posthaste.send_test(1)$q$);
   assert not pg_temp.may($q$select posthaste_internal.announce('posthaste.endpoint.paused', 1, '{}')$q$);
 end $$;
--- it rings the bell
+-- it rings the bell, and can neither keep it silent nor take the right to route or to migrate
 begin;
 insert into posthaste.outbox (event_type, payload) values ('a', '1');
 do $$
 begin
-  assert exists (select from pg_locks where locktype = 'advisory' and (classid, objid) = (1886352244, 1) and mode = 'ShareLock' and granted);
+  assert not pg_temp.may($q$select setval('posthaste.silence', 1)$q$);
+  assert not pg_temp.may($q$select posthaste_internal.keep_silent()$q$);
+  assert not pg_temp.may($q$lock table posthaste.routers in share update exclusive mode$q$);
+  assert not pg_temp.may($q$lock table posthaste.migrations in access share mode$q$);
 end $$;
 rollback;
 -- a second event with the same key is the first
@@ -147,7 +150,7 @@ execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 1000, 10
 execute release(1, '{1}', '{1}', '{1}', '{1}', '{0}');
 execute claim(1, 2, null, '{1}', '{9}', 1000);
 execute release_orphans(1, '{}', 1);
-execute evict(1, now());
+execute retake(1, now());
 execute endpoints('{1}', null);
 execute due(null);
 execute rules;

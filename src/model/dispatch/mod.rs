@@ -33,7 +33,8 @@ pub const FEW: u8 = 100;
 const DELIVERIES_PER_STEP: f64 = 5_000.0;
 /// Where one event makes more deliveries than this, few events are many deliveries.
 const FAN_OUT_OF_FEW: f64 = 10.0;
-/// Between two notices to other relays, each of which costs all of them a statement.
+/// Between two notices to other relays, each of which costs all of them a statement; and between
+/// two polls that notices ask for, which any role that may log in can send.
 const TELL_INTERVAL: Duration = Duration::from_millis(20);
 /// Between two tries to open a session for the bell.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ pub struct Dispatch {
     /// Whether the bell was heard when the last step was chosen.
     hears: bool,
     sleep: Sleep,
-    /// The relay is to take the bell's lock.
+    /// The relay is to keep the bell silent.
     rises: bool,
     checked_at: Instant,
     reconnect_at: Instant,
@@ -67,6 +68,9 @@ pub struct Dispatch {
     /// When to look at the outbox next, besides bell and poll.
     look_at: Option<Instant>,
     poll_at: Instant,
+    polled_at: Option<Instant>,
+    /// A notice asks for the next poll.
+    is_poll_asked_for: bool,
     /// What is due has been read in this term.
     has_polled: bool,
     /// The last step of routing was full.
@@ -131,6 +135,8 @@ impl Dispatch {
             token,
             look_at: Some(now),
             poll_at: now,
+            polled_at: None,
+            is_poll_asked_for: false,
             has_polled: false,
             backlog: None,
             routed_at: now,
@@ -309,7 +315,9 @@ impl Dispatch {
         let tell_at = facts.others_are_to_know.then_some(self.tell_at);
         let others = [look_at, facts.due_at, tell_at, self.reconnect_at()];
         let until = others.into_iter().flatten().fold(self.poll_at, Instant::min);
-        let reason = if until == self.poll_at {
+        let reason = if until == self.poll_at && self.is_poll_asked_for {
+            Reason::Other
+        } else if until == self.poll_at {
             Reason::Poll
         } else if Some(until) == facts.due_at {
             Reason::Due
@@ -370,14 +378,17 @@ impl Dispatch {
 
     // ── what a rest was ended by ──
 
-    /// The bell rang: events were inserted.
+    /// The bell rang: events were inserted, or it is said so.
     pub fn rang(&mut self, now: Instant) {
-        self.sleep.rang(now);
-        self.look_at = Some(now);
+        let at = now + self.sleep.rang(now);
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
     }
 
-    /// An operator or another relay has made deliveries due.
+    /// An operator or another relay has made deliveries due, or it is said so.
     pub fn are_due(&mut self, now: Instant) {
-        self.poll_at = now;
+        let at = self.polled_at.map_or(now, |polled| now.max(polled + TELL_INTERVAL));
+        if at < self.poll_at {
+            (self.poll_at, self.is_poll_asked_for) = (at, true);
+        }
     }
 }

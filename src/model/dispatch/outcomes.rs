@@ -50,6 +50,7 @@ impl Dispatch {
         // A tenth of jitter, so that several relays do not poll together.
         let jitter = 0.9 + 0.2 * draw;
         self.poll_at = now + (self.settings.poll_interval * intervals).mul_f64(jitter);
+        (self.polled_at, self.is_poll_asked_for) = (Some(now), false);
         self.look_at = Some(now);
         self.has_polled = true;
         self.at = Point::TellOthers;
@@ -198,8 +199,8 @@ impl Dispatch {
         self.failed();
     }
 
-    /// The relay has let go of the bell's lock; transactions below `skippers` may not have rung.
-    /// `None`: the session is gone, and its lock with it. A look is due either way.
+    /// The relay has ended the bell's silence; transactions below `skippers` may not have rung.
+    /// `None`: the session is gone, and the silence soon after. A look is due either way.
     pub fn armed(&mut self, skippers: Option<i64>, now: Instant) {
         match skippers {
             Some(skippers) => self.sleep.armed(skippers),

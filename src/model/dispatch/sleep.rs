@@ -1,11 +1,12 @@
 //! Decides when to look for events: again and again while awake, on NOTIFY while asleep.
 //!
-//! While awake, the relay holds the bell's lock, so no insert pays for a NOTIFY. While asleep,
-//! every insert rings. In between, the relay has let go of the lock but may still miss the
-//! transactions that tried the bell while it was held: it looks until all of them have ended. A few
-//! events a second are heard by the bell alone; the relay takes the lock only when there are many.
+//! While awake, the relay keeps the bell silent, so no insert pays for a NOTIFY. While asleep,
+//! every insert rings. In between, the relay has ended the silence but may still miss the
+//! transactions that inserted during it: it looks until all of them have ended. A few events a
+//! second are heard by the bell alone; the relay keeps it silent only when there are many.
 //!
-//! A lost bell costs latency only: a poll always runs behind it.
+//! A lost bell costs latency only: a poll always runs behind it. And a bell that rings for nothing,
+//! as any role that may log in can have it, costs some looks a second.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,6 +22,14 @@ const WITHIN: Duration = Duration::from_millis(50);
 const QUIET_LOOKS: u32 = 5;
 /// The timer ends on a full millisecond: after 0.3 to 1.3 of them.
 const FIRST_PAUSE: Duration = Duration::from_micros(300);
+/// So many bells in a row may ring for nothing, as each does for all relays but one. After that the
+/// next look waits, each for twice as long as the one before …
+const VAIN_BELLS: u32 = 4;
+const FIRST_VAIN_PAUSE: Duration = Duration::from_millis(1);
+/// … at most for this: 20 looks a second.
+const LONGEST_VAIN_PAUSE: Duration = Duration::from_millis(50);
+/// A bell after this much silence is looked after at once.
+const VAIN_FOR: Duration = Duration::from_secs(1);
 
 /// Whether the relay sleeps, and what follows from a look.
 #[derive(Debug)]
@@ -28,6 +37,10 @@ pub struct Sleep {
     state: State,
     /// When the last bells rang.
     bells: VecDeque<Instant>,
+    /// How many in a row rang for nothing.
+    vain: u32,
+    /// One has rung since the last look.
+    has_rung: bool,
     /// Until the next look, if nothing is found.
     pause: Duration,
     longest_pause: Duration,
@@ -35,11 +48,11 @@ pub struct Sleep {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The relay holds the bell's lock, or waits for it.
+    /// The relay keeps the bell silent.
     Awake { quiet: u32 },
-    /// The relay is to let go of the lock.
+    /// The relay is to end the silence.
     Tired,
-    /// The relay has let go; transactions below `skippers` may have skipped the bell.
+    /// The relay has ended it; transactions below `skippers` may have skipped the bell.
     Falling { skippers: i64 },
     /// Every insert rings.
     Asleep,
@@ -60,6 +73,8 @@ impl Sleep {
         Self {
             state: State::Asleep,
             bells: VecDeque::with_capacity(BELLS),
+            vain: 0,
+            has_rung: false,
             pause: FIRST_PAUSE,
             longest_pause,
         }
@@ -69,35 +84,52 @@ impl Sleep {
         self.state == State::Asleep
     }
 
-    /// Whether the relay is to let go of the bell's lock.
+    /// Whether the relay is to end the bell's silence.
     pub(super) fn is_tired(&self) -> bool {
         self.state == State::Tired
     }
 
-    /// The bell rang.
-    pub(super) fn rang(&mut self, now: Instant) {
+    /// The bell rang. Returns how long to wait before the look that is due for it.
+    pub(super) fn rang(&mut self, now: Instant) -> Duration {
+        let last = self.bells.front();
+        if last.is_none_or(|last| now.saturating_duration_since(*last) > VAIN_FOR) {
+            self.vain = 0;
+        }
+        self.has_rung = true;
         self.bells.truncate(BELLS - 1);
         self.bells.push_front(now);
+        match self.vain.checked_sub(VAIN_BELLS) {
+            None => Duration::ZERO,
+            Some(over) => {
+                FIRST_VAIN_PAUSE.saturating_mul(1 << over.min(10)).min(LONGEST_VAIN_PAUSE)
+            }
+        }
     }
 
-    /// The session that hears the bell is a new one, or gone with its lock.
+    /// The session that hears the bell is a new one, or gone with the silence.
     pub(super) fn lost(&mut self) {
         self.state = State::Asleep;
     }
 
-    /// The relay has let go of the lock.
+    /// The relay has ended the silence.
     pub(super) fn armed(&mut self, skippers: i64) {
         self.state = State::Falling { skippers };
     }
 
     /// Takes in what a look found. Returns how long to wait before the next (`None`: until the bell
-    /// rings or the poll comes round), and whether the relay is to take the bell's lock.
+    /// rings or the poll comes round), and whether the relay is to keep the bell silent.
     pub(super) fn after(
         &mut self,
         look: Look,
         hears: bool,
         now: Instant,
     ) -> (Option<Duration>, bool) {
+        let has_rung = std::mem::take(&mut self.has_rung);
+        if look.events > 0 {
+            self.vain = 0;
+        } else if has_rung && look.xmin.is_some() {
+            self.vain = self.vain.saturating_add(1);
+        }
         if look.events == 0 {
             return (self.after_nothing(look.xmin, hears), false);
         }
@@ -132,7 +164,7 @@ impl Sleep {
             }
             State::Awake { .. } | State::Tired => {
                 self.pause = FIRST_PAUSE;
-                // Without a session there is no lock to let go of.
+                // Without a session there is no silence to end.
                 self.state = if hears { State::Tired } else { State::Asleep };
                 Some(Duration::ZERO)
             }

@@ -61,9 +61,9 @@ pub enum Step {
         /// Full lanes were waited for long enough: what has no room is written to wait.
         overflow: bool,
     },
-    /// Take the bell's lock: no insert rings from then on.
+    /// Keep the bell silent: no insert rings from then on.
     Silence,
-    /// Let go of the bell's lock: every insert rings from then on.
+    /// End the bell's silence: every insert rings from then on.
     Arm,
     /// Something failed: wait a little, longer each time.
     BackOff,

@@ -67,15 +67,15 @@ impl BellSession {
         }
     }
 
-    /// Takes the bell's lock, in the background.
+    /// Keeps the bell silent, in the background.
     pub(super) fn silence(&mut self) {
         if let Some(bell) = &mut self.bell {
             bell.silence();
         }
     }
 
-    /// Lets go of the bell's lock. Returns the number below which transactions may have skipped the
-    /// bell; `None`: the session is gone, and its lock with it.
+    /// Ends the bell's silence. Returns the number below which transactions may have skipped the
+    /// bell; `None`: the session is gone.
     pub(super) async fn arm(&mut self) -> Option<i64> {
         let bell = self.bell.as_mut()?;
         match tokio::time::timeout(CHECK_TIMEOUT, bell.arm()).await {

@@ -121,11 +121,12 @@ fn an_error_ends_the_round_with_a_pause_and_a_look_but_new_events_are_routed_aft
 
 #[test]
 fn a_poll_comes_after_an_interval_with_jitter_and_five_where_the_bell_is_heard() {
-    let now = start();
+    let rests = start();
+    let now = rests + TELL_INTERVAL;
     for (hears, draw, expected) in
         [(false, 0.0, 900), (false, 1.0, 1100), (true, 0.5, 5000), (true, 1.0, 5500)]
     {
-        let mut dispatch = at_rest(now);
+        let mut dispatch = at_rest(rests);
         dispatch.are_due(now);
         let settings = DispatchSettings { listens: false, ..SETTINGS };
         dispatch.settings = settings;

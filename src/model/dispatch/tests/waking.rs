@@ -58,7 +58,7 @@ fn a_term_has_polled_once_what_is_due_was_read_and_not_when_that_failed() {
 }
 
 #[test]
-fn a_relay_that_is_woken_while_it_falls_asleep_takes_the_lock_again() {
+fn a_relay_that_is_woken_while_it_falls_asleep_keeps_the_bell_silent_again() {
     let now = start();
     let mut dispatch = at_rest(now);
     dispatch.armed(Some(12), now);
@@ -88,7 +88,7 @@ fn ten_bells_within_50_ms_wake_the_relay_and_fewer_or_slower_ones_do_not() {
 }
 
 #[test]
-fn a_relay_whose_session_goes_with_the_lock_looks_by_itself_until_it_has_another() {
+fn a_relay_whose_session_goes_with_the_silence_looks_by_itself_until_it_has_another() {
     let now = start();
     let mut dispatch = at_rest(now);
     dispatch.routed(Some(routed(16, 16)), now, now);
@@ -107,4 +107,50 @@ fn a_relay_whose_session_goes_with_the_lock_looks_by_itself_until_it_has_another
     assert_eq!(pauses[..4], [300, 600, 1200, 2400]);
     // No longer than the poll's interval.
     assert_eq!(pauses[12..], [1_000_000, 1_000_000]);
+}
+
+#[test]
+fn bells_that_ring_for_nothing_cost_twenty_looks_a_second_and_one_that_does_not_is_heard_at_once() {
+    let start = start();
+    let mut dispatch = at_rest(start);
+    let mut pauses = Vec::new();
+    let mut looks = 0;
+    // One a millisecond, for four seconds: no poll is due yet.
+    for tick in 0..4_000 {
+        let now = start + tick * MILLI;
+        dispatch.rang(now);
+        let at = dispatch.look_at.expect("a look is due");
+        if at <= now {
+            assert!(matches!(dispatch.next(now, &HEARS), Step::Route { .. }));
+            dispatch.routed(Some(routed(0, 0)), now, now);
+            let _ = dispatch.next(now, &HEARS);
+            looks += 1;
+            dispatch.rang(now);
+            let pause = dispatch.look_at.expect("a look is due") - now;
+            pauses.push(pause.as_millis());
+        }
+    }
+    assert_eq!(pauses[..11], [0, 0, 0, 1, 2, 4, 8, 16, 32, 50, 50]);
+    assert!(looks <= 4 * 20 + 11, "{looks}");
+    // An event among them is found with the next look, and then bells are looked after at once.
+    let now = dispatch.look_at.expect("a look is due");
+    dispatch.routed(Some(routed(1, 1)), now, now);
+    dispatch.rang(now);
+    assert_eq!(dispatch.look_at, Some(now));
+}
+
+#[test]
+fn notices_that_deliveries_are_due_have_the_relay_poll_fifty_times_a_second_at_most() {
+    let start = start();
+    let mut dispatch = at_rest(start);
+    let mut polls = 0;
+    for tick in 0..1_000 {
+        let now = start + tick * MILLI;
+        dispatch.are_due(now);
+        if dispatch.poll_at <= now {
+            dispatch.polled(0.5, now);
+            polls += 1;
+        }
+    }
+    assert_eq!(polls, 49);
 }
