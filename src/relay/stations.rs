@@ -23,6 +23,7 @@ use super::ordering::{ToLookAt, Turns};
 use super::policy::Policy;
 use super::record::Recorder;
 use super::term::Term;
+use super::unflushed::Unflushed;
 use super::upkeep::Upkeep;
 use crate::clock::Present;
 use crate::config::{Config, UpkeepSettings, WakeMode as Mode};
@@ -91,6 +92,7 @@ struct Common {
     claims: Arc<Claims>,
     lanes: Arc<Lanes>,
     lines: Arc<ToLookAt>,
+    unflushed: Arc<Unflushed>,
 }
 
 impl Stations {
@@ -125,6 +127,7 @@ impl Stations {
             claims,
             lanes: Arc::new(lanes),
             lines: Arc::default(),
+            unflushed: Arc::default(),
         };
         let retaken = Arc::new(Notify::new());
         Self {
@@ -160,6 +163,7 @@ impl Common {
             results,
             lines: Arc::clone(&self.lines),
             history: Arc::clone(&lasting.history),
+            unflushed: Arc::clone(&self.unflushed),
         }
     }
 
@@ -186,6 +190,7 @@ impl Common {
             lanes: Arc::clone(&self.lanes),
             lines: Arc::clone(&self.lines),
             effects,
+            unflushed: Arc::clone(&self.unflushed),
             interval,
         }
     }
@@ -232,6 +237,7 @@ impl Common {
             claims: Arc::clone(&self.claims),
             lanes: Arc::clone(&self.lanes),
             lines: Arc::clone(&self.lines),
+            unflushed: Arc::clone(&self.unflushed),
             retaken,
             heartbeat: config.relay.heartbeat,
             lease: config.relay.lease,

@@ -17,6 +17,7 @@ use crate::model::verdict::{Decision, Verdict};
 
 const RECORD: &str = include_str!("../../sql/queries/record.sql");
 const RECORD_ONE: &str = include_str!("../../sql/queries/record_one.sql");
+const FLUSH: &str = include_str!("../../sql/queries/flush.sql");
 
 /// Faster than any network: a body read in less was there when its head was.
 const BODY_CAME_WITH_HEAD: Duration = Duration::from_micros(100);
@@ -44,6 +45,16 @@ pub struct Attempt {
     pub blocks: bool,
 }
 
+/// When a recording is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Once it is on the server's disk, and wherever else the operator has commits wait for.
+    Waits,
+    /// Before that: a crash of the server may undo it. What another transaction builds on it is
+    /// undone then too.
+    AtOnce,
+}
+
 /// Deliveries whose claim was still the caller's when they were recorded.
 #[derive(Debug, Default)]
 pub struct RecordedDeliveries {
@@ -67,6 +78,12 @@ impl RecordedDeliveries {
         }
     }
 
+    /// Whether nothing was recorded: every claim was lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.alone.is_empty() && self.batches.values().all(Bits::is_empty)
+    }
+
     /// When the next in its line is due, if it was the head of one that moved on.
     #[must_use]
     pub fn next_due_in(&self, attempt: &Attempt) -> Option<Duration> {
@@ -86,13 +103,14 @@ pub async fn record(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
+    commit: Commit,
 ) -> Result<RecordedDeliveries, StoreError> {
     if let [one] = attempts
         && !one.is_of_a_line
         && one.batch.is_none()
         && one.verdict.decision == Decision::Delivered
     {
-        return record_one(store, relay, one, now).await;
+        return record_one(store, relay, one, now, commit).await;
     }
     let (which, more) = with_more(attempts);
     let (batches, marks) = marks(attempts);
@@ -145,6 +163,7 @@ pub async fn record(
                 &column(attempts, |a| a.event_created_at),
                 &batches,
                 &marks,
+                &(commit == Commit::AtOnce),
             ],
         )
         .await?;
@@ -157,6 +176,7 @@ async fn record_one(
     relay: RelayId,
     attempt: &Attempt,
     now: Instant,
+    commit: Commit,
 ) -> Result<RecordedDeliveries, StoreError> {
     let Phases { resolve, connect, tls, headers: head, .. } = attempt.phases;
     let is_kept = headers(attempt).is_some() || body(attempt).is_some();
@@ -187,12 +207,22 @@ async fn record_one(
                 &headers(attempt).map(headers_json),
                 &body(attempt).map(body_text),
                 &reason(attempt).map(without_nul),
+                &(commit == Commit::AtOnce),
             ],
         )
         .await?;
     let key = (attempt.event_id, attempt.endpoint_id);
     let alone = (recorded > 0).then_some((key, None)).into_iter().collect();
     Ok(RecordedDeliveries { alone, ..RecordedDeliveries::default() })
+}
+
+/// Waits until all that was committed before is on the server's disk, and wherever else the
+/// operator has commits wait for. `false`: this relay has no row any more, and so it did not wait.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn flush(store: &Store, relay: RelayId) -> Result<bool, StoreError> {
+    Ok(store.queue.execute(FLUSH, "wait for the disk", &[&relay]).await? > 0)
 }
 
 fn recorded(rows: &[Row]) -> RecordedDeliveries {

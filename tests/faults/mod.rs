@@ -16,6 +16,7 @@ mod places;
 mod pooler;
 mod restore;
 mod sessions;
+mod unflushed;
 
 mod hostile;
 mod hour_down;

@@ -10,7 +10,7 @@ use posthaste::model::dispatch::{ClaimRequest, RouteBy};
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::routing::{Cut, LaneRoom, Recipients, StepRoom};
 use posthaste::relay::{Stepped, route_in_steps};
-use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
+use posthaste::store::attempts::{Attempt, Commit, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
     ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
 };
@@ -206,7 +206,7 @@ impl Statement {
             }
             Self::Record { attempts, now } => {
                 let attempts: Vec<&Attempt> = attempts.iter().collect();
-                Done::Recorded(record(store, relay, &attempts, *now).await?)
+                Done::Recorded(record(store, relay, &attempts, *now, Commit::AtOnce).await?)
             }
             Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
             Self::GiveTurns { lines } => Done::TurnsGiven(give_turns(store, lines).await?),
