@@ -8,7 +8,8 @@
 -- $7 milliseconds since it began  $8 status
 -- $9 duration in milliseconds, of it to $10 resolve, $11 connect, $12 shake hands, $13 get the head and $14 read the
 -- body (null: did not happen)  $15 whether the body was truncated (null: nothing of it is kept)
--- $16 outcome (null: answered)  $17 cause  $18 detail  $19 response headers (JSON)  $20 response body  $21 reason  $22 whether the commit is not to wait for the disk
+-- $16 outcome (null: answered)  $17 cause  $18 detail  $19 response headers (JSON)  $20 response body  $21 reason
+-- $22 whether the commit is not to wait for the disk
 with ended as (
   delete from posthaste.deliveries d
    where d.event_id = any(array[$3::bigint]) and d.endpoint_id = $4::bigint

@@ -83,7 +83,8 @@ impl Recorder {
             let sessions = self.write_down(&batch, commit).await;
             let recorded = batch.drain(..).filter_map(Ended::into_recorded);
             match sessions {
-                // Also those whose claim was gone: an answer may have been lost, and not the record.
+                // Also those whose claim was gone: a first answer may have been lost, and not the
+                // record.
                 Some(sessions) if commit == Commit::AtOnce => {
                     self.unflushed.keep(recorded, sessions);
                 }

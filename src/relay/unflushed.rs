@@ -24,14 +24,14 @@ pub(super) type Recorded = (Box<Attempt>, HeldToken);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Unflushed {
-    kept: Mutex<Kept>,
+    kept: Mutex<UnflushedStatements>,
     /// Some of them are in doubt.
     pub(super) doubted: Notify,
 }
 
 /// By the number of the statement that recorded them.
 #[derive(Debug, Default)]
-struct Kept {
+struct UnflushedStatements {
     last: u64,
     statements: VecDeque<RecordedUnflushed>,
 }
@@ -50,7 +50,7 @@ struct RecordedUnflushed {
 pub(super) struct Before(u64);
 
 impl Unflushed {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, UnflushedStatements> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

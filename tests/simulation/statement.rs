@@ -58,6 +58,11 @@ pub enum Statement {
         attempts: Vec<Attempt>,
         now: Instant,
     },
+    /// What was recorded before, as if a crash of the server might have lost it.
+    RecordAgain {
+        attempts: Vec<Attempt>,
+        now: Instant,
+    },
     /// The next lines after this one.
     Lines {
         after: Line,
@@ -172,7 +177,9 @@ impl Statement {
             | Self::Due
             | Self::TellOthers
             | Self::Disown { .. } => Station::Dispatch,
-            Self::Release { .. } | Self::Record { .. } => Station::Recorder,
+            Self::Release { .. } | Self::Record { .. } | Self::RecordAgain { .. } => {
+                Station::Recorder
+            }
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
             Self::Reap { .. } => Station::Lease,
             Self::ApplyEffect { .. } | Self::Note { .. } => Station::Noter,
@@ -207,6 +214,10 @@ impl Statement {
             Self::Record { attempts, now } => {
                 let attempts: Vec<&Attempt> = attempts.iter().collect();
                 Done::Recorded(record(store, relay, &attempts, *now, Commit::AtOnce).await?)
+            }
+            Self::RecordAgain { attempts, now } => {
+                let attempts: Vec<&Attempt> = attempts.iter().collect();
+                Done::Recorded(record(store, relay, &attempts, *now, Commit::Waits).await?)
             }
             Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
             Self::GiveTurns { lines } => Done::TurnsGiven(give_turns(store, lines).await?),

@@ -41,7 +41,7 @@ pub struct Claim {
 
 /// Keeps the token of a claim held when the claim's room is free.
 #[derive(Debug)]
-pub struct HeldToken {
+pub(in crate::relay) struct HeldToken {
     _statement: Arc<Statement>,
 }
 

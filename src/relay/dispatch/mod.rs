@@ -175,6 +175,7 @@ impl Dispatcher {
                 self.metrics.wakes.reconnected.increment(1);
                 // Steering was not heard of meanwhile.
                 self.lines.all();
+                self.unflushed.doubt(self.database.store.database().opened());
             }
             Err(error) => {
                 self.database.failed(&self.term, &self.metrics, During::Wake, error);
