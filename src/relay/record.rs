@@ -196,6 +196,9 @@ impl Recorder {
         );
         for attempt in &lost {
             self.due_again(attempt);
+            if let Some(next_due_in) = held.next_due_in(attempt) {
+                self.claims.due_in(attempt.endpoint_id, next_due_in);
+            }
         }
         if lost.iter().any(|attempt| attempt.is_of_a_line) {
             self.lines.all();
