@@ -58,8 +58,8 @@ impl Lines {
 }
 
 impl Relay {
-    /// As `relay::record`: what was not begun is released, then the attempts are written down. Where
-    /// there is nothing else, what was written down is in doubt.
+    /// As `relay::record`: what was not begun is released, then the attempts are written down.
+    /// Where there is nothing else, what was written down is in doubt.
     pub(super) fn record(&mut self, most: u8, now: Micros) -> Option<Statement> {
         if self.batch.is_empty() {
             let most = usize::from(most).min(self.results.len());
