@@ -36,7 +36,7 @@ const MOST_PER_STATEMENT: usize = 512;
 
 /// Of more results in one statement each waits for the disk for little, and what comes meanwhile is
 /// recorded together.
-const MOST_AT_ONCE: usize = 32;
+const MOST_AT_ONCE: usize = 4;
 /// Results that are kept until they are on the disk. They fit one statement, where they are to be
 /// recorded again.
 const MOST_UNFLUSHED: usize = 256;
