@@ -25,8 +25,10 @@
 -- Of those that were claimed in a batch:
 -- $33 the place there, from 0 (-1: in none)  $34 created_at of the event
 -- $35 the tokens of the batches, with $36 a bit for each delivery: 1 where it is one of the results
+-- $37 whether the commit is not to wait for the disk
 with clock as materialized (
-  select coalesce($2::timestamptz, clock_timestamp()) as now
+  select coalesce($2::timestamptz, clock_timestamp()) as now,
+         case when $37::bool then set_config('synchronous_commit', 'off', true) end
 ),
 result as materialized (
   select n, r.event_id, r.endpoint_id, r.claim_token, r.retry_after_ms, r.blocks, r.more, r.place,

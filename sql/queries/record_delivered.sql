@@ -15,6 +15,7 @@
 -- $12 durations in milliseconds, of them to $13 get the head and $14 read the body (-1: did not happen)
 -- $15 which of the following it has (0: none)
 -- $16 milliseconds to resolve, $17 to connect, $18 to shake hands (-1: did not happen)
+-- $19 whether the commit is not to wait for the disk
 with batch as materialized (
   select m.token, c.recorded, m.mask & ~c.recorded as fresh, coalesce(bit_count(m.mask & c.recorded) = 0, false) as is_fresh
   from unnest($3::bigint[], $4::varbit[]) m(token, mask)
@@ -49,4 +50,5 @@ logged as (
   where (select bool_and(is_fresh) from batch)
      or get_bit(((select array_agg(fresh) from batch))[($8::int[])[n]], ($9::int[])[n]) = 1
 )
-select token, fresh::varbit from batch where fresh is not null
+select token, fresh::varbit, case when $19::bool then set_config('synchronous_commit', 'off', true) end
+from batch where fresh is not null

@@ -9,6 +9,7 @@
 -- $9 duration in milliseconds, of it to $10 resolve, $11 connect, $12 shake hands, $13 get the head and $14 read the
 -- body (null: did not happen)  $15 whether the body was truncated (null: nothing of it is kept)
 -- $16 outcome (null: answered)  $17 cause  $18 detail  $19 response headers (JSON)  $20 response body  $21 reason
+-- $22 whether the commit is not to wait for the disk
 with ended as (
   delete from posthaste.deliveries d
    where d.event_id = any(array[$3::bigint]) and d.endpoint_id = $4::bigint
@@ -24,3 +25,4 @@ select event_id, endpoint_id, event_created_at,
        $12::float4, $13::float4, $14::float4, $15::bool, $16::text, $17::text, $18::text, $19::text::json, $20::text,
        $21::text
 from ended
+returning case when $22::bool then set_config('synchronous_commit', 'off', true) end

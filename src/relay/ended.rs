@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::attempt::JudgedAttempt;
-use super::claims::holdings::Claim;
+use super::claims::holdings::{Claim, HeldToken};
 use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
 use crate::model::outcome::Phases;
@@ -138,6 +138,15 @@ impl Ended {
     pub fn attempt(&self) -> Option<&Attempt> {
         match &self.end {
             End::Attempted(attempt) | End::Cancelled(attempt) => Some(attempt),
+            End::Unsent { .. } => None,
+        }
+    }
+
+    /// What is kept of it when it is recorded and its room is free. `None`: it is given back.
+    pub(super) fn into_recorded(self) -> Option<(Box<Attempt>, HeldToken)> {
+        let token = self.claim.held_token();
+        match self.end {
+            End::Attempted(attempt) | End::Cancelled(attempt) => Some((attempt, token)),
             End::Unsent { .. } => None,
         }
     }

@@ -12,6 +12,7 @@ use super::lane::Lanes;
 use super::ordering::ToLookAt;
 use super::policy::Policy;
 use super::term::Term;
+use super::unflushed::Unflushed;
 use crate::clock::Clock;
 use crate::model::lease::{is_settled, next_heartbeat};
 use crate::model::share::Share;
@@ -39,6 +40,7 @@ pub(super) struct Heartbeats {
     pub(super) claims: Arc<Claims>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) lines: Arc<ToLookAt>,
+    pub(super) unflushed: Arc<Unflushed>,
     /// Notified when the lease was taken up again, perhaps in a database that has forgotten
     /// something.
     pub(super) retaken: Arc<Notify>,
@@ -119,17 +121,21 @@ impl Heartbeats {
         held: &mut Option<HeldLease>,
         seen_rules: &mut Option<i64>,
     ) -> Result<bool, StoreError> {
+        let database = self.database.store.database();
         let Some(HeldLease { lease, since }) = held else {
-            let (database, sessions) = (self.database.store.database(), &self.term.sessions);
+            let sessions = &self.term.sessions;
             let again = Lease::retake(database, sessions, self.term.registration).await?;
             let Some(again) = again else { return Ok(false) };
             *held = Some(HeldLease::from_now(again));
             self.retaken.notify_one();
+            self.unflushed.doubt(database.opened());
             return Ok(true);
         };
         let may_reap = is_settled(Clock.since(*since));
+        let recorded = self.unflushed.before();
         let found = lease.renew(self.claims.holdings.count(), self.lease).await?;
         if found.held {
+            self.unflushed.flushed(recorded, database.opened());
             self.lanes.divide(share(self.term.relay, &found)).await;
             // An error of these is no reason to let go of the lease.
             if let Err(error) = self.heed_rules(found.rules_revision, seen_rules).await {

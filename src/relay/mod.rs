@@ -28,6 +28,7 @@ mod policy;
 mod record;
 mod stations;
 mod term;
+mod unflushed;
 mod upkeep;
 
 use std::sync::Arc;

@@ -1,6 +1,10 @@
 //! Records how claims ended, in batches: one statement for some hundred of them. The last station;
 //! a claim's room is free once it is recorded here.
 //!
+//! A few results are recorded without waiting for the server's disk: that wait is most of what
+//! recording costs a relay that is not busy. They are kept until they are safe
+//! ([`Unflushed`](super::unflushed)).
+//!
 //! While the database is away the results wait. Their queue is bounded by the claims that a relay
 //! may hold, so claiming stops by itself while recording stands still.
 
@@ -16,6 +20,7 @@ use super::ended::Ended;
 use super::lane::Lanes;
 use super::ordering::ToLookAt;
 use super::term::Term;
+use super::unflushed::{Recorded, Unflushed};
 use crate::clock::Present;
 use crate::model::delivery::Delivery;
 use crate::model::outcome::Outcome;
@@ -23,11 +28,18 @@ use crate::model::standing::During;
 use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
-use crate::store::attempts::{Attempt, RecordedDeliveries, record};
+use crate::store::attempts::{Attempt, Commit, RecordedDeliveries, flush, record};
 use crate::store::deliveries::release;
 
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
+
+/// Of more results in one statement each waits for the disk for little, and what comes meanwhile is
+/// recorded together.
+const MOST_AT_ONCE: usize = 4;
+/// Results that are kept until they are on the disk. They fit one statement, where they are to be
+/// recorded again.
+const MOST_UNFLUSHED: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -40,52 +52,82 @@ pub(super) struct Recorder {
     pub(super) lanes: Arc<Lanes>,
     pub(super) lines: Arc<ToLookAt>,
     pub(super) effects: Arc<Effects>,
+    pub(super) unflushed: Arc<Unflushed>,
     /// How long a batch waits for more.
     pub(super) interval: Duration,
 }
 
 impl Recorder {
-    /// Records until it is told that nothing more comes, and all that came is written down.
+    /// Records until it is told that nothing more comes, and all that came is written down and on
+    /// the disk.
     pub(super) async fn run(self, mut results: mpsc::Receiver<Ended>) {
         let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
         loop {
-            // Both arms may be dropped: receiving takes nothing out until it is done.
+            // Each arm may be dropped: receiving takes nothing out until it is done.
             let received = tokio::select! {
                 received = results.recv_many(&mut batch, MOST_PER_STATEMENT) => received,
                 () = self.term.no_more_results.cancelled(), if !results.is_closed() => {
                     results.close();
                     continue;
                 }
+                () = self.unflushed.doubted.notified() => {
+                    self.write_again().await;
+                    continue;
+                }
             };
             if received == 0 {
-                return;
+                return self.flush().await;
             }
             gather(&mut results, &mut batch, self.interval).await;
-            self.write_down(&batch).await;
-            batch.clear();
+            let commit = self.commit_of(batch.len(), results.is_closed());
+            let sessions = self.write_down(&batch, commit).await;
+            let recorded = batch.drain(..).filter_map(Ended::into_recorded);
+            match sessions {
+                // Also those whose claim was gone: a first answer may have been lost, and not the
+                // record.
+                Some(sessions) if commit == Commit::AtOnce => {
+                    self.unflushed.keep(recorded, sessions);
+                }
+                _ => drop(recorded),
+            }
             self.claims.room_freed.notify_one();
         }
     }
 
-    /// Writes a batch down, however long the database is away.
-    async fn write_down(&self, batch: &[Ended]) {
+    /// Whether to wait for the disk with as many results.
+    fn commit_of(&self, results: usize, is_last: bool) -> Commit {
+        // Where sessions do not last, none tells that the server has crashed.
+        let tells = self.database.store.database().keeps_every_session();
+        let fits = results <= MOST_AT_ONCE && self.unflushed.count() + results <= MOST_UNFLUSHED;
+        if tells && fits && !is_last { Commit::AtOnce } else { Commit::Waits }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.database.store.database().opened()
+    }
+
+    /// Writes a batch down, however long the database is away. Returns how many sessions had been
+    /// opened before; `None`: the term is over.
+    async fn write_down(&self, batch: &[Ended], commit: Commit) -> Option<u64> {
         let mut backoff = Backoff::default();
         loop {
             // A relay that was taken for dead has lost its claims, and these results with them:
             // each delivery is made again, under an interrupted attempt that says so.
             if self.term.over.is_cancelled() {
                 self.metrics.claims_lost.increment(batch.len() as u64);
-                return;
+                return None;
             }
-            let Err(error) = self.try_write_down(batch).await else {
-                return self.database.status.succeeded(During::Record);
+            let sessions = self.sessions();
+            let Err(error) = self.try_write_down(batch, commit).await else {
+                self.database.status.succeeded(During::Record);
+                return Some(sessions);
             };
             self.database.failed(&self.term, &self.metrics, During::Record, &error);
             backoff.wait(&self.term.over).await;
         }
     }
 
-    async fn try_write_down(&self, batch: &[Ended]) -> Result<(), StoreError> {
+    async fn try_write_down(&self, batch: &[Ended], commit: Commit) -> Result<(), StoreError> {
         let (store, relay, metrics) = (&self.database.store, self.term.relay, &self.metrics);
         let mut attempts = Vec::with_capacity(batch.len());
         let mut unsent = Vec::new();
@@ -103,8 +145,11 @@ impl Recorder {
         if attempts.is_empty() {
             return Ok(());
         }
-        let began = self.clock.instant();
-        let held = record(store, relay, &attempts, began).await?;
+        let (began, before) = (self.clock.instant(), self.unflushed.before());
+        let held = record(store, relay, &attempts, began, commit).await?;
+        if commit == Commit::Waits && !held.is_empty() {
+            self.unflushed.flushed(before, self.sessions());
+        }
         metrics.statement_duration.record.record(self.clock.since(began));
         #[expect(clippy::cast_precision_loss, reason = "at most some hundred")]
         metrics.record_batch_size.record(attempts.len() as f64);
@@ -113,6 +158,70 @@ impl Recorder {
             self.recorded(attempt, &held);
         }
         Ok(())
+    }
+
+    /// Records again what a crash of the server may have lost, however long the database is away.
+    async fn write_again(&self) {
+        let doubted = self.unflushed.take_doubted(self.sessions());
+        let mut backoff = Backoff::default();
+        // A relay that was taken for dead has lost these claims too.
+        while !doubted.is_empty() && !self.term.over.is_cancelled() {
+            let sessions = self.sessions();
+            match self.try_write_again(&doubted).await {
+                // All of it is on the disk: this has waited for what was there already.
+                Ok(true) => break,
+                // Nothing was lost, and this had nothing to wait for.
+                Ok(false) => return self.unflushed.keep(doubted.into_iter(), sessions),
+                Err(error) => {
+                    self.database.failed(&self.term, &self.metrics, During::Record, &error);
+                    backoff.wait(&self.term.over).await;
+                }
+            }
+        }
+    }
+
+    /// Whether some of it had been lost.
+    async fn try_write_again(&self, doubted: &[Recorded]) -> Result<bool, StoreError> {
+        let attempts: Vec<_> = doubted.iter().map(|(attempt, _)| &**attempt).collect();
+        let (store, relay) = (&self.database.store, self.term.relay);
+        let held = record(store, relay, &attempts, self.clock.instant(), Commit::Waits).await?;
+        let lost: Vec<_> = attempts.into_iter().filter(|attempt| held.has(attempt)).collect();
+        self.database.status.succeeded(During::Record);
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        tracing::info!(
+            results = lost.len(),
+            "the server had lost what was recorded last; it was recorded again"
+        );
+        for attempt in &lost {
+            self.due_again(attempt);
+            if let Some(next_due_in) = held.next_due_in(attempt) {
+                self.claims.due_in(attempt.endpoint_id, next_due_in);
+            }
+        }
+        if lost.iter().any(|attempt| attempt.is_of_a_line) {
+            self.lines.all();
+        }
+        Ok(true)
+    }
+
+    /// Waits until all that was recorded is on the disk, however long the database is away.
+    async fn flush(&self) {
+        let mut backoff = Backoff::default();
+        while self.unflushed.count() > 0 && !self.term.over.is_cancelled() {
+            self.write_again().await;
+            let before = self.unflushed.before();
+            match flush(&self.database.store, self.term.relay).await {
+                Ok(true) => self.unflushed.flushed(before, self.sessions()),
+                // It was taken for dead, and has lost its claims.
+                Ok(false) => return,
+                Err(error) => {
+                    self.database.failed(&self.term, &self.metrics, During::Record, &error);
+                    backoff.wait(&self.term.over).await;
+                }
+            }
+        }
     }
 
     /// What is given back is due. A relay that looked for it before would have found nothing.
@@ -146,9 +255,7 @@ impl Recorder {
     fn recorded(&self, attempt: &Attempt, held: &RecordedDeliveries) {
         if held.has(attempt) {
             self.count(attempt);
-            if let Decision::Retry { after } = attempt.verdict.decision {
-                self.claims.due_in(attempt.endpoint_id, after);
-            }
+            self.due_again(attempt);
             self.log(attempt);
         } else {
             self.metrics.claims_lost.increment(1);
@@ -162,6 +269,13 @@ impl Recorder {
         // Also where the claim was lost: the receiver did say so.
         if let Some(effect) = EffectOn::ruled(attempt) {
             self.effects.apply_soon(effect);
+        }
+    }
+
+    /// The delivery of an attempt that failed falls due.
+    fn due_again(&self, attempt: &Attempt) {
+        if let Decision::Retry { after } = attempt.verdict.decision {
+            self.claims.due_in(attempt.endpoint_id, after);
         }
     }
 

@@ -23,6 +23,7 @@ use super::ordering::{ToLookAt, Turns};
 use super::policy::Policy;
 use super::record::Recorder;
 use super::term::Term;
+use super::unflushed::Unflushed;
 use super::upkeep::Upkeep;
 use crate::clock::Present;
 use crate::config::{Config, UpkeepSettings, WakeMode as Mode};
@@ -95,6 +96,7 @@ struct Common {
     claims: Arc<Claims>,
     lanes: Arc<Lanes>,
     lines: Arc<ToLookAt>,
+    unflushed: Arc<Unflushed>,
 }
 
 impl Stations {
@@ -129,6 +131,7 @@ impl Stations {
             claims,
             lanes: Arc::new(lanes),
             lines: Arc::default(),
+            unflushed: Arc::default(),
         };
         let retaken = Arc::new(Notify::new());
         Self {
@@ -164,6 +167,7 @@ impl Common {
             results,
             lines: Arc::clone(&self.lines),
             history: Arc::clone(&lasting.history),
+            unflushed: Arc::clone(&self.unflushed),
         }
     }
 
@@ -190,6 +194,7 @@ impl Common {
             lanes: Arc::clone(&self.lanes),
             lines: Arc::clone(&self.lines),
             effects,
+            unflushed: Arc::clone(&self.unflushed),
             interval,
         }
     }
@@ -236,6 +241,7 @@ impl Common {
             claims: Arc::clone(&self.claims),
             lanes: Arc::clone(&self.lanes),
             lines: Arc::clone(&self.lines),
+            unflushed: Arc::clone(&self.unflushed),
             retaken,
             heartbeat: config.relay.heartbeat,
             lease: config.relay.lease,

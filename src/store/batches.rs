@@ -30,6 +30,12 @@ impl Bits {
         }
     }
 
+    /// Whether no bit is set.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.iter().all(|byte| *byte == 0)
+    }
+
     /// Whether the bit at this place is set.
     #[must_use]
     pub(super) fn has(&self, at: usize) -> bool {

@@ -119,6 +119,12 @@ impl Database {
         self.is_pooled
     }
 
+    /// Whether all sessions last, on one server.
+    #[must_use]
+    pub fn keeps_every_session(&self) -> bool {
+        !self.is_pooled && self.direct.is_none()
+    }
+
     /// Whether there is a way to sessions that last, for locks and notifications.
     pub(super) fn keeps_sessions(&self) -> bool {
         !self.direct().is_pooled

@@ -25,8 +25,8 @@ use super::StoreError;
 /// * The texts of times and numbers are read by people and by receivers.
 ///
 /// Left as they are: `default_transaction_read_only`, by which an operator stops all writers,
-/// relays too (`target_session_attrs`); `synchronous_commit` and `default_tablespace`, which are
-/// the operator's choice.
+/// relays too (`target_session_attrs`); `default_tablespace` and `synchronous_commit`, which are
+/// the operator's choice, but that a few results are recorded without waiting.
 pub const SESSION: &str = "set standard_conforming_strings = on; \
      set application_name = 'posthaste'; set search_path = pg_catalog, pg_temp; \
      set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \

@@ -17,6 +17,7 @@ mod pooler;
 mod restore;
 mod sessions;
 mod strangers;
+mod unflushed;
 
 mod hostile;
 mod hour_down;

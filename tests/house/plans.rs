@@ -26,7 +26,7 @@ const QUEUE: [(&str, &str, &str, &[&str]); 8] = [
         include_str!("../../sql/queries/record.sql"),
         "1, null, '{1}', '{1}', '{1}', '{-1}', '{f}', '{1}', '{1}', '{200}', \
          '{1}', '{1}', '{-1}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', \
-         '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{-1}', '{now}', '{1}', '{1}'",
+         '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{-1}', '{now}', '{1}', '{1}', true",
         &["claims_pkey", "deliveries_in_line", "deliveries_pkey"],
     ),
     (
@@ -46,7 +46,7 @@ const QUEUE: [(&str, &str, &str, &[&str]); 8] = [
         "record_one",
         include_str!("../../sql/queries/record_one.sql"),
         "1, null, 1, 1, 1, 1, 1, 200, 1, null, null, null, 1, null, null, null, null, null, null, \
-         null, null",
+         null, null, true",
         &["deliveries_pkey"],
     ),
     (

@@ -8,7 +8,7 @@ use posthaste::clock::Clock;
 use posthaste::model::delivery::BatchPlace;
 use posthaste::model::outcome::{Answer, Cause, Outcome, Phase, Phases, Refusal};
 use posthaste::model::verdict::{Decision, Verdict};
-use posthaste::store::attempts::{Attempt, record};
+use posthaste::store::attempts::{Attempt, Commit, record};
 use posthaste::store::{Database, Store};
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -126,16 +126,20 @@ async fn a_result_leaves_the_same_row_alone_as_among_others_and_in_a_batch() {
             [first, first + 1, first + 2].map(|event| attempt(event, began, result.clone()));
         // Of another relay, and of another claim.
         let lost = Attempt { claim_token: TOKEN + 1, ..alone.clone() };
-        assert!(!record(&store, RELAY + 1, &[&alone], now).await.unwrap().has(&alone));
-        assert!(!record(&store, RELAY, &[&lost], now).await.unwrap().has(&lost));
+        assert!(
+            !record(&store, RELAY + 1, &[&alone], now, Commit::Waits).await.unwrap().has(&alone)
+        );
+        assert!(!record(&store, RELAY, &[&lost], now, Commit::Waits).await.unwrap().has(&lost));
 
-        let held = record(&store, RELAY, &[&alone], now).await.unwrap();
+        let held = record(&store, RELAY, &[&alone], now, Commit::Waits).await.unwrap();
         assert!(held.has(&alone) && held.next_due_in(&alone).is_none());
-        let held = record(&store, RELAY, &[&among, &other], now).await.unwrap();
+        let held = record(&store, RELAY, &[&among, &other], now, Commit::Waits).await.unwrap();
         assert!(held.has(&among) && held.has(&other) && !held.has(&lost));
         let place = Some(BatchPlace { at: 0, of: 1 });
         let claimed = Attempt { event_id: first + 3, batch: place, ..alone.clone() };
-        assert!(record(&store, RELAY, &[&claimed], now).await.unwrap().has(&claimed));
+        assert!(
+            record(&store, RELAY, &[&claimed], now, Commit::Waits).await.unwrap().has(&claimed)
+        );
         let row = row_of(&client, first).await;
         assert_eq!(row["began"], true, "{row}");
         assert_eq!(row, row_of(&client, first + 1).await, "{result:?}");

@@ -9,7 +9,7 @@ use posthaste::model::outcome::{Answer, Outcome, Phases};
 use posthaste::model::routing::{LaneRoom, Recipients, StepRoom};
 use posthaste::model::verdict::{Decision, Verdict};
 use posthaste::relay::{Stepped, route_in_steps};
-use posthaste::store::attempts::{Attempt, record};
+use posthaste::store::attempts::{Attempt, Commit, record};
 use posthaste::store::deliveries::{ClaimKey, disown, release};
 use posthaste::store::relays::reap;
 use posthaste::store::routing::floor;
@@ -105,7 +105,7 @@ impl Ground {
     /// Records these, and says of which the claim was held.
     async fn record(&self, relay: i32, attempts: &[Attempt]) -> Vec<bool> {
         let all: Vec<_> = attempts.iter().collect();
-        let held = record(&self.store, relay, &all, Clock.instant()).await.unwrap();
+        let held = record(&self.store, relay, &all, Clock.instant(), Commit::Waits).await.unwrap();
         attempts.iter().map(|attempt| held.has(attempt)).collect()
     }
 

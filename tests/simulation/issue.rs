@@ -268,6 +268,10 @@ impl World<'_> {
                     }
                 }
             }
+            (Statement::RecordAgain { attempts, .. }, Done::Recorded(held)) => {
+                hold(held.is_empty(), || format!("{attempts:?} were recorded twice"))?;
+                self.count("results recorded again");
+            }
             (_, Done::Reaped(reaped)) => {
                 let relays = u64::try_from(reaped.relays).unwrap_or(0);
                 *self.counts.entry("relays reaped".to_owned()).or_default() += relays;

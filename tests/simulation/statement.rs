@@ -10,7 +10,7 @@ use posthaste::model::dispatch::{ClaimRequest, RouteBy};
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::routing::{Cut, LaneRoom, Recipients, StepRoom};
 use posthaste::relay::{Stepped, route_in_steps};
-use posthaste::store::attempts::{Attempt, RecordedDeliveries, record};
+use posthaste::store::attempts::{Attempt, Commit, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
     ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
 };
@@ -55,6 +55,11 @@ pub enum Statement {
         claims: Vec<ClaimKey>,
     },
     Record {
+        attempts: Vec<Attempt>,
+        now: Instant,
+    },
+    /// What was recorded before, as if a crash of the server might have lost it.
+    RecordAgain {
         attempts: Vec<Attempt>,
         now: Instant,
     },
@@ -172,7 +177,9 @@ impl Statement {
             | Self::Due
             | Self::TellOthers
             | Self::Disown { .. } => Station::Dispatch,
-            Self::Release { .. } | Self::Record { .. } => Station::Recorder,
+            Self::Release { .. } | Self::Record { .. } | Self::RecordAgain { .. } => {
+                Station::Recorder
+            }
             Self::Lines { .. } | Self::GiveTurns { .. } => Station::Lines,
             Self::Reap { .. } => Station::Lease,
             Self::ApplyEffect { .. } | Self::Note { .. } => Station::Noter,
@@ -206,7 +213,11 @@ impl Statement {
             }
             Self::Record { attempts, now } => {
                 let attempts: Vec<&Attempt> = attempts.iter().collect();
-                Done::Recorded(record(store, relay, &attempts, *now).await?)
+                Done::Recorded(record(store, relay, &attempts, *now, Commit::AtOnce).await?)
+            }
+            Self::RecordAgain { attempts, now } => {
+                let attempts: Vec<&Attempt> = attempts.iter().collect();
+                Done::Recorded(record(store, relay, &attempts, *now, Commit::Waits).await?)
             }
             Self::Lines { after } => Done::Lines(lines(store, after, LINES).await?),
             Self::GiveTurns { lines } => Done::TurnsGiven(give_turns(store, lines).await?),

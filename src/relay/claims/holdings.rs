@@ -39,6 +39,12 @@ pub struct Claim {
     lane: Option<Arc<AtomicUsize>>,
 }
 
+/// Keeps the token of a claim held when the claim's room is free.
+#[derive(Debug)]
+pub(in crate::relay) struct HeldToken {
+    _statement: Arc<Statement>,
+}
+
 /// A claim that has come, and why its delivery is to be ended without an attempt, if it is.
 #[derive(Debug)]
 pub struct Booked {
@@ -128,6 +134,11 @@ impl Claim {
         statement.holdings.count.fetch_add(1, Ordering::Relaxed);
         statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
         Self { delivery: Box::new(delivery), bytes, statement, lane: None }
+    }
+
+    /// Its token, to be held for longer than its room.
+    pub(in crate::relay) fn held_token(&self) -> HeldToken {
+        HeldToken { _statement: Arc::clone(&self.statement) }
     }
 
     /// Takes room in a lane that counts what it holds here.

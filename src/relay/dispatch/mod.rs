@@ -22,6 +22,7 @@ use super::history::History;
 use super::lane::{Lane, Lanes};
 use super::ordering::ToLookAt;
 use super::term::Term;
+use super::unflushed::Unflushed;
 use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
@@ -47,6 +48,7 @@ pub(super) struct Dispatcher {
     pub(super) results: Results,
     pub(super) lines: Arc<ToLookAt>,
     pub(super) history: Arc<History>,
+    pub(super) unflushed: Arc<Unflushed>,
 }
 
 impl Dispatcher {
@@ -175,6 +177,7 @@ impl Dispatcher {
                 self.metrics.wakes.reconnected.increment(1);
                 // Steering was not heard of meanwhile.
                 self.lines.all();
+                self.unflushed.doubt(self.database.store.database().opened());
             }
             Err(error) => {
                 self.database.failed(&self.term, &self.metrics, During::Wake, error);

@@ -33,6 +33,7 @@ impl Dispatcher {
         }
         let Some(floor) = self.state.floor() else { return };
         let token = self.next_token();
+        let recorded = self.unflushed.before();
         let began = self.clock.instant();
         let done = match by {
             RouteBy::Steps => self.try_steps(token, floor, events, overflow).await,
@@ -52,7 +53,12 @@ impl Dispatcher {
                 let finished = self.finished_by(&[cut.full]);
                 self.state.blocked(cut, finished, self.clock.instant());
             }
-            Ok(Stepped::Routed(routed)) => self.take_in(token, routed, began).await,
+            Ok(Stepped::Routed(routed)) => {
+                if routed.events > 0 {
+                    self.unflushed.flushed(recorded, self.database.store.database().opened());
+                }
+                self.take_in(token, routed, began).await;
+            }
             Err(error) => {
                 let now = self.clock.instant();
                 self.state.route_failed(events, by, error.may_be_of_some_row(), now);

@@ -38,6 +38,16 @@ pub struct Attempt {
     pub blocks: bool,
 }
 
+/// When a recording is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// Once it is on the server's disk, and wherever else the operator has commits wait for.
+    Waits,
+    /// Before that: a crash of the server may undo it. What another transaction builds on it is
+    /// undone then too.
+    AtOnce,
+}
+
 /// Deliveries whose claim was still the caller's when they were recorded.
 #[derive(Debug, Default)]
 pub struct RecordedDeliveries {
@@ -59,6 +69,12 @@ impl RecordedDeliveries {
                 .is_some_and(|bits| bits.has(place.at as usize)),
             None => self.alone.contains_key(&(attempt.event_id, attempt.endpoint_id)),
         }
+    }
+
+    /// Whether nothing was recorded: every claim was lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.alone.is_empty() && self.batches.values().all(Bits::is_empty)
     }
 
     /// Of the rows that say what is recorded of each batch.

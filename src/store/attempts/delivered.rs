@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::attempt::{Attempt, RecordedDeliveries, answer, column, millis, waited_for_body};
+use super::attempt::{
+    Attempt, Commit, RecordedDeliveries, answer, column, millis, waited_for_body,
+};
 use crate::model::outcome::Phases;
 use crate::model::verdict::Decision;
 use crate::store::batches::Marked;
@@ -32,6 +34,7 @@ pub(super) async fn record_delivered(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
+    commit: Commit,
 ) -> Result<RecordedDeliveries, StoreError> {
     let mut marked = Marked::default();
     for attempt in attempts {
@@ -81,6 +84,7 @@ pub(super) async fn record_delivered(
                 &column(&connected, |a| phase(a.phases.resolve)),
                 &column(&connected, |a| phase(a.phases.connect)),
                 &column(&connected, |a| phase(a.phases.tls)),
+                &(commit == Commit::AtOnce),
             ],
         )
         .await?;

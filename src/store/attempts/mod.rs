@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 
-pub use self::attempt::{Attempt, RecordedDeliveries};
+pub use self::attempt::{Attempt, Commit, RecordedDeliveries};
 use self::attempt::{answer, column, millis, waited_for_body};
 use self::delivered::{has_just_delivered, record_delivered};
 use super::batches::{Bits, Marked};
@@ -20,6 +20,7 @@ use crate::model::verdict::Decision;
 
 const RECORD: &str = include_str!("../../../sql/queries/record.sql");
 const RECORD_ONE: &str = include_str!("../../../sql/queries/record_one.sql");
+const FLUSH: &str = include_str!("../../../sql/queries/flush.sql");
 
 /// Records these attempts, in one statement.
 ///
@@ -33,16 +34,17 @@ pub async fn record(
     relay: RelayId,
     attempts: &[&Attempt],
     now: Instant,
+    commit: Commit,
 ) -> Result<RecordedDeliveries, StoreError> {
     if let [one] = attempts
         && !one.is_of_a_line
         && one.batch.is_none()
         && one.verdict.decision == Decision::Delivered
     {
-        return record_one(store, relay, one, now).await;
+        return record_one(store, relay, one, now, commit).await;
     }
     if attempts.iter().all(|attempt| has_just_delivered(attempt)) {
-        return record_delivered(store, relay, attempts, now).await;
+        return record_delivered(store, relay, attempts, now, commit).await;
     }
     let (which, more) = with_more(attempts);
     let (batches, marks) = marks(attempts);
@@ -95,6 +97,7 @@ pub async fn record(
                 &column(attempts, |a| a.event_created_at),
                 &batches,
                 &marks,
+                &(commit == Commit::AtOnce),
             ],
         )
         .await?;
@@ -107,6 +110,7 @@ async fn record_one(
     relay: RelayId,
     attempt: &Attempt,
     now: Instant,
+    commit: Commit,
 ) -> Result<RecordedDeliveries, StoreError> {
     let Phases { resolve, connect, tls, headers: head, .. } = attempt.phases;
     let is_kept = headers(attempt).is_some() || body(attempt).is_some();
@@ -137,12 +141,22 @@ async fn record_one(
                 &headers(attempt).map(headers_json),
                 &body(attempt).map(body_text),
                 &reason(attempt).map(without_nul),
+                &(commit == Commit::AtOnce),
             ],
         )
         .await?;
     let key = (attempt.event_id, attempt.endpoint_id);
     let alone = (recorded > 0).then_some((key, None)).into_iter().collect();
     Ok(RecordedDeliveries { alone, ..RecordedDeliveries::default() })
+}
+
+/// Waits until all that was committed before is on the server's disk, and wherever else the
+/// operator has commits wait for. `false`: this relay has no row any more, and so it did not wait.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn flush(store: &Store, relay: RelayId) -> Result<bool, StoreError> {
+    Ok(store.queue.execute(FLUSH, "wait for the disk", &[&relay]).await? > 0)
 }
 
 fn recorded(rows: &[Row]) -> RecordedDeliveries {

@@ -52,9 +52,29 @@ const PARTS: &[(&str, &[&str])] = &[
 /// The rooms of the relay from the ground up: each may use those that stand above it in this list.
 /// The empty name is `relay/mod.rs`, which composes them.
 const ROOMS_OF_THE_RELAY: &[&str] = &[
-    "fault", "limits", "term", "database", "policy", "effects", "claims", "history", "ordering",
-    "attempt", "ended", "lane", "brake", "record", "health", "lease", "upkeep", "dispatch",
-    "client", "stations", "", "judged",
+    "fault",
+    "limits",
+    "term",
+    "database",
+    "policy",
+    "effects",
+    "claims",
+    "unflushed",
+    "history",
+    "ordering",
+    "attempt",
+    "ended",
+    "lane",
+    "brake",
+    "record",
+    "health",
+    "lease",
+    "upkeep",
+    "dispatch",
+    "client",
+    "stations",
+    "",
+    "judged",
 ];
 
 pub(super) fn is_in(module: &str, part: &str) -> bool {

@@ -70,6 +70,7 @@ impl Relay {
             // Lost counts come again, and the lease and upkeep go on.
             Statement::Note { .. }
             | Statement::Reap { .. }
+            | Statement::RecordAgain { .. }
             | Statement::Upkeep(_)
             | Statement::ReleaseOrphans { .. } => {}
             Statement::Floor

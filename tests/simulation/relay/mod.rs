@@ -23,6 +23,7 @@ use posthaste::model::share::Share;
 use posthaste::model::verdict::Effect;
 use posthaste::relay::{Booked, Ended, Holdings};
 use posthaste::store::RelayId;
+use posthaste::store::attempts::Attempt;
 use posthaste::store::relays::{Heartbeat, Lease, Registration};
 
 use self::dispatch::Dispatcher;
@@ -64,6 +65,8 @@ pub struct Relay {
     batch: Vec<Ended>,
     /// What of the batch was not begun has been given back.
     released: bool,
+    /// What was recorded, and is to be recorded again when there is nothing else to record.
+    doubted: Vec<Attempt>,
     effects: Vec<(EndpointId, Effect, String)>,
     kept_up: u32,
     share: Share,
@@ -112,6 +115,7 @@ impl Relay {
             results: VecDeque::new(),
             batch: Vec::new(),
             released: false,
+            doubted: Vec::new(),
             effects: Vec::new(),
             kept_up: 0,
             share: Share::ALONE,

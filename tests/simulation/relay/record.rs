@@ -59,11 +59,16 @@ impl Lines {
 
 impl Relay {
     /// As `relay::record`: what was not begun is released, then the attempts are written down.
+    /// Where there is nothing else, what was written down is in doubt.
     pub(super) fn record(&mut self, most: u8, now: Micros) -> Option<Statement> {
         if self.batch.is_empty() {
             let most = usize::from(most).min(self.results.len());
             self.batch = self.results.drain(..most).collect();
             self.released = false;
+        }
+        if self.batch.is_empty() && !self.doubted.is_empty() {
+            let attempts = std::mem::take(&mut self.doubted);
+            return Some(Statement::RecordAgain { attempts, now: instant(now) });
         }
         let unsent = self.batch.iter().filter(|ended| ended.attempt().is_none());
         let claims: Vec<_> = unsent.map(posthaste::relay::Ended::key).collect();
@@ -109,6 +114,7 @@ impl Relay {
             }
         }
         self.batch.clear();
+        self.doubted.extend_from_slice(attempts);
     }
 
     pub(super) fn look_at_lines(&mut self) -> Option<Statement> {
