@@ -3,7 +3,7 @@
 -- The view cannot be asked for a span of events: attempts lie by the day of the attempt, and a bound on one column does
 -- not prune by another. These functions add the bound that follows: no attempt is older than its event, give or take a
 -- clock that was set. Each statement is planned for its bounds, over the days that have the rows. The bounds are
--- variables: what is added to a time in a statement is only known when it runs, and until then it is planned for all days.
+-- variables: what is added to a time in a statement is known only when it runs, and it would be planned for all days.
 
 create function posthaste_internal.delivery(
   event bigint, endpoint bigint, event_created_at timestamptz, is_live boolean,
@@ -120,7 +120,7 @@ begin
   is_last := events < size or oldest < since - interval '2 hours';
 end $$;
 comment on function posthaste_internal.part_of_events is
-  'The first and last number of so many events before a moment, with the last number as it is handed over or before it, and whether all others are older than since.';
+  'The first and the last number of a part of the events that were inserted before until: size of them, the newest up to the last number that is handed over. And whether all that are left are older than since.';
 
 create function posthaste.events_between(
   since timestamptz, until timestamptz default 'infinity', event_type text default '*', tenant text default null,

@@ -15,7 +15,7 @@ const QUESTIONS: &str = include_str!("../../benches/bench/looking/questions.sql"
 const MANY: u32 = 220_000;
 const SOME: u32 = 44_000;
 
-/// Ten days of so many events and nearly as many attempts, with the statistics of an idle hour.
+/// Ten days of events and nearly as many attempts, with the statistics of an idle hour.
 async fn filled(events: u32) -> (TestDatabase, Client) {
     let database = TestDatabase::new().await;
     let client = database.client().await;

@@ -78,7 +78,7 @@ end $$;
 create function looking.owed_to(event bigint, endpoints integer, deep integer) returns bigint language sql immutable
   return case when event / 11 % 100 = 0 then 1 + event / 1100 % endpoints else 1 + event / 11 % deep end;
 
--- Every live delivery anew: of a hundred one to any of the endpoints, the others to the first so many.
+-- Every live delivery anew: of a hundred one to any of the endpoints, the others to those numbered up to deep.
 create function looking.owe(endpoints integer, deep integer) returns bigint language plpgsql as $$
 declare
   made bigint;

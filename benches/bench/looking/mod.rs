@@ -70,7 +70,7 @@ async fn fill(bed: &Bed, events: i64) -> Result<()> {
     Ok(())
 }
 
-/// Owes what is live to so many endpoints, most of it to the first of them.
+/// Owes what is live to this many endpoints, most of it to the first of them.
 async fn owe(bed: &Bed, endpoints: i64, deep: i64) -> Result<()> {
     let missing = format!("({endpoints} - (select count(*) from posthaste.endpoints))::integer");
     bed.batch_execute(&format!("select looking.add_endpoints({missing})")).await?;

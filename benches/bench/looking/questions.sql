@@ -1,5 +1,5 @@
--- What operators and consoles ask: a statement each, which its first line names. $recent and $old are events of today and
--- of nine days ago.
+-- What operators and consoles ask: a statement each, which its first line names. $recent and $old are events of today
+-- and of nine days ago.
 
 -- endpoint_status
 select * from posthaste.endpoint_status
