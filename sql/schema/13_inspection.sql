@@ -1,6 +1,6 @@
 -- Inspection: views for operators. No view counts a whole table: every count is bounded. Counts stand among the columns
 -- and not among the tables, so that a query with a limit makes them for the rows that it gives. Bounds of time are by
--- statement_timestamp(), which an index and the pruning of days can go by: clock_timestamp() may change from row to row.
+-- statement_timestamp(), which an index and the pruning of days can go by. clock_timestamp() changes within a query.
 --
 -- The views are read by roles that may not see everything. A URL ends before its query, where tokens stand: the whole
 -- of it is in posthaste.endpoints. What a receiver answered is shown to roles that may read that column of

@@ -1,8 +1,8 @@
-//! What operators and consoles ask, on a database with 200,000 attempts of ten days: nothing is read
-//! from end to end, no statement is planned for days that it has no need of, and the lists of
-//! deliveries and events say what the views say.
+//! What operators and consoles ask, on a database with 200,000 attempts of ten days.
 //!
-//! The rows and the questions are those of `make bench WHAT=looking`, which has fifty times as many.
+//! Nothing is read from end to end, no statement is planned for days that it has no need of, and
+//! the lists of deliveries and events say what the views say. The rows and the questions are those
+//! of `make bench WHAT=looking`, which has five to fifty times as many.
 
 use tokio_postgres::Client;
 
