@@ -26,6 +26,7 @@ mod isolation;
 mod lab;
 mod latency;
 mod load;
+mod looking;
 mod pinned;
 mod processes;
 mod receiver;
@@ -52,7 +53,7 @@ const RECEIVER: &str = "receiver";
 const IN_FULL: &str = "full";
 
 /// Name and what it measures, in the order in which they run.
-const MEASUREMENTS: [(&str, &str); 12] = [
+const MEASUREMENTS: [(&str, &str); 13] = [
     ("drain", "deliveries a second from a backlog, against a bare client"),
     ("cost", "what a delivery costs, by statement and kind of WAL record"),
     ("latency", "from an insert to its arrival, at a steady rate"),
@@ -63,6 +64,10 @@ const MEASUREMENTS: [(&str, &str); 12] = [
     ("dead", "whether a dead endpoint with a long queue costs a healthy one anything"),
     ("pinned", "whether a transaction that stays open slows the relay down"),
     ("scale", "many rows, many endpoints, several relays"),
+    (
+        "looking",
+        "what views and lists cost beside ten days of attempts and a million live deliveries",
+    ),
     ("takeover", "how long what a dead relay held lies still"),
     ("footprint", "start, rest, memory and size"),
 ];
@@ -120,6 +125,7 @@ async fn measure(name: &str, lab: &mut Lab) -> Result<()> {
         "dead" => dead::measure(lab).await,
         "pinned" => pinned::measure(lab).await,
         "scale" => scale::measure(lab).await,
+        "looking" => looking::measure(lab).await,
         "takeover" => takeover::measure(lab).await,
         "footprint" => footprint::measure(lab).await,
         other => bail!("{other} is listed and not made"),

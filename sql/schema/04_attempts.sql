@@ -66,7 +66,15 @@ comment on column posthaste.attempts.response_body is
 
 create index attempts_by_delivery on posthaste.attempts (event_id, endpoint_id);
 
-create index attempts_failed on posthaste.attempts (started_at) where verdict is not null;
+-- What did not deliver, in the words of delivery_attempts, so that a condition on its verdict finds these. They cost
+-- only what fails.
+create index attempts_failed on posthaste.attempts (started_at) where coalesce(verdict, 'delivered') <> 'delivered';
+
+create index attempts_failed_by_endpoint on posthaste.attempts (endpoint_id, started_at)
+  where coalesce(verdict, 'delivered') <> 'delivered';
+
+-- Of every attempt: no WAL and 0.2 µs each (*measured*). See docs/decisions/0026.
+create index attempts_by_time on posthaste.attempts using brin (started_at) with (pages_per_range = 32);
 
 -- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
 

@@ -155,7 +155,12 @@ declare
 begin
   was := posthaste_internal.forget_failures(endpoint);
   select count(*) into waiting from (
-    select from posthaste.deliveries d where d.endpoint_id = endpoint limit 10000) d;
+    (select from posthaste.deliveries d where d.endpoint_id = endpoint and d.claimed_by is null and d.in_line is null
+      limit posthaste_internal.most_counted())
+    union all
+    (select from posthaste.deliveries d where d.endpoint_id = endpoint and d.in_line
+      limit posthaste_internal.most_counted())
+    limit posthaste_internal.most_counted()) d;
   missed := 0;
   if not target.enabled then
     was := 'disabled';
@@ -173,7 +178,7 @@ begin
   advice := nullif(advice, '');
 end $$;
 comment on function posthaste.enable_endpoint is
-  'Enables an endpoint, or ends its pause, and forgets its failures. Returns its health before (disabled, paused, probing or flowing), how many deliveries wait for it and how many events it missed while it was disabled without hold (each counted up to 10,000), and what to call for these.';
+  'Enables an endpoint, or ends its pause, and forgets its failures. Returns its health before (disabled, paused, probing or flowing), how many deliveries wait for it (counted up to 1,000) and how many events it missed while it was disabled without hold (counted up to 10,000), and what to call for these.';
 
 create function posthaste.disable_endpoint(endpoint bigint, reason text default null, hold boolean default false)
   returns boolean

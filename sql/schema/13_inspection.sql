@@ -1,4 +1,6 @@
--- Inspection: views for operators. No view counts a whole table: every count is bounded.
+-- Inspection: views for operators. No view counts a whole table: every count is bounded. Counts stand among the columns
+-- and not among the tables, so that a query with a limit makes them for the rows that it gives. Bounds of time are by
+-- statement_timestamp(), which an index and the pruning of days can go by. clock_timestamp() changes within a query.
 --
 -- The views are read by roles that may not see everything. A URL ends before its query, where tokens stand: the whole
 -- of it is in posthaste.endpoints. What a receiver answered is shown to roles that may read that column of
@@ -16,27 +18,47 @@ select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_creat
        a.body_truncated, a.duration_ms,
        a.resolve_ms, a.connect_ms, a.tls_ms, a.headers_ms, a.body_ms, a.relay_id, a.event_created_at
   from posthaste.attempts a;
-comment on view posthaste.delivery_attempts is 'Every attempt of every delivery. Ask for one event_id, or for a range of started_at.';
+comment on view posthaste.delivery_attempts is 'Every attempt of every delivery. Ask for a range of started_at, and within it for one event_id, an endpoint_id, or what was not delivered (verdict <> ''delivered'', which has an index).';
+
+create function posthaste_internal.most_counted() returns bigint language sql immutable parallel safe return 1000;
+comment on function posthaste_internal.most_counted is
+  'Views and functions count no further than this: whether 1,000 deliveries wait or more is all the same to who looks.';
+
+create function posthaste_internal.live_state(claimed_by integer, blocked_at timestamptz, enabled boolean, in_line boolean)
+  returns text language sql immutable parallel safe
+  return case when claimed_by is not null then 'sending'
+              when blocked_at is not null then 'blocked'
+              when not enabled then 'held'
+              when in_line then 'in line'
+              else 'waiting' end;
+comment on function posthaste_internal.live_state is 'The state of a live delivery, given its columns and whether its endpoint is enabled.';
+
+create function posthaste_internal.live_reason(
+  endpoint_id bigint, ordering_key text, blocked_at timestamptz, in_line boolean, enabled boolean, disabled_reason text,
+  health text, paused_until timestamptz, pause_reason text, deliver_at timestamptz,
+  last_verdict text, last_reason text, last_outcome text, last_cause text, last_status integer
+) returns text language sql stable parallel safe
+  return case when blocked_at is not null
+              then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
+                          blocked_at, ordering_key, endpoint_id, ordering_key)
+              when not enabled then 'endpoint disabled: ' || disabled_reason
+              when health = 'paused' then 'endpoint paused until ' || paused_until || coalesce(': ' || nullif(pause_reason, ''), '')
+              when in_line then 'behind another of ordering key ' || ordering_key
+              when last_verdict = 'retry' then coalesce(last_reason, concat_ws(' ', last_outcome, last_cause, last_status))
+              when deliver_at > clock_timestamp() then 'not to be sent before ' || deliver_at
+         end;
+comment on function posthaste_internal.live_reason is
+  'Why a live delivery is not sent, in words, given what is known of it, its endpoint, its event and its last attempt.';
 
 create view posthaste.delivery_status as
 select d.event_id, d.endpoint_id, posthaste.webhook_id(d.event_id, d.event_created_at) as webhook_id,
        o.event_type, o.tenant, posthaste_internal.without_query(e.url) as url,
-       case when d.claimed_by is not null then 'sending'
-            when d.blocked_at is not null then 'blocked'
-            when not e.enabled then 'held'
-            when d.in_line then 'in line'
-            else 'waiting' end as state,
+       posthaste_internal.live_state(d.claimed_by, d.blocked_at, e.enabled, d.in_line) as state,
        d.attempt_count, d.next_attempt_at, a.outcome as last_outcome, a.cause as last_cause,
        a.status as last_status, a.started_at as last_attempt_at,
-       case when d.blocked_at is not null
-            then format('dead since %s, and ordering key %s waits behind it: posthaste.unblock(%s, %L)',
-                        d.blocked_at, d.ordering_key, d.endpoint_id, d.ordering_key)
-            when not e.enabled then 'endpoint disabled: ' || e.disabled_reason
-            when h.state = 'paused' then 'endpoint paused until ' || h.paused_until || coalesce(': ' || nullif(h.reason, ''), '')
-            when d.in_line then 'behind another of ordering key ' || d.ordering_key
-            when a.verdict = 'retry' then coalesce(a.reason, concat_ws(' ', a.outcome, a.cause, a.status))
-            when o.deliver_at > clock_timestamp() then 'not to be sent before ' || o.deliver_at
-       end as reason,
+       posthaste_internal.live_reason(
+         d.endpoint_id, d.ordering_key, d.blocked_at, d.in_line, e.enabled, e.disabled_reason, h.state,
+         h.paused_until, h.reason, o.deliver_at, a.verdict, a.reason, a.outcome, a.cause, a.status) as reason,
        null::timestamptz as ended_at, d.event_created_at
   from posthaste.live_deliveries d
   left join posthaste.outbox o on o.id = d.event_id and o.created_at = d.event_created_at
@@ -63,15 +85,22 @@ select a.event_id, a.endpoint_id, posthaste.webhook_id(a.event_id, a.event_creat
                     where b.event_id = a.event_id and b.endpoint_id = a.endpoint_id
                       and b.verdict is distinct from 'retry' and b.started_at > a.started_at);
 comment on view posthaste.delivery_status is
-  'Every delivery, live or ended, with its event and last attempt. Ask for one event_id or webhook_id''s event, an endpoint_id, or a range of event_created_at.';
+  'Every delivery, live or ended, with its event and last attempt. Ask for one event_id: it is looked up in every day that is kept. posthaste.deliveries_of looks in those since the event alone, and posthaste.deliveries_between lists the deliveries of a span of time, of an endpoint, a state or a tenant.';
 
 create view posthaste.endpoint_status as
 select e.id as endpoint_id,
        case when not e.enabled then 'disabled' else coalesce(h.state, 'flowing') end as health,
-       p.pending, p.pending = 10000 as pending_is_more, f.oldest_pending_at,
+       least(waiting.count, posthaste_internal.most_counted()) as pending,
+       waiting.count >= posthaste_internal.most_counted() as pending_is_more,
+       (select d.created_at from posthaste.deliveries d
+         where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null
+         order by d.next_attempt_at, d.event_id limit 1) as oldest_pending_at,
        round((h.recent_successes / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 4) as success_rate,
        round((h.recent_duration_ms / nullif(h.recent_successes + h.recent_failures, 0))::numeric, 1) as mean_duration_ms,
-       coalesce(h.consecutive_failures + h.consecutive_rejections, 0) as consecutive_failures, b.blocked_keys,
+       coalesce(h.consecutive_failures + h.consecutive_rejections, 0) as consecutive_failures,
+       (select count(*) from (
+          select from posthaste.deliveries d where d.endpoint_id = e.id and d.blocked_at is not null
+           limit posthaste_internal.most_counted()) d) as blocked_keys,
        coalesce(e.disabled_reason || case when e.hold then '; what comes is kept' else '; what comes is not kept' end,
                 case when h.state <> 'flowing'
                      then coalesce(nullif(h.reason, ''),
@@ -81,53 +110,49 @@ select e.id as endpoint_id,
   from posthaste.endpoints e
   left join posthaste.endpoint_health h on h.endpoint_id = e.id
   cross join lateral (
-    select count(*) as pending from (
-      (select from posthaste.deliveries d where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null limit 10000)
-      union all
-      (select from posthaste.deliveries d where d.endpoint_id = e.id and d.in_line limit 10000)
-      limit 10000) d) p
-  cross join lateral (
-    select count(*) as blocked_keys from (
-      select from posthaste.deliveries d where d.endpoint_id = e.id and d.blocked_at is not null limit 10000) d) b
-  left join lateral (
-    select d.created_at as oldest_pending_at from posthaste.deliveries d
-     where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null
-     order by d.next_attempt_at, d.event_id limit 1) f on true;
+    select (select count(*) from (
+              select from posthaste.deliveries d
+               where d.endpoint_id = e.id and d.claimed_by is null and d.in_line is null
+               limit posthaste_internal.most_counted()) d)
+         + (select count(*) from (
+              select from posthaste.deliveries d where d.endpoint_id = e.id and d.in_line
+               limit posthaste_internal.most_counted()) d) as count) waiting;
 comment on view posthaste.endpoint_status is
-  'The state of each endpoint: health and why, pending deliveries (counted up to 10,000, without those that are being sent), success rate and mean duration of about the last hour.';
+  'The state of each endpoint: health and why, pending deliveries (counted up to 1,000, without those that are being sent), success rate and mean duration of about the last hour.';
 
 create view posthaste.backlog as
-with recursive endpoint as (
-  (select endpoint_id from posthaste.deliveries where claimed_by is null and in_line is null
-    order by endpoint_id, next_attempt_at, event_id limit 1)
-  union all
-  select n.endpoint_id from endpoint e cross join lateral (
-    select d.endpoint_id from posthaste.deliveries d
-     where d.claimed_by is null and d.in_line is null and d.endpoint_id > e.endpoint_id
-     order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1) n
-)
-select b.endpoint_id, posthaste_internal.without_query(e.url) as url, p.pending, p.pending = 10000 as pending_is_more, due.due,
-       f.next_attempt_at as first_due_at,
-       clock_timestamp() - least(f.next_attempt_at, clock_timestamp()) as overdue_by
-  from endpoint b
+select b.endpoint_id, posthaste_internal.without_query(e.url) as url,
+       least(waiting.count, posthaste_internal.most_counted()) as pending,
+       waiting.count >= posthaste_internal.most_counted() as pending_is_more,
+       (select count(*) from (
+          select from posthaste.deliveries d
+           where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
+             and d.next_attempt_at <= statement_timestamp() limit posthaste_internal.most_counted()) d) as due,
+       b.next_attempt_at as first_due_at,
+       statement_timestamp() - least(b.next_attempt_at, statement_timestamp()) as overdue_by
+  -- Walked loosely: one descent an endpoint, to the first that is due.
+  from (with recursive first as (
+          (select d.endpoint_id, d.next_attempt_at from posthaste.deliveries d
+            where d.claimed_by is null and d.in_line is null
+            order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1)
+          union all
+          select n.endpoint_id, n.next_attempt_at from first cross join lateral (
+            select d.endpoint_id, d.next_attempt_at from posthaste.deliveries d
+             where d.claimed_by is null and d.in_line is null and d.endpoint_id > first.endpoint_id
+             order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1) n
+        )
+        select first.endpoint_id, first.next_attempt_at from first) b
   left join posthaste.endpoints e on e.id = b.endpoint_id
   cross join lateral (
-    select count(*) as pending from (
-      (select from posthaste.deliveries d where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null limit 10000)
-      union all
-      (select from posthaste.deliveries d where d.endpoint_id = b.endpoint_id and d.in_line limit 10000)
-      limit 10000) d) p
-  cross join lateral (
-    select count(*) as due from (
-      select from posthaste.deliveries d
-       where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
-         and d.next_attempt_at <= clock_timestamp() limit 10000) d) due
-  cross join lateral (
-    select d.next_attempt_at from posthaste.deliveries d
-     where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
-     order by d.next_attempt_at, d.event_id limit 1) f;
+    select (select count(*) from (
+              select from posthaste.deliveries d
+               where d.endpoint_id = b.endpoint_id and d.claimed_by is null and d.in_line is null
+               limit posthaste_internal.most_counted()) d)
+         + (select count(*) from (
+              select from posthaste.deliveries d where d.endpoint_id = b.endpoint_id and d.in_line
+               limit posthaste_internal.most_counted()) d) as count) waiting;
 comment on view posthaste.backlog is
-  'Waiting deliveries by endpoint: how many (counted up to 10,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with those in line behind them.';
+  'Waiting deliveries by endpoint: how many (counted up to 1,000), how many of them are due, and for how long the first has been. An endpoint whose only due deliveries are being sent is left out, with those in line behind them.';
 
 create view posthaste.recent_failures as
 select a.started_at, a.event_id, a.endpoint_id, posthaste_internal.without_query(e.url) as url, a.number::integer as number,
@@ -137,7 +162,7 @@ select a.started_at, a.event_id, a.endpoint_id, posthaste_internal.without_query
             then left(a.response_body, 200) end as response_body
   from posthaste.attempts a
   left join posthaste.endpoints e on e.id = a.endpoint_id
- where a.verdict is not null and a.started_at > clock_timestamp() - interval '1 day'
+ where coalesce(a.verdict, 'delivered') <> 'delivered' and a.started_at > statement_timestamp() - interval '1 day'
  order by a.started_at desc
  limit 1000;
 comment on view posthaste.recent_failures is 'The last 1,000 attempts of the last day that did not deliver, newest first.';
@@ -151,13 +176,24 @@ comment on view posthaste.relay_status is 'Running relays: when each last renewe
 create view posthaste.unrouted_events as
 select o.id as event_id, o.event_type, o.tenant, o.created_at
   from (select * from posthaste.routing order by number desc limit 1) r
-  join posthaste.outbox o
-    on (o.xid >= pg_snapshot_xmin(case when r.after_id is null then r.until else r.since end)
-        and not pg_visible_in_snapshot(o.xid, case when r.after_id is null then r.until else r.since end)
-        and (r.after_id is null or (o.xid, o.id) > (r.after_xid, r.after_id)
-             or not pg_visible_in_snapshot(o.xid, r.until)))
-   and o.created_at >= r.floor_at - interval '1 day';
+  -- In the order of its index: with a limit the planner would else read the outbox from its beginning, to find a few.
+  cross join lateral (
+    select o.id, o.event_type, o.tenant, o.created_at
+      from posthaste.outbox o
+     where o.xid >= pg_snapshot_xmin(case when r.after_id is null then r.until else r.since end)
+       and not pg_visible_in_snapshot(o.xid, case when r.after_id is null then r.until else r.since end)
+       and (r.after_id is null or (o.xid, o.id) > (r.after_xid, r.after_id)
+            or not pg_visible_in_snapshot(o.xid, r.until))
+       and o.created_at >= r.floor_at - interval '1 day'
+     order by o.xid, o.id) o;
 comment on view posthaste.unrouted_events is 'Events that have been committed and are not routed yet.';
+
+create view posthaste.events as
+select o.id as event_id, posthaste.webhook_id(o.id, o.created_at) as webhook_id, o.event_type, o.tenant, o.ordering_key,
+       o.endpoint_id, o.deliver_at, o.expires_at, o.created_at
+  from posthaste.outbox o;
+comment on view posthaste.events is
+  'Every event, without its payload and headers. Ask for one event_id; posthaste.events_between lists those of a span of time, of a type or a tenant.';
 
 create view posthaste.ingest_status as
   -- Walked loosely: one descent a source.
@@ -168,7 +204,7 @@ create view posthaste.ingest_status as
       select r.source from posthaste.received r where r.source > found.source order by r.source limit 1) n
   )
   select found.source, last.received_at as last_received_at, last.event_id as last_event_id,
-         recent.count as received_recently, recent.count = 10000 as received_recently_is_more
+         recent.count as received_recently, recent.count = posthaste_internal.most_counted() as received_recently_is_more
     from found
     cross join lateral (
       select r.received_at, r.event_id from posthaste.received r
@@ -176,13 +212,14 @@ create view posthaste.ingest_status as
     cross join lateral (
       select count(*) from (
         select from posthaste.received r
-         where r.source = found.source and r.received_at > clock_timestamp() - interval '1 hour' limit 10000) r) recent;
+         where r.source = found.source and r.received_at > statement_timestamp() - interval '1 hour'
+         limit posthaste_internal.most_counted()) r) recent;
 comment on view posthaste.ingest_status is
   'For each source of webhooks that come in: when it last sent, and how much. Webhooks that wait in a relay''s spool are not here yet: see /status.';
 comment on column posthaste.ingest_status.source is 'The source.';
 comment on column posthaste.ingest_status.last_received_at is 'When its last webhook was stored.';
 comment on column posthaste.ingest_status.last_event_id is 'The event that became of it.';
-comment on column posthaste.ingest_status.received_recently is 'Webhooks stored in the last hour, counted up to 10,000.';
+comment on column posthaste.ingest_status.received_recently is 'Webhooks stored in the last hour, counted up to 1,000.';
 comment on column posthaste.ingest_status.received_recently_is_more is 'Whether there are (or may be) more than were counted.';
 
 do $$
@@ -232,7 +269,7 @@ begin
     ('ended_at', 'When the delivery ended; null while it is live.'),
     ('health', 'flowing, paused, probing or disabled.'),
     ('paused_until', 'When the next probe is sent.'),
-    ('pending', 'Deliveries that wait, counted up to 10,000.'),
+    ('pending', 'Deliveries that wait, counted up to 1,000.'),
     ('pending_is_more', 'Whether there are (or may be) more than were counted.'),
     ('oldest_pending_at', 'When the first of those that wait was routed.'),
     ('consecutive_failures', 'Failed attempts since the last success.'),
@@ -241,13 +278,15 @@ begin
     ('last_failure_at', 'The last failed attempt.'),
     ('success_rate', 'Share of the attempts of about the last hour that delivered.'),
     ('mean_duration_ms', 'Their mean duration in milliseconds.'),
-    ('due', 'Deliveries that are due now, counted up to 10,000.'),
+    ('due', 'Deliveries that are due now, counted up to 1,000.'),
     ('first_due_at', 'When the first is or was due.'),
     ('overdue_by', 'For how long the first has been due.'),
     ('name', 'The relay''s name.'),
     ('version', 'Its version of Posthaste.'),
     ('heartbeat_at', 'When it last renewed its lease.'),
     ('silent_for', 'How long that is ago.'),
+    ('deliver_at', 'Not to be sent before this moment. Null: at once.'),
+    ('expires_at', 'Not worth sending after this moment. Null: never.'),
     ('claims', 'Deliveries it held at that time.'),
     ('created_at', 'When the event was inserted.')) d(name, text)
   loop
@@ -258,10 +297,12 @@ begin
   end loop;
 end $$;
 comment on column posthaste.live_deliveries.created_at is 'When it was routed.';
+comment on column posthaste.events.endpoint_id is 'The endpoint that it is for alone. Null: all that are subscribed.';
+comment on column posthaste.events.ordering_key is 'To endpoints that are ordered, events with the same key are delivered one after the other.';
 comment on column posthaste.delivery_status.state is
   'waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled.';
 comment on column posthaste.endpoint_status.blocked_keys is
-  'Ordering keys that wait behind a dead delivery, counted up to 10,000; posthaste.unblock(endpoint_id) lets them go on.';
+  'Ordering keys that wait behind a dead delivery, counted up to 1,000; posthaste.unblock(endpoint_id) lets them go on.';
 
 -- ── why ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,9 +311,12 @@ comment on column posthaste.endpoint_status.blocked_keys is
 create function posthaste.explain(event bigint, at_most integer default 1000)
   returns table (endpoint_id bigint, state text, attempt_count integer, why text,
                  next_attempt_at timestamptz, last_outcome text, last_attempt_at timestamptz, url text)
-  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+  language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   o posthaste.outbox := posthaste_internal.known_event(event);
+  -- In a variable, so that the days before it are not planned for.
+  earliest constant timestamptz := o.created_at - interval '1 hour';
   routed boolean := (
     select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
       from posthaste.routing r order by r.number desc limit 1);
@@ -292,7 +336,7 @@ begin
                                      then ', ' || concat_ws(' ', a.outcome, a.cause, a.status) else '' end,
                     concat_ws(' ', a.outcome, a.cause, a.status)) || coalesce(' (' || a.detail || ')', '') as came
       from posthaste.delivery_attempts a
-     where a.event_id = event and a.started_at >= o.created_at - interval '1 hour'
+     where a.event_id = event and a.started_at >= earliest
      order by a.endpoint_id, a.started_at desc
   ), chosen as materialized (
     select c.endpoint_id, min(c.rank) as rank

@@ -60,7 +60,7 @@ begin atomic
   select 'a retry is due without a delivery', a.event_id, a.endpoint_id,
          format('attempt %s was to be followed by another at %s', a.number, a.next_attempt_at)
     from posthaste.attempts a
-   where a.verdict = 'retry' and a.started_at >= stranded_deliveries.since
+   where coalesce(a.verdict, 'delivered') = 'retry' and a.started_at >= stranded_deliveries.since
      and not exists (select from posthaste.deliveries d where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id)
      and not exists (
        select from posthaste.attempts b

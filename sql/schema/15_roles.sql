@@ -27,13 +27,16 @@ declare
     'usage on schema posthaste, posthaste_internal',
     'select on posthaste.live_deliveries, posthaste.delivery_status, posthaste.delivery_attempts,
        posthaste.endpoint_status, posthaste.backlog,
-       posthaste.recent_failures, posthaste.relay_status, posthaste.unrouted_events, posthaste.ingest_status, posthaste.rules',
+       posthaste.recent_failures, posthaste.relay_status, posthaste.events, posthaste.unrouted_events, posthaste.ingest_status,
+       posthaste.rules',
     -- Neither headers nor url: tokens stand there. The views show the url up to its query.
     'select (id, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
        max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
        on posthaste.endpoints',
     'execute on function posthaste.webhook_id, posthaste.event_of, posthaste.explain, posthaste.check_consistency,
-       posthaste_internal.claimed_in, posthaste_internal.without_query'];
+       posthaste.deliveries_of, posthaste.deliveries_between, posthaste.events_between',
+    'execute on function posthaste_internal.claimed_in, posthaste_internal.without_query,
+       posthaste_internal.most_counted, posthaste_internal.live_state, posthaste_internal.live_reason'];
   steers constant text[] := array[
     'select, insert, update, delete on posthaste.endpoints, posthaste.rules',
     -- The views show these columns to roles that may read them.

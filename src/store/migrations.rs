@@ -32,6 +32,7 @@ const SCHEMA: &str = sum![
     "11_steering_endpoints",
     "12_steering_deliveries",
     "13_inspection",
+    "13_lists",
     "14_consistency",
     "15_roles",
 ];

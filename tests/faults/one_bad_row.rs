@@ -326,23 +326,27 @@ async fn headers_count_as_payloads_do_in_the_memory_that_events_may_take() {
 
 #[tokio::test]
 async fn an_answer_that_a_rule_counts_as_delivered_counts_as_a_success_everywhere() {
-    let database = TestDatabase::new().await;
-    let client = database.client().await;
-    let receiver = Receiver::start().await;
-    receiver.otherwise(Reply::status(503));
-    let id = endpoint(&receiver.url("/")).add(&client).await;
-    let rule = crate::support::NewRow::into("rules").with("name", "busy").with("priority", 1);
-    rule.with("status", "[503,504)").with("action", "delivered").add(&client).await;
-    let relay = Relay::start(&database).await;
-    for _ in 0..20 {
-        event("order.paid").add(&client).await;
+    // One that is a failure without the rule, and one that is a rejection.
+    for status in [503, 409] {
+        let database = TestDatabase::new().await;
+        let client = database.client().await;
+        let receiver = Receiver::start().await;
+        receiver.otherwise(Reply::status(status));
+        let id = endpoint(&receiver.url("/")).add(&client).await;
+        let range = format!("[{status},{})", status + 1);
+        let rule = crate::support::NewRow::into("rules").with("name", "known").with("priority", 1);
+        rule.with("status", range).with("action", "delivered").add(&client).await;
+        let relay = Relay::start(&database).await;
+        for _ in 0..20 {
+            event("order.paid").add(&client).await;
+        }
+        settled(&client).await;
+        let told = format!(
+            "coalesce(success_rate, 0) = 1.0000 and health = 'flowing' and consecutive_failures = 0 \
+             from posthaste.endpoint_status where endpoint_id = {id}"
+        );
+        holds(&client, &told).await;
+        assert_eq!(receiver.received().len(), 20);
+        drop(relay);
     }
-    settled(&client).await;
-    let told = format!(
-        "coalesce(success_rate, 0) = 1.0000 and health = 'flowing' and consecutive_failures = 0 \
-         from posthaste.endpoint_status where endpoint_id = {id}"
-    );
-    holds(&client, &told).await;
-    assert_eq!(receiver.received().len(), 20);
-    drop(relay);
 }

@@ -8,6 +8,7 @@ mod tidy;
 mod told_once;
 
 mod growth;
+mod lists;
 mod plans;
 mod plans_of_steps;
 mod recording;

@@ -14,7 +14,7 @@ const TABLES: [&str; 3] = ["outbox", "endpoints", "rules"];
 
 /// The functions by subject. Each public function stands in one of these.
 const FUNCTIONS: [(&str, &[&str]); 5] = [
-    ("Events", &["emit", "event_of_key", "event_of", "webhook_id"]),
+    ("Events", &["emit", "event_of_key", "event_of", "webhook_id", "events_between"]),
     (
         "Endpoints",
         &[
@@ -27,7 +27,10 @@ const FUNCTIONS: [(&str, &[&str]); 5] = [
             "retry_endpoint",
         ],
     ),
-    ("Deliveries", &["explain", "retry", "replay", "cancel", "unblock"]),
+    (
+        "Deliveries",
+        &["explain", "deliveries_of", "deliveries_between", "retry", "replay", "cancel", "unblock"],
+    ),
     ("Rules", &["load_rules", "unload_rules"]),
     ("Administration", &["check_consistency", "grant_roles", "set_payload_limit"]),
 ];

@@ -80,7 +80,8 @@ declare
   given_away text;
 begin
   foreach v in array array['delivery_status', 'delivery_attempts', 'endpoint_status', 'backlog', 'recent_failures',
-                           'relay_status', 'unrouted_events', 'ingest_status', 'rules', 'explain(1)', 'check_consistency()'] loop
+                           'relay_status', 'unrouted_events', 'events', 'ingest_status', 'rules', 'explain(1)', 'deliveries_of(1)',
+                           'deliveries_between(now() - interval ''1 h'')', 'events_between(now() - interval ''1 h'')', 'check_consistency()'] loop
     assert pg_temp.may('select * from posthaste.' || v), v;
     execute format('select string_agg(v::text, '' '') from posthaste.%s v', v) into given_away;
     assert coalesce(given_away, '') not like '%hunter2%', v || ': ' || given_away;
