@@ -32,8 +32,9 @@ const SCHEMA: &str = sum![
     "11_steering_endpoints",
     "12_steering_deliveries",
     "13_inspection",
-    "14_consistency",
-    "15_roles",
+    "14_set_aside",
+    "15_consistency",
+    "16_roles",
 ];
 
 /// All migrations, in order. What has been released is never edited.

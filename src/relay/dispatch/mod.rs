@@ -6,6 +6,8 @@
 
 mod assign;
 mod claim;
+mod culprit;
+mod filters;
 mod route;
 mod steps;
 mod wake;
@@ -17,6 +19,7 @@ pub use self::steps::{Stepped, route_in_steps};
 pub(super) use self::wake::BellSession;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
+use super::effects::Effects;
 use super::ended::Results;
 use super::history::History;
 use super::lane::{Lane, Lanes};
@@ -47,6 +50,7 @@ pub(super) struct Dispatcher {
     pub(super) results: Results,
     pub(super) lines: Arc<ToLookAt>,
     pub(super) history: Arc<History>,
+    pub(super) effects: Arc<Effects>,
 }
 
 impl Dispatcher {
@@ -259,6 +263,7 @@ impl Dispatcher {
             }
             () = self.bell.ears.due.notified() => self.state.are_due(now),
             () = self.claims.room_freed.notified() => {}
+            () = self.claims.suspect_ended.notified() => self.state.are_due(now),
             () = tokio::time::sleep(until.saturating_duration_since(now)) => match reason {
                 Reason::Poll => wakes.poll.increment(1),
                 Reason::Due => wakes.due.increment(1),

@@ -4,15 +4,19 @@
 //! While the database is away the results wait. Their queue is bounded by the claims that a relay
 //! may hold, so claiming stops by itself while recording stands still.
 
+mod apart;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub(super) use self::apart::Kept;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
 use super::effects::{EffectOn, Effects};
 use super::ended::Ended;
+use super::fault;
 use super::lane::Lanes;
 use super::ordering::ToLookAt;
 use super::term::Term;
@@ -22,10 +26,12 @@ use crate::model::outcome::Outcome;
 use crate::model::standing::During;
 use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
-use crate::store::StoreError;
 use crate::store::attempts::{Attempt, RecordedDeliveries, record};
 use crate::store::deliveries::release;
+use crate::store::{Store, StoreError};
 
+/// The second try of a batch is ended after this, if the first took too long.
+const SECOND_TRY: Duration = Duration::from_secs(2);
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
 
@@ -42,11 +48,15 @@ pub(super) struct Recorder {
     pub(super) effects: Arc<Effects>,
     /// How long a batch waits for more.
     pub(super) interval: Duration,
+    /// A bug ended the last term: results are recorded one by one until one is.
+    pub(super) is_careful: bool,
+    pub(super) kept: Kept,
+    pub(super) backoff: Backoff,
 }
 
 impl Recorder {
     /// Records until it is told that nothing more comes, and all that came is written down.
-    pub(super) async fn run(self, mut results: mpsc::Receiver<Ended>) {
+    pub(super) async fn run(mut self, mut results: mpsc::Receiver<Ended>) {
         let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
         loop {
             // Both arms may be dropped: receiving takes nothing out until it is done.
@@ -56,37 +66,89 @@ impl Recorder {
                     results.close();
                     continue;
                 }
+                () = due(self.kept.due_in(self.clock.instant())) => {
+                    self.try_kept().await;
+                    continue;
+                }
             };
             if received == 0 {
                 return;
             }
             gather(&mut results, &mut batch, self.interval).await;
-            self.write_down(&batch).await;
+            let has_suspect = batch.iter().any(|ended| ended.claim.delivery.is_suspect);
+            self.write_down(&mut batch).await;
             batch.clear();
             self.claims.room_freed.notify_one();
+            if has_suspect {
+                self.claims.suspect_ended.notify_one();
+            }
         }
     }
 
     /// Writes a batch down, however long the database is away.
-    async fn write_down(&self, batch: &[Ended]) {
-        let mut backoff = Backoff::default();
-        loop {
-            // A relay that was taken for dead has lost its claims, and these results with them:
-            // each delivery is made again, under an interrupted attempt that says so.
-            if self.term.over.is_cancelled() {
-                self.metrics.claims_lost.increment(batch.len() as u64);
-                return;
+    async fn write_down(&mut self, batch: &mut Vec<Ended>) {
+        if self.is_careful {
+            for one in batch.drain(..) {
+                self.write_apart(vec![one]).await;
             }
-            let Err(error) = self.try_write_down(batch).await else {
+            return;
+        }
+        let mut before: Option<String> = None;
+        loop {
+            let store = match before {
+                // The next may take as long as the one before.
+                Some(_) => self.database.store.within(SECOND_TRY),
+                None => self.database.store.clone(),
+            };
+            let Err(error) = self.try_caught(&store, batch).await else {
+                self.backoff = Backoff::default();
                 return self.database.status.succeeded(During::Record);
             };
+            let kind = error.may_be_of_some_row().then(|| error.kind());
+            if kind.is_some() && kind == before {
+                self.database.noted(&self.metrics, During::Record, &error);
+                return self.write_apart(std::mem::take(batch)).await;
+            }
+            before = kind;
             self.database.failed(&self.term, &self.metrics, During::Record, &error);
-            backoff.wait(&self.term.over).await;
+            if !self.pause().await {
+                return self.lost(batch.len());
+            }
         }
     }
 
-    async fn try_write_down(&self, batch: &[Ended]) -> Result<(), StoreError> {
-        let (store, relay, metrics) = (&self.database.store, self.term.relay, &self.metrics);
+    /// Tries again what could not even be set aside.
+    async fn try_kept(&mut self) {
+        for one in self.kept.take_due(self.clock.instant()) {
+            self.write_apart(vec![one]).await;
+        }
+    }
+
+    /// Waits before the next try. `false`: there is none. A relay that was taken for dead has lost
+    /// its claims, and these results with them: each delivery is made again, under an interrupted
+    /// attempt that says so.
+    async fn pause(&mut self) -> bool {
+        if !self.term.over.is_cancelled() {
+            self.backoff.wait(&self.term.over).await;
+        }
+        !self.term.over.is_cancelled()
+    }
+
+    fn lost(&self, results: usize) {
+        self.metrics.claims_lost.increment(results as u64);
+    }
+
+    /// Writes a batch down; a bug that it meets is an error.
+    async fn try_caught(&self, store: &Store, batch: &[Ended]) -> Result<(), StoreError> {
+        let done = fault::caught(self.try_write_down(store, batch)).await;
+        done.unwrap_or_else(|said| {
+            self.metrics.faults.increment(1);
+            Err(StoreError::Panicked { doing: "record attempts", said })
+        })
+    }
+
+    async fn try_write_down(&self, store: &Store, batch: &[Ended]) -> Result<(), StoreError> {
+        let (relay, metrics) = (self.term.relay, &self.metrics);
         let mut attempts = Vec::with_capacity(batch.len());
         let mut unsent = Vec::new();
         for ended in batch {
@@ -224,6 +286,14 @@ impl Recorder {
                 tracing::info!(event, endpoint, reason, "the delivery was cancelled");
             }
         }
+    }
+}
+
+/// Waits for this long; for ever, if there is nothing to wait for.
+async fn due(after: Option<Duration>) {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => std::future::pending().await,
     }
 }
 

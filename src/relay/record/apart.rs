@@ -1,0 +1,127 @@
+//! Recording a batch that the database refuses. Some hundred results are written by one statement,
+//! so one that cannot be written would hold up all of them, for ever, and what they are of would be
+//! sent again. The batch is halved until the one is found. That one is recorded without its
+//! details; if that fails too, it is set aside; if even that fails, its claim is kept, so that
+//! nothing is sent a second time, and it is tried again now and then.
+
+use std::time::{Duration, Instant};
+
+use super::Recorder;
+use crate::model::standing::During;
+use crate::relay::ended::Ended;
+use crate::store::set_aside::set_aside_delivery;
+use crate::store::{Store, StoreError};
+
+/// While one result is sought that cannot be recorded, no statement may take longer: the others
+/// wait.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries to record what could not even be set aside, for instance since an operator
+/// holds a lock on its row.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Results that could not even be set aside.
+#[derive(Debug, Default)]
+pub(in crate::relay) struct Kept {
+    results: Vec<Ended>,
+    tried_at: Option<Instant>,
+}
+
+impl Kept {
+    /// Those to be tried again, if it is time to.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Ended> {
+        let is_due =
+            self.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= AGAIN_AFTER);
+        if self.results.is_empty() || !is_due {
+            return Vec::new();
+        }
+        self.tried_at = Some(now);
+        std::mem::take(&mut self.results)
+    }
+
+    /// When it is time to.
+    pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
+        let waited = self.tried_at.map_or(AGAIN_AFTER, |at| now.saturating_duration_since(at));
+        (!self.results.is_empty()).then(|| AGAIN_AFTER.saturating_sub(waited))
+    }
+}
+
+impl Recorder {
+    /// Writes down what can be written of a batch that fails as a whole.
+    pub(super) async fn write_apart(&mut self, batch: Vec<Ended>) {
+        let store = self.database.store.within(PATIENCE);
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            let Err(error) = self.try_caught(&store, &part).await else {
+                self.is_careful = false;
+                continue;
+            };
+            if !error.may_be_of_some_row() {
+                // The database is away: all of it waits, as it does elsewhere.
+                self.database.failed(&self.term, &self.metrics, During::Record, &error);
+                if self.pause().await {
+                    parts.push(part);
+                    continue;
+                }
+                self.lost(part.len() + parts.iter().map(Vec::len).sum::<usize>());
+                return;
+            }
+            self.database.noted(&self.metrics, During::Record, &error);
+            if part.len() > 1 {
+                let second = part.split_off(part.len() / 2);
+                parts.push(second);
+                parts.push(part);
+            } else if let Some(one) = part.pop() {
+                self.write_alone(&store, one, error).await;
+            }
+        }
+        // The others are recorded, and what is set aside is told.
+        self.database.status.has_nothing(During::Record);
+    }
+
+    /// One result that cannot be recorded as it is.
+    async fn write_alone(&mut self, store: &Store, one: Ended, error: StoreError) {
+        let (event, endpoint) = (one.key().event_id, one.key().endpoint_id);
+        let concerned = format!("event {event}, endpoint {endpoint}");
+        self.database.status.concerns(During::Record, concerned);
+        // A lock is waited for: a smaller statement would wait as long.
+        if let Some(attempt) = one.attempt().filter(|_| !error.is_overdue()) {
+            let bare = one.with_attempt(attempt.without_details());
+            if let Ok(()) = self.try_caught(store, std::slice::from_ref(&bare)).await {
+                tracing::error!(
+                    event,
+                    endpoint,
+                    error = error.in_full(),
+                    "the details of an attempt cannot be recorded; the attempt is, without them"
+                );
+                return;
+            }
+        }
+        let error = match one.attempt() {
+            Some(attempt) => {
+                match set_aside_delivery(store, self.term.relay, attempt, &error).await {
+                    Ok(_) => {
+                        self.metrics.set_aside.increment(1);
+                        tracing::error!(
+                            event,
+                            endpoint,
+                            result = attempt.in_words(),
+                            error = error.in_full(),
+                            "a result cannot be recorded and is set aside (see posthaste.set_aside)"
+                        );
+                        return;
+                    }
+                    Err(_) => error,
+                }
+            }
+            None => error,
+        };
+        tracing::error!(
+            event,
+            endpoint,
+            error = error.in_full(),
+            "a result can neither be recorded nor set aside; it stays claimed and is tried again"
+        );
+        self.kept.results.push(one);
+        self.kept.tried_at = Some(self.clock.instant());
+    }
+}
