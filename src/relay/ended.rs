@@ -141,8 +141,7 @@ impl Ended {
         }
     }
 
-    /// The same claim's end, with another record of it. The claim itself is not the copy's: it frees
-    /// nothing.
+    /// The same end of the same claim, with another record of it.
     #[must_use]
     pub fn with_attempt(&self, attempt: Attempt) -> Self {
         let end = match &self.end {

@@ -43,6 +43,7 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "relays",
         "endpoints",
         "filters",
+        "set aside",
         "announcements",
         "addresses",
         "rules",

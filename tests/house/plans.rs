@@ -13,11 +13,11 @@ const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 
 /// Statements on the queue: name, text, arguments, and the indexes of `deliveries` that it rides
 /// on.
-const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
+const QUEUE: [(&str, &str, &str, &[&str]); 9] = [
     (
         "claim",
         CLAIM,
-        "1, 1, null, '{1,2,3}', '{9,9,9}', 1000",
+        "1, 1, null, '{1,2,3}', '{9,9,9}', 1000, true",
         &["deliveries_due", "deliveries_pkey"],
     ),
     ("due", include_str!("../../sql/queries/due.sql"), "null", &["deliveries_due"]),
@@ -48,6 +48,18 @@ const QUEUE: [(&str, &str, &str, &[&str]); 7] = [
         "1, null, 1, 1, 1, 1, 1, 200, 1, null, null, null, 1, null, null, null, null, null, null, \
          null, null",
         &["deliveries_pkey"],
+    ),
+    (
+        "begin_suspect",
+        include_str!("../../sql/queries/begin_suspect.sql"),
+        "1, 1, 1, 1",
+        &["deliveries_pkey"],
+    ),
+    (
+        "set_aside_delivery",
+        include_str!("../../sql/queries/set_aside_delivery.sql"),
+        "1, 1, 1, 1, -1, now(), null, '', ''",
+        &["claims_pkey", "deliveries_pkey"],
     ),
 ];
 
@@ -253,7 +265,7 @@ async fn a_line_that_is_not_there_is_not_looked_for_among_all_others() {
 async fn claim(client: &Client, statement: &tokio_postgres::Statement, token: i64) -> Vec<i64> {
     let now: Option<jiff::Timestamp> = None;
     let rows = client
-        .query(statement, &[&1i32, &token, &now, &vec![1i64], &vec![10i32], &i64::MAX])
+        .query(statement, &[&1i32, &token, &now, &vec![1i64], &vec![10i32], &i64::MAX, &true])
         .await
         .unwrap();
     rows.iter().map(|row| row.get("event_id")).collect()

@@ -72,7 +72,9 @@ impl Dispatcher {
     ) -> Result<(), StoreError> {
         let without = self.slow_filters(event).await?;
         let (store, relay) = (self.database.store.within(BY_ENDPOINT), self.term.relay);
-        let by_endpoint = (true, without.as_slice());
+        // What takes too long would take as long here, unless filters are the reason.
+        let is_worth_it = !error.is_overdue() || !without.is_empty();
+        let by_endpoint = (is_worth_it, without.as_slice());
         let mut passed = set_aside_event(&store, relay, floor, event.id, error, by_endpoint).await;
         if passed.as_ref().is_err_and(StoreError::may_be_of_some_row) {
             passed = set_aside_event(&store, relay, floor, event.id, error, (false, &[])).await;

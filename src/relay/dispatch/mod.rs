@@ -64,7 +64,10 @@ impl Dispatcher {
             let facts = self.facts(now);
             match self.state.next(now, &facts) {
                 Step::Rest { until, reason } => {
-                    self.database.works(&self.term);
+                    // While the event is sought that routing fails for, nothing is well yet.
+                    if !self.state.is_searching() {
+                        self.database.works(&self.term);
+                    }
                     if !facts.is_due && facts.due_at.is_none() {
                         self.database.status.has_nothing(During::Claim);
                     }

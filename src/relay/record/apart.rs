@@ -15,6 +15,8 @@ use crate::store::{Store, StoreError};
 /// While one result is sought that cannot be recorded, no statement may take longer: the others
 /// wait.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// If more results than this are set aside one after the other, recording itself fails.
+const IN_A_ROW: u32 = 16;
 /// Between two tries to record what could not even be set aside, for instance since an operator
 /// holds a lock on its row.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -24,9 +26,15 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 pub(in crate::relay) struct Kept {
     results: Vec<Ended>,
     tried_at: Option<Instant>,
+    /// How many results have been set aside since one was recorded.
+    in_a_row: u32,
 }
 
 impl Kept {
+    pub(super) fn is_empty(&self) -> bool {
+        self.results.is_empty()
+    }
+
     /// Those to be tried again, if it is time to.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Ended> {
         let is_due =
@@ -51,19 +59,21 @@ impl Recorder {
         let store = self.database.store.within(PATIENCE);
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
+            if self.term.over.is_cancelled() {
+                return self.lost(part.len() + parts.iter().map(Vec::len).sum::<usize>());
+            }
             let Err(error) = self.try_caught(&store, &part).await else {
                 self.is_careful = false;
+                self.kept.in_a_row = 0;
+                self.database.status.succeeded(During::Record);
                 continue;
             };
             if !error.may_be_of_some_row() {
                 // The database is away: all of it waits, as it does elsewhere.
                 self.database.failed(&self.term, &self.metrics, During::Record, &error);
-                if self.pause().await {
-                    parts.push(part);
-                    continue;
-                }
-                self.lost(part.len() + parts.iter().map(Vec::len).sum::<usize>());
-                return;
+                self.backoff.wait(&self.term.over).await;
+                parts.push(part);
+                continue;
             }
             self.database.noted(&self.metrics, During::Record, &error);
             if part.len() > 1 {
@@ -74,8 +84,11 @@ impl Recorder {
                 self.write_alone(&store, one, error).await;
             }
         }
-        // The others are recorded, and what is set aside is told.
-        self.database.status.has_nothing(During::Record);
+        // What is set aside is told, and waits for recording no more. But where nothing at all can
+        // be recorded, that is what fails.
+        if self.kept.is_empty() && self.kept.in_a_row <= IN_A_ROW {
+            self.database.status.has_nothing(During::Record);
+        }
     }
 
     /// One result that cannot be recorded as it is.
@@ -101,6 +114,7 @@ impl Recorder {
                 match set_aside_delivery(store, self.term.relay, attempt, &error).await {
                     Ok(_) => {
                         self.metrics.set_aside.increment(1);
+                        self.kept.in_a_row = self.kept.in_a_row.saturating_add(1);
                         tracing::error!(
                             event,
                             endpoint,

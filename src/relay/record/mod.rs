@@ -72,7 +72,7 @@ impl Recorder {
                 }
             };
             if received == 0 {
-                return;
+                return self.end();
             }
             gather(&mut results, &mut batch, self.interval).await;
             let has_suspect = batch.iter().any(|ended| ended.claim.delivery.is_suspect);
@@ -95,6 +95,9 @@ impl Recorder {
         }
         let mut before: Option<String> = None;
         loop {
+            if self.term.over.is_cancelled() {
+                return self.lost(batch.len());
+            }
             let store = match before {
                 // The next may take as long as the one before.
                 Some(_) => self.database.store.within(SECOND_TRY),
@@ -111,9 +114,14 @@ impl Recorder {
             }
             before = kind;
             self.database.failed(&self.term, &self.metrics, During::Record, &error);
-            if !self.pause().await {
-                return self.lost(batch.len());
-            }
+            self.backoff.wait(&self.term.over).await;
+        }
+    }
+
+    /// What is still kept stays claimed: the relay that reaps this one makes it again.
+    fn end(&self) {
+        if !self.kept.is_empty() {
+            self.term.set_uncertain(true);
         }
     }
 
@@ -124,16 +132,8 @@ impl Recorder {
         }
     }
 
-    /// Waits before the next try. `false`: there is none. A relay that was taken for dead has lost
-    /// its claims, and these results with them: each delivery is made again, under an interrupted
-    /// attempt that says so.
-    async fn pause(&mut self) -> bool {
-        if !self.term.over.is_cancelled() {
-            self.backoff.wait(&self.term.over).await;
-        }
-        !self.term.over.is_cancelled()
-    }
-
+    /// A relay that was taken for dead has lost its claims, and these results with them: each
+    /// delivery is made again, under an interrupted attempt that says so.
     fn lost(&self, results: usize) {
         self.metrics.claims_lost.increment(results as u64);
     }
