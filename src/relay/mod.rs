@@ -96,6 +96,10 @@ pub async fn run(
                 term(&lasting, beginning, &stopper).await;
                 if !stopper.is_stopping() {
                     lasting.status.term_ended();
+                    if lasting.careful.load(Ordering::Relaxed) {
+                        // The next term may meet the same bug at once.
+                        rest(&lasting, &stopper).await;
+                    }
                 }
             }
             // At the start an operator is looking; later none is, and the database may come back.
@@ -112,14 +116,19 @@ pub async fn run(
                 }
                 lasting.status.failed(During::Begin, mishap(&error));
                 lasting.status.set_ready(Err(error.in_brief()));
-                tokio::select! {
-                    () = tokio::time::sleep(lasting.config.relay.heartbeat) => {}
-                    () = stopper.stopping() => {}
-                }
+                rest(&lasting, &stopper).await;
             }
         }
     }
     Ok(())
+}
+
+/// Waits before another term is begun.
+async fn rest(lasting: &Lasting, stopper: &Stopper) {
+    tokio::select! {
+        () = tokio::time::sleep(lasting.config.relay.heartbeat) => {}
+        () = stopper.stopping() => {}
+    }
 }
 
 /// Takes the lease for a new term. The session for the bell is opened meanwhile.
