@@ -21,7 +21,7 @@ use super::limits::budget::Budget;
 use super::limits::files::Files;
 use super::ordering::{ToLookAt, Turns};
 use super::policy::Policy;
-use super::record::{Kept, Recorder};
+use super::record::{Recorder, Unrecorded};
 use super::term::Term;
 use super::upkeep::Upkeep;
 use crate::clock::Present;
@@ -205,7 +205,7 @@ impl Common {
             effects,
             interval: lasting.config.relay.record_interval,
             is_careful: lasting.is_careful(),
-            kept: Kept::default(),
+            kept: Unrecorded::default(),
             backoff: Backoff::default(),
         }
     }

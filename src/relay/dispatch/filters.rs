@@ -17,15 +17,15 @@ const TOGETHER: Duration = Duration::from_millis(300);
 pub(super) const ALONE: Duration = Duration::from_secs(1);
 
 /// An event's place in the step, and a recipient's among those of the event.
-type Place = (usize, usize);
+type Question = (usize, usize);
 
 /// The answers of filters.
 #[derive(Debug, Default)]
 pub(super) struct Filtered {
     /// The deliveries that filters let through.
-    pub(super) let_through: HashSet<Place>,
+    pub(super) let_through: HashSet<Question>,
     /// Those about which a filter was not asked, or took too long.
-    unanswered: Vec<Place>,
+    unanswered: Vec<Question>,
     /// Why.
     error: Option<StoreError>,
 }
@@ -38,8 +38,8 @@ pub(super) async fn ask_filters(
     slow: &mut SlowFilters,
 ) -> Result<Filtered, StoreError> {
     let now = Clock.instant();
-    let endpoint = |&(event, place): &Place| owing[event].recipients[place].endpoint;
-    let is_unasked = |one: &Place| slow.is_unasked(endpoint(one), now);
+    let endpoint = |&(event, place): &Question| owing[event].recipients[place].endpoint;
+    let is_unasked = |one: &Question| slow.is_unasked(endpoint(one), now);
     let (unanswered, asked): (Vec<_>, Vec<_>) = candidates(owing).into_iter().partition(is_unasked);
     let mut filtered = Filtered { unanswered, ..Filtered::default() };
     if asked.is_empty() {
@@ -54,7 +54,7 @@ pub(super) async fn ask_filters(
         Err(error) if error.may_be_of_some_row() => {}
         Err(error) => return Err(error),
     }
-    let mut by_endpoint: BTreeMap<EndpointId, Vec<Place>> = BTreeMap::new();
+    let mut by_endpoint: BTreeMap<EndpointId, Vec<Question>> = BTreeMap::new();
     for one in asked {
         by_endpoint.entry(endpoint(&one)).or_default().push(one);
     }
@@ -81,7 +81,7 @@ async fn ask_one(
     session: &StepSession,
     found: &Found,
     owing: &[Owing],
-    asked: &[Place],
+    asked: &[Question],
     filtered: &mut Filtered,
 ) -> Result<Option<StoreError>, StoreError> {
     if asked.len() > 1 {
@@ -112,11 +112,12 @@ async fn ask(
     session: &StepSession,
     found: &Found,
     owing: &[Owing],
-    asked: &[Place],
+    asked: &[Question],
     bound: Duration,
-) -> Result<Vec<Place>, StoreError> {
-    let pair =
-        |(event, place): &Place| (&found.events[*event], owing[*event].recipients[*place].endpoint);
+) -> Result<Vec<Question>, StoreError> {
+    let pair = |(event, place): &Question| {
+        (&found.events[*event], owing[*event].recipients[*place].endpoint)
+    };
     let pairs: Vec<_> = asked.iter().map(pair).collect();
     let answers = session.filter_events(&pairs, bound).await?;
     Ok(asked.iter().zip(answers).filter_map(|(one, passes)| passes.then_some(*one)).collect())
@@ -131,7 +132,7 @@ impl Filtered {
         owing: &[Owing],
         taken: usize,
     ) -> Result<(), StoreError> {
-        let pair = |(event, place): &Place| {
+        let pair = |(event, place): &Question| {
             (&found.events[*event], owing[*event].recipients[*place].endpoint)
         };
         let pairs: Vec<_> =

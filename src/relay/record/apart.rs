@@ -4,7 +4,7 @@
 //! details; if that fails too, it is set aside; if even that fails, its claim is kept, so that
 //! nothing is sent a second time, and it is tried again now and then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Recorder;
 use crate::model::standing::During;
@@ -17,41 +17,6 @@ use crate::store::{Store, StoreError};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// If more results than this are set aside one after the other, recording itself fails.
 const IN_A_ROW: u32 = 16;
-/// Between two tries to record what could not even be set aside, for instance since an operator
-/// holds a lock on its row.
-const AGAIN_AFTER: Duration = Duration::from_secs(10);
-
-/// Results that could not even be set aside.
-#[derive(Debug, Default)]
-pub(in crate::relay) struct Kept {
-    results: Vec<Ended>,
-    tried_at: Option<Instant>,
-    /// How many results have been set aside since one was recorded.
-    in_a_row: u32,
-}
-
-impl Kept {
-    pub(super) fn is_empty(&self) -> bool {
-        self.results.is_empty()
-    }
-
-    /// Those to be tried again, if it is time to.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Ended> {
-        let is_due =
-            self.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= AGAIN_AFTER);
-        if self.results.is_empty() || !is_due {
-            return Vec::new();
-        }
-        self.tried_at = Some(now);
-        std::mem::take(&mut self.results)
-    }
-
-    /// When it is time to.
-    pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
-        let waited = self.tried_at.map_or(AGAIN_AFTER, |at| now.saturating_duration_since(at));
-        (!self.results.is_empty()).then(|| AGAIN_AFTER.saturating_sub(waited))
-    }
-}
 
 impl Recorder {
     /// Writes down what can be written of a batch that fails as a whole.

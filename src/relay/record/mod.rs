@@ -5,13 +5,14 @@
 //! may hold, so claiming stops by itself while recording stands still.
 
 mod apart;
+mod kept;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub(super) use self::apart::Kept;
+pub(super) use self::kept::Unrecorded;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
 use super::effects::{EffectOn, Effects};
@@ -50,7 +51,7 @@ pub(super) struct Recorder {
     pub(super) interval: Duration,
     /// A bug ended the last term: results are recorded one by one until one is.
     pub(super) is_careful: bool,
-    pub(super) kept: Kept,
+    pub(super) kept: Unrecorded,
     pub(super) backoff: Backoff,
 }
 
