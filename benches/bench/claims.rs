@@ -41,7 +41,7 @@ impl<'a> Caller<'a> {
         let token = self.next_token();
         let rooms = vec![of_each; endpoints.len()];
         statements::begin(self.bed).await?;
-        let claimed = claim(&self.store, NOBODY, token, endpoints, &rooms, BYTES).await?;
+        let claimed = claim(&self.store, NOBODY, token, endpoints, &rooms, (BYTES, true)).await?;
         let wanted = endpoints.len() * usize::try_from(of_each)?;
         let claimed = claimed.claimed;
         ensure!(claimed.len() == wanted, "{} were claimed, {wanted} are due", claimed.len());

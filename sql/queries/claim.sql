@@ -8,6 +8,7 @@
 --
 -- $1 relay  $2 claim token  $3 now (null: the database's clock)  $4 endpoints with $5 their room
 -- $6 room in bytes of payload and headers; the first is claimed however large it is
+-- $7 whether one delivery may be claimed that two relays in a row have ended with
 with clock as materialized (
   select coalesce($3::timestamptz, clock_timestamp()) as now
 ),
@@ -21,21 +22,24 @@ picked as materialized (
   from room r
   cross join clock
   cross join lateral (
-    select d.event_id, d.endpoint_id, d.event_created_at, d.created_at, d.next_attempt_at
+    select d.event_id, d.endpoint_id, d.event_created_at, d.created_at, d.next_attempt_at,
+           d.interruptions >= 2 as is_suspect
     from posthaste.deliveries d
     where d.endpoint_id = r.endpoint_id
       and d.claimed_by is null and d.in_line is null
       and d.next_attempt_at <= clock.now
+      and ($7::bool or d.interruptions >= 2 is not true)
     order by d.next_attempt_at, d.event_id
     limit r.room
     for update skip locked
   ) d
 ),
 event as materialized (
-  select p.event_id, p.endpoint_id, p.event_created_at, p.created_at, o.id, o.event_type, o.payload, o.headers,
+  select p.event_id, p.endpoint_id, p.event_created_at, p.created_at, p.is_suspect, o.id, o.event_type, o.payload, o.headers,
          o.endpoint_id as only_to, o.tenant, o.deliver_at, o.expires_at,
          sum(posthaste_internal.event_bytes(o.payload, o.headers)) over longest_due as bytes,
-         row_number() over longest_due as place
+         row_number() over longest_due as place,
+         count(*) filter (where p.is_suspect) over longest_due as suspects
   from picked p
   left join posthaste.outbox o on o.id = p.event_id and o.created_at = p.event_created_at
   window longest_due as (order by p.next_attempt_at, p.event_id, p.endpoint_id)
@@ -46,10 +50,11 @@ claimed as (
     from event v
    where d.event_id = any(array[v.event_id]) and d.endpoint_id = v.endpoint_id
      and (v.place = 1 or coalesce(v.bytes, 0) <= $6::bigint)
+     and (v.is_suspect is not true or v.suspects = 1)
   returning v.*, d.attempt_count, d.ordering_key
 )
 select c.event_id, c.endpoint_id, c.attempt_count, c.event_created_at as created_at,
-       c.ordering_key, e.revision, c.event_type, c.payload, c.headers,
+       c.ordering_key, coalesce(c.is_suspect, false) as is_suspect, e.revision, c.event_type, c.payload, c.headers,
        date_part('epoch', clock.now - least(greatest(c.event_created_at, c.deliver_at), clock.now)) * 1000 as age_ms,
        case when c.id is null then 'the event is no longer in the outbox'
             when c.expires_at <= clock.now then 'expired'

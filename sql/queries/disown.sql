@@ -4,7 +4,7 @@
 --
 -- $1 relay  $2 claim tokens
 with alone as (
-  update posthaste.deliveries set claimed_by = null, claim_token = null
+  update posthaste.deliveries set claimed_by = null, claim_token = null, is_begun = null
    where claimed_by = $1::int and claim_token = any($2::bigint[])
   returning 1
 ),

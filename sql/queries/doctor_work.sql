@@ -31,6 +31,12 @@ filter as (
 ),
 announcement as (
   select case when is_called then last_value else 0 end as dropped from posthaste.announcements_dropped
+),
+aside as (
+  select count(*) as found, min(s.set_aside_at) as since,
+         (array_agg(concat_ws(', ', 'event ' || s.event_id, 'endpoint ' || s.endpoint_id, s.during) || ': ' || s.message
+                    || coalesce(' (' || s.sqlstate || ')', '') order by s.set_aside_at desc))[1:5] as newest
+  from (select * from posthaste.set_aside a limit 1000) s
 )
 select 'relays' as "check",
        case when running > 0 and dead = 0 then 'ok' else 'warning' end as state,
@@ -53,6 +59,14 @@ select 'filters', case when failing is null then 'ok' else 'warning' end,
        coalesce('failing, so these events are not owed: ' || array_to_string(failing, '; '), filters || ' asked'),
        case when failing is not null then 'change the filters; posthaste.replay with states ''{never}'' then brings what was not owed' end
 from filter
+union all
+select 'set aside', case when found = 0 then 'ok' else 'warning' end,
+       case when found = 0 then 'nothing'
+            else format('%s that the database refused to route or record, since %s: %s', found, date_trunc('second', since),
+                        array_to_string(newest, '; ')) end,
+       case when found > 0 then
+         'see posthaste.set_aside; remove the cause (often a trigger or constraint of yours), then select posthaste.route_again()' end
+from aside
 union all
 select 'announcements', case when dropped = 0 then 'ok' else 'warning' end, dropped || ' dropped since the schema was made',
        case when dropped > 0 then

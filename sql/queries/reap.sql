@@ -16,14 +16,19 @@ with dead as materialized (
 gone as (
   delete from posthaste.relays r using dead where r.id = dead.id returning r.id
 ),
-alone as (
-  update posthaste.deliveries d
-     set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
-    from dead
-   where d.claimed_by = dead.id
-     -- PostgreSQL runs this even when no relay is dead; then it looks at no row of deliveries.
-     and exists (select from dead)
-  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, dead.id as relay_id
+held as materialized (
+  select d.event_id, d.endpoint_id, d.claimed_by, d.claim_token
+  from posthaste.deliveries d
+  join dead on d.claimed_by = dead.id
+  -- Where no relay is dead, it looks at no row of deliveries.
+  where exists (select from dead)
+),
+alone as materialized (
+  select posthaste_internal.interrupt(
+           array_agg(event_id), array_agg(endpoint_id), array_agg(claimed_by), array_agg(claim_token),
+           'relay %s died while it may have been sending') as released
+  from held
+  having count(*) > 0
 ),
 batch as (
   delete from posthaste.claims c using dead where c.relay_id = any(array[dead.id]) returning c.*
@@ -34,21 +39,17 @@ claimed as materialized (
   cross join lateral posthaste_internal.claimed_in(b.event_ids, b.endpoint_ids, b.event_created_ats, b.recorded) h
 ),
 back as (
-  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at from claimed
+  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at, interruptions)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at, 1 from claimed
   on conflict do nothing
-),
-released as (
-  select event_id, endpoint_id, event_created_at, attempt_count, relay_id from alone
-  union all
-  select event_id, endpoint_id, event_created_at, 0, relay_id from claimed
 ),
 logged as (
   insert into posthaste.attempts
     (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
      verdict, reason, next_attempt_at)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), least(attempt_count, 32766) + 1, relay_id, 0,
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), 1, relay_id, 0,
          'interrupted', 'retry', 'relay ' || relay_id || ' died while it may have been sending', clock_timestamp()
-  from released
+  from claimed
 )
-select (select count(*) from gone) as relays, (select count(*) from released) as claims
+select (select count(*) from gone) as relays,
+       coalesce((select released from alone), 0) + (select count(*) from claimed) as claims

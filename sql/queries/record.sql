@@ -94,7 +94,7 @@ ended as (
 rescheduled as (
   update posthaste.deliveries d
      set attempt_count = case when r.is_free then d.attempt_count else ($8::int[])[r.n] end,
-         claimed_by = null, claim_token = null,
+         claimed_by = null, claim_token = null, interruptions = null, is_begun = null,
          blocked_at = case when r.blocks then clock.now end,
          next_attempt_at = case when not r.blocks then clock.now + r.retry_after_ms * interval '1 ms'
                                 else coalesce((select o.expires_at from posthaste.outbox o

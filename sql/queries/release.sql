@@ -5,7 +5,7 @@
 -- $5 tokens of batches, with $6 a bit for each delivery: 1 where it is released
 with alone as (
   update posthaste.deliveries d
-     set claimed_by = null, claim_token = null
+     set claimed_by = null, claim_token = null, is_begun = null
     from unnest($2::bigint[], $3::bigint[], $4::bigint[]) r(event_id, endpoint_id, claim_token)
    where d.event_id = any(array[r.event_id]) and d.endpoint_id = r.endpoint_id
      and d.claimed_by = $1::int and d.claim_token = r.claim_token

@@ -12,13 +12,12 @@ with orphan as materialized (
   where d.claimed_by = $1::int and d.claim_token < $3::bigint and d.claim_token <> all($2::bigint[])
      or d.claimed_by is not null and not exists (select from posthaste.relays r where r.id = d.claimed_by)
 ),
-alone as (
-  update posthaste.deliveries d
-     set claimed_by = null, claim_token = null, next_attempt_at = clock_timestamp()
-    from orphan o
-   where d.event_id = any(array[o.event_id]) and d.endpoint_id = o.endpoint_id
-     and d.claimed_by = o.claimed_by and d.claim_token = o.claim_token
-  returning d.event_id, d.endpoint_id, d.event_created_at, d.attempt_count, o.claimed_by as relay_id
+alone as materialized (
+  select posthaste_internal.interrupt(
+           array_agg(event_id), array_agg(endpoint_id), array_agg(claimed_by), array_agg(claim_token),
+           'relay %s may have sent it, and there is no record of that') as released
+  from orphan
+  having count(*) > 0
 ),
 batch as (
   delete from posthaste.claims c
@@ -32,21 +31,16 @@ claimed as materialized (
   cross join lateral posthaste_internal.claimed_in(b.event_ids, b.endpoint_ids, b.event_created_ats, b.recorded) h
 ),
 back as (
-  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at from claimed
+  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at, interruptions)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at, 1 from claimed
   on conflict do nothing
-),
-released as (
-  select event_id, endpoint_id, event_created_at, attempt_count, relay_id from alone
-  union all
-  select event_id, endpoint_id, event_created_at, 0, relay_id from claimed
 ),
 logged as (
   insert into posthaste.attempts
     (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
      verdict, reason, next_attempt_at)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), least(attempt_count, 32766) + 1, relay_id, 0,
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), 1, relay_id, 0,
          'interrupted', 'retry', 'relay ' || relay_id || ' may have sent it, and there is no record of that', clock_timestamp()
-  from released
+  from claimed
 )
-select count(*) from released
+select coalesce((select released from alone), 0) + (select count(*) from claimed)

@@ -98,6 +98,8 @@ owed as materialized (
   cross join lateral (select n.* from posthaste.endpoints n where n.id = e.endpoint_id offset 0) n
   left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = n.id offset 0) h on true
   where e.endpoint_id is not null
+    and (n.filter is null or not posthaste_internal.is_announcement(e.event_type)
+         or posthaste_internal.filter_matches(e.payload, n.filter))
 ),
 -- Where a line has a live delivery already, all new ones wait behind it; else all but the first. While the span has
 -- more to come, the first is not known.

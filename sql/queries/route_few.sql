@@ -2,7 +2,7 @@
 -- store::routing::route_few.
 -- Its plan has a third of the nodes, and starting and ending a plan is most of such a look (docs/decisions/0017).
 -- It leaves to route, untouched: many events, a span that is not finished, an event for one endpoint or in a line,
--- more than there is room for.
+-- an endpoint with a filter (which is asked where no other endpoint waits for it), more than there is room for.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow; endpoints_by_route.
 -- Locks and cursor: as route.
 --
@@ -43,6 +43,7 @@ chunk as materialized (
 ),
 owed as materialized (
   select o.*, e.id as owed_to, e.revision, e.ordered and o.ordering_key is not null as in_line,
+         e.filter is not null as is_filtered,
          o.deliver_at > o.now is not true as is_due,
          o.deliver_at > o.now is not true
          and e.enabled and coalesce(h.state = 'flowing', true)
@@ -55,7 +56,6 @@ owed as materialized (
     where (e.enabled or e.hold)
       and posthaste_internal.route_keys(e.tenant, e.subscriptions)
           && posthaste_internal.route_keys_of_event(o.tenant, o.event_type)
-      and (e.filter is null or posthaste_internal.filter_matches(o.payload, e.filter))
     offset 0
   ) e
   left join lateral (select h.state from posthaste.endpoint_health h where h.endpoint_id = e.id offset 0) h on true
@@ -68,7 +68,7 @@ step as materialized (
   cross join chunk
   cross join (
     select count(*) as deliveries, count(distinct id) as matched,
-           coalesce(not bool_or(in_line), true) and count(*) <= $9::int and coalesce(sum(bytes), 0) <= $10::bigint
+           coalesce(not bool_or(in_line or is_filtered), true) and count(*) <= $9::int and coalesce(sum(bytes), 0) <= $10::bigint
              as is_usual,
            array_agg(distinct owed_to) filter (where is_due and not claimed) as waiting
     from owed

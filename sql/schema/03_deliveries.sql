@@ -13,6 +13,8 @@ create table posthaste.deliveries (
   place            bigint,
   in_line          boolean,
   blocked_at       timestamptz,
+  interruptions    smallint,
+  is_begun         boolean,
   primary key (event_id, endpoint_id),
   constraint claimed_iff_claim_token check ((claimed_by is null) = (claim_token is null)),
   constraint place_iff_ordering_key check ((place is null) = (ordering_key is null)),
@@ -38,6 +40,11 @@ comment on column posthaste.deliveries.place is
 comment on column posthaste.deliveries.in_line is 'True: it waits behind another of its line. Null: it does not.';
 comment on column posthaste.deliveries.blocked_at is
   'Since when it blocks its line: it is dead, and the endpoint''s on_dead is block. Null: it does not.';
+
+comment on column posthaste.deliveries.interruptions is
+  'How many relays in a row have ended while they had it, without an attempt that is recorded since. Null: none. From two on it is sent alone, and after a third it is dead.';
+comment on column posthaste.deliveries.is_begun is
+  'Whether the relay has begun the attempt. Written only where interruptions is two or more.';
 
 create index deliveries_due on posthaste.deliveries (endpoint_id, next_attempt_at, event_id)
   where claimed_by is null and in_line is null;

@@ -76,6 +76,63 @@ create index attempts_failed_by_endpoint on posthaste.attempts (endpoint_id, sta
 -- Of every attempt: no WAL and 0.2 µs each (*measured*). See docs/decisions/0026.
 create index attempts_by_time on posthaste.attempts using brin (started_at) with (pages_per_range = 32);
 
+-- ── a relay that ended ─────────────────────────────────────────────────────────────────────────────
+
+-- An event that kills whichever relay sends it would be sent again for ever, and everything that is in flight beside
+-- it. What a relay had when it died is told by its claims, and most of that was harmless: so what two relays in a row
+-- have died with is sent alone, a relay writes down when it begins, and only what was begun then counts as the third.
+create function posthaste_internal.interrupt(
+  events bigint[], endpoints bigint[], relays integer[], tokens bigint[], reason text
+) returns bigint
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  released bigint;
+begin
+  with held as materialized (
+    select d.*, e.on_dead = 'block' and d.ordering_key is not null as blocks,
+           d.before >= 2 and not d.begun as is_unsent, d.before >= 2 and d.begun as is_last
+      from unnest(events, endpoints, relays, tokens) h(event_id, endpoint_id, relay_id, token)
+      cross join lateral (
+        select l.event_id, l.endpoint_id, l.event_created_at, l.attempt_count, l.ordering_key, l.claimed_by,
+               coalesce(l.interruptions, 0) as before, coalesce(l.is_begun, false) as begun
+          from posthaste.deliveries l
+         where l.event_id = any(array[h.event_id]) and l.endpoint_id = h.endpoint_id
+           and l.claimed_by = h.relay_id and l.claim_token = h.token
+        offset 0
+           for update) d
+      left join lateral (select n.on_dead from posthaste.endpoints n where n.id = d.endpoint_id offset 0) e on true
+  ), ended as (
+    delete from posthaste.deliveries d
+     using held h
+     where d.event_id = any(array[h.event_id]) and d.endpoint_id = h.endpoint_id and h.is_last and h.blocks is not true
+  ), again as (
+    update posthaste.deliveries d
+       set claimed_by = null, claim_token = null, is_begun = null,
+           interruptions = case when h.is_last then null when h.is_unsent then h.before else h.before + 1 end,
+           blocked_at = case when h.is_last then clock_timestamp() end,
+           next_attempt_at = case when not h.is_last then clock_timestamp()
+             else coalesce((select o.expires_at from posthaste.outbox o
+                             where o.id = h.event_id and o.created_at = h.event_created_at), 'infinity') end
+      from held h
+     where d.event_id = any(array[h.event_id]) and d.endpoint_id = h.endpoint_id and not (h.is_last and h.blocks is not true)
+  ), logged as (
+    insert into posthaste.attempts
+      (event_id, endpoint_id, event_created_at, started_at, number, relay_id, duration_ms, outcome,
+       verdict, reason, next_attempt_at)
+    select h.event_id, h.endpoint_id, h.event_created_at, clock_timestamp(), least(h.attempt_count, 32766) + 1,
+           h.claimed_by, 0, 'interrupted', case when h.is_last then 'dead' else 'retry' end,
+           case when h.is_last then 'set aside: three relays in a row have ended while they sent it'
+                else format(interrupt.reason, h.claimed_by) end,
+           case when not h.is_last then clock_timestamp() end
+      from held h
+     where not h.is_unsent
+  )
+  select count(*) into released from held;
+  return released;
+end $$;
+comment on function posthaste_internal.interrupt is
+  'Releases these claims of relays that have ended, with an interrupted attempt for each that may have been begun. What was begun as the third relay in a row ended is dead.';
+
 -- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
 
 -- Deleting an endpoint cancels its deliveries, and each has an attempt that says so.

@@ -79,7 +79,7 @@ begin
     continue when child.upper_bound > now() - case child.parent
       when 'outbox' then outbox_retention else attempts_retention end;
     if child.parent = 'outbox' then
-      -- Kept while a live delivery needs one of its events, or an event is not routed yet.
+      -- Kept while a live delivery needs one of its events, or an event is not routed yet or is set aside.
       execute format(
         'select exists (select from posthaste.deliveries d
                          where d.event_id between (select min(id) from posthaste.%1$I) and (select max(id) from posthaste.%1$I)
@@ -88,6 +88,9 @@ begin
                          where %2$L > any(c.event_created_ats)
                            and c.first_event <= (select max(id) from posthaste.%1$I)
                            and c.last_event >= (select min(id) from posthaste.%1$I))
+             or exists (select from posthaste.set_aside s
+                         where s.event_id between (select min(id) from posthaste.%1$I) and (select max(id) from posthaste.%1$I)
+                           and s.event_created_at < %2$L and s.result is null)
              or exists (select from posthaste.%1$I o
                          where o.xid >= (select pg_snapshot_xmin(since) from posthaste.routing order by number desc limit 1)
                            and not pg_visible_in_snapshot(o.xid, (select since from posthaste.routing order by number desc limit 1)))',

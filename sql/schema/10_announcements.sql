@@ -30,9 +30,16 @@ create sequence posthaste.announcements_dropped;
 comment on sequence posthaste.announcements_dropped is
   'Counts announcements that could not be inserted; the server''s log has each with its reason.';
 
+-- Filters are not asked here: a slow one would hold up what everybody's attempts are recorded by.
+create function posthaste_internal.is_announcement(event_type text) returns boolean
+  language sql immutable parallel safe
+  return event_type = 'posthaste.delivery.dead' or event_type like 'posthaste.endpoint.%';
+comment on function posthaste_internal.is_announcement is
+  'Whether these events name the one endpoint that they are for, and are owed to it only if its filter says so.';
+
 -- An endpoint of a tenant is told what concerns the tenant. What operators note for themselves goes to endpoints
--- without a tenant alone, which are the operators' own: the metadata, and the reason where an operator gave it. A
--- filter is asked about what its endpoint would be told. Tokens stand in the query of a URL: none is told it.
+-- without a tenant alone, which are the operators' own: the metadata, and the reason where an operator gave it. Tokens
+-- stand in the query of a URL: none is told it.
 create function posthaste_internal.announce(
   event_type text, endpoint bigint, details jsonb, for_operators jsonb default '{}'
 ) returns integer
@@ -62,8 +69,7 @@ begin
     cross join lateral (select (case when owner.tenant is null then told_operators else told end)::json) say(payload)
    where posthaste_internal.route_keys(owner.tenant, owner.subscriptions) && keys
      and (owner.enabled or owner.hold)
-     and owner.id <> subject.id
-     and (owner.filter is null or posthaste_internal.filter_matches(say.payload, owner.filter));
+     and owner.id <> subject.id;
   get diagnostics announced = row_count;
   perform set_config('posthaste.announcing', 'off', true);
   return announced;

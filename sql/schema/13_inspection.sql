@@ -338,10 +338,16 @@ begin
       from posthaste.delivery_attempts a
      where a.event_id = event and a.started_at >= earliest
      order by a.endpoint_id, a.started_at desc
+  ), aside as materialized (
+    select s.endpoint_id,
+           format('%s failed, last at %s: %s%s%s; posthaste.route_again(%s) takes it up once the cause is gone', s.during,
+                  s.tried_at, s.message, coalesce(' (' || s.sqlstate || ')', ''), '; the attempt was ' || s.result, event) as why
+      from posthaste.set_aside s where s.event_id = event
   ), chosen as materialized (
     select c.endpoint_id, min(c.rank) as rank
       from (select d.endpoint_id, 1 from live d
             union all select l.endpoint_id, 1 from last l
+            union all select s.endpoint_id, 1 from aside s where s.endpoint_id is not null
             union all select o.endpoint_id, 2 where o.endpoint_id is not null
             union all select e.id, 2 from posthaste.endpoints e
                        where o.endpoint_id is null
@@ -357,12 +363,14 @@ begin
               when d.blocked_at is not null then 'blocked'
               when d.endpoint_id is not null and not e.enabled then 'held'
               when d.endpoint_id is not null then case when d.in_line then 'in line' else 'waiting' end
+              when s.why is not null then 'set aside'
               when l.endpoint_id is not null then case l.verdict when 'retry' then 'lost' else l.verdict end
               when e.id is null then 'not owed'
               when not routed then 'not routed'
               else 'not owed' end,
          coalesce(d.attempt_count, l.number, 0),
          case when d.endpoint_id is not null then live.why
+              when s.why is not null then s.why
               when l.endpoint_id is not null then ended.why
               when e.id is null then 'the endpoint that the event names does not exist'
               else absent.why end,
@@ -373,6 +381,8 @@ begin
     left join posthaste.endpoint_health h on h.endpoint_id = c.endpoint_id
     left join live d on d.endpoint_id = c.endpoint_id
     left join last l on l.endpoint_id = c.endpoint_id
+    left join aside s on s.endpoint_id = c.endpoint_id
+                      or s.endpoint_id is null and c.rank = 2 and (e.enabled or e.hold) and e.created_at <= o.created_at
     cross join lateral (
       select case when d.claimed_by is not null
                   then format('relay %s is making attempt %s', d.claimed_by, d.attempt_count + 1)
@@ -411,6 +421,8 @@ begin
       select coalesce(
         nullif(case
           when o.endpoint_id <> e.id then format('the event names endpoint %s alone', o.endpoint_id)
+          when o.endpoint_id = e.id and e.filter is not null and posthaste_internal.is_announcement(o.event_type)
+               and not posthaste_internal.filter_matches(o.payload, e.filter) then 'the filter does not match the payload'
           when o.endpoint_id is null and d.endpoint_id is null and l.endpoint_id is null then concat_ws('; ',
             case when e.tenant is distinct from o.tenant and e.tenant is not null
                  then format('the endpoint gets the events of tenant %s, this is of %s',
@@ -435,4 +447,4 @@ begin
    order by c.rank, c.endpoint_id;
 end $$;
 comment on function posthaste.explain is
-  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, no more than at_most. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, or lost. why says what fixes it, where something is to be fixed.';
+  'Why an event was or was not sent, to whom, and what is next: a row for each endpoint, those that are owed it first, then those that subscribe, then all others, no more than at_most. state is waiting, in line (behind another of its ordering key), blocked (dead, and its ordering key waits), held (endpoint disabled), sending, delivered, dead, cancelled, not routed, not owed, set aside (the database refused to route or record it: see posthaste.set_aside), or lost. why says what fixes it, where something is to be fixed.';

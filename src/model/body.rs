@@ -137,6 +137,7 @@ mod tests {
             payload: Bytes::copy_from_slice(payload.as_bytes()),
             ordering_key: None,
             headers: Vec::new(),
+            is_suspect: false,
             due_at: Timestamp::UNIX_EPOCH,
         }
     }

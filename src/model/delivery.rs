@@ -8,6 +8,14 @@ use super::endpoint::EndpointId;
 /// `posthaste.outbox.id`.
 pub type EventId = i64;
 
+/// An event that is named without having been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextEvent {
+    pub id: EventId,
+    /// Names its partition.
+    pub created_at: Timestamp,
+}
+
 /// Bytes that a header takes besides its text.
 const PAIR: usize = size_of::<(String, String)>();
 
@@ -32,6 +40,8 @@ pub struct Delivery {
     pub payload: Bytes,
     /// The event's extra headers, and `traceparent`.
     pub headers: Vec<(String, String)>,
+    /// Whether two relays in a row have ended while they had it.
+    pub is_suspect: bool,
     /// When it was created or, if that is later, when it was first to be sent: its age counts from
     /// then. By the relay's clock, as it was when this was claimed.
     pub due_at: Timestamp,

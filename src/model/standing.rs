@@ -100,6 +100,8 @@ pub struct FailureRun {
     pub last: ToldMoment,
     /// What the last of them met.
     pub mishap: Mishap,
+    /// The event or endpoint that it was found to be about.
+    pub concerns: Option<String>,
     /// Whether the work succeeded after them.
     pub is_over: bool,
 }
@@ -131,8 +133,15 @@ impl Standing {
     pub fn failed(&mut self, during: During, mishap: Mishap, now: ToldMoment) {
         let before = self.failures.get(&during).filter(|run| !run.is_over);
         let since = before.map_or(now, |run| run.since);
-        let run = FailureRun { during, since, last: now, mishap, is_over: false };
+        let run = FailureRun { during, since, last: now, mishap, concerns: None, is_over: false };
         self.failures.insert(during, run);
+    }
+
+    /// What the last failure of this work was about.
+    pub fn concerns(&mut self, during: During, what: String) {
+        if let Some(run) = self.failures.get_mut(&during) {
+            run.concerns = Some(what);
+        }
     }
 
     /// The lease of this length was renewed.

@@ -49,6 +49,7 @@ mod tests {
             ordering_key: None,
             payload: Bytes::new(),
             headers: Vec::new(),
+            is_suspect: false,
             due_at: Timestamp::UNIX_EPOCH,
         };
         for (event, endpoint, event_type, is_of) in [

@@ -104,6 +104,11 @@ impl Status {
         locked(&self.0.standing).failed(during, mishap, self.moment());
     }
 
+    /// What the last failure of this work was about.
+    pub fn concerns(&self, during: During, what: String) {
+        locked(&self.0.standing).concerns(during, what);
+    }
+
     /// The lease of this length was renewed by a statement that began at `at`.
     pub fn renewed(&self, lease: Duration, at: Instant) {
         locked(&self.0.standing).renewed(lease, at);
@@ -209,6 +214,7 @@ impl fmt::Display for Stuck {
 fn told(run: &FailureRun) -> Value {
     json!({
         "code": run.mishap.code,
+        "concerns": run.concerns,
         "during": run.during.word(),
         "message": run.mishap.message,
         "since": run.since.wall.to_string(),

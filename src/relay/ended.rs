@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use super::attempt::JudgedAttempt;
 use super::claims::holdings::{Claim, HeldToken};
-use crate::model::delivery::Delivery;
 use crate::model::endpoint::OnDead;
 use crate::model::outcome::Phases;
 use crate::model::verdict::{Decision, Verdict};
@@ -151,11 +150,19 @@ impl Ended {
         }
     }
 
+    /// The same end of the same claim, with another record of it.
+    #[must_use]
+    pub fn with_attempt(&self, attempt: Attempt) -> Self {
+        let end = match &self.end {
+            End::Cancelled(_) => End::Cancelled(Box::new(attempt)),
+            _ => End::Attempted(Box::new(attempt)),
+        };
+        Self { claim: self.claim.again(), end }
+    }
+
     /// By which it is released.
     #[must_use]
     pub fn key(&self) -> ClaimKey {
-        let Delivery { event_id, endpoint_id, claim_token: token, batch, .. } =
-            *self.claim.delivery;
-        ClaimKey { event_id, endpoint_id, token, batch }
+        ClaimKey::of(&self.claim.delivery)
     }
 }

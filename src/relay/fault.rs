@@ -33,7 +33,8 @@ pub(super) fn guarded<T>(
     })
 }
 
-fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
+/// A panic in a sentence that may be stored.
+pub(super) fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the relay panicked: {}", said(panic))
 }
 
@@ -69,6 +70,7 @@ pub(super) mod tests {
             ordering_key: None,
             payload: bytes::Bytes::from_static(b"{}"),
             headers: Vec::new(),
+            is_suspect: false,
             due_at: Clock.now(),
         }
     }

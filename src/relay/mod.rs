@@ -32,21 +32,22 @@ mod unflushed;
 mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use self::client::client;
 use self::database::mishap;
 use self::dispatch::BellSession;
-use self::fault::guarded;
+use self::fault::{guarded, in_words};
 use self::lease::TermEnd;
 use self::stations::{Beginning, Lasting, Stations};
 use self::term::Term;
 use crate::clock::Present;
 use crate::config::{Config, RelaySettings, WakeMode as Mode};
-use crate::model::standing::During;
+use crate::model::standing::{During, Mishap};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::stopper::Stopper;
@@ -84,8 +85,9 @@ pub async fn run(
             .in_present(present.clone());
     let bell = async { Ok(bell::install(&store, config.relay.wake == Mode::Listen).await?) };
     let (client, ()) = tokio::try_join!(Box::pin(client(&config, &store)), bell)?;
-    let history = Arc::default();
-    let lasting = Lasting { config, store, client, clock: present, metrics, status, history };
+    let (history, careful) = (Arc::default(), AtomicBool::new(false));
+    let lasting =
+        Lasting { config, store, client, clock: present, metrics, status, history, careful };
     let mut first = true;
     while !stopper.is_stopping() {
         match begin(&lasting).await {
@@ -95,6 +97,10 @@ pub async fn run(
                 term(&lasting, beginning, &stopper).await;
                 if !stopper.is_stopping() {
                     lasting.status.term_ended();
+                    if lasting.careful.load(Ordering::Relaxed) {
+                        // The next term may meet the same bug at once.
+                        rest(&lasting, &stopper).await;
+                    }
                 }
             }
             // At the start an operator is looking; later none is, and the database may come back.
@@ -111,14 +117,19 @@ pub async fn run(
                 }
                 lasting.status.failed(During::Begin, mishap(&error));
                 lasting.status.set_ready(Err(error.in_brief()));
-                tokio::select! {
-                    () = tokio::time::sleep(lasting.config.relay.heartbeat) => {}
-                    () = stopper.stopping() => {}
-                }
+                rest(&lasting, &stopper).await;
             }
         }
     }
     Ok(())
+}
+
+/// Waits before another term is begun.
+async fn rest(lasting: &Lasting, stopper: &Stopper) {
+    tokio::select! {
+        () = tokio::time::sleep(lasting.config.relay.heartbeat) => {}
+        () = stopper.stopping() => {}
+    }
 }
 
 /// Takes the lease for a new term. The session for the bell is opened meanwhile.
@@ -144,15 +155,22 @@ async fn term(lasting: &Lasting, beginning: Beginning, stopper: &Stopper) {
     let relay = beginning.lease.registration().relay;
     let RelaySettings { name, grace, .. } = &lasting.config.relay;
     tracing::info!(relay, name, "the relay's term began");
-    run_term(Stations::new(lasting, beginning), *grace, stopper).await;
+    let broke = run_term(Stations::new(lasting, beginning), *grace, stopper).await;
+    lasting.careful.store(broke, Ordering::Relaxed);
     tracing::info!(relay, "the relay's term ended");
 }
 
 /// One term: until the stop, or until the lease is lost. `grace` is for what is in flight then.
-async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
+/// Returns whether a bug has ended it.
+async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) -> bool {
     let term = Arc::clone(&parts.dispatcher.term);
     let (lanes, status) =
         (Arc::clone(&parts.dispatcher.lanes), parts.dispatcher.database.status.clone());
+    let ends = StationEnds {
+        status: status.clone(),
+        metrics: Arc::clone(&parts.dispatcher.metrics),
+        broke: AtomicBool::new(false),
+    };
     // Each of these ends by itself when told to; the set only lets them use every core.
     let stations = &term.stations;
     let over = || term.over.clone();
@@ -177,11 +195,11 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
             () = async { term.over.cancelled().await; tokio::time::sleep(after).await } => {}
         }
     };
-    if ended(dispatch, "dispatch", patience(LAST_WORDS)).await.is_none() {
+    if ends.of(dispatch, During::Route, patience(LAST_WORDS)).await.is_none() {
         // Its statement may go on in the server and claim for this relay.
         term.set_uncertain(true);
     }
-    if ended(brake, "brake", patience(LAST_WORDS)).await.is_none() {
+    if ends.of(brake, During::Poll, patience(LAST_WORDS)).await.is_none() {
         // What it was giving back may still be claimed.
         term.set_uncertain(true);
     }
@@ -189,19 +207,19 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     end_workers(&term, patience(Duration::ZERO)).await;
     // The results have as long as the requests had; a database that is away for longer hears of
     // them by the claims that are then released for this relay.
-    if ended(recorder, "record", tokio::time::sleep(grace)).await.is_none() {
+    if ends.of(recorder, During::Record, tokio::time::sleep(grace)).await.is_none() {
         term.over.cancel();
     }
     let last_words = || tokio::time::sleep(LAST_WORDS);
-    ended(notes, "health", last_words()).await;
-    ended(upkeep, "upkeep", last_words()).await;
+    ends.of(notes, During::Health, last_words()).await;
+    ends.of(upkeep, During::Upkeep, last_words()).await;
     term.recorded.cancel();
-    if ended(turns, "ordering", last_words()).await != Some(true) {
+    if ends.of(turns, During::Order, last_words()).await != Some(true) {
         // The relay that reaps this one looks at all lines.
         term.set_uncertain(true);
     }
     term.done.cancel();
-    if let Some(TermEnd::Lost) = ended(heartbeats, "lease", last_words()).await {
+    if let Some(TermEnd::Lost) = ends.of(heartbeats, During::Heartbeat, last_words()).await {
         tracing::warn!(
             relay = term.relay,
             "the lease was lost: what this relay held is made again by others"
@@ -209,6 +227,7 @@ async fn run_term(parts: Stations, grace: Duration, stopper: &Stopper) {
     }
     stations.close();
     term.sessions.close();
+    ends.broke.load(Ordering::Relaxed)
 }
 
 /// Waits for the attempts in flight. Those that outlast `patience` are recorded as interrupted and
@@ -225,29 +244,56 @@ async fn end_workers(term: &Term, patience: impl Future<Output = ()>) {
     term.no_more_results.cancel();
 }
 
-/// Waits for a station's result. `None`: it ended by a bug, or it was held up for longer than it is
-/// waited for, and was left.
-async fn ended<T>(
-    mut station: JoinHandle<T>,
-    name: &str,
-    patience: impl Future<Output = ()>,
-) -> Option<T> {
-    tokio::select! {
-        biased;
-        ended = &mut station => match ended {
-            Ok(ended) => Some(ended),
-            Err(error) => {
-                tracing::error!(station = name, %error, "a station ended by a bug");
+/// How the stations of a term ended.
+#[derive(Debug)]
+struct StationEnds {
+    status: Status,
+    metrics: Arc<Metrics>,
+    /// One of them by a bug.
+    broke: AtomicBool,
+}
+
+impl StationEnds {
+    /// Waits for the result of the station that does this work. `None`: it ended by a bug, or it
+    /// was held up for longer than it is waited for, and was left.
+    async fn of<T>(
+        &self,
+        mut station: JoinHandle<T>,
+        work: During,
+        patience: impl Future<Output = ()>,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            ended = &mut station => match ended {
+                Ok(ended) => Some(ended),
+                Err(error) => {
+                    self.bug(work, error);
+                    None
+                }
+            },
+            () = patience => {
+                station.abort();
+                tracing::warn!(
+                    station = work.word(),
+                    "the database holds up the end of a station: it is not waited for"
+                );
                 None
             }
-        },
-        () = patience => {
-            station.abort();
-            tracing::warn!(
-                station = name,
-                "the database holds up the end of a station: it is not waited for"
-            );
-            None
         }
+    }
+
+    fn bug(&self, work: During, error: JoinError) {
+        let message = match error.try_into_panic() {
+            Ok(panic) => in_words(panic.as_ref()),
+            Err(error) => error.to_string(),
+        };
+        self.broke.store(true, Ordering::Relaxed);
+        self.metrics.faults.increment(1);
+        tracing::error!(
+            station = work.word(),
+            error = message,
+            "a bug has ended the term; the next one begins with single events and results"
+        );
+        self.status.failed(work, Mishap { code: None, message });
     }
 }

@@ -1,7 +1,7 @@
 //! The stations of one term, and what each of them is handed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt::Attempts;
 use super::brake::Brake;
 use super::claims::{Claims, most_claims};
-use super::database::Link;
+use super::database::{Backoff, Link};
 use super::dispatch::{BellSession, Dispatcher};
 use super::effects::Effects;
 use super::ended::{Ended, Results};
@@ -21,7 +21,7 @@ use super::limits::budget::Budget;
 use super::limits::files::Files;
 use super::ordering::{ToLookAt, Turns};
 use super::policy::Policy;
-use super::record::Recorder;
+use super::record::{Recorder, Unrecorded};
 use super::term::Term;
 use super::unflushed::Unflushed;
 use super::upkeep::Upkeep;
@@ -49,6 +49,14 @@ pub(super) struct Lasting {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) history: Arc<History>,
+    /// A bug ended the last term: the next one begins with single events and results.
+    pub(super) careful: AtomicBool,
+}
+
+impl Lasting {
+    fn is_careful(&self) -> bool {
+        self.careful.load(Ordering::Relaxed)
+    }
 }
 
 /// A new term's lease, and the facts read with it.
@@ -114,6 +122,7 @@ impl Stations {
             metrics: Arc::clone(metrics),
             policy: Arc::clone(&policy),
             term: Arc::clone(&term),
+            store: lasting.store.clone(),
             claims: Arc::clone(&claims),
             budget: Budget::new(config.relay.max_in_flight),
             attempts: attempts(lasting, &term, &policy, webhook_ids),
@@ -136,8 +145,8 @@ impl Stations {
         let retaken = Arc::new(Notify::new());
         Self {
             brake: common.brake(results.clone(), bell.changes()),
-            dispatcher: common.dispatcher(lasting, results, bell),
-            recorder: common.recorder(config.relay.record_interval, Arc::clone(&effects)),
+            dispatcher: common.dispatcher(lasting, results, bell, Arc::clone(&effects)),
+            recorder: common.recorder(lasting, Arc::clone(&effects)),
             results: receiver,
             notes: common.notes(effects),
             upkeep: common.upkeep(config.upkeep.clone(), Arc::clone(&retaken)),
@@ -149,14 +158,22 @@ impl Stations {
 }
 
 impl Common {
-    fn dispatcher(&self, lasting: &Lasting, results: Results, bell: BellSession) -> Dispatcher {
+    fn dispatcher(
+        &self,
+        lasting: &Lasting,
+        results: Results,
+        bell: BellSession,
+        effects: Arc<Effects>,
+    ) -> Dispatcher {
         let settings = dispatch_settings(&lasting.config);
         // Drawn, so that no two terms have a token in common: after a failover that lost rows,
         // not even the numbers of relays and events tell them apart.
         let token = fastrand::i64(0..i64::MAX / 2);
+        let state = Dispatch::new(settings, token, self.clock.instant());
         Dispatcher {
+            effects,
             recipients: Recipients::default(),
-            state: Dispatch::new(settings, token, self.clock.instant()),
+            state: if lasting.is_careful() { state.carefully() } else { state },
             bell,
             database: Arc::clone(&self.database),
             term: Arc::clone(&self.term),
@@ -184,7 +201,7 @@ impl Common {
         }
     }
 
-    fn recorder(&self, interval: Duration, effects: Arc<Effects>) -> Recorder {
+    fn recorder(&self, lasting: &Lasting, effects: Arc<Effects>) -> Recorder {
         Recorder {
             database: Arc::clone(&self.database),
             term: Arc::clone(&self.term),
@@ -195,7 +212,10 @@ impl Common {
             lines: Arc::clone(&self.lines),
             effects,
             unflushed: Arc::clone(&self.unflushed),
-            interval,
+            interval: lasting.config.relay.record_interval,
+            is_careful: lasting.is_careful(),
+            kept: Unrecorded::default(),
+            backoff: Backoff::default(),
         }
     }
 

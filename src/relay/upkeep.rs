@@ -16,7 +16,7 @@ use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::received;
 use crate::store::upkeep::{
-    cancel_orphans, drop_partitions, make_partitions, release_orphans, trim,
+    cancel_orphans, drop_partitions, make_partitions, release_orphans, take_up_again, trim,
 };
 
 /// Performs the tasks of upkeep.
@@ -67,6 +67,10 @@ impl Upkeep {
         let cancelled = cancel_orphans(store).await;
         if let Some(cancelled @ 1..) = self.done("cancel_orphans", cancelled) {
             tracing::info!(cancelled, "cancelled what deleted endpoints were still owed");
+        }
+        let taken_up = take_up_again(store).await;
+        if let Some(taken_up @ 1..) = self.done("take_up_again", taken_up) {
+            tracing::info!(taken_up, "made deliveries of what was set aside");
         }
         self.lines.all();
         self.done("trim", trim(store, upkeep.outbox_retention).await);

@@ -8,10 +8,11 @@ use super::batches::Marked;
 use super::rows::{Claimed, delivery, millis};
 use super::run::Parameters;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::{BatchPlace, EventId};
+use crate::model::delivery::{BatchPlace, Delivery, EventId};
 use crate::model::endpoint::EndpointId;
 
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
+const BEGIN_SUSPECT: &str = include_str!("../../sql/queries/begin_suspect.sql");
 const RELEASE: &str = include_str!("../../sql/queries/release.sql");
 const DISOWN: &str = include_str!("../../sql/queries/disown.sql");
 const TELL_OTHERS: &str = include_str!("../../sql/queries/tell_others.sql");
@@ -28,6 +29,8 @@ pub struct DueClaims {
 /// Claims due deliveries of these endpoints: at most the room of each and, unless a single
 /// delivery has more, at most this many bytes of events.
 ///
+/// `suspect`: one that two relays in a row have ended with may be among them.
+///
 /// # Errors
 /// When the statement fails, or a row cannot be read; the caller then disowns any claims.
 pub async fn claim(
@@ -36,9 +39,10 @@ pub async fn claim(
     token: i64,
     endpoints: &[EndpointId],
     rooms: &[i32],
-    bytes: i64,
+    (bytes, suspect): (i64, bool),
 ) -> Result<DueClaims, StoreError> {
-    let parameters: &Parameters<'_> = &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes];
+    let parameters: &Parameters<'_> =
+        &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes, &suspect];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
     let is_cut = rows.first().is_some_and(|row| row.get("is_cut"));
@@ -47,11 +51,28 @@ pub async fn claim(
         .into_iter()
         .map(|row| {
             let attempts = u32::try_from(row.get::<_, i32>("attempt_count")).unwrap_or(0);
-            let delivery = delivery(&row, token, attempts, now)?;
+            let is_suspect = row.get("is_suspect");
+            let delivery = Delivery { is_suspect, ..delivery(&row, token, attempts, now)? };
             Ok(Claimed { delivery, cancelled: row.get("cancelled") })
         })
         .collect::<Result<_, StoreError>>()?;
     Ok(DueClaims { claimed, is_cut })
+}
+
+/// Says that the attempt of a delivery is begun that two relays in a row have ended with. `false`:
+/// the claim was lost.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn begin_suspect(
+    store: &Store,
+    relay: RelayId,
+    claim: ClaimKey,
+) -> Result<bool, StoreError> {
+    let ClaimKey { event_id, endpoint_id, token, .. } = claim;
+    let parameters: &Parameters<'_> = &[&relay, &event_id, &endpoint_id, &token];
+    let begun = store.queue.execute(BEGIN_SUSPECT, "say that an attempt begins", parameters);
+    Ok(begun.await? > 0)
 }
 
 /// Names one claim.
@@ -62,6 +83,15 @@ pub struct ClaimKey {
     pub token: i64,
     /// Where it is in its batch, if it is in one.
     pub batch: Option<BatchPlace>,
+}
+
+impl ClaimKey {
+    /// Of this claimed delivery.
+    #[must_use]
+    pub fn of(delivery: &Delivery) -> Self {
+        let Delivery { event_id, endpoint_id, claim_token: token, batch, .. } = *delivery;
+        Self { event_id, endpoint_id, token, batch }
+    }
 }
 
 /// Releases claims without spending an attempt. Returns how many were still the relay's.

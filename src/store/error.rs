@@ -27,6 +27,8 @@ pub enum StoreError {
     Query { doing: &'static str, source: tokio_postgres::Error },
     #[error("read {table} {row}: this relay cannot read its values")]
     Unreadable { table: &'static str, row: i64, source: tokio_postgres::Error },
+    #[error("{doing}: the relay panicked: {said}")]
+    Panicked { doing: &'static str, said: String },
     #[error("{doing}: the statement returned no row")]
     NoRow { doing: &'static str },
     #[error(
@@ -181,7 +183,7 @@ impl StoreError {
     /// for fewer rows may then succeed. Any other error fails every statement.
     #[must_use]
     pub fn may_be_of_some_row(&self) -> bool {
-        if matches!(self, Self::Unreadable { .. }) {
+        if matches!(self, Self::Unreadable { .. } | Self::Panicked { .. }) {
             return true;
         }
         // Classes 21 cardinality, 22 data, 23 constraints, 38 and 39 external routines, 54 limits
@@ -191,6 +193,32 @@ impl StoreError {
             matches!(&code[..2], "21" | "22" | "23" | "38" | "39" | "54" | "P0" | "XX")
                 || matches!(code, "57014" | "53200")
         })
+    }
+
+    /// Whether the database ended the statement since it took too long, or waited too long for a
+    /// lock.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        let code = self.sqlstate();
+        code == Some(&SqlState::QUERY_CANCELED) || code == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Tells errors of one kind from those of another.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        self.sqlstate().map_or_else(|| self.to_string(), |code| code.code().to_owned())
+    }
+
+    /// Its SQLSTATE and the database's own words, or those of the relay.
+    pub(super) fn state_and_words(&self) -> (Option<&str>, String) {
+        let (Self::Query { source, .. } | Self::Forgotten { source, .. }) = self else {
+            return (None, in_full(self));
+        };
+        let said = source.as_db_error();
+        (
+            self.sqlstate().map(SqlState::code),
+            said.map_or_else(|| in_full(self), |said| said.message().to_owned()),
+        )
     }
 
     /// Whether the relay's role lacks the privilege.

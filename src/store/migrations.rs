@@ -33,8 +33,9 @@ const SCHEMA: &str = sum![
     "12_steering_deliveries",
     "13_inspection",
     "13_lists",
-    "14_consistency",
-    "15_roles",
+    "14_set_aside",
+    "15_consistency",
+    "16_roles",
 ];
 
 /// All migrations, in order. What has been released is never edited.

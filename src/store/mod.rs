@@ -33,6 +33,7 @@ mod rows;
 pub mod rules;
 mod run;
 mod session;
+pub mod set_aside;
 mod statements;
 pub mod steps;
 mod tls;
@@ -150,6 +151,19 @@ impl Store {
     #[must_use]
     pub fn in_present(self, present: Present) -> Self {
         Self { present, ..self }
+    }
+
+    /// The same store, for statements on the queue and of routing that may take no longer than
+    /// `bound`.
+    #[must_use]
+    pub fn within(&self, bound: Duration) -> Self {
+        let bounded = |statements: &Statements| statements.within(bound);
+        Self {
+            queue: bounded(&self.queue),
+            router: bounded(&self.router),
+            few: bounded(&self.few),
+            ..self.clone()
+        }
     }
 
     fn now(&self) -> Option<Timestamp> {

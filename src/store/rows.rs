@@ -52,6 +52,7 @@ pub(super) fn delivery(
             ordering_key: row.try_get("ordering_key")?,
             payload: payload.map(|payload| payload.0).unwrap_or_default(),
             headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
+            is_suspect: false,
             due_at: now.saturating_sub(age.unwrap_or_default()).unwrap_or(Timestamp::MIN),
         })
     };

@@ -8,6 +8,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt as _;
@@ -81,6 +82,35 @@ impl Sessions {
             Self::Ours { .. } => prepared.await.map_err(StoreError::query(doing)),
             Self::Lent { begin, way } => lent(client, (begin, way), sql, doing, parameters).await,
         }
+    }
+
+    /// The same, in a transaction in which no statement may take longer than `bound`.
+    pub(super) async fn run_within(
+        &self,
+        client: &ClientWrapper,
+        bound: Duration,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<StatementResult, StoreError> {
+        let bound = format!("set local statement_timeout = {};", bound.as_millis());
+        let begin = match self {
+            Self::Ours { .. } => format!("begin isolation level read committed; {bound}"),
+            Self::Lent { begin, way } => {
+                let begin = format!("{begin}{bound}");
+                return lent(client, (&begin, way), sql, doing, parameters).await;
+            }
+        };
+        // First, or the statement would follow the end of its transaction.
+        let prepared = client.prepare_cached(sql).await.map_err(StoreError::query(doing))?;
+        let answer =
+            async { gather(client.query_raw(&prepared, parameters.iter().copied()).await?).await };
+        // As in `lent`.
+        let (began, answer, ended) = tokio::join!(biased; client.batch_execute(&begin), answer, client.batch_execute("commit"));
+        began.map_err(StoreError::query(doing))?;
+        let answer = answer.map_err(StoreError::query(doing))?;
+        ended.map_err(StoreError::query(doing))?;
+        Ok(answer)
     }
 
     /// Runs a statement on a connection outside of any pool, where preparing it would not pay.
@@ -196,8 +226,6 @@ fn type_named(name: &str, is_array: bool) -> Option<Type> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

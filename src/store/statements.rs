@@ -21,6 +21,8 @@ pub(super) struct Statements {
     sessions: Sessions,
     /// The longest wait for the answer to a statement.
     patience: Duration,
+    /// After this the database ends a statement, if that is sooner than its sessions' settings say.
+    bound: Option<Duration>,
 }
 
 impl Statements {
@@ -42,7 +44,12 @@ impl Statements {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(StoreError::Build)?;
-        Ok(Self { pool, sessions, patience })
+        Ok(Self { pool, sessions, patience, bound: None })
+    }
+
+    /// The same connections, for statements that may take no longer than this.
+    pub(super) fn within(&self, bound: Duration) -> Self {
+        Self { bound: Some(bound), ..self.clone() }
     }
 
     /// The rows that a statement returns. `doing` names the operation in errors.
@@ -88,7 +95,7 @@ impl Statements {
     /// still run on another server.
     pub(super) async fn seat(&self) -> Result<Seat, StoreError> {
         let loan = Loan::new(self.pool.get().await.map_err(unpooled)?, self.patience);
-        Ok(Seat { loan, sessions: self.sessions.clone() })
+        Ok(Seat { loan, sessions: self.sessions.clone(), bound: self.bound })
     }
 }
 
@@ -97,6 +104,7 @@ impl Statements {
 pub(super) struct Seat {
     loan: Loan,
     sessions: Sessions,
+    bound: Option<Duration>,
 }
 
 impl Seat {
@@ -108,9 +116,29 @@ impl Seat {
     ) -> Result<StatementResult, StoreError> {
         let client = self.loan.client();
         // A statement's own error is an answer as well.
-        let answer = self
-            .loan
-            .bounded(async { Ok(self.sessions.run(client, sql, doing, parameters).await) });
+        let answer = self.loan.bounded(async {
+            Ok(match self.bound {
+                Some(bound) => {
+                    self.sessions.run_within(client, bound, sql, doing, parameters).await
+                }
+                None => self.sessions.run(client, sql, doing, parameters).await,
+            })
+        });
+        answer.await.map_err(StoreError::query(doing))?
+    }
+
+    /// The same, if it takes no longer than `bound`.
+    pub(super) async fn run_within(
+        &self,
+        bound: Duration,
+        sql: &'static str,
+        doing: &'static str,
+        parameters: &Parameters<'_>,
+    ) -> Result<StatementResult, StoreError> {
+        let client = self.loan.client();
+        let answer = self.loan.bounded(async {
+            Ok(self.sessions.run_within(client, bound, sql, doing, parameters).await)
+        });
         answer.await.map_err(StoreError::query(doing))?
     }
 }

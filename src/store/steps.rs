@@ -11,6 +11,7 @@ use tokio_postgres::types::{FromSql, Type};
 
 use super::routing::{RoutingStep, oldest};
 use super::rows::{Claimed, JsonText, texts};
+use super::run::Parameters;
 use super::statements::Seat;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{BatchPlace, Delivery, EventId};
@@ -20,7 +21,13 @@ use crate::model::routing::{EventKind, Recipient};
 const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
 const OWED: &str = include_str!("../../sql/queries/owed.sql");
 const FILTER_EVENTS: &str = include_str!("../../sql/queries/filter_events.sql");
+const SET_ASIDE_PAIRS: &str = include_str!("../../sql/queries/set_aside_pairs.sql");
 const WRITE_STEP: &str = include_str!("../../sql/queries/write_step.sql");
+
+/// The SQLSTATE of a statement that took too long.
+const OVERDUE: &str = "57014";
+/// A type of announcement: all of them are filtered alike.
+const ANNOUNCED: &str = "posthaste.delivery.dead";
 
 /// The connection on which one step is read and written.
 #[derive(Debug)]
@@ -231,7 +238,7 @@ impl StepSession {
         let doing = "read who is owed events";
         let named = |kind: &EventKind| match kind {
             EventKind::Published { .. } => None,
-            EventKind::Named(endpoint) => Some(*endpoint),
+            EventKind::Named(endpoint) | EventKind::Announced(endpoint) => Some(*endpoint),
         };
         let (types, tenants): (Vec<_>, Vec<_>) = kinds
             .iter()
@@ -240,6 +247,7 @@ impl StepSession {
                     (event_type.as_str(), tenant.as_deref().unwrap_or_default())
                 }
                 EventKind::Named(_) => ("", ""),
+                EventKind::Announced(_) => (ANNOUNCED, ""),
             })
             .unzip();
         let named: Vec<Option<EndpointId>> = kinds.iter().map(named).collect();
@@ -261,20 +269,26 @@ impl StepSession {
     }
 
     /// Asks filters about events: for each pair, whether the endpoint's filter lets the event
-    /// through.
+    /// through. None of it may take longer than `bound`.
     ///
     /// # Errors
     /// When the statement fails.
     pub async fn filter_events(
         &self,
         pairs: &[(&FoundEvent, EndpointId)],
+        bound: Duration,
     ) -> Result<Vec<bool>, StoreError> {
         let events: Vec<i64> = pairs.iter().map(|(event, _)| event.id).collect();
         let created: Vec<Timestamp> = pairs.iter().map(|(event, _)| event.created_at).collect();
         let endpoints: Vec<i64> = pairs.iter().map(|(_, endpoint)| *endpoint).collect();
         let rows = self
             .seat
-            .run(FILTER_EVENTS, "ask filters about events", &[&events, &created, &endpoints])
+            .run_within(
+                bound,
+                FILTER_EVENTS,
+                "ask filters about events",
+                &[&events, &created, &endpoints],
+            )
             .await?
             .rows;
         let mut let_through = vec![false; pairs.len()];
@@ -283,6 +297,27 @@ impl StepSession {
             let_through[n - 1] = true;
         }
         Ok(let_through)
+    }
+
+    /// Writes down that filters took too long, so that it is not known whether these events are
+    /// owed.
+    ///
+    /// # Errors
+    /// When the statement fails.
+    pub async fn set_aside_pairs(
+        &self,
+        pairs: &[(&FoundEvent, EndpointId)],
+        error: Option<&StoreError>,
+    ) -> Result<(), StoreError> {
+        let events: Vec<i64> = pairs.iter().map(|(event, _)| event.id).collect();
+        let created: Vec<Timestamp> = pairs.iter().map(|(event, _)| event.created_at).collect();
+        let endpoints: Vec<i64> = pairs.iter().map(|(_, endpoint)| *endpoint).collect();
+        let unasked = || (Some(OVERDUE), "the filter took too long before".to_owned());
+        let (state, said) = error.map_or_else(unasked, StoreError::state_and_words);
+        let doing = "set aside what filters do not answer";
+        let parameters: &Parameters<'_> = &[&events, &created, &endpoints, &state, &said];
+        self.seat.run(SET_ASIDE_PAIRS, doing, parameters).await?;
+        Ok(())
     }
 
     /// Writes a step: its row of the ledger, and its deliveries, of which some are claimed.
@@ -359,6 +394,13 @@ impl Found {
 }
 
 impl FoundEvent {
+    /// Whether it is owed to the endpoint that it names only if that one's filter says so. See
+    /// `posthaste_internal.is_announcement`.
+    #[must_use]
+    pub fn is_announcement(&self) -> bool {
+        self.event_type == ANNOUNCED || self.event_type.starts_with("posthaste.endpoint.")
+    }
+
     /// Whether it may be sent yet.
     #[must_use]
     pub fn is_due(&self) -> bool {
@@ -386,6 +428,7 @@ impl FoundEvent {
                 ordering_key: None,
                 payload: self.payload,
                 headers: self.headers,
+                is_suspect: false,
                 due_at: self.aged_from,
             },
             cancelled: self.expired.then(|| "expired".to_owned()),

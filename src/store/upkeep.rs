@@ -9,6 +9,7 @@ const MAKE_PARTITIONS: &str = include_str!("../../sql/queries/make_partitions.sq
 const DROP_PARTITIONS: &str = include_str!("../../sql/queries/drop_partitions.sql");
 const CANCEL_ORPHANS: &str = include_str!("../../sql/queries/cancel_orphans.sql");
 const RELEASE_ORPHANS: &str = include_str!("../../sql/queries/release_orphans.sql");
+const TAKE_UP_AGAIN: &str = include_str!("../../sql/queries/take_up_again.sql");
 const TRIM: &str = include_str!("../../sql/queries/trim.sql");
 
 /// Makes the missing partitions up to `days_ahead`; returns how many were missing.
@@ -63,6 +64,15 @@ pub async fn release_orphans(
     let (doing, parameters): (_, &Parameters<'_>) =
         ("release claims of which no relay knows", &[&relay, &held, &newest]);
     Ok(store.upkeep.query_one(RELEASE_ORPHANS, doing, parameters).await?.get(0))
+}
+
+/// Takes up what was set aside, where it is time to; returns how many deliveries that made.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn take_up_again(store: &Store) -> Result<i64, StoreError> {
+    let row = store.upkeep.query_one(TAKE_UP_AGAIN, "take up what was set aside", &[]).await?;
+    Ok(row.get(0))
 }
 
 /// Trims the routing ledger and forgets idempotency keys of events that are past their retention.

@@ -2,6 +2,7 @@
 //! a host or an endpoint misbehaves, an operator restores a dump or fails over.
 
 mod crash;
+mod culprit;
 mod honest_health;
 mod host_faults;
 

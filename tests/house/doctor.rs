@@ -45,6 +45,7 @@ async fn a_relay_that_lacks_nothing_is_told_so() {
         "filters",
         "locks",
         "transactions",
+        "set aside",
         "announcements",
         "addresses",
         "rules",

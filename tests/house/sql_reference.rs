@@ -9,8 +9,8 @@ use crate::support::TestDatabase;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SQL.md");
 
-/// The tables that applications and operators write to.
-const TABLES: [&str; 3] = ["outbox", "endpoints", "rules"];
+/// The tables that applications and operators write to, and one that they read.
+const TABLES: [&str; 4] = ["outbox", "endpoints", "rules", "set_aside"];
 
 /// The functions by subject. Each public function stands in one of these.
 const FUNCTIONS: [(&str, &[&str]); 5] = [
@@ -29,7 +29,16 @@ const FUNCTIONS: [(&str, &[&str]); 5] = [
     ),
     (
         "Deliveries",
-        &["explain", "deliveries_of", "deliveries_between", "retry", "replay", "cancel", "unblock"],
+        &[
+            "explain",
+            "deliveries_of",
+            "deliveries_between",
+            "retry",
+            "replay",
+            "route_again",
+            "cancel",
+            "unblock",
+        ],
     ),
     ("Rules", &["load_rules", "unload_rules"]),
     ("Administration", &["check_consistency", "grant_roles", "set_payload_limit"]),
@@ -37,7 +46,7 @@ const FUNCTIONS: [(&str, &[&str]); 5] = [
 
 const HEAD: &str = "# SQL reference
 
-The tables that you write to, the views that you read and the functions that you call, as the database itself
+The tables that you write to or look into, the views that you read and the functions that you call, as the database itself
 describes them: `\\d+ posthaste.outbox` and `\\df+ posthaste.retry` in psql show the same. Wide rows are easier to read
 after `\\x auto`. What is not on this page (other tables, and the schema `posthaste_internal`) is the relay's own and
 may change with any version. Who may call what is in [OPERATING](OPERATING.md).

@@ -37,7 +37,7 @@ async fn router(database: &TestDatabase) -> Client {
                (null, array['order.*', '*'], null, true, false),
                ('acme', array['*'], null, true, false),
                (null, array['order.paid'], null, true, false),
-               (null, array['order.*'], '$ ? (@.total > 100)', true, false),
+               (null, array['filtered'], '$ ? (@.total > 100)', true, false),
                (null, array['*'], null, false, false),
                (null, array['order.paid'], null, true, false),
                (null, array['line'], null, true, true)
@@ -132,7 +132,7 @@ async fn few_events_are_routed_by_either_statement_in_the_same_way() {
         ("nothing", "select"),
         ("one", "('order.paid', '{\"total\": 1}', null, null, null, null)"),
         (
-            "a filter that yields something, another type, and nobody's",
+            "several types",
             "('order.paid', '{\"total\": 101}', null, null, null, null), \
              ('order.sent', '{}', null, null, null, null), \
              ('order', '[1, {\"a\":  2.50}]', null, null, null, null)",
@@ -158,7 +158,7 @@ async fn few_events_are_routed_by_either_statement_in_the_same_way() {
         assert_eq!(step.said.len() > 1, events != "select", "{what}: {step:?}");
     }
     let owed = "select count(*) filter (where claimed_by = 7) || ' of ' || count(*) from posthaste.live_deliveries";
-    assert_eq!(value::<String>(&client, owed).await, "23 of 32");
+    assert_eq!(value::<String>(&client, owed).await, "22 of 31");
 }
 
 #[tokio::test]
@@ -185,6 +185,7 @@ async fn what_is_unusual_is_left_to_the_whole_statement() {
     let event = "insert into posthaste.outbox (event_type, payload";
     for (what, events, room) in [
         ("one endpoint's", format!("{event}, endpoint_id) values ('x', '1', 1)"), AMPLE),
+        ("one with a filter", format!("{event}) values ('filtered', '1')"), AMPLE),
         ("one in a line", format!("{event}, ordering_key) values ('line', '1', 'a')"), AMPLE),
         ("many", format!("{event}) select 'x', '1' from generate_series(1, 100)"), AMPLE),
         ("no room", format!("{event}) values ('x', '1')"), "'{}', '{}', 9, 1, 1000"),

@@ -12,7 +12,7 @@ use posthaste::model::routing::{Cut, LaneRoom, Recipients, StepRoom};
 use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::attempts::{Attempt, Commit, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
-    ClaimKey, DueClaims, Owed, claim, disown, due, release, tell_others,
+    ClaimKey, DueClaims, Owed, begin_suspect, claim, disown, due, release, tell_others,
 };
 use posthaste::store::endpoints::{KnownEndpoint, apply_effect, endpoints};
 use posthaste::store::health::{Note, note_health};
@@ -195,7 +195,12 @@ impl Statement {
                 let (ids, rooms) = (&asked.endpoints, asked.rooms.iter());
                 let rooms: Vec<_> =
                     rooms.map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
-                Done::Claimed(claim(store, relay, *token, ids, &rooms, *bytes).await?)
+                let claims = claim(store, relay, *token, ids, &rooms, (*bytes, true)).await?;
+                // As if each were sent at once.
+                for one in claims.claimed.iter().filter(|one| one.delivery.is_suspect) {
+                    begin_suspect(store, relay, ClaimKey::of(&one.delivery)).await?;
+                }
+                Done::Claimed(claims)
             }
             Self::Endpoints { ids } => {
                 let found = endpoints(store, ids).await?.into_iter().map(|found| found.known);

@@ -80,7 +80,11 @@ select posthaste.add_endpoint('https://asks.others.example', '{posthaste.*}', te
                               filter => '$ ? (@.metadata.plan == "hunter2" || @.reason starts with "fraud")');    -- 6
 commit;
 create function pg_temp.told_of_5() returns table (whom bigint, payload json) language sql as $$
-  select whom, payload from pg_temp.told() t where about = 5 and event_type = 'posthaste.endpoint.disabled' order by whom;
+  select whom, payload from pg_temp.told() t
+   where about = 5 and event_type = 'posthaste.endpoint.disabled'
+     -- As routing asks it.
+     and (select e.filter is null or posthaste_internal.filter_matches(t.payload, e.filter) from posthaste.endpoints e where e.id = t.whom)
+   order by whom;
 $$;
 do $$
 begin

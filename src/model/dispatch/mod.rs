@@ -7,6 +7,7 @@
 //! [`Dispatch::next`] names the next step; the dispatcher performs it and tells what came of it.
 //! A claim that fails does not keep new events from being routed; any other error ends the round.
 
+mod culprit;
 mod outcomes;
 mod sleep;
 mod step;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+pub use self::culprit::{RouteBlame, RouteFailure, RouteSuspects};
 pub use self::sleep::Sleep;
 pub use self::step::{ClaimRequest, DispatchSettings, Facts, Reason, RouteBy, RoutedStep, Step};
 pub use self::suspects::{Blame, Suspects};
@@ -83,7 +85,7 @@ pub struct Dispatch {
     /// Until then the whole statement routes.
     whole_until: Instant,
     /// Events that a step may take: fewer after a step that failed because of what it read.
-    most_events: u32,
+    culprits: RouteSuspects,
     suspects: Suspects,
     /// More may be claimed at once than was asked for.
     claims_again: bool,
@@ -143,12 +145,19 @@ impl Dispatch {
             fan_out: 1.0,
             unusual_until: now,
             whole_until: now,
-            most_events: u32::MAX,
+            culprits: RouteSuspects::default(),
             suspects: Suspects::default(),
             claims_again: false,
             uncertain: UncertainClaims::default(),
             tell_at: now,
         }
+    }
+
+    /// The same, after a term that a bug ended: with steps of one event, until one succeeds.
+    #[must_use]
+    pub fn carefully(mut self) -> Self {
+        self.culprits.be_careful();
+        self
     }
 
     /// The next step. Unless there was nothing to claim, or it is one of `CheckBell`, `Silence`,
@@ -237,7 +246,7 @@ impl Dispatch {
     fn route(&self, now: Instant, facts: &Facts) -> Step {
         let few = self.backlog.is_none()
             && self.fan_out <= FAN_OUT_OF_FEW
-            && self.most_events > FEW.into()
+            && self.culprits.most() > FEW.into()
             && self.unusual_until <= now;
         let by = if few {
             RouteBy::Few
@@ -259,7 +268,7 @@ impl Dispatch {
         reason = "clamped to 1 and the batch"
     )]
     fn events_per_step(&self, facts: &Facts) -> u32 {
-        let batch = (self.settings.batch as f64).min(self.most_events.into());
+        let batch = (self.settings.batch as f64).min(self.culprits.most().into());
         let (of_fed, of_left) = (facts.room_of_fed as f64, facts.room_of_left as f64);
         let deliveries = match &self.backlog {
             Some(Backlog { left: None, .. }) if of_fed * 2.0 >= batch => of_fed,
@@ -356,6 +365,12 @@ impl Dispatch {
     #[must_use]
     pub fn has_polled(&self) -> bool {
         self.has_polled
+    }
+
+    /// Whether routing has failed and has not succeeded since.
+    #[must_use]
+    pub fn is_searching(&self) -> bool {
+        self.culprits.is_searching()
     }
 
     /// Whether the relay waits for the bell.

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::step::{INTERVALS_BEHIND_THE_BELL, RouteBy};
-use super::{Backlog, Blame, ClaimRequest, Dispatch, FEW, Point, RoutedStep, sleep};
+use super::{
+    Backlog, Blame, ClaimRequest, Dispatch, FEW, Point, RouteBlame, RouteFailure, RoutedStep, sleep,
+};
+use crate::model::delivery::NextEvent;
 use crate::model::due::Due;
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::Cut;
@@ -155,7 +158,9 @@ impl Dispatch {
     pub fn routed(&mut self, routed: Option<RoutedStep>, at: Instant, now: Instant) {
         self.at = Point::Rise;
         self.routed_at = at;
-        self.most_events = self.most_events.saturating_mul(2);
+        if routed.is_some() {
+            self.culprits.succeeded();
+        }
         let look = routed.as_ref().map_or_else(sleep::Look::default, |routed| sleep::Look {
             events: routed.events,
             more: routed.more,
@@ -187,16 +192,42 @@ impl Dispatch {
         self.look_at = Some(now + BLOCKED_PAUSE);
     }
 
-    /// A step of routing has failed, and may have claimed something all the same. What it read may
-    /// have been too much for it: then fewer events are tried, down to a single one, and more again
-    /// with each step that succeeds.
-    pub fn route_failed(&mut self, events: u32, by: RouteBy, is_of_some_row: bool, now: Instant) {
-        self.uncertain.add(self.token, now);
-        if is_of_some_row {
-            let tried = if by == RouteBy::Few { FEW.into() } else { events };
-            self.most_events = (tried / 2).max(1);
+    /// A step of routing has failed. What it read may have been too much for it: then fewer events
+    /// are tried, down to a single one, and more again with each step that succeeds. Where the
+    /// answer is [`RouteBlame::Again`], the round ends by backing off.
+    pub fn route_failed(
+        &mut self,
+        events: u32,
+        by: RouteBy,
+        failure: RouteFailure<'_>,
+        now: Instant,
+    ) -> RouteBlame {
+        if failure.is_uncertain {
+            self.uncertain.add(self.token, now);
         }
-        self.failed();
+        let tried = if by == RouteBy::Few { FEW.into() } else { events };
+        let accuse = |kind| self.culprits.failed(tried, kind, failure.is_overdue);
+        let blame = failure.kind.map_or(RouteBlame::Again, accuse);
+        if blame == RouteBlame::Again {
+            self.failed();
+        } else {
+            self.at = Point::Rise;
+            self.look_at = Some(now);
+        }
+        blame
+    }
+
+    /// The event that routing failed with, alone, is this one.
+    pub fn alone_is(&mut self, event: Option<NextEvent>) {
+        self.culprits.alone_is(event);
+    }
+
+    /// The event that routing fails with was passed; from `floor` on events are still to be routed.
+    pub fn set_aside(&mut self, floor: Option<Timestamp>, now: Instant) {
+        let pause = self.culprits.set_aside();
+        self.floor = floor.or(self.floor);
+        self.backlog = None;
+        self.look_at = Some(now + pause);
     }
 
     /// The relay has ended the bell's silence; transactions below `skippers` may not have rung.

@@ -6,11 +6,13 @@
 //! for whose deliveries there is no room, since a delivery that is written without being claimed is
 //! written twice more: see [`decide`].
 
+mod filters;
 mod recipients;
 mod step;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::filters::SlowFilters;
 pub use self::recipients::{EventKind, Recipient, Recipients};
 pub use self::step::{Cut, LaneRoom, Owing, StepPlan, StepRoom, candidates, decide};

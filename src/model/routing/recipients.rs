@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::filters::SlowFilters;
 use crate::model::endpoint::EndpointId;
 
 /// Kinds that are remembered at most; beyond that, all are read again. A kind takes some hundred
@@ -16,6 +17,8 @@ pub enum EventKind {
     Published { event_type: String, tenant: Option<String> },
     /// To the one that it names, whatever that subscribes to.
     Named(EndpointId),
+    /// To the one that it names, if its filter says so: an announcement of the relay's.
+    Announced(EndpointId),
 }
 
 /// An endpoint that is owed events of a kind.
@@ -43,6 +46,8 @@ pub struct Recipients {
     /// How many sessions had been opened by then: in a new one another server may answer.
     sessions: u64,
     by_kind: HashMap<EventKind, Arc<[Recipient]>>,
+    /// Filters that take too long.
+    pub slow: SlowFilters,
 }
 
 impl Recipients {

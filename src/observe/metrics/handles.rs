@@ -147,11 +147,12 @@ impl ByOutcome {
 #[derive(Debug)]
 pub struct PerTask([(&'static str, Counter); TASKS.len()]);
 
-const TASKS: [&str; 6] = [
+const TASKS: [&str; 7] = [
     "release_orphans",
     "make_partitions",
     "drop_partitions",
     "cancel_orphans",
+    "take_up_again",
     "trim",
     "trim_received",
 ];

@@ -81,6 +81,8 @@ table! {
              answer.";
         faults: Counter = "posthaste_faults_total",
             "Bugs that ended one attempt or made one endpoint unusable; the others went on.";
+        set_aside: Counter = "posthaste_set_aside_total",
+            "Events and results that the database refused, set aside so that others go on.";
         attempt_duration: Histogram = "posthaste_attempt_duration_seconds",
             "Time from the beginning of an attempt to its outcome, connecting included.",
             ATTEMPT_BUCKETS;
@@ -121,8 +123,8 @@ table! {
              `wake`, `upkeep`, `ingest`.";
         upkeep_failures: PerTask = "posthaste_upkeep_failures_total",
             "Tasks of upkeep that failed: `release_orphans`, `make_partitions`, \
-             `drop_partitions`, `cancel_orphans`, `trim`, `trim_received`. Each stands alone \
-             and is tried again.";
+             `drop_partitions`, `cancel_orphans`, `take_up_again`, `trim`, `trim_received`. Each stands \
+             alone and is tried again.";
         database_went_back: Counter = "posthaste_database_went_back_total",
             "How often something was gone that had been committed.";
         build_info: ByVersion = "posthaste_build_info", "1, with the version of this relay.";

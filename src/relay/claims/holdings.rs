@@ -13,6 +13,8 @@ use crate::store::routing::Claimed;
 pub struct Holdings {
     count: AtomicUsize,
     bytes: AtomicUsize,
+    /// Deliveries that two relays in a row have ended with. One at most is claimed at a time.
+    suspects: AtomicUsize,
     /// Of the events of one claim statement after the other.
     mean_bytes: AtomicUsize,
     tokens: Mutex<ClaimTokens>,
@@ -117,6 +119,12 @@ impl Holdings {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whether one of them is a delivery that two relays in a row have ended with.
+    #[must_use]
+    pub fn has_suspect(&self) -> bool {
+        self.suspects.load(Ordering::Relaxed) > 0
+    }
+
     /// Bytes of their events.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -133,12 +141,19 @@ impl Claim {
         let bytes = delivery.bytes();
         statement.holdings.count.fetch_add(1, Ordering::Relaxed);
         statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
+        statement.holdings.suspects.fetch_add(delivery.is_suspect.into(), Ordering::Relaxed);
         Self { delivery: Box::new(delivery), bytes, statement, lane: None }
     }
 
     /// Its token, to be held for longer than its room.
     pub(in crate::relay) fn held_token(&self) -> HeldToken {
         HeldToken { _statement: Arc::clone(&self.statement) }
+    }
+
+    /// The same claim once more, for as long as this one lasts.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new((*self.delivery).clone(), Arc::clone(&self.statement))
     }
 
     /// Takes room in a lane that counts what it holds here.
@@ -155,6 +170,7 @@ impl Drop for Claim {
         let holdings = &self.statement.holdings;
         holdings.count.fetch_sub(1, Ordering::Relaxed);
         holdings.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        holdings.suspects.fetch_sub(self.delivery.is_suspect.into(), Ordering::Relaxed);
         if let Some(lane) = &self.lane {
             lane.fetch_sub(1, Ordering::Relaxed);
         }

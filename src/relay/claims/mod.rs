@@ -35,6 +35,8 @@ pub(super) struct Claims {
     pub(super) holdings: Arc<Holdings>,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
+    /// A delivery has ended that two relays in a row had ended with: another may be claimed.
+    pub(super) suspect_ended: Notify,
     due: Mutex<Due>,
     /// Something is due of endpoints that other relays serve.
     others_are_to_know: AtomicBool,
@@ -49,6 +51,7 @@ impl Claims {
             most_bytes: config.relay.max_in_flight_bytes,
             holdings: Arc::default(),
             room_freed: Notify::new(),
+            suspect_ended: Notify::new(),
             due: Mutex::default(),
             others_are_to_know: AtomicBool::new(false),
         }

@@ -30,7 +30,8 @@ impl Dispatcher {
             request.rooms.iter().map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
         let bytes = i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX);
         let (store, relay) = (&self.database.store, self.term.relay);
-        match claim(store, relay, token, &request.endpoints, &rooms, bytes).await {
+        let suspect = !self.claims.holdings.has_suspect();
+        match claim(store, relay, token, &request.endpoints, &rooms, (bytes, suspect)).await {
             Ok(claims) => {
                 self.database.status.succeeded(During::Claim);
                 self.metrics.statement_duration.claim.record(self.clock.since(began));
@@ -57,7 +58,8 @@ impl Dispatcher {
             Blame::Half => self.database.noted(metrics, During::Claim, error),
             Blame::Without(endpoint, pause) => {
                 self.database.noted(metrics, During::Claim, error);
-                // It is set aside, and claiming for the others does not fail.
+                // It is left out, and claiming for the others does not fail.
+                self.database.status.concerns(During::Claim, format!("endpoint {endpoint}"));
                 self.database.status.has_nothing(During::Claim);
                 tracing::error!(
                     endpoint,

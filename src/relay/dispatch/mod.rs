@@ -6,6 +6,8 @@
 
 mod assign;
 mod claim;
+mod culprit;
+mod filters;
 mod route;
 mod steps;
 mod wake;
@@ -17,6 +19,7 @@ pub use self::steps::{Stepped, route_in_steps};
 pub(super) use self::wake::BellSession;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
+use super::effects::Effects;
 use super::ended::Results;
 use super::history::History;
 use super::lane::{Lane, Lanes};
@@ -49,6 +52,7 @@ pub(super) struct Dispatcher {
     pub(super) lines: Arc<ToLookAt>,
     pub(super) history: Arc<History>,
     pub(super) unflushed: Arc<Unflushed>,
+    pub(super) effects: Arc<Effects>,
 }
 
 impl Dispatcher {
@@ -62,7 +66,10 @@ impl Dispatcher {
             let facts = self.facts(now);
             match self.state.next(now, &facts) {
                 Step::Rest { until, reason } => {
-                    self.database.works(&self.term);
+                    // While the event is sought that routing fails for, nothing is well yet.
+                    if !self.state.is_searching() {
+                        self.database.works(&self.term);
+                    }
                     if !facts.is_due && facts.due_at.is_none() {
                         self.database.status.has_nothing(During::Claim);
                     }
@@ -264,6 +271,7 @@ impl Dispatcher {
             }
             () = self.bell.ears.due.notified() => self.state.are_due(now),
             () = self.claims.room_freed.notified() => {}
+            () = self.claims.suspect_ended.notified() => self.state.are_due(now),
             () = tokio::time::sleep(until.saturating_duration_since(now)) => match reason {
                 Reason::Poll => wakes.poll.increment(1),
                 Reason::Due => wakes.due.increment(1),

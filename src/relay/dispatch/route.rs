@@ -10,6 +10,7 @@ use super::steps::{Stepped, route_in_steps};
 use crate::model::dispatch::{RouteBy, RoutedStep};
 use crate::model::routing::StepRoom;
 use crate::model::standing::During;
+use crate::relay::fault;
 use crate::store::StoreError;
 use crate::store::routing::{Few, Routed, RoutingRoom, floor, route, route_few};
 
@@ -35,10 +36,19 @@ impl Dispatcher {
         let token = self.next_token();
         let recorded = self.unflushed.before();
         let began = self.clock.instant();
-        let done = match by {
-            RouteBy::Steps => self.try_steps(token, floor, events, overflow).await,
-            RouteBy::Few | RouteBy::Whole => self.try_route(token, floor, events, by).await,
-        };
+        let done = fault::caught(async {
+            match by {
+                RouteBy::Steps => self.try_steps(token, floor, events, overflow).await,
+                RouteBy::Few | RouteBy::Whole => self.try_route(token, floor, events, by).await,
+            }
+        });
+        let done = done.await.unwrap_or_else(|said| {
+            self.metrics.faults.increment(1);
+            // It may be half of what was read.
+            self.recipients.forget();
+            Err(StoreError::Panicked { doing: "route events", said })
+        });
+        self.disable_slow();
         match done {
             Ok(Stepped::Unusual) => return self.state.unusual(by, began),
             Ok(Stepped::OtherRelay) => {
@@ -59,17 +69,12 @@ impl Dispatcher {
                 }
                 self.take_in(token, routed, began).await;
             }
-            Err(error) => {
-                let now = self.clock.instant();
-                self.state.route_failed(events, by, error.may_be_of_some_row(), now);
-                self.term.set_uncertain(true);
-                self.look_failed(&error);
-            }
+            Err(error) => self.route_failed(events, by, &error).await,
         }
         self.metrics.asleep.set(if self.state.is_asleep() { 1.0 } else { 0.0 });
     }
 
-    fn look_failed(&mut self, error: &StoreError) {
+    pub(super) fn look_failed(&mut self, error: &StoreError) {
         self.database.failed(&self.term, &self.metrics, During::Route, error);
         self.state.failed();
     }
@@ -90,8 +95,8 @@ impl Dispatcher {
             bytes: self.claims.room_for_bytes(),
             may_overflow,
         };
-        let by = (self.term.relay, token);
-        route_in_steps(&self.database.store, by, events, floor, &room, &mut self.recipients).await
+        let (store, by) = (self.routing_store(), (self.term.relay, token));
+        route_in_steps(&store, by, events, floor, &room, &mut self.recipients).await
     }
 
     /// Routes by one statement.
@@ -119,7 +124,7 @@ impl Dispatcher {
             in_all: i32::try_from(self.claims.room()).unwrap_or(i32::MAX),
             bytes: i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX),
         };
-        let (store, relay) = (&self.database.store, self.term.relay);
+        let (store, relay) = (&self.routing_store(), self.term.relay);
         let routed = if by == RouteBy::Few {
             match route_few(store, relay, token, floor, &room).await? {
                 Few::Unusual => return Ok(Stepped::Unusual),

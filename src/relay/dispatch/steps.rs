@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::filters::ask_filters;
 use crate::model::delivery::BatchPlace;
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{
-    Cut, EventKind, Owing, Recipient, Recipients, StepPlan, StepRoom, candidates, decide,
+    Cut, EventKind, Owing, Recipient, Recipients, StepPlan, StepRoom, decide,
 };
 use crate::store::routing::{Claimed, Routed};
 use crate::store::steps::{
@@ -59,8 +60,8 @@ pub async fn route_in_steps(
     }
     for _ in 0..TRIES {
         let owing = owing(&session, &found, known).await?;
-        let let_through = ask_filters(&session, &found, &owing).await?;
-        let plan = decide(&owing, &let_through, room);
+        let filtered = ask_filters(&session, &found, &owing, &mut known.slow).await?;
+        let plan = decide(&owing, &filtered.let_through, room);
         if plan.taken == 0 && !found.events.is_empty() {
             return Ok(plan.cut.map_or(Stepped::Unusual, Stepped::Full));
         }
@@ -74,6 +75,7 @@ pub async fn route_in_steps(
             waiting: &waiting,
             endpoints_as_of: &as_of,
         };
+        filtered.set_aside(&session, &found, &owing, plan.taken).await?;
         match session.write_step(relay, token, &found, &step).await? {
             StepResult::Done { step: last, floor, snapshot } => {
                 known.holds_in(snapshot);
@@ -145,31 +147,14 @@ fn kinds(events: &[FoundEvent]) -> (Vec<EventKind>, Vec<usize>) {
 }
 
 fn kind(event: &FoundEvent) -> EventKind {
-    event.endpoint_id.map_or_else(
-        || EventKind::Published {
+    match event.endpoint_id {
+        Some(endpoint) if event.is_announcement() => EventKind::Announced(endpoint),
+        Some(endpoint) => EventKind::Named(endpoint),
+        None => EventKind::Published {
             event_type: event.event_type.clone(),
             tenant: event.tenant.clone(),
         },
-        EventKind::Named,
-    )
-}
-
-/// The deliveries that filters let through.
-async fn ask_filters(
-    session: &StepSession,
-    found: &Found,
-    owing: &[Owing],
-) -> Result<HashSet<(usize, usize)>, StoreError> {
-    let asked = candidates(owing);
-    if asked.is_empty() {
-        return Ok(HashSet::new());
     }
-    let pair = |(event, place): &(usize, usize)| {
-        (&found.events[*event], owing[*event].recipients[*place].endpoint)
-    };
-    let pairs: Vec<_> = asked.iter().map(pair).collect();
-    let answers = session.filter_events(&pairs).await?;
-    Ok(asked.into_iter().zip(answers).filter_map(|(one, passes)| passes.then_some(one)).collect())
 }
 
 fn of(owing: &[Owing], deliveries: &[(usize, usize)]) -> Vec<StepDelivery> {

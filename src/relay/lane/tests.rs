@@ -15,6 +15,7 @@ use crate::relay::ended::Results;
 use crate::relay::fault::tests::{BUG, delivery};
 use crate::relay::limits::budget::Budget;
 use crate::store::routing::Claimed;
+use crate::store::{Database, Store};
 
 /// The lanes of a term that never asks its database anything.
 pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
@@ -27,6 +28,7 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
         metrics: Arc::clone(&attempts.metrics),
         policy: Arc::clone(&attempts.policy),
         term,
+        store: nowhere(),
         budget: Budget::new(64),
         attempts,
         results,
@@ -36,6 +38,12 @@ pub(in crate::relay) fn lanes() -> (Lanes, Receiver<Ended>) {
         idle_timeout: Duration::from_secs(60),
     });
     (lanes, receiver)
+}
+
+fn nowhere() -> Store {
+    let second = Duration::from_secs(1);
+    let database = Database::parse("postgres://localhost/nowhere", None, None, second).unwrap();
+    Store::open(database, 1, second).unwrap()
 }
 
 /// The lane of an endpoint with such a URL. Loopback alone may be dialled.

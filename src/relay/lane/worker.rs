@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, SemaphorePermit};
@@ -14,6 +15,10 @@ use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
 use crate::relay::fault;
+use crate::store::deliveries::{ClaimKey, begin_suspect};
+
+/// To say that an attempt begins.
+const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A claim that a worker has taken out to send, and what it needs for that.
 #[derive(Debug)]
@@ -189,6 +194,9 @@ async fn send(
 ) {
     let ToSend { claim, ready, note } = taken;
     let attempts = &lane.workshop.attempts;
+    if claim.delivery.is_suspect {
+        begins(lane, &claim).await;
+    }
     let sent = match attempts.make(&ready, &claim.delivery, slot).await {
         Ok(sent) => sent,
         Err(panicked) => {
@@ -206,6 +214,21 @@ async fn send(
     };
     if let Err(detail) = followed {
         lane.breaks(detail).await;
+    }
+}
+
+/// Says in the database that an attempt begins which may end this relay. If that cannot be said it
+/// is made all the same, and is not counted against the delivery.
+async fn begins(lane: &Lane, claim: &Claim) {
+    let Workshop { store, term, .. } = &*lane.workshop;
+    let store = store.within(BEGIN_WITHIN);
+    if let Err(error) = begin_suspect(&store, term.relay, ClaimKey::of(&claim.delivery)).await {
+        tracing::warn!(
+            event = claim.delivery.event_id,
+            endpoint = lane.id,
+            error = error.in_full(),
+            "cannot write down that a delivery is tried which two relays have ended with"
+        );
     }
 }
 

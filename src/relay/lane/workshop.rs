@@ -14,6 +14,7 @@ use crate::relay::ended::Results;
 use crate::relay::limits::budget::Budget;
 use crate::relay::policy::Policy;
 use crate::relay::term::Term;
+use crate::store::Store;
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(in crate::relay) struct Workshop {
     pub(in crate::relay) metrics: Arc<Metrics>,
     pub(in crate::relay) policy: Arc<Policy>,
     pub(in crate::relay) term: Arc<Term>,
+    pub(in crate::relay) store: Store,
     pub(in crate::relay) claims: Arc<Claims>,
     pub(in crate::relay) budget: Budget,
     pub(in crate::relay) attempts: Attempts,

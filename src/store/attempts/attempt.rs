@@ -38,6 +38,36 @@ pub struct Attempt {
     pub blocks: bool,
 }
 
+impl Attempt {
+    /// The same without what the receiver or the network said, which the database may refuse.
+    #[must_use]
+    pub fn without_details(&self) -> Self {
+        let mut bare = self.clone();
+        match &mut bare.outcome {
+            Some(Outcome::Answered(answer)) => {
+                *answer = Answer { status: answer.status, ..Answer::default() };
+            }
+            Some(Outcome::Unreachable { detail, .. } | Outcome::Refused { detail, .. }) => {
+                detail.clear();
+            }
+            _ => {}
+        }
+        bare.verdict.reason = Some("the details could not be recorded, see the log".to_owned());
+        bare
+    }
+
+    /// What it came to: the decision, and the status or kind of the outcome.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let decision = self.verdict.decision.as_str();
+        match (answer(self), &self.outcome) {
+            (Some(answer), _) => format!("{decision}: answered {}", answer.status),
+            (None, Some(outcome)) => format!("{decision}: {}", outcome.kind()),
+            (None, None) => decision.to_owned(),
+        }
+    }
+}
+
 /// When a recording is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use posthaste::config::{Config, WakeMode};
 use posthaste::model::dispatch::{
-    ClaimRequest, Dispatch, DispatchSettings, Facts, RouteBy, RoutedStep, Step,
+    ClaimRequest, Dispatch, DispatchSettings, Facts, RouteBy, RouteFailure, RoutedStep, Step,
 };
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::lease::sends_for;
@@ -347,7 +347,9 @@ impl Relay {
         let dispatch = &mut self.dispatcher.dispatch;
         match statement {
             Statement::Look(Look { most, by, .. }) => {
-                dispatch.route_failed(*most, *by, may_be_of_some_row, now);
+                let kind = may_be_of_some_row.then_some("of a row");
+                let failure = RouteFailure { kind, is_overdue: false, is_uncertain: true };
+                dispatch.route_failed(*most, *by, failure, now);
             }
             Statement::Claim { asked, .. } => {
                 dispatch.claim_failed(asked, may_be_of_some_row, &mut self.due, now);

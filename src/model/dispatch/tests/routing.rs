@@ -30,9 +30,9 @@ fn the_statement_for_few_is_used_while_events_are_few_and_usual() {
     dispatch.fan_out = 11.0;
     assert!(!few(&dispatch));
     dispatch.fan_out = 1.0;
-    dispatch.most_events = 100;
+    dispatch.culprits = RouteSuspects::of_at_most(100);
     assert!(!few(&dispatch));
-    dispatch.most_events = 101;
+    dispatch.culprits = RouteSuspects::of_at_most(101);
     assert!(few(&dispatch));
     dispatch.routed(Some(full(1000, 1000)), now, now);
     assert!(!few(&dispatch));
@@ -55,7 +55,8 @@ fn a_step_of_routing_takes_as_many_events_as_make_what_there_is_room_for() {
     ] {
         let mut dispatch = at_rest(now);
         dispatch.backlog = backlog.then_some(Backlog { fed: vec![1], finished: 0, left: None });
-        (dispatch.fan_out, dispatch.most_events) = (fan_out, most_events);
+        dispatch.fan_out = fan_out;
+        dispatch.culprits = RouteSuspects::of_at_most(most_events);
         let facts = Facts { room_of_fed: room, ..HEARS };
         assert_eq!(dispatch.events_per_step(&facts), expected, "{room} {fan_out} {most_events}");
     }
@@ -66,20 +67,30 @@ fn fewer_events_are_routed_after_a_failure_of_a_row_and_more_with_each_success()
     let now = start();
     let mut dispatch = at_rest(now);
     let token = dispatch.next_token();
-    dispatch.route_failed(1000, RouteBy::Few, true, now);
-    assert_eq!(dispatch.most_events, 50);
+    let lost = RouteFailure { kind: None, is_overdue: false, is_uncertain: true };
+    let refused = RouteFailure { kind: Some("22000"), is_uncertain: false, ..lost };
+    // The database was away: what it read is not the reason.
+    assert_eq!(dispatch.route_failed(500, RouteBy::Whole, lost, now), RouteBlame::Again);
+    assert_eq!(dispatch.culprits.most(), u32::MAX);
     assert_eq!(dispatch.uncertain().tokens().collect::<Vec<_>>(), [token]);
     assert_eq!(dispatch.next(now, &HEARS), Step::BackOff);
-    for expected in [25, 12, 6, 3, 1, 1] {
-        dispatch.route_failed(dispatch.events_per_step(&HEARS), RouteBy::Steps, true, now);
-        assert_eq!(dispatch.most_events, expected);
+    dispatch.uncertain.disowned(now, Duration::ZERO);
+    assert_eq!(dispatch.route_failed(1000, RouteBy::Few, refused, now), RouteBlame::Again);
+    assert_eq!(dispatch.culprits.most(), 50);
+    assert!(dispatch.uncertain().is_empty());
+    assert_eq!(dispatch.next(now, &HEARS), Step::BackOff);
+    for expected in [25, 12, 6, 3, 1] {
+        let events = dispatch.events_per_step(&HEARS);
+        let blame = dispatch.route_failed(events, RouteBy::Steps, refused, now);
+        // The next is tried at once.
+        assert_eq!(blame, RouteBlame::Fewer);
+        assert_eq!(dispatch.culprits.most(), expected);
+        assert!(dispatch.look_at.is_some_and(|at| at <= now) && dispatch.at == Point::Rise);
     }
-    // The database was away: what it read is not the reason.
-    dispatch.route_failed(1, RouteBy::Whole, false, now);
-    assert_eq!(dispatch.most_events, 1);
+    assert_eq!(dispatch.route_failed(1, RouteBy::Steps, refused, now), RouteBlame::Alone);
     for expected in [2, 4, 8] {
         dispatch.routed(Some(routed(1, 1)), now, now);
-        assert_eq!(dispatch.most_events, expected);
+        assert_eq!(dispatch.culprits.most(), expected);
     }
 }
 

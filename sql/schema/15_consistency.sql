@@ -62,6 +62,7 @@ begin atomic
     from posthaste.attempts a
    where coalesce(a.verdict, 'delivered') = 'retry' and a.started_at >= stranded_deliveries.since
      and not exists (select from posthaste.deliveries d where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id)
+     and not exists (select from posthaste.set_aside s where s.event_id = a.event_id and s.endpoint_id = a.endpoint_id)
      and not exists (
        select from posthaste.attempts b
         where b.event_id = a.event_id and b.endpoint_id = a.endpoint_id
@@ -149,10 +150,13 @@ begin atomic
       join subscriber s on s.event_type = e.event_type and s.tenant = coalesce(e.tenant, '')
      where e.endpoint_id is null and s.updated_at <= e.created_at
     union all
-    select e.id, e.xid, e.created_at, n.id, n.created_at, n.changed_in, null, null
+    select e.id, e.xid, e.created_at, n.id, n.created_at, n.changed_in,
+           case when posthaste_internal.is_announcement(e.event_type) then n.filter end,
+           case when n.filter is not null then e.payload end
       from event e
       join posthaste.endpoints n on n.id = e.endpoint_id
      where n.created_at <= e.created_at
+       and (n.filter is null or not posthaste_internal.is_announcement(e.event_type) or n.updated_at <= e.created_at)
   ), missing as (
     select *
       from owed w
@@ -160,6 +164,9 @@ begin atomic
        and not exists (
          select from posthaste.attempts a
           where a.event_id = w.id and a.endpoint_id = w.owed_to and a.started_at >= lost_events.since - interval '1 hour')
+       and not exists (
+         select from posthaste.set_aside s
+          where s.event_id = w.id and (s.endpoint_id is null or s.endpoint_id = w.owed_to))
     -- A fence: filters and the ledger are consulted for these few, not for every event.
     offset 0
   )
@@ -195,7 +202,12 @@ begin
     union all
     select * from posthaste_internal.stalled_lines(patience)
     union all
-    select * from posthaste_internal.lost_events(since)) p
+    select * from posthaste_internal.lost_events(since)
+    union all
+    select 'set aside', s.event_id, s.endpoint_id,
+           format('%s failed, last at %s: %s%s; posthaste.route_again(%s) takes it up', s.during, s.tried_at, s.message,
+                  coalesce(' (' || s.sqlstate || ')', ''), s.event_id)
+      from posthaste.set_aside s) p
   limit at_most;
 end $$;
 comment on function posthaste.check_consistency is

@@ -8,29 +8,37 @@
 //! While the database is away the results wait. Their queue is bounded by the claims that a relay
 //! may hold, so claiming stops by itself while recording stands still.
 
+mod again;
+mod apart;
+mod kept;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub(super) use self::kept::Unrecorded;
 use super::claims::Claims;
 use super::database::{Backoff, Link};
 use super::effects::{EffectOn, Effects};
 use super::ended::Ended;
+use super::fault;
 use super::lane::Lanes;
 use super::ordering::ToLookAt;
 use super::term::Term;
-use super::unflushed::{Recorded, Unflushed};
+use super::unflushed::Unflushed;
 use crate::clock::Present;
 use crate::model::delivery::Delivery;
 use crate::model::outcome::Outcome;
 use crate::model::standing::During;
 use crate::model::verdict::Decision;
 use crate::observe::metrics::Metrics;
-use crate::store::StoreError;
-use crate::store::attempts::{Attempt, Commit, RecordedDeliveries, flush, record};
+use crate::store::attempts::{Attempt, Commit, RecordedDeliveries, record};
 use crate::store::deliveries::release;
+use crate::store::{Store, StoreError};
 
+/// The second try of a batch is ended after this, if the first took too long.
+const SECOND_TRY: Duration = Duration::from_secs(2);
 /// More rows in one statement gain nothing (*measured*), and hold the row locks longer.
 const MOST_PER_STATEMENT: usize = 512;
 
@@ -55,12 +63,16 @@ pub(super) struct Recorder {
     pub(super) unflushed: Arc<Unflushed>,
     /// How long a batch waits for more.
     pub(super) interval: Duration,
+    /// A bug ended the last term: results are recorded one by one until one is.
+    pub(super) is_careful: bool,
+    pub(super) kept: Unrecorded,
+    pub(super) backoff: Backoff,
 }
 
 impl Recorder {
     /// Records until it is told that nothing more comes, and all that came is written down and on
     /// the disk.
-    pub(super) async fn run(self, mut results: mpsc::Receiver<Ended>) {
+    pub(super) async fn run(mut self, mut results: mpsc::Receiver<Ended>) {
         let mut batch = Vec::with_capacity(MOST_PER_STATEMENT);
         loop {
             // Each arm may be dropped: receiving takes nothing out until it is done.
@@ -74,13 +86,19 @@ impl Recorder {
                     self.write_again().await;
                     continue;
                 }
+                () = due(self.kept.due_in(self.clock.instant())) => {
+                    self.try_kept().await;
+                    continue;
+                }
             };
             if received == 0 {
-                return self.flush().await;
+                self.flush().await;
+                return self.end();
             }
             gather(&mut results, &mut batch, self.interval).await;
+            let has_suspect = batch.iter().any(|ended| ended.claim.delivery.is_suspect);
             let commit = self.commit_of(batch.len(), results.is_closed());
-            let sessions = self.write_down(&batch, commit).await;
+            let sessions = self.write_down(&mut batch, commit).await;
             let recorded = batch.drain(..).filter_map(Ended::into_recorded);
             match sessions {
                 // Also those whose claim was gone: a first answer may have been lost, and not the
@@ -91,6 +109,9 @@ impl Recorder {
                 _ => drop(recorded),
             }
             self.claims.room_freed.notify_one();
+            if has_suspect {
+                self.claims.suspect_ended.notify_one();
+            }
         }
     }
 
@@ -107,28 +128,84 @@ impl Recorder {
     }
 
     /// Writes a batch down, however long the database is away. Returns how many sessions had been
-    /// opened before; `None`: the term is over.
-    async fn write_down(&self, batch: &[Ended], commit: Commit) -> Option<u64> {
-        let mut backoff = Backoff::default();
+    /// opened before; `None`: the term is over, or the results were written one by one, and waited.
+    async fn write_down(&mut self, batch: &mut Vec<Ended>, commit: Commit) -> Option<u64> {
+        if self.is_careful {
+            for one in batch.drain(..) {
+                self.write_apart(vec![one]).await;
+            }
+            return None;
+        }
+        let mut before: Option<String> = None;
         loop {
-            // A relay that was taken for dead has lost its claims, and these results with them:
-            // each delivery is made again, under an interrupted attempt that says so.
             if self.term.over.is_cancelled() {
-                self.metrics.claims_lost.increment(batch.len() as u64);
+                self.lost(batch.len());
                 return None;
             }
+            let store = match before {
+                // The next may take as long as the one before.
+                Some(_) => self.database.store.within(SECOND_TRY),
+                None => self.database.store.clone(),
+            };
             let sessions = self.sessions();
-            let Err(error) = self.try_write_down(batch, commit).await else {
+            let Err(error) = self.try_caught(&store, batch, commit).await else {
+                self.backoff = Backoff::default();
                 self.database.status.succeeded(During::Record);
                 return Some(sessions);
             };
+            let kind = error.may_be_of_some_row().then(|| error.kind());
+            if kind.is_some() && kind == before {
+                self.database.noted(&self.metrics, During::Record, &error);
+                self.write_apart(std::mem::take(batch)).await;
+                return None;
+            }
+            before = kind;
             self.database.failed(&self.term, &self.metrics, During::Record, &error);
-            backoff.wait(&self.term.over).await;
+            self.backoff.wait(&self.term.over).await;
         }
     }
 
-    async fn try_write_down(&self, batch: &[Ended], commit: Commit) -> Result<(), StoreError> {
-        let (store, relay, metrics) = (&self.database.store, self.term.relay, &self.metrics);
+    /// What is still kept stays claimed: the relay that reaps this one makes it again.
+    fn end(&self) {
+        if !self.kept.is_empty() {
+            self.term.set_uncertain(true);
+        }
+    }
+
+    /// Tries again what could not even be set aside.
+    async fn try_kept(&mut self) {
+        for one in self.kept.take_due(self.clock.instant()) {
+            self.write_apart(vec![one]).await;
+        }
+    }
+
+    /// A relay that was taken for dead has lost its claims, and these results with them: each
+    /// delivery is made again, under an interrupted attempt that says so.
+    fn lost(&self, results: usize) {
+        self.metrics.claims_lost.increment(results as u64);
+    }
+
+    /// Writes a batch down; a bug that it meets is an error.
+    async fn try_caught(
+        &self,
+        store: &Store,
+        batch: &[Ended],
+        commit: Commit,
+    ) -> Result<(), StoreError> {
+        let done = fault::caught(self.try_write_down(store, batch, commit)).await;
+        done.unwrap_or_else(|said| {
+            self.metrics.faults.increment(1);
+            Err(StoreError::Panicked { doing: "record attempts", said })
+        })
+    }
+
+    async fn try_write_down(
+        &self,
+        store: &Store,
+        batch: &[Ended],
+        commit: Commit,
+    ) -> Result<(), StoreError> {
+        let (relay, metrics) = (self.term.relay, &self.metrics);
         let mut attempts = Vec::with_capacity(batch.len());
         let mut unsent = Vec::new();
         for ended in batch {
@@ -158,70 +235,6 @@ impl Recorder {
             self.recorded(attempt, &held);
         }
         Ok(())
-    }
-
-    /// Records again what a crash of the server may have lost, however long the database is away.
-    async fn write_again(&self) {
-        let doubted = self.unflushed.take_doubted(self.sessions());
-        let mut backoff = Backoff::default();
-        // A relay that was taken for dead has lost these claims too.
-        while !doubted.is_empty() && !self.term.over.is_cancelled() {
-            let sessions = self.sessions();
-            match self.try_write_again(&doubted).await {
-                // All of it is on the disk: this has waited for what was there already.
-                Ok(true) => break,
-                // Nothing was lost, and this had nothing to wait for.
-                Ok(false) => return self.unflushed.keep(doubted.into_iter(), sessions),
-                Err(error) => {
-                    self.database.failed(&self.term, &self.metrics, During::Record, &error);
-                    backoff.wait(&self.term.over).await;
-                }
-            }
-        }
-    }
-
-    /// Whether some of it had been lost.
-    async fn try_write_again(&self, doubted: &[Recorded]) -> Result<bool, StoreError> {
-        let attempts: Vec<_> = doubted.iter().map(|(attempt, _)| &**attempt).collect();
-        let (store, relay) = (&self.database.store, self.term.relay);
-        let held = record(store, relay, &attempts, self.clock.instant(), Commit::Waits).await?;
-        let lost: Vec<_> = attempts.into_iter().filter(|attempt| held.has(attempt)).collect();
-        self.database.status.succeeded(During::Record);
-        if lost.is_empty() {
-            return Ok(false);
-        }
-        tracing::info!(
-            results = lost.len(),
-            "the server had lost what was recorded last; it was recorded again"
-        );
-        for attempt in &lost {
-            self.due_again(attempt);
-            if let Some(next_due_in) = held.next_due_in(attempt) {
-                self.claims.due_in(attempt.endpoint_id, next_due_in);
-            }
-        }
-        if lost.iter().any(|attempt| attempt.is_of_a_line) {
-            self.lines.all();
-        }
-        Ok(true)
-    }
-
-    /// Waits until all that was recorded is on the disk, however long the database is away.
-    async fn flush(&self) {
-        let mut backoff = Backoff::default();
-        while self.unflushed.count() > 0 && !self.term.over.is_cancelled() {
-            self.write_again().await;
-            let before = self.unflushed.before();
-            match flush(&self.database.store, self.term.relay).await {
-                Ok(true) => self.unflushed.flushed(before, self.sessions()),
-                // It was taken for dead, and has lost its claims.
-                Ok(false) => return,
-                Err(error) => {
-                    self.database.failed(&self.term, &self.metrics, During::Record, &error);
-                    backoff.wait(&self.term.over).await;
-                }
-            }
-        }
     }
 
     /// What is given back is due. A relay that looked for it before would have found nothing.
@@ -338,6 +351,14 @@ impl Recorder {
                 tracing::info!(event, endpoint, reason, "the delivery was cancelled");
             }
         }
+    }
+}
+
+/// Waits for this long; for ever, if there is nothing to wait for.
+async fn due(after: Option<Duration>) {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -28,7 +28,7 @@ declare
     'select on posthaste.live_deliveries, posthaste.delivery_status, posthaste.delivery_attempts,
        posthaste.endpoint_status, posthaste.backlog,
        posthaste.recent_failures, posthaste.relay_status, posthaste.events, posthaste.unrouted_events, posthaste.ingest_status,
-       posthaste.rules',
+       posthaste.rules, posthaste.set_aside',
     -- Neither headers nor url: tokens stand there. The views show the url up to its query.
     'select (id, subscriptions, tenant, filter, enabled, disabled_at, disabled_reason, body_format, timeout,
        max_attempts, schedule, max_concurrency, rate_limit, ordered, on_dead, hold, description, metadata, revision, created_at, updated_at)
@@ -50,7 +50,7 @@ declare
        posthaste_internal.route_keys, posthaste_internal.generate_secret',
     'execute on function posthaste.add_endpoint, posthaste.enable_endpoint, posthaste.disable_endpoint,
        posthaste.rotate_secret, posthaste.send_test, posthaste.retry, posthaste.retry_endpoint, posthaste.replay,
-       posthaste.cancel, posthaste.cancel_endpoint, posthaste.unblock, posthaste.load_rules, posthaste.unload_rules'];
+       posthaste.cancel, posthaste.cancel_endpoint, posthaste.unblock, posthaste.route_again, posthaste.load_rules, posthaste.unload_rules'];
 begin
   -- Every role may execute a new function until this revokes it, also one of a later migration.
   revoke all on all tables in schema posthaste from public;
