@@ -1,4 +1,4 @@
-//! What could neither be recorded nor set aside. Its claims are kept, so that nothing is sent twice.
+//! What could neither be recorded nor set aside. Its claims are kept, so nothing is sent twice.
 
 use std::time::{Duration, Instant};
 
