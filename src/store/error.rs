@@ -199,8 +199,13 @@ impl StoreError {
     /// lock.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        let code = self.sqlstate();
-        code == Some(&SqlState::QUERY_CANCELED) || code == Some(&SqlState::LOCK_NOT_AVAILABLE)
+        self.sqlstate() == Some(&SqlState::QUERY_CANCELED) || self.is_locked_out()
+    }
+
+    /// Whether it was a lock that the statement waited for too long, as those do that are bounded.
+    #[must_use]
+    pub fn is_locked_out(&self) -> bool {
+        self.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
     /// Tells errors of one kind from those of another.

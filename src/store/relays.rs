@@ -172,8 +172,8 @@ pub struct Reaped {
     pub claims: i64,
 }
 
-/// Releases the claims of relays whose session has ended or whose heartbeat is older than `lease`, and
-/// appends an interrupted attempt for each.
+/// Releases the claims of relays whose session has ended or whose heartbeat is older than `lease`,
+/// and appends an interrupted attempt for each.
 ///
 /// # Errors
 /// When the statement fails.

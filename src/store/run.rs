@@ -84,7 +84,8 @@ impl Sessions {
         }
     }
 
-    /// The same, in a transaction in which no statement may take longer than `bound`.
+    /// The same, in a transaction in which no statement may take longer than `bound`, nor wait for
+    /// a lock for more than three quarters of it: so the one is told from the other.
     pub(super) async fn run_within(
         &self,
         client: &ClientWrapper,
@@ -93,7 +94,9 @@ impl Sessions {
         doing: &'static str,
         parameters: &Parameters<'_>,
     ) -> Result<StatementResult, StoreError> {
-        let bound = format!("set local statement_timeout = {};", bound.as_millis());
+        let (bound, waiting) = (bound.as_millis(), bound.mul_f64(0.75).as_millis());
+        let bound =
+            format!("set local statement_timeout = {bound}; set local lock_timeout = {waiting};");
         let begin = match self {
             Self::Ours { .. } => format!("begin isolation level read committed; {bound}"),
             Self::Lent { begin, way } => {

@@ -275,8 +275,8 @@ const FUNCTIONS: &str = "
            ('pg_get_expr(pg_node_tree, oid, integer)', 'text'), ('has_table_privilege(regclass, text)', 'boolean'),
            ('setval(text, bigint)', 'bigint'), ('nextval(text)', 'bigint'), ('pg_notify(varchar, varchar)', 'void')";
 
-/// A login that may make things in `public`, as every login may on PostgreSQL 14, plants them there:
-/// each of them, when it runs, draws a number and writes down what ran it.
+/// A login that may make things in `public`, as every login may on PostgreSQL 14, plants them
+/// there: each of them, when it runs, draws a number and writes down what ran it.
 async fn plant(database: &TestDatabase) {
     let intruder = stranger(database).await;
     let admin = database.client().await;

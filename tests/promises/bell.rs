@@ -11,10 +11,11 @@ use crate::support::{
     settled, until, value,
 };
 
-/// The events that arrived, each as often as it came.
-fn event_ids(received: &[Received]) -> Vec<i64> {
-    let id = |one: &Received| one.id().split('_').nth(1).unwrap().parse().unwrap();
-    received.iter().map(id).collect()
+/// The events that arrived.
+async fn event_ids(received: &[Received], client: &Client) -> BTreeSet<i64> {
+    let ids: Vec<&str> = received.iter().map(Received::id).collect();
+    let named = "select posthaste.event_of(id) from unnest($1::text[]) id";
+    client.query(named, &[&ids]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 async fn relay_without_polling(database: &TestDatabase) -> Relay {
@@ -29,8 +30,8 @@ async fn assert_no_poll(relay: &Relay) {
 async fn assert_all_arrived_once(receiver: &Receiver, client: &Client) {
     let committed = client.query("select id from posthaste.outbox", &[]).await.unwrap();
     let committed: BTreeSet<i64> = committed.iter().map(|row| row.get(0)).collect();
-    let arrived = event_ids(&receiver.wait_for(committed.len()).await);
-    assert_eq!(arrived.iter().copied().collect::<BTreeSet<_>>(), committed);
+    let arrived = receiver.wait_for(committed.len()).await;
+    assert_eq!(event_ids(&arrived, client).await, committed);
     settled(client).await;
     assert_eq!(receiver.received().len(), committed.len(), "each exactly once");
     assert_eq!(inconsistencies(client).await, [""; 0]);

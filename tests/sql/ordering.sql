@@ -46,7 +46,7 @@ end $$;
 select array_agg(created_at order by id) as created_at from posthaste.outbox where id in (1, 3) \gset
 execute record(1, null, '{1,3}', '{1,1}', '{2,2}', '{-1,-1}', '{f,t}', '{1,1}', '{1,1}', '{200,500}',
   '{1,1}', '{1,1}', '{1,1}', '{0,1}', '{1}', '{1}', '{1}', '{f}', '{}', '{0}', '{}', '{0}', '{}', '{0}',
-  '{}', '{0}', '{}', '{0}', '{dead}', '{1}', '{}', '{0}', '{-1,-1}', '{now,now}', '{}', '{}');
+  '{}', '{0}', '{}', '{0}', '{dead}', '{1}', '{}', '{0}', '{-1,-1}', '{now,now}', '{}', '{}', false);
 do $$
 begin
   assert pg_temp.states() = '2 waiting, 3 blocked, 4 in line, 5 sending', pg_temp.states();

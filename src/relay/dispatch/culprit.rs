@@ -114,7 +114,7 @@ impl Dispatcher {
             }
             match ask_filter(&store, event, endpoint, ALONE).await {
                 Ok(()) => self.recipients.slow.answered([endpoint]),
-                Err(error) if error.is_overdue() => {
+                Err(error) if error.is_overdue() && !error.is_locked_out() => {
                     self.recipients.slow.took_too_long(endpoint, &error.in_full(), now);
                     slow.push(endpoint);
                 }

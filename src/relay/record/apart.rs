@@ -34,7 +34,7 @@ impl Recorder {
                 self.database.status.succeeded(During::Record);
                 continue;
             };
-            if !error.may_be_of_some_row() {
+            if !error.may_be_of_some_row() && !error.is_locked_out() {
                 // The database is away: all of it waits, as it does elsewhere.
                 self.database.failed(&self.term, &self.metrics, During::Record, &error);
                 self.backoff.wait(&self.term.over).await;
@@ -77,7 +77,8 @@ impl Recorder {
             }
         }
         let error = match one.attempt() {
-            Some(attempt) => {
+            // What it waits for may be let go of, and then it can be recorded.
+            Some(attempt) if !error.is_locked_out() => {
                 match set_aside_delivery(store, self.term.relay, attempt, &error).await {
                     Ok(_) => {
                         self.metrics.set_aside.increment(1);
@@ -94,7 +95,7 @@ impl Recorder {
                     Err(_) => error,
                 }
             }
-            None => error,
+            _ => error,
         };
         tracing::error!(
             event,
