@@ -30,8 +30,9 @@ const CHANGED: &str = "endpoint ";
 /// Waits behind the inserters that hold it shared; while a session waits, new tries fail.
 const SILENCE: &str = "select pg_advisory_lock(1886352244, 1)";
 const ARM: &str = "select pg_advisory_unlock_all()";
-/// Every transaction that skipped the bell has a number below this: it had one before it tried.
-const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+/// Every transaction that skipped the bell has a number below this one: it had it before it tried.
+/// (A snapshot's `xmax` is above those that have ended, and open ones may be above it.)
+const SKIPPERS: &str = "select pg_current_xact_id()::text::bigint";
 
 /// Notified of what the session hears.
 #[derive(Debug, Clone, Default)]

@@ -157,7 +157,7 @@ impl Dispatch {
         self.most_events = self.most_events.saturating_mul(2);
         let look = routed.as_ref().map_or_else(sleep::Look::default, |routed| sleep::Look {
             events: routed.events,
-            more: routed.more,
+            more: routed.more || routed.closes_span,
             xmin: Some(routed.xmin),
         });
         if let Some(routed) = routed {

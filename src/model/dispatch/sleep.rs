@@ -23,7 +23,7 @@ const QUIET_LOOKS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_micros(300);
 
 /// Whether the relay sleeps, and what follows from a look.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sleep {
     state: State,
     /// When the last bells rang.
@@ -49,7 +49,7 @@ enum State {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Look {
     pub(super) events: u32,
-    /// Whether there may be more to route at once.
+    /// Whether there may be more to route at once, although nothing rings for it.
     pub(super) more: bool,
     /// Transactions below this have ended; `None`: another relay was routing.
     pub(super) xmin: Option<i64>,
@@ -98,7 +98,7 @@ impl Sleep {
         hears: bool,
         now: Instant,
     ) -> (Option<Duration>, bool) {
-        if look.events == 0 {
+        if look.events == 0 && !look.more {
             return (self.after_nothing(look.xmin, hears), false);
         }
         self.pause = FIRST_PAUSE;
