@@ -10,8 +10,8 @@ use tokio_postgres::Client;
 use tokio_util::task::TaskTracker;
 
 use crate::support::{
-    PATIENCE, Received, Receiver, Relay, Reply, TestDatabase, endpoint, event, holds, inconsistencies,
-    settled, until, value,
+    PATIENCE, Received, Receiver, Relay, Reply, TestDatabase, endpoint, event, holds,
+    inconsistencies, settled, until, value,
 };
 
 /// The events that arrived, each as often as it came.
