@@ -41,6 +41,7 @@ impl Dispatch {
         self.at = Point::Poll;
         if hears {
             self.poll_at = now;
+            self.sleep.opened();
         }
     }
 

@@ -80,9 +80,15 @@ impl Sleep {
         self.bells.push_front(now);
     }
 
-    /// The session that hears the bell is a new one, or gone with its lock.
+    /// The session that hears the bell is gone, and its lock with it.
     pub(super) fn lost(&mut self) {
         self.state = State::Asleep;
+    }
+
+    /// There is a session that hears the bell. Transactions that are open may have skipped it,
+    /// while one before held the lock: the relay is to ask which.
+    pub(super) fn opened(&mut self) {
+        self.state = State::Tired;
     }
 
     /// The relay has let go of the lock.
