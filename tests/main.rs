@@ -19,6 +19,7 @@ mod faults;
 mod ingest;
 
 mod fuzz;
+mod models;
 mod simulation;
 mod soak;
 

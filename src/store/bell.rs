@@ -43,8 +43,9 @@ const END_SILENCE: &str = "select posthaste_internal.end_silence()";
 const RING: &str = "select setval('posthaste.silence', 1, false)";
 /// Nothing is written in this session but until when it is silent, which need not outlast a crash.
 const SETTINGS: &str = "set synchronous_commit = off;";
-/// Every transaction that skipped the bell has a number below this: it had one before it looked.
-const SKIPPERS: &str = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+/// Every transaction that skipped the bell has a number below this one: it had it before it looked.
+/// (A snapshot's `xmax` is above those that have ended, and open ones may be above it.)
+const SKIPPERS: &str = "select pg_current_xact_id()::text::bigint";
 
 /// Notified of what the session hears.
 #[derive(Debug, Clone, Default)]

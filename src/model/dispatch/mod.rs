@@ -50,7 +50,7 @@ const STUCK_LANES_WAIT: Duration = Duration::from_millis(20);
 const SLOW_LANES_WAIT: Duration = Duration::from_millis(200);
 
 /// The dispatcher's state, which goes on from one round to the next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Dispatch {
     settings: DispatchSettings,
     at: Point,
@@ -110,7 +110,7 @@ enum Point {
 }
 
 /// Left by a full step of routing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Backlog {
     /// The endpoints whose lanes the step has fed or, if it was cut, the one whose lane is full.
     fed: Vec<EndpointId>,

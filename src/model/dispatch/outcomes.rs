@@ -44,6 +44,7 @@ impl Dispatch {
         self.at = Point::Poll;
         if hears {
             self.poll_at = now;
+            self.sleep.opened();
         }
     }
 
@@ -163,7 +164,7 @@ impl Dispatch {
         }
         let look = routed.as_ref().map_or_else(sleep::Look::default, |routed| sleep::Look {
             events: routed.events,
-            more: routed.more,
+            more: routed.more || routed.closes_span,
             xmin: Some(routed.xmin),
         });
         if let Some(routed) = routed {

@@ -32,7 +32,7 @@ const LONGEST_VAIN_PAUSE: Duration = Duration::from_millis(50);
 const VAIN_FOR: Duration = Duration::from_secs(1);
 
 /// Whether the relay sleeps, and what follows from a look.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sleep {
     state: State,
     /// When the last bells rang.
@@ -62,7 +62,7 @@ enum State {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Look {
     pub(super) events: u32,
-    /// Whether there may be more to route at once.
+    /// Whether there may be more to route at once, although nothing rings for it.
     pub(super) more: bool,
     /// Transactions below this have ended; `None`: another relay was routing.
     pub(super) xmin: Option<i64>,
@@ -130,7 +130,7 @@ impl Sleep {
         } else if has_rung && look.xmin.is_some() {
             self.vain = self.vain.saturating_add(1);
         }
-        if look.events == 0 {
+        if look.events == 0 && !look.more {
             return (self.after_nothing(look.xmin, hears), false);
         }
         self.pause = FIRST_PAUSE;

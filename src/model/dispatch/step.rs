@@ -144,6 +144,9 @@ pub struct RoutedStep {
     pub deliveries: u32,
     /// Whether the step was full, so that there may be more.
     pub more: bool,
+    /// Whether it ended a span that an earlier step had begun. What has committed since that span
+    /// began is in the next one.
+    pub closes_span: bool,
     /// Every transaction below this has ended.
     pub xmin: i64,
     /// No event still to be routed is older.

@@ -15,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// The search for it, and the endpoints it has found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Suspects {
     /// Deliveries that the next claim may ask for.
     most: usize,

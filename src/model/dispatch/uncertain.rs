@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const DISOWN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Statements that claim and whose answer was lost.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct UncertainClaims {
     /// Their tokens, and since when.
     tokens: Vec<(i64, Instant)>,

@@ -170,6 +170,7 @@ impl Dispatcher {
             events: routed.events,
             deliveries: routed.deliveries,
             more: routed.more,
+            closes_span: routed.closes_span,
             xmin: routed.xmin,
             floor: routed.floor,
             finished: match &routed.cut {

@@ -301,6 +301,7 @@ impl Relay {
             events: routed.events,
             deliveries: routed.deliveries,
             more: routed.more,
+            closes_span: routed.closes_span,
             xmin: routed.xmin,
             floor: routed.floor,
             fed,

@@ -73,6 +73,20 @@ fn a_relay_that_is_woken_while_it_falls_asleep_keeps_the_bell_silent_again() {
 }
 
 #[test]
+fn a_relay_that_ends_a_span_of_another_looks_again_at_once_for_what_came_since() {
+    let now = start();
+    for events in [0, 1] {
+        let mut dispatch = at_rest(now);
+        dispatch.rang(now);
+        let _ = dispatch.next(now, &HEARS);
+        let ended = RoutedStep { closes_span: true, ..routed(events, events) };
+        dispatch.routed(Some(ended), now, now);
+        assert_eq!(dispatch.look_at, Some(now), "{events}");
+        assert!(dispatch.backlog.is_none() && !dispatch.is_asleep());
+    }
+}
+
+#[test]
 fn ten_bells_within_50_ms_wake_the_relay_and_fewer_or_slower_ones_do_not() {
     let now = start();
     for (bells, apart, expected) in [(10, 5, true), (9, 5, false), (10, 6, false), (30, 5, true)] {
