@@ -9,7 +9,7 @@ use posthaste::clock::Clock;
 use posthaste::model::delivery::BatchPlace;
 use posthaste::model::outcome::{Answer, Outcome, Phases};
 use posthaste::model::verdict::{Decision, Verdict};
-use posthaste::store::attempts::{Attempt, record};
+use posthaste::store::attempts::{Attempt, Commit, record};
 use posthaste::store::deliveries::{ClaimKey, claim, disown, release};
 use posthaste::store::relays::reap;
 use posthaste::store::upkeep::release_orphans;
@@ -196,11 +196,13 @@ impl Ground {
         let tokens = |tokens: &[u8]| tokens.iter().map(|one| i64::from(*one)).collect::<Vec<_>>();
         let count = |count: u64| usize::try_from(count).unwrap();
         match statement {
-            Statement::Claim => claim(store, me, 9, &[1], &[2], 1_000).await.unwrap().claimed.len(),
+            Statement::Claim => {
+                claim(store, me, 9, &[1], &[2], (1_000, true)).await.unwrap().claimed.len()
+            }
             Statement::Record(attempts) => {
                 let attempts: Vec<Attempt> = attempts.iter().map(attempt).collect();
                 let all: Vec<&Attempt> = attempts.iter().collect();
-                let held = record(store, me, &all, Clock.instant()).await.unwrap();
+                let held = record(store, me, &all, Clock.instant(), Commit::Waits).await.unwrap();
                 attempts.iter().filter(|one| held.has(one)).count()
             }
             Statement::Release(claims) => {

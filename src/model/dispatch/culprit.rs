@@ -14,7 +14,7 @@ const IN_A_ROW: u32 = 16;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The search for it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteSuspects {
     /// Events that the next step may take.
     most: u32,

@@ -106,9 +106,15 @@ impl Sleep {
         }
     }
 
-    /// The session that hears the bell is a new one, or gone with the silence.
+    /// The session that hears the bell is gone, and the silence soon after.
     pub(super) fn lost(&mut self) {
         self.state = State::Asleep;
+    }
+
+    /// There is a session that hears the bell. Transactions that are open may have skipped it,
+    /// while one before kept it silent: the relay is to ask which.
+    pub(super) fn opened(&mut self) {
+        self.state = State::Tired;
     }
 
     /// The relay has ended the silence.

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use posthaste::model::dispatch::{Dispatch, DispatchSettings, Facts, RouteBy, RoutedStep, Step};
+use posthaste::model::dispatch::{
+    Dispatch, DispatchSettings, Facts, RouteBy, RouteFailure, RoutedStep, Step,
+};
 
 use super::world::{Event, Fault, Lock, World, forgetful};
 use crate::models::ledger::{Fate, Read};
@@ -147,7 +149,8 @@ impl World {
         let by = if few { RouteBy::Few } else { RouteBy::Steps };
         let fail = |world: &mut Self| {
             (world.limits.failures, world.polls) = (world.limits.failures - 1, 0);
-            world.dispatch.route_failed(500, by, false, world.now);
+            let lost = RouteFailure { kind: None, is_overdue: false, is_uncertain: true };
+            let _ = world.dispatch.route_failed(500, by, lost, world.now);
         };
         if self.other.is_some() {
             return self.then(all, Event::Step("leave it to the other"), |world| {
