@@ -211,6 +211,10 @@ impl StoreError {
     /// Tells errors of one kind from those of another.
     #[must_use]
     pub fn kind(&self) -> String {
+        // The same wait ends by another clock where a statement is bounded.
+        if self.is_overdue() {
+            return SqlState::QUERY_CANCELED.code().to_owned();
+        }
         self.sqlstate().map_or_else(|| self.to_string(), |code| code.code().to_owned())
     }
 

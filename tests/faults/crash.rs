@@ -4,8 +4,9 @@
 use posthaste::sandbox::postgres::StopMode;
 
 use crate::support::{
-    Gate, Receiver, Relay, Reply, Server, TestDatabase, attempted, attempts, endpoint, event,
-    holds, ids, inconsistencies, settled, until, value, waits_for_a_lock, webhook_ids,
+    Gate, HEARS_THE_BELL, Receiver, Relay, Reply, Server, TestDatabase, attempted, attempts,
+    endpoint, event, holds, ids, inconsistencies, settled, until, value, waits_for_a_lock,
+    webhook_ids,
 };
 
 #[tokio::test]
@@ -243,8 +244,8 @@ async fn a_lost_bell_costs_a_poll_interval_and_is_hung_up_again() {
     endpoint(&receiver.url("/")).add(&client).await;
     let relay = Relay::start(&database).await;
     relay.asleep().await;
-    let listening = "from pg_stat_activity \
-         where query = 'listen posthaste' and datname = current_database()";
+    let listening =
+        format!("from pg_stat_activity where {HEARS_THE_BELL} and datname = current_database()");
     holds(&client, &format!("count(*) = 1 {listening}")).await;
     let bell: i32 = value(&client, &format!("select pid {listening}")).await;
     client.execute("select pg_terminate_backend($1)", &[&bell]).await.unwrap();

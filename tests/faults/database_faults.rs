@@ -7,8 +7,9 @@ use tokio_postgres::Client;
 
 use crate::support::server::connect;
 use crate::support::{
-    Disk, Gate, Receiver, Relay, Reply, Server, TestDatabase, Wire, Writer, attempts, endpoint,
-    event, holds, ids, inconsistencies, migrate, settled, until, value, webhook_ids,
+    Disk, Gate, HEARS_THE_BELL, Receiver, Relay, Reply, Server, TestDatabase, Wire, Writer,
+    attempts, endpoint, event, holds, ids, inconsistencies, migrate, settled, until, value,
+    webhook_ids,
 };
 
 /// Everything that was committed has arrived, each once.
@@ -49,8 +50,9 @@ async fn sessions_that_are_cut_again_and_again_lose_nothing_and_repeat_nothing()
     let relay = Relay::on(&database.url()).set("relay.heartbeat", "200ms").start().await;
     let writer = Writer::start(&database.url(), EVENTS);
     let lease = "pid in (select session_pid from posthaste.relays)";
-    let bell = "query ~ '^(listen posthaste$|select posthaste_internal.(keep|end)_silen|select setval.*silence)' \
-                or query = 'select pg_current_xact_id()::text::bigint'";
+    let bell = &format!(
+        "query ~ 'posthaste_internal.(keep|end)_silen|setval.*silence' or {HEARS_THE_BELL}"
+    );
     let queue = "query ~ '^-- (claim|record|record_delivered|due|release|endpoints):'";
     let router = "query ~ '^-- (cursor|route|route_few|read_events|owed|write_step):'";
     let kinds = [lease, bell, queue, router, "true"];

@@ -4,8 +4,8 @@
 use posthaste::sandbox::postgres::StopMode;
 
 use crate::support::{
-    Receiver, Relay, Server, TestDatabase, Writer, endpoint, event, holds, ids, inconsistencies,
-    settled, value, webhook_ids,
+    HEARS_THE_BELL, Receiver, Relay, Server, TestDatabase, Writer, endpoint, event, holds, ids,
+    inconsistencies, settled, value, webhook_ids,
 };
 
 fn of_type(receiver: &Receiver, event_type: &str) -> usize {
@@ -88,7 +88,7 @@ async fn the_bell_makes_postgres_refuse_to_prepare_and_the_manual_says_with_whic
     let client = server.client().await;
     let relay = Relay::on(&server.url()).start().await;
     relay.asleep().await;
-    holds(&client, "count(*) > 0 from pg_stat_activity where query = 'listen posthaste'").await;
+    holds(&client, &format!("count(*) > 0 from pg_stat_activity where {HEARS_THE_BELL}")).await;
     client.batch_execute(&format!("begin; {}", event("order.paid").sql())).await.unwrap();
     let refused = client.batch_execute("prepare transaction 'p'").await.unwrap_err();
     let refused = refused.as_db_error().unwrap();

@@ -120,9 +120,9 @@ impl Ground {
         for Registered { relay, is_heard, .. } in &tables.relays {
             let age = if *is_heard { 0 } else { 60 };
             sql += &format!(
-                "insert into posthaste.relays (id, name, version, has_session, heartbeat_at) \
+                "insert into posthaste.relays (id, name, version, heartbeat_at) \
                  overriding system value \
-                 values ({relay}, 'r', '1', false, now() - interval '{age} s');"
+                 values ({relay}, 'r', '1', now() - interval '{age} s');"
             );
         }
         for (delivery, held) in &tables.deliveries {

@@ -31,8 +31,8 @@ pub use pooler::Pooler;
 pub use receiver::{Receiver, ids};
 pub use relay::{Relay, RelayBuilder};
 pub use rows::{
-    Attempt, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds, inconsistencies,
-    make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
+    Attempt, HEARS_THE_BELL, HOLD_ROUTING, NewRow, attempted, attempts, endpoint, event, holds,
+    inconsistencies, make_due, settled, unchecked, value, waits_for_a_lock, webhook_ids,
 };
 pub use scripted::{After, Gate, Received, Reply, accept, believed, give, read_request};
 pub use sender::{Answer, Line, post};
