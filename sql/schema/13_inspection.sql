@@ -156,6 +156,7 @@ select o.id as event_id, o.event_type, o.tenant, o.created_at
         and not pg_visible_in_snapshot(o.xid, case when r.after_id is null then r.until else r.since end)
         and (r.after_id is null or (o.xid, o.id) > (r.after_xid, r.after_id)
              or not pg_visible_in_snapshot(o.xid, r.until)))
+   and not exists (select from posthaste.routed_ahead a where a.event_id = o.id)
    and o.created_at >= r.floor_at - interval '1 day';
 comment on view posthaste.unrouted_events is 'Events that have been committed and are not routed yet.';
 
@@ -275,6 +276,7 @@ declare
   o posthaste.outbox := posthaste_internal.known_event(event);
   routed boolean := (
     select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
+           or exists (select from posthaste.routed_ahead a where a.event_id = o.id)
       from posthaste.routing r order by r.number desc limit 1);
 begin
   return query

@@ -10,7 +10,7 @@ use super::attempt::Attempts;
 use super::brake::Brake;
 use super::claims::{Claims, most_claims};
 use super::database::Link;
-use super::dispatch::{BellSession, Dispatcher};
+use super::dispatch::{BellSession, Dispatcher, Lookout};
 use super::effects::Effects;
 use super::ended::{Ended, Results};
 use super::health::HealthNotes;
@@ -149,6 +149,7 @@ impl Common {
         let token = fastrand::i64(0..i64::MAX / 2);
         Dispatcher {
             recipients: Recipients::default(),
+            lookout: Lookout::default(),
             state: Dispatch::new(settings, token, self.clock.instant()),
             bell,
             database: Arc::clone(&self.database),

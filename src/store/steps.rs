@@ -15,6 +15,7 @@ use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{BatchPlace, Delivery, EventId};
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{EventKind, Recipient};
+use crate::model::tenant::Tenant;
 
 const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
 const OWED: &str = include_str!("../../sql/queries/owed.sql");
@@ -24,10 +25,10 @@ const WRITE_STEP: &str = include_str!("../../sql/queries/write_step.sql");
 /// The connection on which one step is read and written.
 #[derive(Debug)]
 pub struct StepSession {
-    seat: Seat,
-    now: Option<Timestamp>,
+    pub(super) seat: Seat,
+    pub(super) now: Option<Timestamp>,
     /// By the relay's clock.
-    present: Timestamp,
+    pub(super) present: Timestamp,
 }
 
 /// What a step has found.
@@ -44,8 +45,8 @@ pub struct Found {
     /// Every transaction below this has ended.
     pub xmin: i64,
     pub floor: Timestamp,
-    since: String,
-    until: String,
+    pub(super) since: String,
+    pub(super) until: String,
     /// The snapshot in which it was read.
     pub seen: String,
     /// In the order in which they are routed.
@@ -60,7 +61,7 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct FoundEvent {
     pub id: EventId,
-    xid: i64,
+    pub(super) xid: i64,
     pub event_type: String,
     pub tenant: Option<String>,
     /// The one endpoint that it names.
@@ -68,7 +69,7 @@ pub struct FoundEvent {
     pub ordering_key: Option<String>,
     pub created_at: Timestamp,
     /// When it may be sent, if that is later than now, as Postgres writes it.
-    due_at: Option<String>,
+    pub(super) due_at: Option<String>,
     expired: bool,
     /// Its age counts from then, by the relay's clock.
     aged_from: Timestamp,
@@ -101,10 +102,10 @@ pub struct StepToWrite<'a> {
 }
 
 /// Deliveries as they are written.
-struct Columns {
-    events: Vec<EventId>,
-    endpoints: Vec<EndpointId>,
-    created: Vec<Timestamp>,
+pub(super) struct Columns {
+    pub(super) events: Vec<EventId>,
+    pub(super) endpoints: Vec<EndpointId>,
+    pub(super) created: Vec<Timestamp>,
 }
 
 /// What came of writing it.
@@ -216,6 +217,7 @@ impl StepSession {
             owed[n - 1].push(Recipient {
                 endpoint,
                 revision: row.get("revision"),
+                tenant: row.get::<_, Option<&str>>("tenant").map(Tenant::of),
                 ordered: row.get("ordered"),
                 filtered: row.get("filtered"),
                 flowing: row.get("flowing"),
@@ -312,7 +314,7 @@ impl StepSession {
 }
 
 impl Found {
-    fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
+    pub(super) fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
         let event = |one: &StepDelivery| &self.events[one.event];
         Columns {
             events: deliveries.iter().map(|one| event(one).id).collect(),
@@ -362,7 +364,7 @@ const EVENT: usize = 10;
 
 /// Reads by place, since names are looked up one by one. `now` is the relay's; see
 /// [`delivery`](super::rows::delivery). `None`: the event's payload was left out.
-fn event(row: &Row, now: Timestamp) -> Result<Option<FoundEvent>, StoreError> {
+pub(super) fn event(row: &Row, now: Timestamp) -> Result<Option<FoundEvent>, StoreError> {
     let id = row.get(EVENT);
     let read = || {
         let age = Duration::try_from_secs_f64(row.try_get::<_, f64>(EVENT + 9)? / 1000.0);
