@@ -6,6 +6,7 @@
 //! check of a start to the next, are types of their own.
 
 pub mod adopt;
+pub mod ahead;
 pub mod attempts;
 mod batches;
 pub mod bell;

@@ -17,6 +17,7 @@ use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{BatchPlace, Delivery, EventId};
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{EventKind, Recipient};
+use crate::model::tenant::Tenant;
 
 const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
 const OWED: &str = include_str!("../../sql/queries/owed.sql");
@@ -32,10 +33,10 @@ const ANNOUNCED: &str = "posthaste.delivery.dead";
 /// The connection on which one step is read and written.
 #[derive(Debug)]
 pub struct StepSession {
-    seat: Seat,
-    now: Option<Timestamp>,
+    pub(super) seat: Seat,
+    pub(super) now: Option<Timestamp>,
     /// By the relay's clock.
-    present: Timestamp,
+    pub(super) present: Timestamp,
 }
 
 /// What a step has found.
@@ -52,8 +53,8 @@ pub struct Found {
     /// Every transaction below this has ended.
     pub xmin: i64,
     pub floor: Timestamp,
-    since: String,
-    until: String,
+    pub(super) since: String,
+    pub(super) until: String,
     /// The snapshot in which it was read.
     pub seen: String,
     /// In the order in which they are routed.
@@ -68,7 +69,7 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct FoundEvent {
     pub id: EventId,
-    xid: i64,
+    pub(super) xid: i64,
     pub event_type: String,
     pub tenant: Option<String>,
     /// The one endpoint that it names.
@@ -76,7 +77,7 @@ pub struct FoundEvent {
     pub ordering_key: Option<String>,
     pub created_at: Timestamp,
     /// When it may be sent, if that is later than now, as Postgres writes it.
-    due_at: Option<String>,
+    pub(super) due_at: Option<String>,
     expired: bool,
     /// Its age counts from then, by the relay's clock.
     aged_from: Timestamp,
@@ -109,10 +110,10 @@ pub struct StepToWrite<'a> {
 }
 
 /// Deliveries as they are written.
-struct Columns {
-    events: Vec<EventId>,
-    endpoints: Vec<EndpointId>,
-    created: Vec<Timestamp>,
+pub(super) struct Columns {
+    pub(super) events: Vec<EventId>,
+    pub(super) endpoints: Vec<EndpointId>,
+    pub(super) created: Vec<Timestamp>,
 }
 
 /// What came of writing it.
@@ -260,6 +261,7 @@ impl StepSession {
             owed[n - 1].push(Recipient {
                 endpoint,
                 revision: row.get("revision"),
+                tenant: row.get::<_, Option<&str>>("tenant").map(Tenant::of),
                 ordered: row.get("ordered"),
                 filtered: row.get("filtered"),
                 flowing: row.get("flowing"),
@@ -383,7 +385,7 @@ impl StepSession {
 }
 
 impl Found {
-    fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
+    pub(super) fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
         let event = |one: &StepDelivery| &self.events[one.event];
         Columns {
             events: deliveries.iter().map(|one| event(one).id).collect(),
@@ -438,9 +440,9 @@ impl FoundEvent {
 
 /// What the database's clock said at the moment for which the relay's said the other.
 #[derive(Debug, Clone, Copy)]
-struct Clocks {
-    database: Timestamp,
-    relay: Timestamp,
+pub(super) struct Clocks {
+    pub(super) database: Timestamp,
+    pub(super) relay: Timestamp,
 }
 
 /// Where the columns of an event begin: what comes before is the step's.
@@ -448,7 +450,7 @@ const EVENT: usize = 11;
 const BYTES: usize = EVENT + 10;
 
 /// Reads by place, since names are looked up one by one. `None`: the event's payload was left out.
-fn event(row: &Row, clocks: Clocks) -> Result<Option<FoundEvent>, StoreError> {
+pub(super) fn event(row: &Row, clocks: Clocks) -> Result<Option<FoundEvent>, StoreError> {
     let id = row.get(EVENT);
     let read = || {
         let headers = row.try_get::<_, Option<serde_json::Value>>(EVENT + 12)?;
