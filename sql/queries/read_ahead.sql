@@ -10,8 +10,8 @@
 -- $5 transaction and $6 event after which it goes on (null: it is at its beginning)
 -- $7 the tenant whose backlog it is (null: the one of most of the events looked at)
 -- $8 most events of one tenant  $9 most events
--- $10 bytes of payloads and headers, of which each event that is found may have its part: of one that has more, both are
--- left out. Not so of a single one.
+-- $10 bytes of payloads and headers, of which each event that is found may have its part: of one that has more, both
+-- are left out. A single one may have more.
 -- $11 now (null: the database's clock)
 with last as materialized (
   select * from posthaste.routing order by number desc limit 1

@@ -3,8 +3,9 @@
 
 use jiff::Timestamp;
 
+use super::found::{Clocks, event};
 use super::routing::{RoutingStep, oldest};
-use super::steps::{Clocks, Found, StepDelivery, StepResult, StepSession, StepToWrite, event};
+use super::steps::{Found, StepDelivery, StepResult, StepSession, StepToWrite};
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::EventId;
 

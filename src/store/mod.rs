@@ -15,6 +15,7 @@ pub mod deliveries;
 pub mod doctor;
 pub mod endpoints;
 mod error;
+mod found;
 pub mod health;
 mod holders;
 mod loan;

@@ -34,9 +34,10 @@ impl Ground {
     async fn new() -> Self {
         let database = TestDatabase::new().await;
         let client = database.client().await;
-        let fill = "insert into posthaste.endpoints (url, tenant) values ('https://a.example', 'acme'), \
+        let fill =
+            "insert into posthaste.endpoints (url, tenant) values ('https://a.example', 'acme'), \
                     ('https://g.example', 'globex');
-                    insert into posthaste.relays (name, version, has_session) values ('a', '1', false)";
+                    insert into posthaste.relays (name, version) values ('a', '1')";
         client.batch_execute(fill).await.unwrap();
         let patience = Duration::from_secs(10);
         let way = Database::parse(&database.url(), None, None, patience).unwrap();
