@@ -2,6 +2,7 @@
 //! with no other client there: claiming, asking what is due, routing.
 
 use anyhow::{Context as _, Result, ensure};
+use posthaste::model::dispatch::ClaimRequest;
 use posthaste::store::deliveries::{claim, disown, due};
 use posthaste::store::routing::{RoutingRoom, floor, route};
 use posthaste::store::{Database, Store};
@@ -39,10 +40,17 @@ impl<'a> Caller<'a> {
     /// Claims so many deliveries of each of these endpoints.
     pub(crate) async fn claim(&mut self, endpoints: &[i64], of_each: i32) -> Result<Cost> {
         let token = self.next_token();
-        let rooms = vec![of_each; endpoints.len()];
+        let of_each = usize::try_from(of_each)?;
+        let asked = ClaimRequest {
+            endpoints: endpoints.to_vec(),
+            rooms: vec![of_each; endpoints.len()],
+            bytes: vec![usize::MAX; endpoints.len()],
+            tenant_of: vec![None; endpoints.len()],
+            tenants: Vec::new(),
+        };
         statements::begin(self.bed).await?;
-        let claimed = claim(&self.store, NOBODY, token, endpoints, &rooms, (BYTES, true)).await?;
-        let wanted = endpoints.len() * usize::try_from(of_each)?;
+        let claimed = claim(&self.store, NOBODY, token, &asked, (usize::MAX, true)).await?;
+        let wanted = endpoints.len() * of_each;
         let claimed = claimed.claimed;
         ensure!(claimed.len() == wanted, "{} were claimed, {wanted} are due", claimed.len());
         self.cost_of("claim").await

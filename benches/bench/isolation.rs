@@ -14,6 +14,7 @@ use super::load;
 use super::receiver::HANG;
 use super::relay::Relay;
 use super::report::busy;
+use super::tenants;
 
 const EVENTS: usize = 500;
 /// Endpoints that answer.
@@ -37,7 +38,9 @@ pub(crate) async fn measure(lab: &mut Lab) -> Result<()> {
         "\nMedians of {RUNS} runs of {EVENTS} events owed to each of 10 endpoints; {}.",
         busy()
     );
-    lab.results.compare(hangs, answers, "≤ 1.10")
+    lab.results.compare(hangs, answers, "≤ 1.10")?;
+    println!();
+    tenants::measure(lab).await
 }
 
 /// Milliseconds from the bell to the last arrival at the nine.

@@ -37,6 +37,7 @@ mod runs;
 mod scale;
 mod statements;
 mod takeover;
+mod tenants;
 mod wal;
 
 use std::time::Duration;
@@ -60,7 +61,10 @@ const MEASUREMENTS: [(&str, &str); 13] = [
     ("insert", "what the bell costs the application"),
     ("ingest", "webhooks taken in, beside a bare server and the same inserts"),
     ("burst", "many events at once for one idle endpoint, and what its window makes of it"),
-    ("isolation", "whether one hanging endpoint holds up nine others"),
+    (
+        "isolation",
+        "what a hanging endpoint costs nine others, and one tenant's load another tenant",
+    ),
     ("dead", "whether a dead endpoint with a long queue costs a healthy one anything"),
     ("pinned", "whether a transaction that stays open slows the relay down"),
     ("scale", "many rows, many endpoints, several relays"),

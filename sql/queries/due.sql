@@ -19,7 +19,7 @@ first as (
     order by d.endpoint_id, d.next_attempt_at, d.event_id limit 1
   ) next
 )
-select f.endpoint_id, e.revision,
+select f.endpoint_id, e.revision, e.tenant,
        date_part('epoch', greatest(least(f.next_attempt_at, clock.now + interval '1 year'), clock.now - interval '1 year') - clock.now) * 1000 as due_in_ms
 from first f
 cross join clock

@@ -6,7 +6,7 @@
 -- The one of secrets keeps PostgreSQL 16 and later from reading all secrets by their number, which spares the sort.
 --
 -- $1 endpoints  $2 now (null: the database's clock)
-select e.id, e.revision, e.enabled, e.url, e.body_format, e.headers,
+select e.id, e.revision, e.enabled, e.tenant, e.url, e.body_format, e.headers,
        date_part('epoch', e.timeout) * 1000 as timeout_ms,
        e.max_attempts,
        (select array_agg(date_part('epoch', d) * 1000 order by n)

@@ -1,6 +1,7 @@
 -- read_events: where routing stands, and the next events committed since. Writes nothing.
 -- Called by store::steps::read_events.
 -- Index: outbox_by_xid, in the partitions from $3 to tomorrow (the outbox takes no event that is dated an hour ahead).
+-- Passes over what was routed ahead of it (read_ahead).
 -- Takes no locks. While another relay takes one full step after the other, routing is left to it: it returns no event.
 --
 -- $1 relay  $2 most events  $3 no event to be routed is older  $4 now (null: the database's clock)
@@ -18,6 +19,7 @@ with span as materialized (
          last.number, last.floor_at, last.routed_at,
          last.after_id is not null and coalesce(last.relay_id <> $1::int, false)
            and last.routed_at > clock_timestamp() - interval '20 ms' as is_others,
+         exists (select from posthaste.routed_ahead) as has_ahead,
          coalesce($4::timestamptz, clock_timestamp()) as now
   from (select * from posthaste.routing order by number desc limit 1) last
 ),
@@ -68,6 +70,7 @@ from (
       and o.created_at >= $3::timestamptz
       -- Not a day, which the calendar of the session's time zone would be asked about for each event.
       and o.created_at < now() + interval '24 hours'
+      and (not span.has_ahead or not posthaste_internal.is_ahead(o.id))
     order by o.xid, o.id
     limit $2::bigint
   ) e

@@ -3,6 +3,7 @@
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow (the outbox takes no event that is dated an
 -- hour ahead); endpoints_by_route.
 -- Nested loops are off for it (ROUTER_PLANS): `offset 0` keeps a lookup by index from becoming a join.
+-- Passes over what was routed ahead of it (read_ahead).
 -- Locks: posthaste.routers, for the statement; nothing else that exists already.
 -- The new cursor's primary key admits one router: a second one inserts nothing and returns nothing.
 --
@@ -22,6 +23,7 @@ span as materialized (
          case when last.after_id is null then last.number + 1 else coalesce(last.span_number, last.number) end as number,
          last.number as last_number, last.floor_at, last.mark_xid, last.mark_at, last.routed_at,
          last.system_identifier, last.database_oid,
+         exists (select from posthaste.routed_ahead) as has_ahead,
          coalesce($4::timestamptz, clock_timestamp()) as now
   from router
   cross join lateral (select * from posthaste.routing order by number desc limit 1) last
@@ -54,6 +56,7 @@ event as materialized (
       and pg_visible_in_snapshot(o.xid, span.until)
       and o.created_at >= $5::timestamptz
       and o.created_at < now() + interval '1 day'
+      and (not span.has_ahead or not posthaste_internal.is_ahead(o.id))
     order by o.xid, o.id
     limit $3::bigint
   ) e

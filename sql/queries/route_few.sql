@@ -2,7 +2,8 @@
 -- store::routing::route_few.
 -- Its plan has a third of the nodes, and starting and ending a plan is most of such a look (docs/decisions/0017).
 -- It leaves to route, untouched: many events, a span that is not finished, an event for one endpoint or in a line,
--- an endpoint with a filter (which is asked where no other endpoint waits for it), more than there is room for.
+-- an endpoint with a filter (which is asked where no other endpoint waits for it), events that were routed ahead, more
+-- than there is room for.
 -- Index: outbox_by_xid, in the partitions from $5 to tomorrow; endpoints_by_route.
 -- Locks and cursor: as route.
 --
@@ -63,7 +64,8 @@ owed as materialized (
 ),
 step as materialized (
   select span.*, chunk.events, owed.deliveries, owed.matched, owed.waiting,
-         span.after_id is null and chunk.is_usual and owed.is_usual as is_usual
+         span.after_id is null and chunk.is_usual and owed.is_usual
+         and not exists (select from posthaste.routed_ahead) as is_usual
   from span
   cross join chunk
   cross join (

@@ -1,6 +1,7 @@
 -- set_aside_event: which event is the next to be routed; and passes it, if it is the one that is to be set aside.
 -- Called by store::set_aside::next_event and set_aside_event.
 -- Index: routing_pkey; outbox_by_xid, in the partitions from $2 to tomorrow. Locks: nothing that exists already.
+-- Passes over what was routed ahead of it (read_ahead).
 -- It reads nothing of the event but its number and time: the rest may be what fails. What endpoints are owed of it is
 -- made by posthaste_internal.route_by_endpoint, or nothing at all if that is what fails.
 --
@@ -12,7 +13,8 @@ with span as materialized (
          coalesce(last.after_xid, '0'::xid8) as after_xid,
          coalesce(last.after_id, -1) as after_id,
          last.number, last.span_number, last.after_id is not null as taken_up,
-         last.floor_at, last.mark_xid, last.mark_at, last.routed_at, last.system_identifier, last.database_oid
+         last.floor_at, last.mark_xid, last.mark_at, last.routed_at, last.system_identifier, last.database_oid,
+         exists (select from posthaste.routed_ahead) as has_ahead
   from (select * from posthaste.routing order by number desc limit 1) last
 ),
 range as materialized (
@@ -39,6 +41,7 @@ next as materialized (
       and pg_visible_in_snapshot(o.xid, span.until)
       and o.created_at >= $2::timestamptz
       and o.created_at < now() + interval '1 day'
+      and (not span.has_ahead or not posthaste_internal.is_ahead(o.id))
     order by o.xid, o.id
     limit 1
   ) e

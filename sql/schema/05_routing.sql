@@ -92,6 +92,24 @@ create trigger changes_of_endpoints_are_noted
   after insert or update or delete or truncate on posthaste.endpoints
   for each statement execute function posthaste_internal.note_endpoint_change();
 
+-- While one tenant's events are a long backlog, others' are routed ahead of the cursor. It passes over them when it
+-- comes to them, and then they are forgotten here.
+create table posthaste.routed_ahead (
+  event_id bigint primary key,
+  xid      xid8   not null
+);
+comment on table posthaste.routed_ahead is
+  'Events that were routed before the cursor came to them, since the backlog before them is another tenant''s. Empty, but for that.';
+comment on column posthaste.routed_ahead.event_id is 'The event.';
+comment on column posthaste.routed_ahead.xid is 'The transaction that inserted it: once the cursor has passed it, the row is trimmed.';
+
+-- Its cost is told too low, so that the plan of what reads events is the same with it: by transaction, not by what is
+-- here. It is asked only while something is.
+create function posthaste_internal.is_ahead(event bigint) returns boolean
+  language sql stable parallel safe cost 1
+  return exists (select from posthaste.routed_ahead a where a.event_id = is_ahead.event);
+comment on function posthaste_internal.is_ahead is 'Whether an event was routed before the cursor came to it.';
+
 create function posthaste_internal.is_routed(
   xid xid8, event bigint, since pg_snapshot, until pg_snapshot, after_xid xid8, after_id bigint
 ) returns boolean
@@ -144,7 +162,8 @@ begin
   select count(*) into events from posthaste.outbox where xid = pg_current_xact_id();
   -- Not routed are this transaction, all later ones, and those that are open now and may still insert.
   floor_at := coalesce((select min(created_at) from posthaste.outbox where xid = pg_current_xact_id()), clock_timestamp());
-  -- The numbers of transactions that changed endpoints mean nothing here either.
+  -- The numbers of transactions mean nothing here either.
+  delete from posthaste.routed_ahead;
   delete from posthaste.endpoint_changes;
   insert into posthaste.endpoint_changes values ('0'), (pg_current_xact_id());
   insert into posthaste.routing

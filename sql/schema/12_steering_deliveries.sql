@@ -268,6 +268,7 @@ begin
   if not exists (select from posthaste.deliveries d where d.event_id = event) then
     o := posthaste_internal.known_event(event);
     if not (select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
+                   or exists (select from posthaste.routed_ahead a where a.event_id = o.id)
               from posthaste.routing r order by r.number desc limit 1) then
       raise exception 'event % is not routed yet', event
         using errcode = 'object_not_in_prerequisite_state', hint = 'Cancel it once a relay has routed it.';

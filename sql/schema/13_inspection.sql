@@ -185,6 +185,8 @@ select o.id as event_id, o.event_type, o.tenant, o.created_at
        and (r.after_id is null or (o.xid, o.id) > (r.after_xid, r.after_id)
             or not pg_visible_in_snapshot(o.xid, r.until))
        and o.created_at >= r.floor_at - interval '1 day'
+       -- Not a join, which would read them in another order.
+       and (select a.event_id from posthaste.routed_ahead a where a.event_id = o.id) is null
      order by o.xid, o.id) o;
 comment on view posthaste.unrouted_events is 'Events that have been committed and are not routed yet.';
 
@@ -319,6 +321,7 @@ declare
   earliest constant timestamptz := o.created_at - interval '1 hour';
   routed boolean := (
     select posthaste_internal.is_routed(o.xid, o.id, r.since, r.until, r.after_xid, r.after_id)
+           or exists (select from posthaste.routed_ahead a where a.event_id = o.id)
       from posthaste.routing r order by r.number desc limit 1);
 begin
   return query

@@ -40,6 +40,7 @@ begin atomic
       -- Older events have been routed: the index on xid passes them over.
       on o.xid >= pg_snapshot_xmin(case when last.after_id is null then last.until else last.since end)
      and not posthaste_internal.is_routed(o.xid, o.id, last.since, last.until, last.after_xid, last.after_id)
+     and not exists (select from posthaste.routed_ahead a where a.event_id = o.id)
    where o.created_at >= stalled_routing.since
      and o.created_at < clock_timestamp() - stalled_routing.patience
      and (last.routed_at < clock_timestamp() - stalled_routing.patience

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::endpoint::EndpointId;
+use super::header::bytes_of_pairs;
 
 /// `posthaste.outbox.id`.
 pub type EventId = i64;
@@ -15,9 +16,6 @@ pub struct NextEvent {
     /// Names its partition.
     pub created_at: Timestamp,
 }
-
-/// Bytes that a header takes besides its text.
-const PAIR: usize = size_of::<(String, String)>();
 
 /// A claimed delivery with its event: everything that one attempt needs besides the endpoint.
 #[derive(Debug, Clone)]
@@ -60,7 +58,6 @@ impl Delivery {
     /// The bytes that it takes of the memory for events.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let pair = |(name, value): &(String, String)| name.len() + value.len() + PAIR;
-        self.payload.len() + self.headers.iter().map(pair).sum::<usize>()
+        self.payload.len() + bytes_of_pairs(&self.headers)
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::secret::Secret;
+use super::tenant::Tenant;
 
 /// `posthaste.endpoints.id`.
 pub type EndpointId = i64;
@@ -15,6 +16,7 @@ pub struct Endpoint {
     /// Changes with every change of the endpoint or its secrets: a cached copy of another revision
     /// must not be used.
     pub revision: i64,
+    pub tenant: Option<Tenant>,
     pub url: String,
     pub body_format: BodyFormat,
     /// The endpoint's own headers, sent after ours; they can replace none of ours.
@@ -42,6 +44,7 @@ impl Endpoint {
         Self {
             id,
             revision,
+            tenant: None,
             url: String::new(),
             body_format: BodyFormat::default(),
             headers: Vec::new(),

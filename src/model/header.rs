@@ -1,5 +1,13 @@
 //! Which header names are the relay's own, also to receivers that take one name for another.
 
+/// Bytes that headers take in memory.
+#[must_use]
+pub fn bytes_of_pairs(headers: &[(String, String)]) -> usize {
+    let pair =
+        |(name, value): &(String, String)| name.len() + value.len() + size_of::<(String, String)>();
+    headers.iter().map(pair).sum()
+}
+
 /// Whether a receiver may take one name for the other, both in lower case.
 ///
 /// CGI and what descends from it (WSGI, PHP, Rack) hands headers over as variables, in which `_`

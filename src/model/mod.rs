@@ -28,6 +28,7 @@ pub mod lane;
 pub mod rate;
 pub mod routing;
 pub mod share;
+pub mod tenant;
 pub mod window;
 
 // What is in which order, and by whom.

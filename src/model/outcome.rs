@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::header::bytes_of_pairs;
+
 /// The outcome of one HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -134,6 +136,13 @@ impl Outcome {
             Self::Unreachable { cause, .. } => Some(cause.as_str()),
             Self::Refused { why, .. } => Some(why.as_str()),
         }
+    }
+
+    /// The bytes of an answer that are kept until it is recorded.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Self::Answered(Answer { headers, body, .. }) = self else { return 0 };
+        body.len() + bytes_of_pairs(headers)
     }
 
     /// Details for the operator, shown beside the cause.

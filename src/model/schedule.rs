@@ -163,6 +163,7 @@ mod tests {
         Endpoint {
             id: 1,
             revision: 1,
+            tenant: None,
             url: "https://example.com/".to_owned(),
             body_format: BodyFormat::default(),
             headers: Vec::new(),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::attempt::JudgedAttempt;
 use super::claims::holdings::{Claim, HeldToken};
 use crate::model::endpoint::OnDead;
-use crate::model::outcome::Phases;
+use crate::model::outcome::{Outcome, Phases};
 use crate::model::verdict::{Decision, Verdict};
 use crate::store::attempts::Attempt;
 use crate::store::deliveries::ClaimKey;
@@ -129,6 +129,9 @@ impl Ended {
     fn without_event(mut self) -> Self {
         self.claim.delivery.payload = Bytes::new();
         self.claim.delivery.headers = Vec::new();
+        // What is kept of the answer takes its place.
+        let outcome = self.attempt().and_then(|attempt| attempt.outcome.as_ref());
+        self.claim.now_takes(outcome.map_or(0, Outcome::bytes));
         self
     }
 
@@ -164,5 +167,42 @@ impl Ended {
     #[must_use]
     pub fn key(&self) -> ClaimKey {
         ClaimKey::of(&self.claim.delivery)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::model::delivery::Delivery;
+    use crate::model::outcome::Answer;
+    use crate::model::verdict::unjudged;
+    use crate::relay::claims::holdings::Holdings;
+    use crate::relay::fault::tests::delivery;
+    use crate::store::routing::Claimed;
+
+    #[tokio::test]
+    async fn a_claim_takes_the_bytes_of_its_event_and_then_those_that_are_kept_of_the_answer() {
+        let holdings = Arc::<Holdings>::default();
+        let payload = Bytes::from(vec![b'x'; 5_000]);
+        let delivery = Delivery { payload, ..delivery("order.paid") };
+        let booked = holdings.book(1, vec![Claimed { delivery, cancelled: None }]);
+        assert_eq!(holdings.bytes(), 5_000);
+        let claim = booked.into_iter().next().unwrap().claim;
+        let answer = Answer { status: 500, body: vec![b'x'; 700], ..Answer::default() };
+        let sent = JudgedAttempt {
+            began: Clock.instant(),
+            took: Duration::ZERO,
+            phases: Phases::default(),
+            outcome: Outcome::Answered(answer),
+            verdict: unjudged(1),
+            on_dead: OnDead::Skip,
+        };
+        let ended = Ended::attempted(claim, sent);
+        assert_eq!((holdings.count(), holdings.bytes()), (1, 700));
+        drop(ended);
+        assert_eq!((holdings.count(), holdings.bytes()), (0, 0));
     }
 }

@@ -58,10 +58,11 @@ pub use self::attempt::JudgedAttempt;
 pub use self::claims::holdings::{Booked, Claim, ClaimTokens, Holdings};
 pub use self::claims::most_claims;
 pub use self::client::RelayError;
-pub use self::dispatch::{Stepped, route_in_steps};
+pub use self::dispatch::{Lookout, RoutedAhead, StepAhead, Stepped, route_ahead, route_in_steps};
 pub use self::ended::Ended;
 pub use self::judged::{Judged, judge};
 pub use self::limits::budget::share_of_requests;
+pub use self::limits::tenants::{Held, TenantHeld};
 
 /// For the last statements of a station: they take milliseconds, or the database is blocked.
 const LAST_WORDS: Duration = Duration::from_secs(2);

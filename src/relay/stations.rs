@@ -10,7 +10,7 @@ use super::attempt::Attempts;
 use super::brake::Brake;
 use super::claims::{Claims, most_claims};
 use super::database::{Backoff, Link};
-use super::dispatch::{BellSession, Dispatcher};
+use super::dispatch::{BellSession, Dispatcher, Lookout};
 use super::effects::Effects;
 use super::ended::{Ended, Results};
 use super::health::HealthNotes;
@@ -173,6 +173,7 @@ impl Common {
         Dispatcher {
             effects,
             recipients: Recipients::default(),
+            lookout: Lookout::default(),
             state: if lasting.is_careful() { state.carefully() } else { state },
             bell,
             database: Arc::clone(&self.database),

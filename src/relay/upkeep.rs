@@ -14,6 +14,7 @@ use crate::config::UpkeepSettings;
 use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
 use crate::store::StoreError;
+use crate::store::ahead::trim_ahead;
 use crate::store::received;
 use crate::store::upkeep::{
     cancel_orphans, drop_partitions, make_partitions, release_orphans, take_up_again, trim,
@@ -74,6 +75,7 @@ impl Upkeep {
         }
         self.lines.all();
         self.done("trim", trim(store, upkeep.outbox_retention).await);
+        self.done("trim", trim_ahead(store).await);
         self.done("trim_received", received::trim(store, upkeep.received_retention).await);
     }
 

@@ -9,7 +9,9 @@ use super::rows::{Claimed, delivery, millis};
 use super::run::Parameters;
 use super::{RelayId, Store, StoreError};
 use crate::model::delivery::{BatchPlace, Delivery, EventId};
+use crate::model::dispatch::ClaimRequest;
 use crate::model::endpoint::EndpointId;
+use crate::model::tenant::Tenant;
 
 const CLAIM: &str = include_str!("../../sql/queries/claim.sql");
 const BEGIN_SUSPECT: &str = include_str!("../../sql/queries/begin_suspect.sql");
@@ -26,8 +28,8 @@ pub struct DueClaims {
     pub is_cut: bool,
 }
 
-/// Claims due deliveries of these endpoints: at most the room of each and, unless a single
-/// delivery has more, at most this many bytes of events.
+/// Claims due deliveries as asked for and, unless a single delivery has more, at most this many
+/// bytes of events.
 ///
 /// `suspect`: one that two relays in a row have ended with may be among them.
 ///
@@ -37,12 +39,27 @@ pub async fn claim(
     store: &Store,
     relay: RelayId,
     token: i64,
-    endpoints: &[EndpointId],
-    rooms: &[i32],
-    (bytes, suspect): (i64, bool),
+    asked: &ClaimRequest,
+    (bytes, suspect): (usize, bool),
 ) -> Result<DueClaims, StoreError> {
-    let parameters: &Parameters<'_> =
-        &[&relay, &token, &store.now(), &endpoints, &rooms, &bytes, &suspect];
+    let rooms: Vec<i32> = asked.rooms.iter().copied().map(short).collect();
+    let of_endpoints: Vec<i64> = asked.bytes.iter().copied().map(long).collect();
+    let tenant_of: Vec<Option<i32>> =
+        asked.tenant_of.iter().map(|place| place.map(short)).collect();
+    let of_tenants: Vec<i64> = asked.tenants.iter().copied().map(long).collect();
+    let bytes = long(bytes);
+    let parameters: &Parameters<'_> = &[
+        &relay,
+        &token,
+        &store.now(),
+        &asked.endpoints,
+        &rooms,
+        &bytes,
+        &of_endpoints,
+        &tenant_of,
+        &of_tenants,
+        &suspect,
+    ];
     let rows = store.queue.query(CLAIM, "claim due deliveries", parameters).await?;
     let now = store.present.now();
     let is_cut = rows.first().is_some_and(|row| row.get("is_cut"));
@@ -73,6 +90,14 @@ pub async fn begin_suspect(
     let parameters: &Parameters<'_> = &[&relay, &event_id, &endpoint_id, &token];
     let begun = store.queue.execute(BEGIN_SUSPECT, "say that an attempt begins", parameters);
     Ok(begun.await? > 0)
+}
+
+fn short(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn long(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Names one claim.
@@ -152,6 +177,8 @@ pub struct Owed {
     pub endpoint_id: EndpointId,
     /// The endpoint's current revision.
     pub revision: i64,
+    /// The endpoint's.
+    pub tenant: Option<Tenant>,
     /// How long until the first of it is due.
     pub due_in: Duration,
     /// For how long the first of it has been due.
@@ -171,6 +198,7 @@ pub async fn due(store: &Store) -> Result<Vec<Owed>, StoreError> {
             Owed {
                 endpoint_id: row.get("endpoint_id"),
                 revision: row.get("revision"),
+                tenant: row.get::<_, Option<&str>>("tenant").map(Tenant::of),
                 due_in: millis(due_in),
                 overdue: millis(-due_in),
             }

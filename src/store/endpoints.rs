@@ -11,6 +11,7 @@ use super::{Store, StoreError};
 use crate::model::endpoint::{BodyFormat, Endpoint, EndpointId, OnDead};
 use crate::model::health::{Health, Left, State, Trouble, TroubleKind};
 use crate::model::secret::Secret;
+use crate::model::tenant::Tenant;
 use crate::model::window::Remembered;
 
 const ENDPOINTS: &str = include_str!("../../sql/queries/endpoints.sql");
@@ -60,6 +61,7 @@ fn known(row: &Row, id: EndpointId, revision: i64) -> Result<KnownEndpoint, toki
     let endpoint = Endpoint {
         id,
         revision,
+        tenant: row.try_get::<_, Option<&str>>("tenant")?.map(Tenant::of),
         url: row.try_get("url")?,
         body_format: match row.try_get("body_format")? {
             "event_payload" => BodyFormat::EventPayload,

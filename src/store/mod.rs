@@ -6,6 +6,7 @@
 //! check of a start to the next, are types of their own.
 
 pub mod adopt;
+pub mod ahead;
 pub mod attempts;
 mod batches;
 pub mod bell;
@@ -14,6 +15,7 @@ pub mod deliveries;
 pub mod doctor;
 pub mod endpoints;
 mod error;
+mod found;
 pub mod health;
 mod holders;
 mod loan;

@@ -6,17 +6,17 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
 
+pub use super::found::FoundEvent;
+use super::found::{ANNOUNCED, BYTES, Clocks, event};
 use super::routing::{RoutingStep, oldest};
-use super::rows::{Claimed, JsonText, texts};
 use super::run::Parameters;
 use super::statements::Seat;
 use super::{RelayId, Store, StoreError};
-use crate::model::delivery::{BatchPlace, Delivery, EventId};
+use crate::model::delivery::EventId;
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::{EventKind, Recipient};
+use crate::model::tenant::Tenant;
 
 const READ_EVENTS: &str = include_str!("../../sql/queries/read_events.sql");
 const OWED: &str = include_str!("../../sql/queries/owed.sql");
@@ -26,16 +26,14 @@ const WRITE_STEP: &str = include_str!("../../sql/queries/write_step.sql");
 
 /// The SQLSTATE of a statement that took too long.
 const OVERDUE: &str = "57014";
-/// A type of announcement: all of them are filtered alike.
-const ANNOUNCED: &str = "posthaste.delivery.dead";
 
 /// The connection on which one step is read and written.
 #[derive(Debug)]
 pub struct StepSession {
-    seat: Seat,
-    now: Option<Timestamp>,
+    pub(super) seat: Seat,
+    pub(super) now: Option<Timestamp>,
     /// By the relay's clock.
-    present: Timestamp,
+    pub(super) present: Timestamp,
 }
 
 /// What a step has found.
@@ -52,8 +50,8 @@ pub struct Found {
     /// Every transaction below this has ended.
     pub xmin: i64,
     pub floor: Timestamp,
-    since: String,
-    until: String,
+    pub(super) since: String,
+    pub(super) until: String,
     /// The snapshot in which it was read.
     pub seen: String,
     /// In the order in which they are routed.
@@ -62,28 +60,6 @@ pub struct Found {
     pub is_full: bool,
     /// Whether an event follows that cannot be read.
     pub is_unreadable: bool,
-}
-
-/// An event that is to be routed.
-#[derive(Debug, Clone)]
-pub struct FoundEvent {
-    pub id: EventId,
-    xid: i64,
-    pub event_type: String,
-    pub tenant: Option<String>,
-    /// The one endpoint that it names.
-    pub endpoint_id: Option<EndpointId>,
-    pub ordering_key: Option<String>,
-    pub created_at: Timestamp,
-    /// When it may be sent, if that is later than now, as Postgres writes it.
-    due_at: Option<String>,
-    expired: bool,
-    /// Its age counts from then, by the relay's clock.
-    aged_from: Timestamp,
-    /// Of payload and headers.
-    pub bytes: usize,
-    payload: bytes::Bytes,
-    headers: Vec<(String, String)>,
 }
 
 /// One delivery of a step: an event's place among those found, and the endpoint.
@@ -109,10 +85,10 @@ pub struct StepToWrite<'a> {
 }
 
 /// Deliveries as they are written.
-struct Columns {
-    events: Vec<EventId>,
-    endpoints: Vec<EndpointId>,
-    created: Vec<Timestamp>,
+pub(super) struct Columns {
+    pub(super) events: Vec<EventId>,
+    pub(super) endpoints: Vec<EndpointId>,
+    pub(super) created: Vec<Timestamp>,
 }
 
 /// What came of writing it.
@@ -260,6 +236,7 @@ impl StepSession {
             owed[n - 1].push(Recipient {
                 endpoint,
                 revision: row.get("revision"),
+                tenant: row.get::<_, Option<&str>>("tenant").map(Tenant::of),
                 ordered: row.get("ordered"),
                 filtered: row.get("filtered"),
                 flowing: row.get("flowing"),
@@ -383,137 +360,12 @@ impl StepSession {
 }
 
 impl Found {
-    fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
+    pub(super) fn columns(&self, deliveries: &[StepDelivery]) -> Columns {
         let event = |one: &StepDelivery| &self.events[one.event];
         Columns {
             events: deliveries.iter().map(|one| event(one).id).collect(),
             endpoints: deliveries.iter().map(|one| one.endpoint).collect(),
             created: deliveries.iter().map(|one| event(one).created_at).collect(),
-        }
-    }
-}
-
-impl FoundEvent {
-    /// Whether it is owed to the endpoint that it names only if that one's filter says so. See
-    /// `posthaste_internal.is_announcement`.
-    #[must_use]
-    pub fn is_announcement(&self) -> bool {
-        self.event_type == ANNOUNCED || self.event_type.starts_with("posthaste.endpoint.")
-    }
-
-    /// Whether it may be sent yet.
-    #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.due_at.is_none()
-    }
-
-    /// The event as one endpoint is to have it.
-    #[must_use]
-    pub fn claimed(
-        self,
-        (endpoint_id, revision): (EndpointId, i64),
-        token: i64,
-        place: BatchPlace,
-    ) -> Claimed {
-        Claimed {
-            delivery: Delivery {
-                event_id: self.id,
-                endpoint_id,
-                claim_token: token,
-                batch: Some(place),
-                attempt_count: 0,
-                endpoint_revision: revision,
-                event_type: self.event_type,
-                event_created_at: self.created_at,
-                ordering_key: None,
-                payload: self.payload,
-                headers: self.headers,
-                is_suspect: false,
-                due_at: self.aged_from,
-            },
-            cancelled: self.expired.then(|| "expired".to_owned()),
-        }
-    }
-}
-
-/// What the database's clock said at the moment for which the relay's said the other.
-#[derive(Debug, Clone, Copy)]
-struct Clocks {
-    database: Timestamp,
-    relay: Timestamp,
-}
-
-/// Where the columns of an event begin: what comes before is the step's.
-const EVENT: usize = 11;
-const BYTES: usize = EVENT + 10;
-
-/// Reads by place, since names are looked up one by one. `None`: the event's payload was left out.
-fn event(row: &Row, clocks: Clocks) -> Result<Option<FoundEvent>, StoreError> {
-    let id = row.get(EVENT);
-    let read = || {
-        let headers = row.try_get::<_, Option<serde_json::Value>>(EVENT + 12)?;
-        let Some(JsonText(payload)) = row.try_get(EVENT + 11)? else { return Ok(None) };
-        let created_at = row.try_get(EVENT + 6)?;
-        let due_at: Option<String> = row.try_get(EVENT + 7)?;
-        let aged_from = if due_at.is_some() {
-            clocks.relay
-        } else {
-            clocks.aged_from(row.try_get::<_, Option<Timestamp>>(EVENT + 8)?.unwrap_or(created_at))
-        };
-        Ok(Some(FoundEvent {
-            id,
-            xid: row.try_get::<_, Xid>(EVENT + 1)?.0,
-            event_type: row.try_get(EVENT + 2)?,
-            tenant: row.try_get(EVENT + 3)?,
-            endpoint_id: row.try_get(EVENT + 4)?,
-            ordering_key: row.try_get(EVENT + 5)?,
-            created_at,
-            due_at,
-            expired: row.try_get(EVENT + 9)?,
-            aged_from,
-            bytes: usize::try_from(row.try_get::<_, i32>(BYTES)?).unwrap_or(usize::MAX),
-            payload,
-            headers: headers.map(|headers| texts(&headers)).unwrap_or_default(),
-        }))
-    };
-    read().map_err(StoreError::unreadable("event", id))
-}
-
-impl Clocks {
-    /// A moment of the database's clock by the relay's, or now, if it is still to come. A wrong
-    /// clock of the relay cancels out.
-    fn aged_from(self, moment: Timestamp) -> Timestamp {
-        let age = Duration::try_from(self.database.duration_since(moment)).unwrap_or_default();
-        self.relay.saturating_sub(age).unwrap_or(Timestamp::MIN)
-    }
-}
-
-/// A transaction's number.
-struct Xid(i64);
-
-impl<'a> FromSql<'a> for Xid {
-    fn from_sql(
-        ty: &Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        i64::from_sql(ty, raw).map(Self)
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::XID8
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_as_old_by_the_relays_clock_as_by_the_databases() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let clocks = Clocks { database: at(1_000), relay: at(5_000) };
-        for (moment, expected) in [(990, 4_990), (1_000, 5_000), (1_001, 5_000)] {
-            assert_eq!(clocks.aged_from(at(moment)), at(expected), "{moment}");
         }
     }
 }

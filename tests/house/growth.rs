@@ -8,7 +8,11 @@ use crate::support::{TestDatabase, value};
 
 /// Statements that are given many endpoints: `%` stands for their numbers, `%x` for as many x.
 const OF_ENDPOINTS: [(&str, &str, &str); 3] = [
-    ("claim", include_str!("../../sql/queries/claim.sql"), "1, 1, null, %, %9, 1000000, true"),
+    (
+        "claim",
+        include_str!("../../sql/queries/claim.sql"),
+        "1, 1, null, %, %9, 1000000, %999, %null, null, true",
+    ),
     ("endpoints", include_str!("../../sql/queries/endpoints.sql"), "%, null"),
     (
         "note_health",

@@ -17,7 +17,7 @@ const QUEUE: [(&str, &str, &str, &[&str]); 10] = [
     (
         "claim",
         CLAIM,
-        "1, 1, null, '{1,2,3}', '{9,9,9}', 1000, true",
+        "1, 1, null, '{1,2,3}', '{9,9,9}', 1000, '{99,99,99}', '{0,null,0}', '{500}', true",
         &["deliveries_due", "deliveries_pkey"],
     ),
     ("due", include_str!("../../sql/queries/due.sql"), "null", &["deliveries_due"]),
@@ -272,7 +272,21 @@ async fn a_line_that_is_not_there_is_not_looked_for_among_all_others() {
 async fn claim(client: &Client, statement: &tokio_postgres::Statement, token: i64) -> Vec<i64> {
     let now: Option<jiff::Timestamp> = None;
     let rows = client
-        .query(statement, &[&1i32, &token, &now, &vec![1i64], &vec![10i32], &i64::MAX, &true])
+        .query(
+            statement,
+            &[
+                &1i32,
+                &token,
+                &now,
+                &vec![1i64],
+                &vec![10i32],
+                &i64::MAX,
+                &vec![i64::MAX],
+                &vec![None::<i32>],
+                &Vec::<i64>::new(),
+                &true,
+            ],
+        )
         .await
         .unwrap();
     rows.iter().map(|row| row.get("event_id")).collect()

@@ -7,18 +7,18 @@ use crate::support::TestDatabase;
 
 /// The statements of a step: name, text, arguments, and the indexes that it rides on besides those
 /// of the outbox.
-const STEPS: [(&str, &str, &str, &[&str]); 5] = [
+const STEPS: [(&str, &str, &str, &[&str]); 7] = [
     (
         "read_events",
         include_str!("../../sql/queries/read_events.sql"),
         "1, 500, now() - interval '1 day', null, 1000000",
-        &["routing_pkey"],
+        &["routed_ahead_pkey", "routing_pkey"],
     ),
     (
         "set_aside_event",
         include_str!("../../sql/queries/set_aside_event.sql"),
         "1, now() - interval '1 day', 1, null, '', false, '{}'",
-        &["routing_pkey"],
+        &["routed_ahead_pkey", "routing_pkey"],
     ),
     (
         "owed",
@@ -36,6 +36,19 @@ const STEPS: [(&str, &str, &str, &[&str]); 5] = [
         "write_step",
         include_str!("../../sql/queries/write_step.sql"),
         "1, 1, 0, '9:9:', '9:9:', null, null, 1, 1, 0, '9:9:', null, \
+         '{1}', '{1}', '{now}', 1, 1, '{1}', '{1}', '{now}', '{null}'",
+        &["endpoint_changes_pkey", "routing_pkey"],
+    ),
+    (
+        "read_ahead",
+        include_str!("../../sql/queries/read_ahead.sql"),
+        "20000, now() - interval '1 day', null, null, null, null, null, 100, 1000, 1000000, null",
+        &["endpoints_pkey", "routing_pkey"],
+    ),
+    (
+        "write_ahead",
+        include_str!("../../sql/queries/write_ahead.sql"),
+        "1, 1, 0, '{1}', '{9}', 1, 0, '9:9:', null, \
          '{1}', '{1}', '{now}', 1, 1, '{1}', '{1}', '{now}', '{null}'",
         &["endpoint_changes_pkey", "routing_pkey"],
     ),

@@ -7,6 +7,7 @@ use posthaste::clock::Clock;
 use posthaste::model::delivery::Delivery;
 use posthaste::model::outcome::{Answer, Outcome, Phases};
 use posthaste::model::routing::{LaneRoom, Recipients, StepRoom};
+use posthaste::model::tenant::TenantRoom;
 use posthaste::model::verdict::{Decision, Verdict};
 use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::attempts::{Attempt, Commit, record};
@@ -42,10 +43,11 @@ impl Ground {
         let way = Database::parse(&database.url(), None, None, PATIENCE).unwrap();
         let store = Store::open(way, 1, PATIENCE).unwrap();
         let floor = floor(&store).await.unwrap();
-        let lane = |_| Some(LaneRoom { room: 100, held: 0, flows: true });
+        let lane = |_| Some(LaneRoom { room: 100, bytes: 1_000_000, held: 0, flows: true });
         let room = StepRoom {
             lane: &lane,
             of_others: 100,
+            tenant: &|tenant| TenantRoom { tenant, claims: 100, bytes: 1_000_000 },
             in_all: 100,
             bytes: 1_000_000,
             may_overflow: false,

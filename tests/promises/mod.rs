@@ -2,6 +2,7 @@
 
 mod journey;
 
+mod ahead;
 mod bad_input;
 mod batches;
 mod bell;
@@ -19,6 +20,7 @@ mod retries;
 mod rules;
 mod several_relays;
 mod stops;
+mod tenants;
 mod windows;
 
 mod brake;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use posthaste::model::routing::{EventKind, LaneRoom, Recipients, StepRoom};
+use posthaste::model::tenant::TenantRoom;
 use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::routing::{Claimed, RoutingRoom, floor, route};
 use posthaste::store::steps::{
@@ -64,7 +65,14 @@ async fn ground(endpoints: &str) -> (TestDatabase, Client, Store, Timestamp) {
 }
 
 fn ample(lane: &(dyn Fn(i64) -> Option<LaneRoom> + Send + Sync)) -> StepRoom<'_> {
-    StepRoom { lane, of_others: 100, in_all: 1000, bytes: 1_000_000, may_overflow: false }
+    StepRoom {
+        lane,
+        of_others: 100,
+        tenant: &|tenant| TenantRoom { tenant, claims: 1000, bytes: 1_000_000 },
+        in_all: 1000,
+        bytes: 1_000_000,
+        may_overflow: false,
+    }
 }
 
 async fn publish(client: &Client, events: u32) {
@@ -129,7 +137,7 @@ async fn a_step_without_room_for_all_goes_on_where_it_ended() {
     let mut known = Recipients::default();
     let mut events = Vec::new();
     for (token, room) in (BY.1..).zip([3, 0, 2, 9]) {
-        let lane = move |_| Some(LaneRoom { room, held: 1, flows: true });
+        let lane = move |_| Some(LaneRoom { room, bytes: 1_000_000, held: 1, flows: true });
         let by = (BY.0, token);
         let stepped = route_in_steps(&store, by, MANY, floor, &ample(&lane), &mut known).await;
         match stepped.unwrap() {
@@ -199,7 +207,7 @@ async fn a_step_ends_before_an_event_that_is_much_larger_and_the_next_begins_wit
                  select 'x', to_json(repeat('x', case n when 3 then 1994 else 94 end)) \
                  from generate_series(1, 9) n";
     client.batch_execute(mixed).await.unwrap();
-    let lane = |_| Some(LaneRoom { room: 100, held: 1, flows: true });
+    let lane = |_| Some(LaneRoom { room: 100, bytes: 1_000_000, held: 1, flows: true });
     let mut known = Recipients::default();
     let mut taken = Vec::new();
     for token in 1..=4 {

@@ -2,7 +2,6 @@
 //! judged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -15,7 +14,7 @@ use posthaste::model::outcome::Outcome;
 use posthaste::model::schedule::Schedule;
 use posthaste::model::share::{EndpointShare, Share};
 use posthaste::model::verdict::{self, Verdict, VerdictPolicy};
-use posthaste::relay::Claim;
+use posthaste::relay::{Claim, Held};
 use posthaste::store::endpoints::KnownEndpoint;
 use posthaste::store::health::Note;
 
@@ -46,7 +45,7 @@ pub struct Lane {
     pub state: LaneState<Claim>,
     endpoint: Endpoint,
     /// Claims that are in it: queued, in flight or not yet recorded.
-    claimed: Arc<AtomicUsize>,
+    held: Arc<Held>,
     /// When it was last handed a claim, or an attempt ended.
     pub used_at: Instant,
     /// Nothing has come of it that is not noted. (A relay notes every second, long before it
@@ -63,7 +62,7 @@ impl Lane {
         if let Some(learnt) = window {
             state.recall(learnt);
         }
-        Self { state, endpoint, claimed: Arc::default(), used_at: now, is_noted: true }
+        Self { state, endpoint, held: Arc::default(), used_at: now, is_noted: true }
     }
 
     pub fn reopen(&mut self, known: KnownEndpoint, config: &Config, share: Share, now: Instant) {
@@ -77,12 +76,12 @@ impl Lane {
     }
 
     pub fn claimed(&self) -> usize {
-        self.claimed.load(Ordering::Relaxed)
+        self.held.claims()
     }
 
     /// Counts a claim until that is dropped.
     pub fn enter(&self, claim: &mut Claim) {
-        claim.enter(&self.claimed);
+        claim.enter(&self.held, None);
     }
 
     pub fn push(&mut self, mut claim: Claim, now: Instant) {

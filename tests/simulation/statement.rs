@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use posthaste::model::dispatch::{ClaimRequest, RouteBy};
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::routing::{Cut, LaneRoom, Recipients, StepRoom};
+use posthaste::model::tenant::TenantRoom;
 use posthaste::relay::{Stepped, route_in_steps};
 use posthaste::store::attempts::{Attempt, Commit, RecordedDeliveries, record};
 use posthaste::store::deliveries::{
@@ -41,7 +42,7 @@ pub enum Statement {
     Claim {
         token: i64,
         asked: ClaimRequest,
-        bytes: i64,
+        bytes: usize,
     },
     Endpoints {
         ids: Vec<EndpointId>,
@@ -192,10 +193,7 @@ impl Statement {
             Self::Floor => Done::Floor(floor(store).await?),
             Self::Look(look) => look.run(store, relay).await?,
             Self::Claim { token, asked, bytes } => {
-                let (ids, rooms) = (&asked.endpoints, asked.rooms.iter());
-                let rooms: Vec<_> =
-                    rooms.map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
-                let claims = claim(store, relay, *token, ids, &rooms, (*bytes, true)).await?;
+                let claims = claim(store, relay, *token, asked, (*bytes, true)).await?;
                 // As if each were sent at once.
                 for one in claims.claimed.iter().filter(|one| one.delivery.is_suspect) {
                     begin_suspect(store, relay, ClaimKey::of(&one.delivery)).await?;
@@ -274,6 +272,7 @@ impl Look {
         let room = StepRoom {
             lane: &|id| self.lanes.get(&id).copied(),
             of_others: count(self.of_others.into()),
+            tenant: &|tenant| TenantRoom { tenant, claims: usize::MAX, bytes: usize::MAX },
             in_all: count(self.in_all.into()),
             bytes: count(self.bytes),
             may_overflow: self.overflow,

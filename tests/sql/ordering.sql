@@ -36,7 +36,7 @@ begin
 end $$;
 
 -- a claim takes those that have their turn, and no other
-execute claim(1, 2, null, '{1}', '{10}', 1000000, true);
+execute claim(1, 2, null, '{1}', '{10}', 1000000, '{1000000}', '{null}', '{}', true);
 do $$
 begin
   assert pg_temp.states() = '1 sending, 2 in line, 3 sending, 4 in line, 5 sending', pg_temp.states();

@@ -149,7 +149,7 @@ set local role posthaste_relay;
 insert into posthaste.relays (name, version) values ('one', '0');
 execute route(1, 1, 500, null, now() - interval '1 day', '{}', '{}', 9, 1000, 100000);
 execute release(1, '{1}', '{1}', '{1}', '{1}', '{0}');
-execute claim(1, 2, null, '{1}', '{9}', 1000, true);
+execute claim(1, 2, null, '{1}', '{9}', 1000, '{1000}', '{null}', '{}', true);
 execute release_orphans(1, '{}', 1);
 execute retake(1, now());
 execute endpoints('{1}', null);

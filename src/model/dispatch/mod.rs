@@ -7,6 +7,7 @@
 //! [`Dispatch::next`] names the next step; the dispatcher performs it and tells what came of it.
 //! A claim that fails does not keep new events from being routed; any other error ends the round.
 
+mod ahead;
 mod culprit;
 mod outcomes;
 mod sleep;
@@ -21,9 +22,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use self::ahead::Ahead;
+pub use self::ahead::LookedAhead;
 pub use self::culprit::{RouteBlame, RouteFailure, RouteSuspects};
+pub use self::outcomes::ENDPOINTS_PER_CLAIM;
 pub use self::sleep::Sleep;
-pub use self::step::{ClaimRequest, DispatchSettings, Facts, Reason, RouteBy, RoutedStep, Step};
+pub use self::step::{
+    ClaimRequest, ClaimRoom, DispatchSettings, Facts, Reason, RouteBy, RoutedStep, Step,
+};
 pub use self::suspects::{Blame, Suspects};
 pub use self::uncertain::UncertainClaims;
 use super::endpoint::EndpointId;
@@ -77,6 +83,7 @@ pub struct Dispatch {
     has_polled: bool,
     /// The last step of routing was full.
     backlog: Option<Backlog>,
+    ahead: Ahead,
     routed_at: Instant,
     /// Deliveries per event, lately.
     fan_out: f64,
@@ -103,6 +110,7 @@ enum Point {
     TellOthers,
     Claim,
     Look,
+    Ahead,
     /// After a look.
     Rise,
     Rest,
@@ -141,6 +149,7 @@ impl Dispatch {
             is_poll_asked_for: false,
             has_polled: false,
             backlog: None,
+            ahead: Ahead::default(),
             routed_at: now,
             fan_out: 1.0,
             unusual_until: now,
@@ -176,7 +185,8 @@ impl Dispatch {
                 Point::Poll => Point::TellOthers,
                 Point::TellOthers => Point::Claim,
                 Point::Claim => Point::Look,
-                Point::Look => Point::Rise,
+                Point::Look => Point::Ahead,
+                Point::Ahead => Point::Rise,
                 Point::Rise if self.failed => Point::BackOff,
                 Point::Rise => Point::Rest,
                 Point::Rest | Point::BackOff => Point::Disown,
@@ -206,6 +216,10 @@ impl Dispatch {
                 (is_time && self.lanes_are_ready(now, facts)).then(|| {
                     if self.floor.is_none() { Step::ReadFloor } else { self.route(now, facts) }
                 })
+            }
+            Point::Ahead => {
+                let at = self.ahead_at(now, facts);
+                at.filter(|at| *at <= now).map(|_| Step::RouteAhead)
             }
             Point::Rise if std::mem::take(&mut self.rises) => Some(Step::Silence),
             Point::Rise => self.sleep.is_tired().then_some(Step::Arm),
@@ -307,6 +321,12 @@ impl Dispatch {
         self.backlog.as_ref().is_some_and(|backlog| backlog.left.is_some())
     }
 
+    /// When to look ahead of the cursor; `None`: nothing holds up others.
+    fn ahead_at(&self, now: Instant, facts: &Facts) -> Option<Instant> {
+        self.backlog.as_ref()?;
+        Some(self.ahead.next(self.lanes_are_ready(now, facts)).unwrap_or(now))
+    }
+
     fn rest(&self, now: Instant, facts: &Facts) -> Step {
         if self.claims_again {
             return Step::Rest { until: now, reason: Reason::Other };
@@ -322,7 +342,8 @@ impl Dispatch {
             }
         });
         let tell_at = facts.others_are_to_know.then_some(self.tell_at);
-        let others = [look_at, facts.due_at, tell_at, self.reconnect_at()];
+        let ahead_at = self.ahead_at(now, facts);
+        let others = [look_at, ahead_at, facts.due_at, tell_at, self.reconnect_at()];
         let until = others.into_iter().flatten().fold(self.poll_at, Instant::min);
         let reason = if until == self.poll_at && self.is_poll_asked_for {
             Reason::Other
@@ -346,6 +367,12 @@ impl Dispatch {
     #[must_use]
     pub fn fed(&self) -> &[EndpointId] {
         self.backlog.as_ref().map_or(&[], |backlog| &backlog.fed)
+    }
+
+    /// Whether a backlog is being routed.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.backlog.is_some()
     }
 
     /// The endpoints of the events that the last step of routing left, for want of room.

@@ -1,23 +1,31 @@
 //! Takes in what a step gave.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::ahead::{Ahead, LookedAhead};
 use super::step::{INTERVALS_BEHIND_THE_BELL, RouteBy};
 use super::{
-    Backlog, Blame, ClaimRequest, Dispatch, FEW, Point, RouteBlame, RouteFailure, RoutedStep, sleep,
+    Backlog, Blame, ClaimRequest, ClaimRoom, Dispatch, FEW, Point, RouteBlame, RouteFailure,
+    RoutedStep, sleep,
 };
 use crate::model::delivery::NextEvent;
 use crate::model::due::Due;
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::Cut;
+use crate::model::tenant::Tenant;
 
 /// Endpoints that one claim looks at.
-pub(super) const ENDPOINTS_PER_CLAIM: usize = 500;
+pub const ENDPOINTS_PER_CLAIM: usize = 500;
 /// After events that are left to the whole statement. Unusual events seldom come alone, and a
 /// try costs the database as much as a look.
 const UNUSUAL_PAUSE: Duration = Duration::from_secs(1);
+/// After a claim that had no bytes left for any delivery of an endpoint.
+const CUT_PAUSE: Duration = Duration::from_millis(20);
+/// After a look ahead that failed.
+const FAILED_LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// After a step that had no room for its first event. Room comes with each attempt that ends, and a
 /// step for each of them would be many.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(2);
@@ -66,15 +74,16 @@ impl Dispatch {
     }
 
     /// Chooses what to claim: of endpoints that are due as much as each has room for, at most
-    /// `room` in all.
+    /// `room` in all, and of a tenant's endpoints together no more than that has room for.
     pub fn ask(
         &self,
         due: &Due,
         mut room: usize,
-        room_of: impl Fn(EndpointId) -> usize,
+        room_of: impl Fn(EndpointId) -> ClaimRoom,
         now: Instant,
     ) -> ClaimRequest {
         let mut asked = ClaimRequest::default();
+        let mut tenants: HashMap<Tenant, (usize, usize)> = HashMap::new();
         room = room.min(self.suspects.most());
         for endpoint in due.due(now) {
             if asked.endpoints.len() == ENDPOINTS_PER_CLAIM || room == 0 {
@@ -83,11 +92,27 @@ impl Dispatch {
             if self.suspects.is_left_out(endpoint, now) {
                 continue;
             }
-            let most = room_of(endpoint).min(room);
+            let ClaimRoom { claims, bytes, tenant } = room_of(endpoint);
+            let mut most = claims.min(room);
+            // Its place, and what is left of its room.
+            let tenant = tenant.filter(|_| most > 0).map(|of| {
+                tenants.entry(of.tenant).or_insert_with(|| {
+                    asked.tenants.push(of.bytes);
+                    (asked.tenants.len() - 1, of.claims)
+                })
+            });
+            if let Some((_, left)) = &tenant {
+                most = most.min(*left);
+            }
             if most > 0 {
                 room -= most;
                 asked.endpoints.push(endpoint);
                 asked.rooms.push(most);
+                asked.bytes.push(bytes);
+                asked.tenant_of.push(tenant.map(|(place, left)| {
+                    *left -= most;
+                    *place
+                }));
             }
         }
         asked
@@ -101,14 +126,21 @@ impl Dispatch {
         claimed: impl Fn(EndpointId) -> usize,
         is_cut: bool,
         due: &mut Due,
+        now: Instant,
     ) {
         // More may be due than was asked for.
         self.claims_again |= self.suspects.are_sought();
         self.suspects.clear(&asked.endpoints);
         for (endpoint, room) in asked.endpoints.iter().zip(&asked.rooms) {
             // Fewer than asked for: nothing more is due, as far as the relay can see.
-            if !is_cut && claimed(*endpoint) < *room {
+            let claimed = claimed(*endpoint);
+            if !is_cut && claimed < *room {
                 due.remove(*endpoint);
+            }
+            // Its next is larger than what is left for it.
+            if is_cut && claimed == 0 {
+                due.remove(*endpoint);
+                due.put(*endpoint, now + CUT_PAUSE);
             }
         }
     }
@@ -157,7 +189,7 @@ impl Dispatch {
     /// A step of routing has succeeded, at `at`; by `now`, what it claimed is in the lanes. `None`:
     /// another relay was routing.
     pub fn routed(&mut self, routed: Option<RoutedStep>, at: Instant, now: Instant) {
-        self.at = Point::Rise;
+        self.at = Point::Ahead;
         self.routed_at = at;
         if routed.is_some() {
             self.culprits.succeeded();
@@ -188,7 +220,7 @@ impl Dispatch {
     /// A step of routing found a lane full before its first event, and routed nothing; `finished`
     /// attempts have come to an end in that lane by now.
     pub fn blocked(&mut self, cut: Cut, finished: u64, now: Instant) {
-        self.at = Point::Rise;
+        self.at = Point::Ahead;
         self.backlog = Some(Backlog { fed: vec![cut.full], finished, left: Some(cut.left) });
         self.look_at = Some(now + BLOCKED_PAUSE);
     }
@@ -216,6 +248,20 @@ impl Dispatch {
             self.look_at = Some(now);
         }
         blame
+    }
+
+    /// A look ahead of the cursor that began at `began` has ended at `now`.
+    pub fn looked_ahead(&mut self, looked: LookedAhead, began: Instant, now: Instant) {
+        self.at = Point::Rise;
+        self.ahead = Ahead::after(looked, now.saturating_duration_since(began), now);
+    }
+
+    /// A look has failed, and may have claimed something all the same. What it met may be of some
+    /// row: the cursor comes to it, and knows what to do.
+    pub fn look_ahead_failed(&mut self, now: Instant) {
+        self.uncertain.add(self.token, now);
+        self.ahead = Ahead::at(now + FAILED_LOOK_PAUSE);
+        self.failed();
     }
 
     /// The event that routing failed with, alone, is this one.

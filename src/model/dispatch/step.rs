@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::model::endpoint::EndpointId;
 use crate::model::routing::Cut;
+use crate::model::tenant::TenantRoom;
 
 /// While the bell is heard, the relay polls this much less often, to leave an idle database idle.
 pub(super) const INTERVALS_BEHIND_THE_BELL: u32 = 5;
@@ -61,6 +62,8 @@ pub enum Step {
         /// Full lanes were waited for long enough: what has no room is written to wait.
         overflow: bool,
     },
+    /// Route events ahead of the cursor, which others' backlog holds up.
+    RouteAhead,
     /// Keep the bell silent: no insert rings from then on.
     Silence,
     /// End the bell's silence: every insert rings from then on.
@@ -126,6 +129,17 @@ pub struct Facts {
     pub is_left_idle: bool,
 }
 
+/// How much may be claimed for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimRoom {
+    /// Deliveries.
+    pub claims: usize,
+    /// Bytes of payloads and headers; the last event may exceed them.
+    pub bytes: usize,
+    /// What its tenant's endpoints may claim together.
+    pub tenant: Option<TenantRoom>,
+}
+
 /// Asked for by a claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimRequest {
@@ -133,6 +147,12 @@ pub struct ClaimRequest {
     pub endpoints: Vec<EndpointId>,
     /// Deliveries of each.
     pub rooms: Vec<usize>,
+    /// Bytes of each; the last event may exceed them.
+    pub bytes: Vec<usize>,
+    /// The place of each endpoint's tenant in `tenants`, if it has one.
+    pub tenant_of: Vec<Option<usize>>,
+    /// Bytes of each tenant; the last event may exceed them.
+    pub tenants: Vec<usize>,
 }
 
 /// The result of a step of routing.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::filters::SlowFilters;
 use crate::model::endpoint::EndpointId;
+use crate::model::tenant::Tenant;
 
 /// Kinds that are remembered at most; beyond that, all are read again. A kind takes some hundred
 /// bytes.
@@ -27,6 +28,8 @@ pub struct Recipient {
     pub endpoint: EndpointId,
     /// The revision of the endpoint.
     pub revision: i64,
+    /// The endpoint's.
+    pub tenant: Option<Tenant>,
     /// Whether events of one ordering key follow one another.
     pub ordered: bool,
     /// Whether its filter is to be asked about each event.

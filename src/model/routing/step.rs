@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::recipients::Recipient;
 use crate::model::endpoint::EndpointId;
+use crate::model::lane::share_of_room;
+use crate::model::tenant::{Tenant, TenantRoom, share_in_tenant};
 
 /// As many events without an unusual one are worth a step of their own.
 const WORTH_A_STEP: usize = 64;
@@ -26,6 +28,8 @@ pub struct Owing {
 pub struct LaneRoom {
     /// Deliveries that may be claimed for it.
     pub room: usize,
+    /// Bytes of payloads and headers that may be; the last event may exceed them.
+    pub bytes: usize,
     /// Claims that it holds.
     pub held: usize,
     /// Whether it will have room as soon as attempts end: it is not paused, closed or another
@@ -48,6 +52,8 @@ pub struct StepRoom<'a> {
     pub lane: &'a (dyn Fn(EndpointId) -> Option<LaneRoom> + Send + Sync),
     /// Of one without a lane.
     pub of_others: usize,
+    /// What a tenant's endpoints may claim together.
+    pub tenant: &'a (dyn Fn(Tenant) -> TenantRoom + Send + Sync),
     /// Deliveries in all.
     pub in_all: usize,
     /// Bytes in all, of payloads and headers.
@@ -135,9 +141,22 @@ fn owed(let_through: &HashSet<(usize, usize)>, at: usize, event: &Owing) -> Vec<
     event.recipients.iter().enumerate().filter_map(is_owed).collect()
 }
 
+/// What an endpoint has that has no lane yet.
+fn first_room(room: &StepRoom<'_>, one: &Recipient, tenant: Option<TenantRoom>) -> LaneRoom {
+    let in_tenant = |left: Option<usize>| left.map_or(usize::MAX, |left| share_in_tenant(left, 0));
+    let claims = room.of_others.min(in_tenant(tenant.map(|tenant| tenant.claims)));
+    LaneRoom {
+        room: if one.flowing { claims } else { 0 },
+        bytes: share_of_room(room.bytes, 0).min(in_tenant(tenant.map(|tenant| tenant.bytes))),
+        held: 0,
+        flows: one.flowing,
+    }
+}
+
 /// A step that is being filled.
 struct Filling {
     lanes: HashMap<EndpointId, LaneRoom>,
+    tenants: HashMap<Tenant, TenantRoom>,
     /// Endpoints that have events here and nothing to do yet.
     idle: HashSet<EndpointId>,
     in_all: usize,
@@ -149,18 +168,19 @@ struct Filling {
 impl Filling {
     fn new(events: &[Owing], room: &StepRoom<'_>) -> Self {
         let mut lanes: HashMap<EndpointId, LaneRoom> = HashMap::new();
+        let mut tenants: HashMap<Tenant, TenantRoom> = HashMap::new();
         for one in events.iter().flat_map(|event| event.recipients.iter()) {
             lanes.entry(one.endpoint).or_insert_with(|| {
-                (room.lane)(one.endpoint).unwrap_or(LaneRoom {
-                    room: if one.flowing { room.of_others } else { 0 },
-                    held: 0,
-                    flows: one.flowing,
-                })
+                let tenant = one
+                    .tenant
+                    .map(|tenant| *tenants.entry(tenant).or_insert_with(|| (room.tenant)(tenant)));
+                (room.lane)(one.endpoint).unwrap_or_else(|| first_room(room, one, tenant))
             });
         }
         let idle = lanes.iter().filter(|(_, lane)| lane.is_idle()).map(|(id, _)| *id).collect();
         Self {
             lanes,
+            tenants,
             idle,
             in_all: room.in_all,
             bytes: room.bytes,
@@ -179,13 +199,22 @@ impl Filling {
         if !fits_in_all && self.in_all > 0 && self.plan.taken == 0 {
             return None;
         }
-        let endpoints = owed.iter().map(|place| event.recipients[*place].endpoint);
-        let full = endpoints.into_iter().find(|id| {
-            let lane = self.lanes[id];
-            lane.flows && (lane.room == 0 || !fits_in_all)
-        })?;
+        let full = owed
+            .iter()
+            .map(|place| &event.recipients[*place])
+            .find(|one| self.lanes[&one.endpoint].flows && (!self.has_room(one) || !fits_in_all))?;
+        let full = full.endpoint;
         let others_wait = self.idle.iter().any(|id| *id != full);
         (!others_wait || !fits_in_all).then_some(full)
+    }
+
+    /// Whether its lane and its tenant have room for one more.
+    fn has_room(&self, one: &Recipient) -> bool {
+        let lane = self.lanes[&one.endpoint];
+        let tenant = one.tenant.and_then(|tenant| self.tenants.get(&tenant));
+        lane.room > 0
+            && lane.bytes > 0
+            && tenant.is_none_or(|tenant| tenant.claims > 0 && tenant.bytes > 0)
     }
 
     /// The endpoints of these events whose lanes take more as attempts end.
@@ -199,14 +228,19 @@ impl Filling {
         self.plan.taken += 1;
         self.plan.unmatched += usize::from(owed.is_empty());
         for &place in owed {
-            let endpoint = event.recipients[place].endpoint;
-            let lane = self.lanes.get_mut(&endpoint).expect("every recipient's lane was asked");
-            let fits = lane.room > 0 && self.in_all > 0 && event.bytes <= self.bytes;
+            let one = &event.recipients[place];
+            let fits = self.has_room(one) && self.in_all > 0 && event.bytes <= self.bytes;
             if event.is_due && fits {
+                let lane = self.lanes.get_mut(&one.endpoint).expect("its lane was asked");
                 lane.room -= 1;
+                lane.bytes = lane.bytes.saturating_sub(event.bytes);
+                if let Some(tenant) = one.tenant.and_then(|tenant| self.tenants.get_mut(&tenant)) {
+                    tenant.claims -= 1;
+                    tenant.bytes = tenant.bytes.saturating_sub(event.bytes);
+                }
                 self.in_all -= 1;
                 self.bytes -= event.bytes;
-                self.idle.remove(&endpoint);
+                self.idle.remove(&one.endpoint);
                 self.plan.claimed.push((at, place));
             } else {
                 self.plan.waiting.push((at, place));

@@ -4,9 +4,17 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::model::endpoint::EndpointId;
+use crate::model::tenant::{Tenant, TenantRoom};
 
 fn recipient(endpoint: EndpointId) -> Recipient {
-    Recipient { endpoint, revision: 1, ordered: false, filtered: false, flowing: true }
+    Recipient {
+        endpoint,
+        revision: 1,
+        tenant: None,
+        ordered: false,
+        filtered: false,
+        flowing: true,
+    }
 }
 
 fn owing(recipients: &[Recipient]) -> Owing {
@@ -20,7 +28,7 @@ fn events(endpoints: &[EndpointId]) -> Vec<Owing> {
 
 /// A lane with room, and what it holds.
 fn lane(room: usize, held: usize) -> LaneRoom {
-    LaneRoom { room, held, flows: true }
+    LaneRoom { room, bytes: 10_000, held, flows: true }
 }
 
 fn step(events: &[Owing], lanes: &[(EndpointId, LaneRoom)]) -> StepPlan {
@@ -35,7 +43,9 @@ fn step_in(
 ) -> StepPlan {
     let lanes: HashMap<_, _> = lanes.iter().copied().collect();
     let lane = |id| lanes.get(&id).copied();
-    let room = StepRoom { lane: &lane, of_others: 2, in_all, bytes, may_overflow };
+    let tenant = |tenant| TenantRoom { tenant, claims: 3, bytes: 10_000 };
+    let tenant = &tenant;
+    let room = StepRoom { lane: &lane, of_others: 2, tenant, in_all, bytes, may_overflow };
     decide(events, &candidates(events).into_iter().collect(), &room)
 }
 
@@ -79,7 +89,7 @@ fn a_full_lane_does_not_keep_others_waiting_that_have_nothing_to_do() {
 
 #[test]
 fn what_waits_for_no_attempt_is_written_to_wait_at_once() {
-    let paused = LaneRoom { room: 0, held: 0, flows: false };
+    let paused = LaneRoom { flows: false, ..lane(0, 0) };
     let plan = step(&events(&[1, 2]), &[(1, paused)]);
     assert_eq!((plan.taken, plan.claimed, plan.waiting), (2, vec![(1, 0)], vec![(0, 0)]));
     let disabled = Recipient { flowing: false, ..recipient(3) };
@@ -113,12 +123,47 @@ fn a_step_keeps_within_the_relays_bounds() {
 }
 
 #[test]
+fn what_a_tenants_endpoints_claim_is_bounded_together_and_leaves_others_alone() {
+    let acme = |endpoint| Recipient { tenant: Some(Tenant::of("acme")), ..recipient(endpoint) };
+    let globex = Recipient { tenant: Some(Tenant::of("globex")), ..recipient(9) };
+    let lanes: Vec<_> = (1..=4).map(|id| (id, lane(9, 1))).collect();
+    let of_acme = |id| owing(&[acme(id)]);
+    // Three of it: see `step_in`.
+    let events = [of_acme(1), of_acme(2), of_acme(3), of_acme(4), owing(&[globex])];
+    let plan = step_in(&events, &lanes, (1000, 10_000), true);
+    assert_eq!(plan.claimed, [(0, 0), (1, 0), (2, 0), (4, 0)]);
+    assert_eq!(plan.waiting, [(3, 0)]);
+    // One of them that has no lane counts as well.
+    let events = [of_acme(7), of_acme(7), of_acme(7), of_acme(1)];
+    let plan = step_in(&events, &[(1, lane(9, 0))], (1000, 10_000), true);
+    assert_eq!((plan.claimed, plan.waiting), (vec![(0, 0), (1, 0), (3, 0)], vec![(2, 0)]));
+}
+
+#[test]
+fn an_endpoint_that_has_used_up_its_bytes_is_full_and_leaves_others_alone() {
+    let small = LaneRoom { bytes: 15, ..lane(9, 1) };
+    let lanes = [(1, small), (2, lane(9, 1))];
+    let plan = step_in(&events(&[1, 1, 1, 2]), &lanes, (1000, 10_000), true);
+    assert_eq!((plan.claimed, plan.waiting), (vec![(0, 0), (1, 0), (3, 0)], vec![(2, 0)]));
+    let plan = step_in(&events(&[1, 1, 1, 2]), &lanes, (1000, 10_000), false);
+    assert_eq!((plan.taken, plan.cut.map(|cut| cut.full)), (2, Some(1)));
+}
+
+#[test]
 fn filters_are_asked_about_their_own_endpoints_events() {
     let asks = Recipient { filtered: true, ..recipient(1) };
     let events = [owing(&[asks, recipient(2)]), owing(&[asks])];
     assert_eq!(candidates(&events), [(0, 0), (1, 0)]);
     let lane = |_| None;
-    let room = StepRoom { lane: &lane, of_others: 9, in_all: 9, bytes: 900, may_overflow: false };
+    let tenant = |tenant| TenantRoom { tenant, claims: 9, bytes: 900 };
+    let room = StepRoom {
+        lane: &lane,
+        of_others: 9,
+        tenant: &tenant,
+        in_all: 9,
+        bytes: 900,
+        may_overflow: false,
+    };
     let plan = decide(&events, &[(1, 0)].into(), &room);
     assert_eq!((plan.claimed, plan.unmatched), (vec![(0, 1), (1, 0)], 0));
     let plan = decide(&events, &[].into(), &room);

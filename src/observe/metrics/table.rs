@@ -90,7 +90,7 @@ table! {
         claimed: Gauge = "posthaste_claimed",
             "Deliveries that this relay has claimed, in flight or waiting for room.";
         in_flight_bytes: Gauge = "posthaste_in_flight_bytes",
-            "Bytes of payloads and headers of claimed deliveries.";
+            "Bytes of payloads and headers of claimed deliveries, and of answers that wait to be recorded.";
         endpoints_waiting: Gauge = "posthaste_endpoints_waiting",
             "Endpoints that are owed something unclaimed, as of the last poll.";
         oldest_due: Gauge = "posthaste_oldest_due_seconds",

@@ -6,17 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::delivery::Delivery;
+use crate::relay::limits::tenants::{Held, TenantHeld};
 use crate::store::routing::Claimed;
 
 /// The claims of this relay that are not recorded yet.
 #[derive(Debug, Default)]
 pub struct Holdings {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
+    held: Held,
     /// Deliveries that two relays in a row have ended with. One at most is claimed at a time.
     suspects: AtomicUsize,
-    /// Of the events of one claim statement after the other.
-    mean_bytes: AtomicUsize,
     tokens: Mutex<ClaimTokens>,
 }
 
@@ -37,8 +35,10 @@ pub struct Claim {
     pub delivery: Box<Delivery>,
     bytes: usize,
     statement: Arc<Statement>,
-    /// The count of its lane.
-    lane: Option<Arc<AtomicUsize>>,
+    /// What its lane holds.
+    lane: Option<Arc<Held>>,
+    /// What its tenant holds.
+    tenant: Option<Arc<TenantHeld>>,
 }
 
 /// Keeps the token of a claim held when the claim's room is free.
@@ -75,21 +75,13 @@ impl Holdings {
         }
         self.tokens().held.insert(token);
         let statement = Arc::new(Statement { token, holdings: Arc::clone(self) });
-        let booked: Vec<_> = claimed
+        claimed
             .into_iter()
             .map(|Claimed { delivery, cancelled }| {
                 let claim = Claim::new(delivery, Arc::clone(&statement));
                 Booked { claim, cancelled }
             })
-            .collect();
-        let bytes = booked.iter().map(|booked| booked.claim.bytes).sum::<usize>();
-        let mean = bytes / booked.len();
-        // Follows larger events at once and smaller ones slowly: a mean that is too small overfills
-        // memory.
-        let before = self.mean_bytes();
-        let after = if mean > before { mean } else { before - (before - mean) / 4 };
-        self.mean_bytes.store(after, Ordering::Relaxed);
-        booked
+            .collect()
     }
 
     /// The tokens at this moment. No claim may be dropped while they are locked.
@@ -103,20 +95,17 @@ impl Holdings {
         self.tokens().clone()
     }
 
-    /// How many more deliveries may be claimed where there may be `most`, of `most_bytes`. The next
-    /// events are taken to be as large as the last; one at least always goes.
+    /// How many more deliveries may be claimed where there may be `most`, of `most_bytes`; none
+    /// while no byte is left. The statements that claim see to it that their events fit.
     #[must_use]
     pub fn room(&self, most: usize, most_bytes: usize) -> usize {
-        let held = self.count();
-        let count = most.saturating_sub(held);
-        let by_bytes = most_bytes.saturating_sub(self.bytes()) / self.mean_bytes().max(1);
-        if held == 0 { count.min(by_bytes).max(1) } else { count.min(by_bytes) }
+        if self.bytes() < most_bytes { most.saturating_sub(self.count()) } else { 0 }
     }
 
     /// Claims that are held.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.held.claims()
     }
 
     /// Whether one of them is a delivery that two relays in a row have ended with.
@@ -125,24 +114,19 @@ impl Holdings {
         self.suspects.load(Ordering::Relaxed) > 0
     }
 
-    /// Bytes of their events.
+    /// Bytes of their events and answers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    fn mean_bytes(&self) -> usize {
-        self.mean_bytes.load(Ordering::Relaxed)
+        self.held.bytes()
     }
 }
 
 impl Claim {
     fn new(delivery: Delivery, statement: Arc<Statement>) -> Self {
         let bytes = delivery.bytes();
-        statement.holdings.count.fetch_add(1, Ordering::Relaxed);
-        statement.holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
+        statement.holdings.held.add(bytes);
         statement.holdings.suspects.fetch_add(delivery.is_suspect.into(), Ordering::Relaxed);
-        Self { delivery: Box::new(delivery), bytes, statement, lane: None }
+        Self { delivery: Box::new(delivery), bytes, statement, lane: None, tenant: None }
     }
 
     /// Its token, to be held for longer than its room.
@@ -156,23 +140,41 @@ impl Claim {
         Self::new((*self.delivery).clone(), Arc::clone(&self.statement))
     }
 
-    /// Takes room in a lane that counts what it holds here.
-    pub fn enter(&mut self, lane: &Arc<AtomicUsize>) {
-        lane.fetch_add(1, Ordering::Relaxed);
+    /// Takes room in a lane that counts what it holds here, and of its tenant's.
+    pub fn enter(&mut self, lane: &Arc<Held>, tenant: Option<&Arc<TenantHeld>>) {
+        lane.add(self.bytes);
         if let Some(before) = self.lane.replace(Arc::clone(lane)) {
-            before.fetch_sub(1, Ordering::Relaxed);
+            before.remove(self.bytes);
         }
+        if let Some(tenant) = tenant {
+            tenant.held.add(self.bytes);
+        }
+        if let Some(before) = std::mem::replace(&mut self.tenant, tenant.map(Arc::clone)) {
+            before.held.remove(self.bytes);
+        }
+    }
+
+    /// Takes so many bytes from now on.
+    pub(in crate::relay) fn now_takes(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        for held in self.counted_in() {
+            held.resize(before, bytes);
+        }
+    }
+
+    /// All that counts it: the relay, its lane, and its tenant.
+    fn counted_in(&self) -> impl Iterator<Item = &Held> {
+        let tenant = self.tenant.as_ref().map(|tenant| &tenant.held);
+        [Some(&self.statement.holdings.held), self.lane.as_deref(), tenant].into_iter().flatten()
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let holdings = &self.statement.holdings;
-        holdings.count.fetch_sub(1, Ordering::Relaxed);
-        holdings.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        holdings.suspects.fetch_sub(self.delivery.is_suspect.into(), Ordering::Relaxed);
-        if let Some(lane) = &self.lane {
-            lane.fetch_sub(1, Ordering::Relaxed);
+        let suspects = &self.statement.holdings.suspects;
+        suspects.fetch_sub(self.delivery.is_suspect.into(), Ordering::Relaxed);
+        for held in self.counted_in() {
+            held.remove(self.bytes);
         }
     }
 }
@@ -186,7 +188,9 @@ impl Drop for Statement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::tenant::Tenant;
     use crate::relay::fault::tests::delivery;
+    use crate::relay::limits::tenants::Tenants;
 
     fn claimed(payloads: &[usize]) -> Vec<Claimed> {
         let claimed = |size: &usize| {
@@ -231,22 +235,27 @@ mod tests {
     fn a_claim_is_counted_by_the_lane_that_it_is_in_and_by_no_other() {
         let holdings = Arc::<Holdings>::default();
         let (one, other) = (Arc::default(), Arc::default());
-        let mut booked = holdings.book(1, claimed(&[1])).pop().unwrap();
-        let counts = || [&one, &other].map(|lane: &Arc<AtomicUsize>| lane.load(Ordering::Relaxed));
-        booked.claim.enter(&one);
-        assert_eq!(counts(), [1, 0]);
-        booked.claim.enter(&other);
-        assert_eq!(counts(), [0, 1]);
+        let tenant = Tenants::default().get(Tenant::of("acme"));
+        let mut booked = holdings.book(1, claimed(&[10])).pop().unwrap();
+        let held = |held: &Held| (held.claims(), held.bytes());
+        let counts = || (held(&one), held(&other), held(&tenant.held));
+        booked.claim.enter(&one, Some(&tenant));
+        assert_eq!(counts(), ((1, 10), (0, 0), (1, 10)));
+        booked.claim.enter(&other, None);
+        assert_eq!(counts(), ((0, 0), (1, 10), (0, 0)));
+        booked.claim.enter(&other, Some(&tenant));
+        booked.claim.now_takes(4);
+        assert_eq!((counts(), holdings.bytes()), (((0, 0), (1, 4), (1, 4)), 4));
         drop(booked);
-        assert_eq!(counts(), [0, 0]);
+        assert_eq!((counts(), holdings.bytes()), (((0, 0), (0, 0), (0, 0)), 0));
     }
 
     #[test]
-    fn the_mean_size_follows_larger_events_at_once_and_smaller_ones_by_a_quarter() {
+    fn there_is_room_for_claims_while_a_byte_is_left() {
         let holdings = Arc::<Holdings>::default();
-        for (sizes, mean) in [(&[100, 300][..], 200), (&[400], 400), (&[0], 300), (&[300], 300)] {
-            drop(holdings.book(1, claimed(sizes)));
-            assert_eq!(holdings.mean_bytes(), mean);
-        }
+        let held = holdings.book(1, claimed(&[99]));
+        assert_eq!([98, 99, 100].map(|bytes| holdings.room(5, bytes)), [0, 0, 4]);
+        drop(held);
+        assert_eq!(holdings.room(5, 1), 5);
     }
 }

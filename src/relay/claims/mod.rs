@@ -2,6 +2,7 @@
 
 pub(super) mod holdings;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,11 +10,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::holdings::Holdings;
+use super::limits::tenants::{TenantHeld, Tenants};
 use super::term::Term;
 use crate::clock::Present;
 use crate::config::Config;
 use crate::model::due::{Due, HORIZON};
 use crate::model::endpoint::EndpointId;
+use crate::model::tenant::{Tenant, TenantRoom, share_of_tenant};
 
 /// Claims held at once for each request that may be in flight. Enough that workers do not wait for
 /// statements; what is held beyond is memory, and possible duplicates after a crash.
@@ -33,11 +36,14 @@ pub(super) struct Claims {
     most: usize,
     most_bytes: usize,
     pub(super) holdings: Arc<Holdings>,
+    pub(super) tenants: Tenants,
     /// Room for claims has become free.
     pub(super) room_freed: Notify,
     /// A delivery has ended that two relays in a row had ended with: another may be claimed.
     pub(super) suspect_ended: Notify,
     due: Mutex<Due>,
+    /// The tenants of the endpoints that were owed something at the last poll.
+    polled: Mutex<HashMap<EndpointId, Option<Tenant>>>,
     /// Something is due of endpoints that other relays serve.
     others_are_to_know: AtomicBool,
 }
@@ -50,9 +56,11 @@ impl Claims {
             most: most_claims(config),
             most_bytes: config.relay.max_in_flight_bytes,
             holdings: Arc::default(),
+            tenants: Tenants::default(),
             room_freed: Notify::new(),
             suspect_ended: Notify::new(),
             due: Mutex::default(),
+            polled: Mutex::default(),
             others_are_to_know: AtomicBool::new(false),
         }
     }
@@ -71,6 +79,39 @@ impl Claims {
         self.most_bytes.saturating_sub(self.holdings.bytes())
     }
 
+    /// How much more the endpoints of a tenant may claim together.
+    pub(super) fn room_of(&self, tenant: &TenantHeld) -> TenantRoom {
+        let (room, bytes, held) = (self.room(), self.room_for_bytes(), &tenant.held);
+        TenantRoom {
+            tenant: tenant.tenant,
+            claims: share_of_tenant(self.most, room, held.claims()).min(room),
+            bytes: share_of_tenant(self.most_bytes, bytes, held.bytes()).min(bytes),
+        }
+    }
+
+    /// The same of one that may have no lane.
+    pub(super) fn room_of_any(&self, tenant: Tenant) -> TenantRoom {
+        self.tenants.known(tenant).map_or_else(
+            || TenantRoom {
+                tenant,
+                claims: share_of_tenant(self.most, self.room(), 0),
+                bytes: share_of_tenant(self.most_bytes, self.room_for_bytes(), 0),
+            },
+            |held| self.room_of(&held),
+        )
+    }
+
+    /// How many claims statements may make that know no tenants: a quarter of all is left to those
+    /// that do.
+    pub(super) fn room_without_tenants(&self) -> usize {
+        self.room().saturating_sub(self.most / 4)
+    }
+
+    /// The same in bytes.
+    pub(super) fn bytes_without_tenants(&self) -> usize {
+        self.room_for_bytes().saturating_sub(self.most_bytes / 4)
+    }
+
     pub(super) fn due(&self) -> MutexGuard<'_, Due> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,6 +119,20 @@ impl Claims {
     /// The endpoint is owed something unclaimed, which falls due after `due_in`.
     pub(super) fn due_in(&self, endpoint: EndpointId, due_in: Duration) {
         self.due().put(endpoint, self.clock.instant() + due_in.min(HORIZON));
+    }
+
+    /// A poll has found that these are owed something.
+    pub(super) fn polled(&self, tenants: HashMap<EndpointId, Option<Tenant>>) {
+        *self.lock_polled() = tenants;
+    }
+
+    /// The tenant of an endpoint, if the last poll has found it.
+    pub(super) fn polled_tenant(&self, endpoint: EndpointId) -> Option<Option<Tenant>> {
+        self.lock_polled().get(&endpoint).copied()
+    }
+
+    fn lock_polled(&self) -> MutexGuard<'_, HashMap<EndpointId, Option<Tenant>>> {
+        self.polled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something is due of an endpoint that other relays serve, and they may not know.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Dispatcher;
-use crate::model::dispatch::{Blame, ClaimRequest};
+use crate::model::dispatch::{Blame, ClaimRequest, ClaimRoom, ENDPOINTS_PER_CLAIM};
 use crate::model::endpoint::EndpointId;
 use crate::model::standing::During;
 use crate::store::StoreError;
@@ -14,24 +14,21 @@ impl Dispatcher {
     /// Claims what is due for endpoints with room.
     pub(super) async fn claim_due(&mut self) {
         let began = self.clock.instant();
+        if let Err(error) = self.open_unknown(began).await {
+            self.database.failed(&self.term, &self.metrics, During::Open, &error);
+            return self.state.failed();
+        }
         let request = {
             let (due, room) = (self.claims.due(), self.claims.room());
-            let room_of = |id| {
-                let lane = self.lanes.get(id);
-                lane.map_or_else(|| self.lanes.first_room(), |lane| lane.room())
-            };
-            self.state.ask(&due, room, room_of, began)
+            self.state.ask(&due, room, |id| self.room_to_claim(id), began)
         };
         if request.endpoints.is_empty() {
             return;
         }
         let token = self.next_token();
-        let rooms: Vec<_> =
-            request.rooms.iter().map(|room| i32::try_from(*room).unwrap_or(i32::MAX)).collect();
-        let bytes = i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX);
         let (store, relay) = (&self.database.store, self.term.relay);
-        let suspect = !self.claims.holdings.has_suspect();
-        match claim(store, relay, token, &request.endpoints, &rooms, (bytes, suspect)).await {
+        let (bytes, suspect) = (self.claims.room_for_bytes(), !self.claims.holdings.has_suspect());
+        match claim(store, relay, token, &request, (bytes, suspect)).await {
             Ok(claims) => {
                 self.database.status.succeeded(During::Claim);
                 self.metrics.statement_duration.claim.record(self.clock.since(began));
@@ -41,11 +38,44 @@ impl Dispatcher {
                     *counts.entry(one.delivery.endpoint_id).or_default() += 1;
                 }
                 let claimed = |id| counts.get(&id).copied().unwrap_or_default();
-                self.state.claimed(&request, claimed, claims.is_cut, &mut self.claims.due());
+                let (now, is_cut) = (self.clock.instant(), claims.is_cut);
+                self.state.claimed(&request, claimed, is_cut, &mut self.claims.due(), now);
                 self.assign(token, claims.claimed).await;
             }
             Err(error) => self.claim_failed(&request, &error, self.clock.instant()),
         }
+    }
+
+    /// How much may be claimed for an endpoint.
+    fn room_to_claim(&self, endpoint: EndpointId) -> ClaimRoom {
+        match self.lanes.get(endpoint) {
+            Some(lane) => lane.room_to_claim(),
+            None => {
+                let tenant = self.claims.polled_tenant(endpoint).flatten();
+                self.lanes.first_room_to_claim(tenant)
+            }
+        }
+    }
+
+    /// Opens the lanes of endpoints whose tenants are not known, before anything is claimed for
+    /// them that their tenants have no room for.
+    async fn open_unknown(&self, now: Instant) -> Result<(), StoreError> {
+        if self.claims.room() == 0 {
+            return Ok(());
+        }
+        let is_unknown = |id: &EndpointId| {
+            self.lanes.get(*id).is_none() && self.claims.polled_tenant(*id).is_none()
+        };
+        let unknown: Vec<_> = {
+            let due = self.claims.due();
+            due.due(now).filter(is_unknown).take(ENDPOINTS_PER_CLAIM).collect()
+        };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.reopen_lanes(&unknown).await?;
+        self.database.status.succeeded(During::Open);
+        Ok(())
     }
 
     fn claim_failed(&mut self, request: &ClaimRequest, error: &StoreError, now: Instant) {

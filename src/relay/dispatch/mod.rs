@@ -4,10 +4,12 @@
 //!
 //! [`Dispatch`] decides what the next step is; this loop performs it.
 
+mod ahead;
 mod assign;
 mod claim;
 mod culprit;
 mod filters;
+mod look;
 mod route;
 mod steps;
 mod wake;
@@ -15,6 +17,7 @@ mod wake;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::ahead::{Lookout, RoutedAhead, StepAhead, route_ahead};
 pub use self::steps::{Stepped, route_in_steps};
 pub(super) use self::wake::BellSession;
 use super::claims::Claims;
@@ -29,6 +32,7 @@ use super::unflushed::Unflushed;
 use crate::clock::Present;
 use crate::model::dispatch::{Dispatch, Facts, Reason, Step};
 use crate::model::endpoint::EndpointId;
+use crate::model::lane::share_of_room;
 use crate::model::routing::{LaneRoom, Recipients};
 use crate::model::standing::During;
 use crate::observe::metrics::Metrics;
@@ -41,6 +45,8 @@ pub(super) struct Dispatcher {
     pub(super) state: Dispatch,
     /// What is remembered of who is owed what.
     pub(super) recipients: Recipients,
+    /// How far it has looked ahead.
+    pub(super) lookout: Lookout,
     pub(super) bell: BellSession,
     pub(super) database: Arc<Link>,
     pub(super) term: Arc<Term>,
@@ -127,7 +133,8 @@ impl Dispatcher {
     /// How many more deliveries the endpoints can take whose events the last step has left, and
     /// whether one of them has nothing to do.
     fn room_of_left(&self) -> (usize, bool) {
-        let other = LaneRoom { room: self.lanes.first_room(), held: 0, flows: true };
+        let bytes = share_of_room(self.claims.room_for_bytes(), 0);
+        let other = LaneRoom { room: self.lanes.first_room(), bytes, held: 0, flows: true };
         let room_of =
             |id: &EndpointId| self.lanes.get(*id).map_or(other, |lane| lane.room_for_step());
         let rooms = self.state.left().iter().map(room_of);
@@ -146,6 +153,7 @@ impl Dispatcher {
             Step::Route { events, by, overflow } => {
                 return self.route(events, by, overflow).await;
             }
+            Step::RouteAhead => return self.look_ahead().await,
             Step::Reconnect => return self.reconnect().await,
             Step::CheckBell => return self.bell.check().await,
             Step::Silence => return self.bell.silence(),
@@ -204,6 +212,7 @@ impl Dispatcher {
         self.metrics.oldest_due.set(oldest);
         // Steering that no session has heard of.
         self.bell.ears.changes.of_any();
+        self.claims.polled(due.iter().map(|owed| (owed.endpoint_id, owed.tenant)).collect());
         for owed in due {
             self.claims.due_in(owed.endpoint_id, owed.due_in);
             let lane = self.lanes.get(owed.endpoint_id);

@@ -50,7 +50,11 @@ impl Dispatcher {
         });
         self.disable_slow();
         match done {
-            Ok(Stepped::Unusual) => return self.state.unusual(by, began),
+            Ok(Stepped::Unusual) => {
+                // It may be that events were routed ahead, perhaps by another relay.
+                self.lookout.are_ahead = true;
+                return self.state.unusual(by, began);
+            }
             Ok(Stepped::OtherRelay) => {
                 // It answers for what it meets itself.
                 self.database.status.has_nothing(During::Route);
@@ -71,6 +75,7 @@ impl Dispatcher {
             }
             Err(error) => self.route_failed(events, by, &error).await,
         }
+        self.end_lookout().await;
         self.metrics.asleep.set(if self.state.is_asleep() { 1.0 } else { 0.0 });
     }
 
@@ -87,10 +92,11 @@ impl Dispatcher {
         events: u32,
         may_overflow: bool,
     ) -> Result<Stepped, StoreError> {
-        let lanes = &self.lanes;
+        let (lanes, claims) = (&self.lanes, &self.claims);
         let room = StepRoom {
             lane: &|id| lanes.get(id).map(|lane| lane.room_for_step()),
             of_others: lanes.first_room(),
+            tenant: &|tenant| claims.room_of_any(tenant),
             in_all: self.claims.room(),
             bytes: self.claims.room_for_bytes(),
             may_overflow,
@@ -121,8 +127,8 @@ impl Dispatcher {
             endpoints: &known,
             rooms: &rooms,
             of_others: i32::try_from(ordinary).unwrap_or(i32::MAX),
-            in_all: i32::try_from(self.claims.room()).unwrap_or(i32::MAX),
-            bytes: i64::try_from(self.claims.room_for_bytes()).unwrap_or(i64::MAX),
+            in_all: i32::try_from(self.claims.room_without_tenants()).unwrap_or(i32::MAX),
+            bytes: i64::try_from(self.claims.bytes_without_tenants()).unwrap_or(i64::MAX),
         };
         let (store, relay) = (&self.routing_store(), self.term.relay);
         let routed = if by == RouteBy::Few {

@@ -19,7 +19,7 @@ use crate::store::steps::{
 use crate::store::{RelayId, Store, StoreError};
 
 /// Endpoints that change again and again while a step is decided are left to the whole statement.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 
 /// The result of a step.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub async fn route_in_steps(
 }
 
 /// Who is owed each of the events; what is not known of their kinds is read.
-async fn owing(
+pub(super) async fn owing(
     session: &StepSession,
     found: &Found,
     known: &mut Recipients,
@@ -157,7 +157,7 @@ fn kind(event: &FoundEvent) -> EventKind {
     }
 }
 
-fn of(owing: &[Owing], deliveries: &[(usize, usize)]) -> Vec<StepDelivery> {
+pub(super) fn of(owing: &[Owing], deliveries: &[(usize, usize)]) -> Vec<StepDelivery> {
     let one = |&(event, place): &(usize, usize)| {
         let Recipient { endpoint, revision, .. } = owing[event].recipients[place];
         StepDelivery { event, endpoint, revision }
@@ -201,7 +201,11 @@ fn routed(found: &Found, plan: &StepPlan, step: &StepToWrite<'_>) -> Routed {
 }
 
 /// The claims of a step, event by event.
-fn claims(events: Vec<FoundEvent>, claimed: &[StepDelivery], token: i64) -> Vec<Claimed> {
+pub(super) fn claims(
+    events: Vec<FoundEvent>,
+    claimed: &[StepDelivery],
+    token: i64,
+) -> Vec<Claimed> {
     let mut events: Vec<_> = events.into_iter().map(Some).collect();
     let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
     let one = |(n, one): (usize, &StepDelivery)| {

@@ -12,7 +12,6 @@ mod worker;
 mod workshop;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -26,12 +25,15 @@ use super::attempt::ConnectionSlot;
 use super::attempt::ReadyEndpoint;
 use super::claims::holdings::Claim;
 use super::ended::Ended;
+use super::limits::tenants::{Held, TenantHeld};
+use crate::model::dispatch::ClaimRoom;
 use crate::model::endpoint::{Endpoint, EndpointId};
 use crate::model::health::Health;
-use crate::model::lane::{Bounds, LaneState, Tally, first_room};
+use crate::model::lane::{Bounds, LaneState, Tally, first_room, share_of_room};
 use crate::model::outcome::Refusal;
 use crate::model::routing::LaneRoom;
 use crate::model::share::Share;
+use crate::model::tenant::{Tenant, TenantRoom, share_in_tenant};
 use crate::model::window::Remembered;
 #[cfg(test)]
 use crate::model::{delivery::Delivery, outcome::Outcome};
@@ -49,8 +51,8 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) id: EndpointId,
-    /// How many claims are in it: queued, in flight, or not yet recorded.
-    claimed: Arc<AtomicUsize>,
+    /// The claims that are in it: queued, in flight, or not yet recorded.
+    held: Arc<Held>,
     workshop: Arc<Workshop>,
     staffed: Mutex<Staffed>,
 }
@@ -60,6 +62,8 @@ pub(super) struct Lane {
 struct Staffed {
     state: LaneState<Claim>,
     ready: Arc<ReadyEndpoint>,
+    /// What the endpoint's tenant holds, if it has one.
+    tenant: Option<Arc<TenantHeld>>,
     workers: usize,
     /// Workers that are parked and not called; the last to come is the first to be called, since
     /// its connection is still warm.
@@ -115,6 +119,7 @@ impl Lanes {
         let workshop = &self.workshop;
         let (id, now) = (ready.endpoint.id, workshop.clock.instant());
         let (limits, share) = (ready.limits(), workshop.share());
+        let tenant = ready.endpoint.tenant.map(|tenant| workshop.claims.tenants.get(tenant));
         let ready = Arc::new(ready);
         let mut lanes = self.lock();
         let is_outdated = self.heard_meanwhile().changed.contains(&id);
@@ -123,6 +128,7 @@ impl Lanes {
             if !staffed.state.is_dismissed() {
                 staffed.state.reopen(limits, health, share, now);
                 staffed.ready = ready;
+                staffed.tenant = tenant;
                 if is_outdated {
                     staffed.outdate();
                 }
@@ -134,13 +140,13 @@ impl Lanes {
         if let Some(learnt) = learnt {
             state.recall(learnt);
         }
-        let mut staffed = Staffed { state, ready, workers: 0, parked: Vec::new() };
+        let mut staffed = Staffed { state, ready, tenant, workers: 0, parked: Vec::new() };
         if is_outdated {
             staffed.outdate();
         }
         let lane = Arc::new(Lane {
             id,
-            claimed: Arc::default(),
+            held: Arc::default(),
             workshop: Arc::clone(workshop),
             staffed: Mutex::new(staffed),
         });
@@ -157,11 +163,26 @@ impl Lanes {
             let is_in_use = staffed.workers > 0 || state.is_worth_keeping(now);
             lane.claimed() > 0 || (is_in_use && !state.is_dismissed())
         });
+        self.workshop.claims.tenants.forget_idle();
     }
 
     /// How many deliveries may be claimed for an endpoint that has no lane yet.
     pub(super) fn first_room(&self) -> usize {
         first_room(self.workshop.initial_window, self.workshop.claims.room())
+    }
+
+    /// The same, with bytes, within the room of its tenant.
+    pub(super) fn first_room_to_claim(&self, tenant: Option<Tenant>) -> ClaimRoom {
+        let claims = &self.workshop.claims;
+        let tenant = tenant.map(|tenant| claims.room_of_any(tenant));
+        let share = |left: fn(TenantRoom) -> usize| {
+            tenant.map_or(usize::MAX, |tenant| share_in_tenant(left(tenant), 0))
+        };
+        ClaimRoom {
+            claims: self.first_room().min(share(|tenant| tenant.claims)),
+            bytes: share_of_room(claims.room_for_bytes(), 0).min(share(|tenant| tenant.bytes)),
+            tenant,
+        }
     }
 
     /// Requests in flight, over all lanes.
@@ -209,37 +230,60 @@ impl Lanes {
 impl Lane {
     /// How many more deliveries that wait may be claimed for it.
     pub(super) fn room(&self) -> usize {
-        let bounds = self.bounds();
-        self.lock().state.room(self.workshop.clock.now(), bounds)
+        self.room_to_claim().claims
+    }
+
+    /// The same, with the bytes that they may have, and with the room of its tenant.
+    pub(super) fn room_to_claim(&self) -> ClaimRoom {
+        let staffed = self.lock();
+        let (now, tenant) = (self.workshop.clock.now(), self.room_of_tenant(&staffed));
+        let room = staffed.state.room(now, self.bounds(&staffed));
+        let (claims, bytes) = self.within(tenant, room);
+        ClaimRoom { claims, bytes, tenant }
     }
 
     /// How many more deliveries may be claimed for it that are made just now.
     pub(super) fn room_for_new(&self) -> usize {
-        let bounds = self.bounds();
-        self.lock().state.room_for_new(self.workshop.clock.now(), bounds)
+        self.room_for_step().room
     }
 
     /// The same, and what else routing goes by.
     pub(super) fn room_for_step(&self) -> LaneRoom {
-        let (now, bounds) = (self.workshop.clock.now(), self.bounds());
-        let state = &self.lock().state;
-        LaneRoom {
-            room: state.room_for_new(now, bounds),
-            held: bounds.claimed,
-            flows: state.flows(now),
-        }
+        let staffed = self.lock();
+        let (now, bounds) = (self.workshop.clock.now(), self.bounds(&staffed));
+        let room = staffed.state.room_for_new(now, bounds);
+        let (room, bytes) = self.within(self.room_of_tenant(&staffed), room);
+        LaneRoom { room, bytes, held: bounds.claimed, flows: staffed.state.flows(now) }
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self, staffed: &Staffed) -> Bounds {
         Bounds {
             claimed: self.claimed(),
             free: self.workshop.claims.room(),
-            requests: self.workshop.budget.share(),
+            requests: self.workshop.budget.share(staffed.tenant.as_deref()),
         }
     }
 
+    fn room_of_tenant(&self, staffed: &Staffed) -> Option<TenantRoom> {
+        staffed.tenant.as_deref().map(|tenant| self.workshop.claims.room_of(tenant))
+    }
+
+    /// So much of its own room, and of its share of all bytes, as is within what its tenant may
+    /// claim. The next events are taken to be as large as those that it holds.
+    fn within(&self, tenant: Option<TenantRoom>, room: usize) -> (usize, usize) {
+        let (claims, bytes) = (self.held.claims(), self.held.bytes());
+        let (of_claims, of_bytes) = tenant.map_or((usize::MAX, usize::MAX), |tenant| {
+            (share_in_tenant(tenant.claims, claims), share_in_tenant(tenant.bytes, bytes))
+        });
+        let of_bytes = share_of_room(self.workshop.claims.room_for_bytes(), bytes).min(of_bytes);
+        let mean = bytes.checked_div(claims).unwrap_or_default();
+        let by_bytes = of_bytes.checked_div(mean).unwrap_or(usize::MAX);
+        let room = room.min(of_claims).min(by_bytes);
+        (if of_bytes == 0 { 0 } else { room }, of_bytes)
+    }
+
     pub(super) fn claimed(&self) -> usize {
-        self.claimed.load(Ordering::Relaxed)
+        self.held.claims()
     }
 
     /// How many of its claims have not been taken out to be sent.
@@ -279,8 +323,8 @@ impl Lane {
     /// # Errors
     /// When it was outdated or closed in this moment: the claim, to be given back.
     pub(super) fn push(self: &Arc<Self>, mut claim: Claim) -> Result<(), Claim> {
-        self.hold(&mut claim);
         let mut staffed = self.lock();
+        claim.enter(&self.held, staffed.tenant.as_ref());
         if !staffed.state.takes() {
             return Err(claim);
         }
@@ -291,7 +335,7 @@ impl Lane {
 
     /// Lets a claim take room that is not handed over but ended right away.
     pub(super) fn hold(&self, claim: &mut Claim) {
-        claim.enter(&self.claimed);
+        claim.enter(&self.held, self.lock().tenant.as_ref());
     }
 
     fn divide(self: &Arc<Self>) {

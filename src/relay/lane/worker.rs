@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::{Notify, SemaphorePermit};
+use tokio::sync::Notify;
 
 use super::{Lane, Staffed, Workshop};
 use crate::model::health::Transition;
@@ -15,6 +15,7 @@ use crate::relay::attempt::{ConnectionSlot, JudgedAttempt, ReadyEndpoint};
 use crate::relay::claims::holdings::Claim;
 use crate::relay::ended::Ended;
 use crate::relay::fault;
+use crate::relay::limits::budget::RequestPlace;
 use crate::store::deliveries::{ClaimKey, begin_suspect};
 
 /// To say that an attempt begins.
@@ -32,7 +33,8 @@ impl Lane {
     /// Calls or hires as many workers as there is work and room for.
     pub(super) fn staff(self: &Arc<Self>, staffed: &mut Staffed) {
         let term = &self.workshop.term;
-        let wanted = staffed.state.workers(self.workshop.budget.share());
+        let requests = self.workshop.budget.share(staffed.tenant.as_deref());
+        let wanted = staffed.state.workers(requests);
         while staffed.workers - staffed.parked.len() < wanted {
             if let Some(parked) = staffed.parked.pop() {
                 parked.notify_one();
@@ -55,7 +57,8 @@ impl Lane {
         fault::inject("taking", &staffed.ready.endpoint.url);
         let now = Moment { time: workshop.clock.now(), instant: workshop.clock.instant() };
         let budget = &workshop.budget;
-        let traffic = Traffic { requests: budget.share(), in_all: budget.in_flight() };
+        let requests = budget.share(staffed.tenant.as_deref());
+        let traffic = Traffic { requests, in_all: budget.in_flight() };
         let next = staffed.state.next(now, traffic, workshop.term.may_send());
         match next {
             Err(Idle::Wait) => staffed.parked.push(Arc::clone(call)),
@@ -142,15 +145,13 @@ async fn work(lane: Arc<Lane>) {
 
 /// Waits for room for one more request of this relay. An idle connection is kept meanwhile, unless
 /// its file is needed: a request that has room may wait for one.
-async fn request_permit<'a>(
-    lane: &'a Lane,
-    slot: &mut ConnectionSlot,
-) -> Option<SemaphorePermit<'a>> {
+async fn request_permit<'a>(lane: &'a Lane, slot: &mut ConnectionSlot) -> Option<RequestPlace<'a>> {
     let Workshop { attempts, budget, .. } = &*lane.workshop;
+    let tenant = lane.lock().tenant.clone();
     loop {
         tokio::select! {
             biased;
-            permit = budget.take() => return permit,
+            permit = budget.take(tenant.as_ref()) => return permit,
             () = attempts.files.needed(), if slot.file.is_some() => {
                 *slot = ConnectionSlot::default();
             }
@@ -190,7 +191,7 @@ async fn send(
     lane: &Arc<Lane>,
     taken: ToSend,
     slot: &mut ConnectionSlot,
-    permit: Option<SemaphorePermit<'_>>,
+    permit: Option<RequestPlace<'_>>,
 ) {
     let ToSend { claim, ready, note } = taken;
     let attempts = &lane.workshop.attempts;

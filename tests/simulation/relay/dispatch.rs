@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use posthaste::config::{Config, WakeMode};
 use posthaste::model::dispatch::{
-    ClaimRequest, Dispatch, DispatchSettings, Facts, RouteBy, RouteFailure, RoutedStep, Step,
+    ClaimRequest, ClaimRoom, Dispatch, DispatchSettings, Facts, LookedAhead, RouteBy, RouteFailure,
+    RoutedStep, Step,
 };
 use posthaste::model::endpoint::EndpointId;
 use posthaste::model::lease::sends_for;
@@ -146,6 +147,10 @@ impl Relay {
                     let most = if is_few { most } else { events.min(most) };
                     return Some(self.look(most, by, overflow, now));
                 }
+                Step::RouteAhead => {
+                    let now = instant(now);
+                    self.dispatcher.dispatch.looked_ahead(LookedAhead::NoTenants, now, now);
+                }
                 Step::Arm => {
                     let skippers = Some(self.dispatcher.xmin);
                     self.dispatcher.dispatch.armed(skippers, instant(now));
@@ -193,13 +198,15 @@ impl Relay {
     }
 
     fn room_of_left(&self, id: EndpointId, now: Micros) -> LaneRoom {
-        let other = || LaneRoom { room: self.room(id, true, now), held: 0, flows: true };
+        let other =
+            || LaneRoom { room: self.room(id, true, now), bytes: usize::MAX, held: 0, flows: true };
         self.lanes.get(&id).map_or_else(other, |lane| self.room_for_step(id, lane, now))
     }
 
     fn room_for_step(&self, id: EndpointId, lane: &Lane, now: Micros) -> LaneRoom {
         LaneRoom {
             room: self.room(id, true, now),
+            bytes: usize::MAX,
             held: lane.claimed(),
             flows: lane.state.flows(timestamp(now)),
         }
@@ -219,9 +226,8 @@ impl Relay {
         self.holdings.room(most_claims(&self.config), relay.max_in_flight_bytes)
     }
 
-    fn free_bytes(&self) -> i64 {
-        let free = self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes());
-        i64::try_from(free).unwrap_or(i64::MAX)
+    fn free_bytes(&self) -> usize {
+        self.config.relay.max_in_flight_bytes.saturating_sub(self.holdings.bytes())
     }
 
     fn next_token(&mut self) -> i64 {
@@ -250,13 +256,17 @@ impl Relay {
             rooms: rooms.iter().map(|(_, room)| small(*room)).collect(),
             of_others: small(ordinary),
             in_all: small(self.free(now)),
-            bytes: self.free_bytes(),
+            bytes: i64::try_from(self.free_bytes()).unwrap_or(i64::MAX),
             token: self.next_token(),
         })
     }
 
     fn claim(&mut self, now: Micros) -> Option<Statement> {
-        let room_of = |endpoint: EndpointId| self.room(endpoint, false, now);
+        let room_of = |endpoint: EndpointId| ClaimRoom {
+            claims: self.room(endpoint, false, now),
+            bytes: usize::MAX,
+            tenant: None,
+        };
         let dispatch = &self.dispatcher.dispatch;
         let asked = dispatch.ask(&self.due, self.free(now), room_of, instant(now));
         if asked.endpoints.is_empty() {
@@ -312,13 +322,20 @@ impl Relay {
         self.dispatcher.unfinished = Some(Unfinished::Route { step: Box::new(step), at: now });
     }
 
-    pub(super) fn claimed(&mut self, token: i64, asked: &ClaimRequest, claims: DueClaims) {
+    pub(super) fn claimed(
+        &mut self,
+        token: i64,
+        asked: &ClaimRequest,
+        claims: DueClaims,
+        now: Micros,
+    ) {
         let mut counts: BTreeMap<EndpointId, usize> = BTreeMap::new();
         for one in &claims.claimed {
             *counts.entry(one.delivery.endpoint_id).or_default() += 1;
         }
         let count = |endpoint: EndpointId| counts.get(&endpoint).copied().unwrap_or(0);
-        self.dispatcher.dispatch.claimed(asked, count, claims.is_cut, &mut self.due);
+        let dispatch = &mut self.dispatcher.dispatch;
+        dispatch.claimed(asked, count, claims.is_cut, &mut self.due, instant(now));
         self.fresh = self.holdings.book(token, claims.claimed);
     }
 

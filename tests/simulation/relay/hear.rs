@@ -18,7 +18,7 @@ impl Relay {
             (_, Done::Full(cut)) => self.blocked(cut, now),
             (Statement::Look(look), Done::Routed(routed)) => self.routed(look.token, routed, now),
             (Statement::Claim { token, asked, .. }, Done::Claimed(claims)) => {
-                self.claimed(*token, asked, claims);
+                self.claimed(*token, asked, claims, now);
             }
             (_, Done::Endpoints(known)) => self.opened(known, now),
             (_, Done::Due(due)) => self.polled(&due, now),

@@ -1,11 +1,13 @@
 //! Every branch of the dispatcher, without a database.
 
+mod ahead;
 mod routing;
 mod waking;
 
 use super::outcomes::ENDPOINTS_PER_CLAIM;
 use super::*;
 use crate::model::due::Due;
+use crate::model::tenant::{Tenant, TenantRoom};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -52,6 +54,8 @@ fn at_rest(now: Instant) -> Dispatch {
         dispatch.next(now, &HEARS),
         Step::Rest { until: now + 5 * SECOND, reason: Reason::Poll }
     );
+    // See `ahead`.
+    dispatch.ahead = Ahead::at(now + 1_000 * SECOND);
     dispatch
 }
 
@@ -69,7 +73,20 @@ fn other(until: Instant) -> Step {
 }
 
 fn asked(endpoints: &[EndpointId], room: usize) -> ClaimRequest {
-    ClaimRequest { endpoints: endpoints.to_vec(), rooms: vec![room; endpoints.len()] }
+    ClaimRequest {
+        endpoints: endpoints.to_vec(),
+        rooms: vec![room; endpoints.len()],
+        bytes: vec![BYTES; endpoints.len()],
+        tenant_of: vec![None; endpoints.len()],
+        tenants: Vec::new(),
+    }
+}
+
+const BYTES: usize = 1_000;
+
+/// Of an endpoint without a tenant.
+fn claim_room(claims: usize) -> ClaimRoom {
+    ClaimRoom { claims, bytes: BYTES, tenant: None }
 }
 
 #[test]
@@ -248,9 +265,9 @@ fn a_claim_asks_for_what_is_due_and_has_room() {
     (1..=4).for_each(|endpoint| due.put(endpoint, now));
     due.put(5, now + SECOND);
     let mut dispatch = at_rest(now);
-    let room_of = |endpoint| [0, 3, 0, 5, 9][usize::try_from(endpoint).unwrap()];
+    let room_of = |endpoint| claim_room([0, 3, 0, 5, 9][usize::try_from(endpoint).unwrap()]);
     let request = |dispatch: &Dispatch, room| {
-        let ClaimRequest { endpoints, rooms } = dispatch.ask(&due, room, room_of, now);
+        let ClaimRequest { endpoints, rooms, .. } = dispatch.ask(&due, room, room_of, now);
         endpoints.into_iter().zip(rooms).collect::<Vec<_>>()
     };
     assert_eq!(request(&dispatch, 100), [(1, 3), (3, 5), (4, 9)]);
@@ -263,7 +280,10 @@ fn a_claim_asks_for_what_is_due_and_has_room() {
     assert_eq!(request(&dispatch, 100), [(1, 3), (4, 9)]);
     let many = &mut Due::default();
     (0..600).for_each(|endpoint| many.put(endpoint, now));
-    assert_eq!(dispatch.ask(many, 9999, |_| 1, now).endpoints.len(), ENDPOINTS_PER_CLAIM);
+    assert_eq!(
+        dispatch.ask(many, 9999, |_| claim_room(1), now).endpoints.len(),
+        ENDPOINTS_PER_CLAIM
+    );
 }
 
 #[test]
@@ -274,10 +294,41 @@ fn what_gave_less_than_was_asked_for_is_due_no_more_unless_the_claim_was_cut() {
         [1, 2].into_iter().for_each(|endpoint| due.put(endpoint, now));
         let mut dispatch = at_rest(now);
         let claimed = |endpoint| if endpoint == 1 { 7 } else { 8 };
-        dispatch.claimed(&asked(&[1, 2], 8), claimed, is_cut, &mut due);
+        dispatch.claimed(&asked(&[1, 2], 8), claimed, is_cut, &mut due, now);
         assert_eq!(due.due(now).collect::<Vec<_>>(), expected);
         assert!(!dispatch.claims_again);
     }
+}
+
+#[test]
+fn a_claim_asks_for_no_more_of_a_tenants_endpoints_than_that_has_room_for() {
+    let now = start();
+    let mut due = Due::default();
+    (1..=5).for_each(|endpoint| due.put(endpoint, now));
+    let [acme, globex] = ["acme", "globex"].map(Tenant::of);
+    let room_of = |endpoint: EndpointId| {
+        let tenant =
+            [None, Some((acme, 10)), Some((globex, 4))][usize::try_from(endpoint % 3).unwrap()];
+        let tenant =
+            tenant.map(|(tenant, claims)| TenantRoom { tenant, claims, bytes: 10 * claims });
+        ClaimRoom { claims: 8, bytes: BYTES, tenant }
+    };
+    let request = at_rest(now).ask(&due, 100, room_of, now);
+    assert_eq!(request.endpoints, [1, 2, 3, 4]);
+    assert_eq!(request.rooms, [8, 4, 8, 2]);
+    assert_eq!(request.tenant_of, [Some(0), Some(1), None, Some(0)]);
+    assert_eq!(request.tenants, [100, 40]);
+}
+
+#[test]
+fn an_endpoint_whose_next_does_not_fit_is_asked_for_again_a_little_later() {
+    let now = start();
+    let mut due = Due::default();
+    [1, 2].into_iter().for_each(|endpoint| due.put(endpoint, now));
+    let claimed = |endpoint| usize::from(endpoint == 1);
+    at_rest(now).claimed(&asked(&[1, 2], 8), claimed, true, &mut due, now);
+    assert_eq!(due.due(now).collect::<Vec<_>>(), [1]);
+    assert_eq!(due.next_after(now), Some(now + 20 * MILLI));
 }
 
 #[test]
@@ -294,7 +345,7 @@ fn a_claim_that_fails_twice_of_a_row_is_halved_at_once_and_its_endpoint_waits() 
     dispatch.failed = false;
     dispatch.disowned(0, now);
     assert_eq!(dispatch.next(now, &facts), Step::Claim);
-    let half = dispatch.ask(&due, 100, |_| 1, now);
+    let half = dispatch.ask(&due, 100, |_| claim_room(1), now);
     assert_eq!(half, asked(&[1], 1));
     let blame = dispatch.claim_failed(&half, true, &mut due, now);
     assert_eq!(blame, Blame::Without(1, 5 * SECOND));
@@ -303,7 +354,7 @@ fn a_claim_that_fails_twice_of_a_row_is_halved_at_once_and_its_endpoint_waits() 
     assert_eq!(dispatch.next(now, &facts), other(now));
     dispatch.disowned(0, now);
     assert_eq!(dispatch.next(now, &facts), Step::Claim);
-    dispatch.claimed(&asked(&[2], 1), |_| 0, false, &mut due);
+    dispatch.claimed(&asked(&[2], 1), |_| 0, false, &mut due, now);
     assert_eq!(dispatch.next(now, &facts), other(now));
     // With nothing due, it does not go round and round.
     let Step::Rest { until, .. } = dispatch.next(now, &HEARS) else { panic!("{dispatch:?}") };
