@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use posthaste::clock::Clock;
 use posthaste::model::delivery::BatchPlace;
+use posthaste::model::dispatch::ClaimRequest;
 use posthaste::model::outcome::{Answer, Outcome, Phases};
 use posthaste::model::verdict::{Decision, Verdict};
 use posthaste::store::attempts::{Attempt, Commit, record};
@@ -197,7 +198,14 @@ impl Ground {
         let count = |count: u64| usize::try_from(count).unwrap();
         match statement {
             Statement::Claim => {
-                claim(store, me, 9, &[1], &[2], (1_000, true)).await.unwrap().claimed.len()
+                let asked = ClaimRequest {
+                    endpoints: vec![1],
+                    rooms: vec![2],
+                    bytes: vec![1_000],
+                    tenant_of: vec![None],
+                    tenants: Vec::new(),
+                };
+                claim(store, me, 9, &asked, (1_000, true)).await.unwrap().claimed.len()
             }
             Statement::Record(attempts) => {
                 let attempts: Vec<Attempt> = attempts.iter().map(attempt).collect();

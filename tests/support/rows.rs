@@ -184,7 +184,8 @@ pub async fn waits_for_a_lock(client: &Client, statement: &str) {
 }
 
 /// That a row of `pg_stat_activity` is the session which hears the bell, by its last statement.
-pub const HEARS_THE_BELL: &str = "query in ('listen posthaste', 'select pg_current_xact_id()::text::bigint')";
+pub const HEARS_THE_BELL: &str =
+    "query in ('listen posthaste', 'select pg_current_xact_id()::text::bigint')";
 
 /// Holds up the next routing statement while it runs: it writes the row that this has written, and
 /// waits to see whether that is taken back.

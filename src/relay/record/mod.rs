@@ -153,8 +153,7 @@ impl Recorder {
                 self.database.status.succeeded(During::Record);
                 return Some(sessions);
             };
-            let kind =
-                (error.may_be_of_some_row() || error.is_locked_out()).then(|| error.kind());
+            let kind = (error.may_be_of_some_row() || error.is_locked_out()).then(|| error.kind());
             if kind.is_some() && kind == before {
                 self.database.noted(&self.metrics, During::Record, &error);
                 self.write_apart(std::mem::take(batch)).await;

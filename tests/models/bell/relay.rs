@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use posthaste::model::dispatch::{
-    Dispatch, DispatchSettings, Facts, RouteBy, RouteFailure, RoutedStep, Step,
+    Dispatch, DispatchSettings, Facts, LookedAhead, RouteBy, RouteFailure, RoutedStep, Step,
 };
 
 use super::world::{Event, Fault, Lock, World, forgetful};
@@ -61,6 +61,10 @@ impl World {
                 }
                 Step::ReadFloor => {
                     self.dispatch.floor_is(Timestamp::UNIX_EPOCH);
+                    continue;
+                }
+                Step::RouteAhead => {
+                    self.dispatch.looked_ahead(LookedAhead::NoTenants, now, now);
                     continue;
                 }
                 Step::BackOff => continue,
