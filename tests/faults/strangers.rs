@@ -160,7 +160,6 @@ async fn a_flood_of_notices_costs_some_statements_a_second_and_no_event() {
     .await;
     // 20 looks a second, and 50 each of polls with a look, looks at withdrawals and at revisions;
     // and what a relay asks when it starts. A notice that cost a statement would make 12,000.
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let bound = 500.0 + 500.0 * lasted.max(1.0);
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let looks = looks as f64;
