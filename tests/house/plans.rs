@@ -53,7 +53,7 @@ const QUEUE: [(&str, &str, &str, &[&str]); 10] = [
         "record_delivered",
         include_str!("../../sql/queries/record_delivered.sql"),
         "1, null, '{1}', '{1}', '{1}', '{1}', '{now}', '{1}', '{0}', '{1s}', '{200}', '{1}', '{1}', \
-         '{}', '{}', '{}', '{}', '{}'",
+         '{}', '{}', '{}', '{}', '{}', false",
         &["claims_pkey"],
     ),
     (
