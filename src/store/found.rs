@@ -1,4 +1,4 @@
-//! An event that a step of routing has found, as the rows of `read_events` and `read_ahead` tell it.
+//! An event that a step of routing has found, as `read_events` and `read_ahead` tell it.
 
 use std::time::Duration;
 
