@@ -24,6 +24,13 @@ const RELAYS_SESSIONS: &str = "select pid from pg_stat_activity \
 const ALL_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
      where backend_type = 'client backend' and pid <> pg_backend_pid()";
 
+/// A login without any grant.
+pub const STRANGER: &str = "soak_stranger";
+/// Those that Posthaste has one of each, and those of the leases that are there and of the next.
+/// Without waiting: what a relay holds already is the relay's.
+const TAKE_LOCKS: &str = "select pg_try_advisory_lock(1886352244, n) from generate_series(0, 20) n; \
+     select pg_try_advisory_lock(1885893228, n) from generate_series(0, 2000) n";
+
 /// How often each kind of fault was done, and left out because there was no target.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -49,6 +56,11 @@ pub async fn run(plan: Plan, until: Instant, fleet: &Arc<Fleet>, cluster: &mut C
                 let (fleet, fault) = (Arc::clone(fleet), planned.fault);
                 going_on.spawn(async move { befall(&fleet, seat, fault).await });
             }),
+            Fault::ForeignLocks { lasting } => {
+                let url = cluster.url();
+                going_on.spawn(async move { hold_locks(&url, lasting).await });
+                Some(())
+            }
             Fault::CutOne { draw } => cut_one(&cluster.url(), draw).await,
             Fault::CutAll => cut_all(&cluster.url()).await,
             Fault::RestartFast | Fault::RestartImmediate => {
@@ -88,7 +100,11 @@ async fn befall(fleet: &Fleet, mut seat: tokio::sync::OwnedMutexGuard<Seat>, fau
             tokio::time::sleep(away).await;
             fleet.start(&mut seat);
         }
-        Fault::CutOne { .. } | Fault::CutAll | Fault::RestartFast | Fault::RestartImmediate => {}
+        Fault::CutOne { .. }
+        | Fault::CutAll
+        | Fault::RestartFast
+        | Fault::RestartImmediate
+        | Fault::ForeignLocks { .. } => {}
     }
 }
 
@@ -103,6 +119,15 @@ async fn cut_one(url: &str, draw: u32) -> Option<()> {
 async fn cut_all(url: &str) -> Option<()> {
     let session = Session::open(url).await?;
     session.client.query(ALL_SESSIONS, &[]).await.ok().map(drop)
+}
+
+/// Takes what a stranger can take of Posthaste's locks, and keeps it until the time is over or the
+/// session is cut.
+async fn hold_locks(url: &str, lasting: Duration) {
+    let Some(session) = Session::open_as(url, STRANGER).await else { return };
+    if session.client.batch_execute(TAKE_LOCKS).await.is_ok() {
+        tokio::time::sleep(lasting).await;
+    }
 }
 
 async fn restart(cluster: &mut Cluster, mode: StopMode) {
@@ -125,7 +150,18 @@ pub struct Session {
 impl Session {
     /// None if the server is away.
     pub async fn open(url: &str) -> Option<Self> {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.ok()?;
+        Self::connect(url.parse().ok()?).await
+    }
+
+    /// As a login of its own.
+    async fn open_as(url: &str, login: &str) -> Option<Self> {
+        let mut config: tokio_postgres::Config = url.parse().ok()?;
+        config.user(login);
+        Self::connect(config).await
+    }
+
+    async fn connect(config: tokio_postgres::Config) -> Option<Self> {
+        let (client, connection) = config.connect(NoTls).await.ok()?;
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });
         Some(Self { client, _driver: driver })

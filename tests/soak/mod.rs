@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::endpoints::{ENDPOINTS, Mood};
-use self::faults::{Absences, Counts, Operator, Session};
+use self::faults::{Absences, Counts, Operator, STRANGER, Session};
 use self::fleet::Fleet;
 use self::ledger::Ledger;
 use self::plan::Plan;
@@ -145,6 +145,8 @@ impl Soak {
         let webhook_ids = rows::webhook_ids(&session.client).await;
         let ledger = Arc::new(Ledger::new(wanted.seed, webhook_ids));
         session.client.batch_execute(JOURNAL).await.expect("make the application's table");
+        let stranger = format!("create role {STRANGER} login");
+        session.client.batch_execute(&stranger).await.expect("make a login without any grant");
         let mut endpoint_ids = Vec::new();
         let mut secrets = Vec::new();
         for (spec, address) in ENDPOINTS.iter().zip(&receivers.addresses) {

@@ -26,6 +26,9 @@ pub enum Fault {
     RestartFast,
     /// It crashes, and replays its log.
     RestartImmediate,
+    /// A login without any grant takes every advisory lock of Posthaste's key spaces, and keeps
+    /// them for this time.
+    ForeignLocks { lasting: Duration },
 }
 
 const LEASE: Duration = Duration::from_secs(13);
@@ -54,8 +57,9 @@ impl Plan {
         let relay = self.0.usize(..RELAYS);
         match self.0.u32(..100) {
             0..15 => Fault::Crash { relay, away: Duration::ZERO },
-            15..30 => Fault::Crash { relay, away: self.milliseconds(1_000, 8_000) },
-            30..50 => Fault::Freeze { relay, lasting: self.milliseconds(1_000, 25_000) },
+            15..27 => Fault::Crash { relay, away: self.milliseconds(1_000, 8_000) },
+            27..35 => Fault::ForeignLocks { lasting: self.milliseconds(2_000, 20_000) },
+            35..50 => Fault::Freeze { relay, lasting: self.milliseconds(1_000, 25_000) },
             50..62 => Fault::Stop { relay, away: self.milliseconds(0, 3_000) },
             62..82 => Fault::CutOne { draw: self.0.u32(..) },
             82..88 => Fault::CutAll,
@@ -86,6 +90,7 @@ impl Fault {
             Self::CutAll => "all sessions cut",
             Self::RestartFast => "PostgreSQL restarted, fast",
             Self::RestartImmediate => "PostgreSQL restarted, immediate",
+            Self::ForeignLocks { .. } => "locks held by a stranger",
         }
     }
 }
@@ -96,7 +101,7 @@ fn a_seed_is_a_plan_and_every_kind_of_fault_is_in_it() {
     assert_eq!(plan(1), plan(1));
     assert_ne!(plan(1), plan(2));
     let kinds: std::collections::BTreeSet<_> = plan(1).iter().map(|one| one.fault.kind()).collect();
-    assert_eq!(kinds.len(), 9);
+    assert_eq!(kinds.len(), 10);
     let lasting: Duration = plan(1).iter().map(|one| one.pause).sum();
     assert!(lasting < Duration::from_secs(25 * 60), "300 of them fit into half an hour");
 }
