@@ -9,6 +9,7 @@ use posthaste::model::tenant::TenantRoom;
 use posthaste::relay::{Lookout, Stepped, route_ahead, route_in_steps};
 use posthaste::store::ahead::trim_ahead;
 use posthaste::store::routing::{Few, RoutingRoom, floor, route, route_few};
+use posthaste::store::set_aside::next_event;
 use posthaste::store::steps::{StepDelivery, StepResult, StepToWrite, step_session};
 use posthaste::store::{Database, Store};
 use tokio_postgres::Client;
@@ -148,6 +149,33 @@ async fn every_way_of_routing_passes_over_what_was_routed_ahead() {
     ground.publish("acme", 1).await;
     let few = route_few(&ground.store, RELAY, 102, ground.floor, &ROOM).await.unwrap();
     assert!(matches!(few, Few::Routed(Some(routed)) if routed.events == 1));
+    ground.ends_with(33).await;
+}
+
+#[tokio::test]
+async fn the_event_that_is_set_aside_when_routing_fails_is_none_that_was_routed_ahead() {
+    let mut ground = Ground::new().await;
+    ground.publish("globex", 2).await;
+    ground.publish("acme", 30).await;
+    assert_eq!(ground.ahead().await.1, 2);
+    let next = next_event(&ground.store, RELAY, ground.floor).await.unwrap().unwrap();
+    let first = "select min(id) from posthaste.outbox where tenant = 'acme'";
+    assert_eq!(next.id, value::<i64>(&ground.client, first).await);
+    ground.ends_with(32).await;
+}
+
+#[tokio::test]
+async fn an_event_that_has_more_than_its_part_of_the_bytes_is_left_to_the_cursor_unless_it_is_alone()
+ {
+    let mut ground = Ground::new().await;
+    ground.publish("acme", 30).await;
+    let large = "insert into posthaste.outbox (event_type, payload, tenant) \
+                 values ('x', to_json(repeat('x', 600000)), 'globex')";
+    ground.client.batch_execute(large).await.unwrap();
+    ground.publish("globex", 1).await;
+    assert_eq!(ground.ahead().await, (LookedAhead::ToTheEnd, 1));
+    ground.client.batch_execute(large).await.unwrap();
+    assert_eq!(ground.ahead().await, (LookedAhead::ToTheEnd, 1));
     ground.ends_with(33).await;
 }
 
