@@ -26,7 +26,7 @@ held as materialized (
 alone as materialized (
   select posthaste_internal.interrupt(
            array_agg(event_id), array_agg(endpoint_id), array_agg(claimed_by), array_agg(claim_token),
-           'relay %s died while it may have been sending') as released
+           'relay %s died while it may have been sending', are_ends => true) as released
   from held
   having count(*) > 0
 ),

@@ -3,7 +3,8 @@
 -- Index: none for claimed_by, on purpose (see reap). One scan of deliveries, and one of claims.
 -- Locks: the deliveries and batches released, which no relay will record.
 -- Such is a claim that was under way while its relay was reaped, since reap did not see it; and one that a standby
--- still has, which took over without the record of its attempt.
+-- still has, which took over without the record of its attempt. No relay has ended with it, or that end was counted
+-- when the relay was reaped.
 --
 -- $1 the caller  $2 the tokens under which it holds something  $3 its newest token
 with orphan as materialized (
@@ -15,7 +16,7 @@ with orphan as materialized (
 alone as materialized (
   select posthaste_internal.interrupt(
            array_agg(event_id), array_agg(endpoint_id), array_agg(claimed_by), array_agg(claim_token),
-           'relay %s may have sent it, and there is no record of that') as released
+           'relay %s may have sent it, and there is no record of that', are_ends => false) as released
   from orphan
   having count(*) > 0
 ),
@@ -31,8 +32,8 @@ claimed as materialized (
   cross join lateral posthaste_internal.claimed_in(b.event_ids, b.endpoint_ids, b.event_created_ats, b.recorded) h
 ),
 back as (
-  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at, interruptions)
-  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at, 1 from claimed
+  insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, next_attempt_at, created_at)
+  select event_id, endpoint_id, event_created_at, clock_timestamp(), created_at from claimed
   on conflict do nothing
 ),
 logged as (

@@ -82,7 +82,7 @@ create index attempts_by_time on posthaste.attempts using brin (started_at) with
 -- it. What a relay had when it died is told by its claims, and most of that was harmless: so what two relays in a row
 -- have died with is sent alone, a relay writes down when it begins, and only what was begun then counts as the third.
 create function posthaste_internal.interrupt(
-  events bigint[], endpoints bigint[], relays integer[], tokens bigint[], reason text
+  events bigint[], endpoints bigint[], relays integer[], tokens bigint[], reason text, are_ends boolean
 ) returns bigint
   language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -90,7 +90,7 @@ declare
 begin
   with held as materialized (
     select d.*, e.on_dead = 'block' and d.ordering_key is not null as blocks,
-           d.before >= 2 and not d.begun as is_unsent, d.before >= 2 and d.begun as is_last
+           d.before >= 2 and not d.begun as is_unsent, are_ends and d.before >= 2 and d.begun as is_last
       from unnest(events, endpoints, relays, tokens) h(event_id, endpoint_id, relay_id, token)
       cross join lateral (
         select l.event_id, l.endpoint_id, l.event_created_at, l.attempt_count, l.ordering_key, l.claimed_by,
@@ -108,7 +108,8 @@ begin
   ), again as (
     update posthaste.deliveries d
        set claimed_by = null, claim_token = null, is_begun = null,
-           interruptions = case when h.is_last then null when h.is_unsent then h.before else h.before + 1 end,
+           interruptions = case when h.is_last then null when h.is_unsent or not are_ends then nullif(h.before, 0)
+                              else h.before + 1 end,
            blocked_at = case when h.is_last then clock_timestamp() end,
            next_attempt_at = case when not h.is_last then clock_timestamp()
              else coalesce((select o.expires_at from posthaste.outbox o
@@ -131,7 +132,7 @@ begin
   return released;
 end $$;
 comment on function posthaste_internal.interrupt is
-  'Releases these claims of relays that have ended, with an interrupted attempt for each that may have been begun. What was begun as the third relay in a row ended is dead.';
+  'Releases these claims, with an interrupted attempt for each that may have been begun. Where they are ends of their relays they count: what was begun as the third relay in a row ended is dead.';
 
 -- ── an endpoint that is deleted ────────────────────────────────────────────────────────────────────
 

@@ -388,3 +388,32 @@ async fn a_bug_in_routing_ends_the_term_says_so_and_the_relay_goes_on_when_its_c
     settled(&client).await;
     assert_eq!(ids(&receiver.wait_for(5).await).len(), 5);
 }
+
+#[tokio::test]
+async fn a_claim_that_is_forgotten_is_no_end_of_a_relay() {
+    let database = TestDatabase::new().await;
+    let client = database.client().await;
+    let endpoint = endpoint("https://a.example").add(&client).await;
+    let event = event("order.paid").add(&client).await;
+    let claimed = format!(
+        "insert into posthaste.deliveries (event_id, endpoint_id, event_created_at, \
+           next_attempt_at, claimed_by, claim_token, interruptions, is_begun) \
+         select id, {endpoint}, created_at, now(), 1, 1, 2, true from posthaste.outbox \
+          where id = {event}"
+    );
+    client.batch_execute(&claimed).await.unwrap();
+    let interrupt = |is_end: bool| {
+        format!(
+            "select posthaste_internal.interrupt('{{{event}}}', '{{{endpoint}}}', '{{1}}', '{{1}}', \
+               'relay %s', {is_end})"
+        )
+    };
+    assert_eq!(value::<i64>(&client, &interrupt(false)).await, 1);
+    holds(&client, "array_agg(interruptions) = '{2}' from posthaste.deliveries").await;
+    let again = "update posthaste.deliveries set claimed_by = 1, claim_token = 1, is_begun = true";
+    client.batch_execute(again).await.unwrap();
+    assert_eq!(value::<i64>(&client, &interrupt(true)).await, 1);
+    holds(&client, "count(*) = 0 from posthaste.deliveries").await;
+    let ends = "array_agg(verdict order by started_at) = '{retry,dead}' from posthaste.attempts";
+    holds(&client, ends).await;
+}

@@ -81,6 +81,8 @@ struct Told {
     ends: u8,
     delivered: bool,
     dead: bool,
+    /// Relays ended with it time and again, as none of these faults is its doing.
+    set_aside: bool,
     live: bool,
 }
 
@@ -95,6 +97,7 @@ impl Told {
         self.ends = self.ends.saturating_add(u8::from(attempt.verdict != "retry"));
         self.delivered |= attempt.verdict == "delivered";
         self.dead |= attempt.verdict == "dead";
+        self.set_aside |= attempt.is_set_aside;
     }
 
     fn is_nothing(self) -> bool {
@@ -275,7 +278,8 @@ impl Look<'_> {
         if told.delivered && !accepted {
             wrong("recorded as delivered, and never accepted");
         }
-        let may_be_dead = self.spec.is_dead() || self.received.told_gone.contains(&serial);
+        let may_be_dead =
+            self.spec.is_dead() || self.received.told_gone.contains(&serial) || told.set_aside;
         if !accepted && !may_be_dead {
             figures.lost += 1;
             wrong("lost");

@@ -98,16 +98,20 @@ pub struct Attempt {
     pub verdict: String,
     /// Its request may have gone out a second time.
     pub is_sent_twice: bool,
+    /// It ended the delivery, with which three relays in a row had ended.
+    pub is_set_aside: bool,
 }
 
 /// Hands over every attempt there is.
 pub async fn each_attempt(client: &Client, mut take: impl FnMut(&Attempt)) {
     let statement = "select event_id, endpoint_id, outcome, verdict, \
-           coalesce(reason like 'sent twice%', false) from posthaste.delivery_attempts";
+           coalesce(reason like 'sent twice%', false), \
+           coalesce(reason like 'set aside: three relays%', false) from posthaste.delivery_attempts";
     each(client, statement, |row| {
         let (event_id, endpoint_id) = (row.get(0), row.get(1));
-        let (outcome, verdict, is_sent_twice) = (row.get(2), row.get(3), row.get(4));
-        take(&Attempt { event_id, endpoint_id, outcome, verdict, is_sent_twice });
+        let (outcome, verdict) = (row.get(2), row.get(3));
+        let (is_sent_twice, is_set_aside) = (row.get(4), row.get(5));
+        take(&Attempt { event_id, endpoint_id, outcome, verdict, is_sent_twice, is_set_aside });
     })
     .await;
 }
@@ -170,6 +174,10 @@ pub async fn check_consistency(client: &Client, ledger: &Ledger) {
          from posthaste.check_consistency(patience => '1 second') \
          union all select 'claimed by relay ' || claimed_by || ': ' || event_id || ' ' || endpoint_id \
            from posthaste.live_deliveries where claimed_by is not null \
+         union all select 'set aside, though fewer than three relays ended with it: ' || event_id || ' ' || endpoint_id \
+           from posthaste.attempts group by event_id, endpoint_id \
+          having bool_or(reason like 'set aside: three relays%') \
+             and count(distinct relay_id) filter (where outcome = 'interrupted') < 3 \
          union all select 'relay ' || id || ' is still registered' from posthaste.relays \
          union all select 'event ' || event_id || ' is not routed' from posthaste.unrouted_events";
     for row in client.query(statement, &[]).await.expect("check the consistency") {
