@@ -154,15 +154,7 @@ impl StepSession {
             &due,
         ];
         let row = self.seat.run(WRITE_AHEAD, doing, parameters).await?.one(doing)?;
-        if !row.get::<_, bool>("is_current") {
-            return Ok(StepResult::EndpointsChanged);
-        }
-        let Some(number) = row.get("number") else { return Ok(StepResult::Lost) };
-        Ok(StepResult::Done {
-            step: RoutingStep { number, routed_at: row.get("routed_at") },
-            floor: row.get("floor_at"),
-            snapshot: row.get("snapshot"),
-        })
+        Ok(StepResult::of(&row))
     }
 }
 

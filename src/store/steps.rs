@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 pub use super::found::FoundEvent;
 use super::found::{ANNOUNCED, BYTES, Clocks, event};
@@ -104,6 +105,20 @@ pub enum StepResult {
     Lost,
     /// An endpoint has changed.
     EndpointsChanged,
+}
+
+impl StepResult {
+    /// As a statement answers that writes a step.
+    pub(super) fn of(row: &Row) -> Self {
+        if !row.get::<_, bool>("is_current") {
+            return Self::EndpointsChanged;
+        }
+        row.get::<_, Option<i64>>("number").map_or(Self::Lost, |number| Self::Done {
+            step: RoutingStep { number, routed_at: row.get("routed_at") },
+            floor: row.get("floor_at"),
+            snapshot: row.get("snapshot"),
+        })
+    }
 }
 
 /// Opens a session for one step. `None`: behind a pooler there is no session of ours.
@@ -347,15 +362,7 @@ impl StepSession {
             )
             .await?;
         let row = result.one(doing)?;
-        if !row.get::<_, bool>("is_current") {
-            return Ok(StepResult::EndpointsChanged);
-        }
-        let Some(number) = row.get("number") else { return Ok(StepResult::Lost) };
-        Ok(StepResult::Done {
-            step: RoutingStep { number, routed_at: row.get("routed_at") },
-            floor: row.get("floor_at"),
-            snapshot: row.get("snapshot"),
-        })
+        Ok(StepResult::of(&row))
     }
 }
 

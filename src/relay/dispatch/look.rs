@@ -5,6 +5,8 @@ use super::ahead::{RoutedAhead, StepAhead, route_ahead};
 use crate::model::dispatch::LookedAhead;
 use crate::model::routing::StepRoom;
 use crate::model::standing::During;
+use crate::relay::fault;
+use crate::store::StoreError;
 use crate::store::ahead::trim_ahead;
 
 impl Dispatcher {
@@ -25,8 +27,20 @@ impl Dispatcher {
             may_overflow: true,
         };
         let (by, store) = ((self.term.relay, token), &self.database.store);
-        let done =
-            route_ahead(store, by, floor, &room, &mut self.recipients, &mut self.lookout).await;
+        let done = fault::caught(route_ahead(
+            store,
+            by,
+            floor,
+            &room,
+            &mut self.recipients,
+            &mut self.lookout,
+        ));
+        let done = done.await.unwrap_or_else(|said| {
+            self.metrics.faults.increment(1);
+            // It may be half of what was read.
+            self.recipients.forget();
+            Err(StoreError::Panicked { doing: "route events ahead of the cursor", said })
+        });
         match done {
             Ok(RoutedAhead { looked, step }) => {
                 if let Some(step) = step {
